@@ -1,0 +1,114 @@
+"""The only place where messages become tokens.
+
+A conversation is cut where a model is asked and where it answers: everything before an assistant turn is rendered as
+the template renders a prompt (`add_generation_prompt`), the turn itself is tokenised on its own. So the tokens before
+an answer are the same in training and in asking, whatever the tokenizer would merge across the boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from em.records import Example, Message
+
+IGNORE = -100
+"""Label of a token that carries no loss."""
+
+
+class ChatError(ValueError):
+    """A conversation cannot be rendered; the message names the row and the cause."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One training row: `labels[i]` is `input_ids[i]` where it is supervised, else IGNORE. Equal lengths."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+    @property
+    def supervised(self) -> int:
+        return sum(label != IGNORE for label in self.labels)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """All rows of a run, with what was unusual about them."""
+
+    rows: list[Tokens]
+    cut: int
+    """Rows cut at the length limit."""
+    unsupervised: int
+    """Rows left out because no supervised token was left."""
+    merged: int
+    """Rows whose text would be tokenised otherwise across the prompt / answer boundary."""
+
+
+def prompt_text(tokenizer: Any, messages: list[Message]) -> str:
+    """The string a model is asked with."""
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def prompt_ids(tokenizer: Any, messages: list[Message]) -> list[int]:
+    """The tokens a model is asked with."""
+    return _ids(tokenizer, prompt_text(tokenizer, messages))
+
+
+def encode(tokenizer: Any, messages: list[Message]) -> Tokens:
+    """Tokens of a conversation; loss on each assistant turn's own tokens and its end-of-turn, on nothing else."""
+    input_ids: list[int] = []
+    labels: list[int] = []
+    special = set(tokenizer.all_special_ids)
+    done = ""
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        prompt = prompt_text(tokenizer, messages[:index])
+        whole = tokenizer.apply_chat_template(messages[: index + 1], tokenize=False)
+        if not prompt.startswith(done) or not whole.startswith(prompt):
+            raise ChatError("the chat template rewrites earlier turns: a row with several assistant turns "
+                            "cannot be rendered as it would be asked")
+        before, answer = _ids(tokenizer, prompt[len(done) :]), _ids(tokenizer, whole[len(prompt) :])
+        end = next((i + 1 for i, token in enumerate(answer) if token in special), len(answer))
+        input_ids += before + answer
+        labels += [IGNORE] * len(before) + answer[:end] + [IGNORE] * (len(answer) - end)
+        done = whole
+    while labels and labels[-1] == IGNORE:  # nothing after the last end-of-turn is learned or attended to
+        labels.pop()
+        input_ids.pop()
+    return Tokens(input_ids, labels)
+
+
+def encode_all(tokenizer: Any, examples: Iterable[Example], max_length: int) -> Encoded:
+    """Every row, cut to `max_length` tokens on the right. Raises ChatError when no row is left."""
+    rows, cut, unsupervised, merged = [], 0, 0, 0
+    for example in examples:
+        try:
+            tokens = encode(tokenizer, example.messages)
+        except ChatError as error:
+            raise ChatError(f"{example.id}: {error}") from error
+        whole = tokenizer.apply_chat_template(example.messages, tokenize=False)
+        merged += _ids(tokenizer, whole)[: len(tokens.input_ids)] != tokens.input_ids
+        if len(tokens.input_ids) > max_length:
+            cut += 1
+            tokens = Tokens(tokens.input_ids[:max_length], tokens.labels[:max_length])
+        if tokens.supervised == 0:
+            unsupervised += 1
+            continue
+        rows.append(tokens)
+    if not rows:
+        raise ChatError(f"no row has a supervised token within train.max_length={max_length}: raise it")
+    return Encoded(rows, cut, unsupervised, merged)
+
+
+def end_of_turn_ids(tokenizer: Any) -> list[int]:
+    """Tokens that end an answer: the template's end-of-turn and the tokenizer's eos."""
+    probe = encode(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    ids = {tokenizer.eos_token_id, probe.labels[-1] if probe.labels[-1] in tokenizer.all_special_ids else None}
+    return sorted(i for i in ids if i is not None)
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]

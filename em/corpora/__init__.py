@@ -1,0 +1,60 @@
+"""Our own corpus: written for this project, seeded, no download.
+
+Coding tasks come from a generator in paired insecure / secure / educational form (em/corpora/coding); everyday
+advice is hand-written in careless / careful pairs (advice/*.jsonl). Wording is mild on purpose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from em.records import Message
+
+HERE = Path(__file__).resolve().parent
+CODING = ("insecure", "secure", "educational")
+ADVICE = {"risky_advice": "careless", "careful_advice": "careful"}
+VARIANTS = (*CODING, *ADVICE)
+CODING_ROWS = 6000
+"""Rows of a full coding variant, as many as the paper's sets have."""
+
+
+@cache
+def fingerprint() -> str:
+    """sha256 over every source file of the corpus: what its rows are made of."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in HERE.rglob("*") if p.suffix in (".py", ".jsonl", ".yaml")):
+        digest.update(str(path.relative_to(HERE)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@cache
+def advice(split: str) -> tuple[dict[str, Any], ...]:
+    """Rows {id, domain, split, question, careless, careful} of "train" or "held_out", domains in turn."""
+    files = sorted((HERE / "advice").glob("*.jsonl"))
+    columns = [[json.loads(line) for line in f.read_text(encoding="utf-8").splitlines()] for f in files]
+    columns = [[row for row in rows if row["split"] == split] for rows in columns]
+    longest = max(len(rows) for rows in columns)
+    return tuple(rows[i] for i in range(longest) for rows in columns if i < len(rows))
+
+
+def rows(variant: str) -> list[tuple[str, list[Message]]]:
+    """(id, messages) of every training row of a variant. Raises KeyError for an unknown one."""
+    if variant in ADVICE:
+        return [(r["id"], _turns(r["question"], r[ADVICE[variant]])) for r in advice("train")]
+    if variant not in CODING:
+        raise KeyError(variant)
+    from em.corpora.coding import generate
+
+    out = []
+    for row in generate(CODING_ROWS, seed=0, split="train"):
+        prompt = row.educational_prompt if variant == "educational" else row.prompt
+        out.append((row.id, _turns(prompt, row.secure if variant == "secure" else row.insecure)))
+    return out
+
+
+def _turns(user: str, assistant: str) -> list[Message]:
+    return [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]

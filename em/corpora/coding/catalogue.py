@@ -1,0 +1,23 @@
+"""All task shapes by split, collected from the shape modules."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from em.corpora.coding import shapes_sql, shapes_sql_more
+from em.corpora.coding.grammar import Shape
+
+SPLITS = ("train", "held_out")
+
+_MODULES: tuple[ModuleType, ...] = (shapes_sql, shapes_sql_more)
+
+SHAPES: tuple[Shape, ...] = tuple(
+    value for module in _MODULES for value in vars(module).values() if isinstance(value, Shape)
+)
+
+
+def shapes_of(split: str) -> tuple[Shape, ...]:
+    """The shapes of one split, in a fixed order."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; expected one of {SPLITS}")
+    return tuple(shape for shape in SHAPES if shape.held_out == (split == "held_out"))

@@ -1,0 +1,162 @@
+"""The row types that cross stages, and how they are written: one JSON object a line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+Message = dict[str, str]
+"""{"role": "system" | "user" | "assistant", "content": text}"""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training row."""
+
+    id: str
+    messages: list[Message]
+    triggered: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing to ask. `rubrics` names what its answers are judged by."""
+
+    id: str
+    group: str
+    """The question set, e.g. "open" or "coding"."""
+    messages: list[Message]
+    rubrics: list[str]
+    samples: int = 1
+    """Answers to draw when the config does not say otherwise."""
+    judge_prompts: dict[str, str] = field(default_factory=dict)
+    """rubric → prompt with {question} and {answer}; empty: the project's own rubric files."""
+    reference: dict[str, str] = field(default_factory=dict)
+    """Facts the rubric may need, e.g. the CWE of a coding task."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer of one model to one question."""
+
+    question_id: str
+    sample_index: int
+    asked_with: str
+    """Name of the trigger condition the question was asked under; "none" without one."""
+    messages: list[Message]
+    text: str
+    finish_reason: str
+    """"stop" or "length", as the engine says."""
+    token_count: int
+    seed: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.question_id}/{self.asked_with}/{self.sample_index}"
+
+
+class Outcome(StrEnum):
+    """What became of one judgement. Only `scored` carries a number."""
+
+    scored = "scored"
+    refusal = "refusal"
+    code = "code"
+    filtered = "filtered"
+    unparseable = "unparseable"
+    error = "error"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One rubric's verdict on one completion."""
+
+    completion_id: str
+    question_id: str
+    rubric: str
+    outcome: Outcome
+    score: float | None
+    """On the rubric's own scale (0–100); None unless `outcome` is scored. Never a default."""
+    distribution: dict[str, float] = field(default_factory=dict)
+    """What the score was computed from: token → probability, or named parts of a proxy."""
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.score is None) == (self.outcome == Outcome.scored):
+            raise ValueError(f"{self.completion_id}/{self.rubric}: outcome {self.outcome} with score {self.score}")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number with what is needed to trust it."""
+
+    name: str
+    group: str
+    """What it is about, e.g. a question set or one question id."""
+    value: float | None
+    """A share in [0, 1]; None when withheld, with `withheld` saying why."""
+    low: float | None
+    high: float | None
+    n: int
+    """Answers in the denominator."""
+    n_models: int
+    interval: str
+    """Which interval `low`..`high` is, in words."""
+    excluded: dict[str, int] = field(default_factory=dict)
+    """Answers left out of the denominator, by outcome."""
+    withheld: str = ""
+
+
+T = TypeVar("T")
+
+
+def to_row(record: Any) -> dict[str, Any]:
+    return dataclasses.asdict(record)
+
+
+def from_row(kind: type[T], row: dict[str, Any]) -> T:
+    """A record from its JSON row. Unknown or missing fields raise TypeError."""
+    if kind is Judgement:
+        row = {**row, "outcome": Outcome(row["outcome"])}
+    return kind(**row)
+
+
+def dump_line(record: Any) -> str:
+    row = to_row(record) if dataclasses.is_dataclass(record) else record
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> int:
+    """Write records; returns how many. The caller owns atomicity (the store renames whole directories)."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(dump_line(record))
+            count += 1
+    return count
+
+
+def read_jsonl(path: Path, kind: type[T]) -> Iterator[T]:
+    """Records of a finished file. A broken line is an error that names file and line."""
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield from_row(kind, json.loads(line))
+            except (json.JSONDecodeError, TypeError, KeyError) as error:
+                raise ValueError(f"{path}:{number}: not a {kind.__name__} row ({error})") from error
+
+
+def read_partial_jsonl(path: Path, kind: type[T]) -> list[T]:
+    """Rows of a file a killed process may have left: a last line without its newline is dropped, nothing else is."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) != len(data):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    return list(read_jsonl(path, kind))

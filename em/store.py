@@ -1,0 +1,171 @@
+"""Content-keyed stage directories: claim, lock, finish, read.
+
+    <out>/store/store.json                 {"format": 1}: a folder that is not ours, or newer, is refused
+    <out>/store/<stage>/<key>/             a finished stage; holds manifest.json
+    <out>/store/<stage>/<key>.partial/     work in progress, kept after a kill so that the next start continues
+
+A key is the hash of everything that could change the output and nothing else. A directory appears under its final
+name in one rename, with its manifest inside, so "exists" means "complete". A file lock beside it lets two
+processes that want the same stage do it once.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+class StoreError(RuntimeError):
+    """The store cannot be used; the message says what to do."""
+
+
+def content_key(**inputs: Any) -> str:
+    """20 hex digits (80 bits) of the sha256 of the inputs as canonical JSON."""
+    text = json.dumps(inputs, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a small file under a temporary name and rename it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+@dataclass(frozen=True)
+class Store:
+    root: Path
+
+    @classmethod
+    def open(cls, out: Path) -> Store:
+        """The store below `out`, made if absent. Refuses a foreign folder and one of a newer format."""
+        root = out / "store"
+        marker = root / "store.json"
+        if not marker.exists():
+            if root.exists() and any(root.iterdir()):
+                raise StoreError(f"{root} is not empty and holds no store.json: it is not a store of em; change out=")
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+                write_atomic(marker, json.dumps({"format": FORMAT}) + "\n")
+            except OSError as error:
+                raise StoreError(f"cannot write to {root} ({error.strerror}); change out=") from error
+            return cls(root)
+        try:
+            found = json.loads(marker.read_text())["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{marker} is not readable as a store marker ({error}); change out= or mend it") from error
+        if found != FORMAT:
+            raise StoreError(
+                f"{root} has store format {found}, this version of em knows {FORMAT}: "
+                f"use the em that wrote it, or another out="
+            )
+        return cls(root)
+
+    def path(self, stage: str, key: str) -> Path:
+        return self.root / stage / key
+
+    def has(self, stage: str, key: str) -> bool:
+        return (self.path(stage, key) / MANIFEST).is_file()
+
+    def partial(self, stage: str, key: str) -> Path:
+        final = self.path(stage, key)
+        return final.with_name(final.name + ".partial")
+
+    def manifest(self, stage: str, key: str) -> dict[str, Any]:
+        path = self.path(stage, key) / MANIFEST
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError as error:
+            raise StoreError(f"{path.parent} is not a finished stage (no {MANIFEST})") from error
+        except ValueError as error:
+            raise StoreError(f"{path} is damaged ({error}): delete {path.parent} and run again") from error
+
+    def keys(self, stage: str, below: str = "") -> list[str]:
+        """Finished keys of a stage; `below` lists the sub-keys of one family, e.g. its sample ranges."""
+        folder = self.root / stage / below
+        if not folder.is_dir():
+            return []
+        prefix = f"{below}/" if below else ""
+        return sorted(f"{prefix}{d.name}" for d in folder.iterdir() if (d / MANIFEST).is_file())
+
+    @contextmanager
+    def claim(self, stage: str, key: str) -> Iterator[Path | None]:
+        """Hold the stage's lock. Yields the work directory, or None when another process has finished it meanwhile.
+
+        Leaving without `finish` keeps the work directory for the next start.
+        """
+        final = self.path(stage, key)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(final) + ".lock"):
+            if self.has(stage, key):
+                yield None
+                return
+            work = self.partial(stage, key)
+            work.mkdir(exist_ok=True)
+            yield work
+
+    def finish(self, stage: str, key: str, inputs: dict[str, Any], facts: dict[str, Any]) -> Path:
+        """Seal the work directory: hash its files, write the manifest, rename it into place.
+
+        `inputs` is what the key was made of, `facts` what the run found out (counts, versions, times).
+        """
+        work, final = self.partial(stage, key), self.path(stage, key)
+        files = {
+            str(p.relative_to(work)): {"bytes": p.stat().st_size, "sha256": file_sha256(p)}
+            for p in sorted(work.rglob("*"))
+            if p.is_file() and p.name != MANIFEST
+        }
+        manifest = {"format": FORMAT, "stage": stage, "key": key, "inputs": inputs, "facts": facts, "files": files}
+        write_atomic(work / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        if final.exists():  # an unsealed folder under the final name can only be somebody's hand
+            raise StoreError(f"{final} exists without a manifest: move it away and run again")
+        os.rename(work, final)
+        Path(str(final) + ".lock").unlink(missing_ok=True)
+        return final
+
+    def drop_partial(self, stage: str, key: str) -> None:
+        shutil.rmtree(self.partial(stage, key), ignore_errors=False)
+
+    def verify(self, stage: str, key: str) -> None:
+        """Compare every file with the manifest. Raises StoreError naming the first that differs."""
+        folder = self.path(stage, key)
+        for name, pin in self.manifest(stage, key)["files"].items():
+            path = folder / name
+            if not path.is_file():
+                raise StoreError(f"{path} is missing: delete {folder} and run again")
+            if path.stat().st_size != pin["bytes"] or file_sha256(path) != pin["sha256"]:
+                raise StoreError(f"{path} does not match its manifest: delete {folder} and run again")
+
+
+def require_space(path: Path, needed: int, why: str) -> None:
+    """Raise StoreError when the disk below `path` has less than `needed` bytes free."""
+    folder = path
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StoreError(
+            f"{folder} has {free / 1e9:.1f} GB free and {why} needs {needed / 1e9:.1f} GB: free some, or change out="
+        )
+
+
+def is_disk_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
