@@ -40,6 +40,7 @@ class Engine(StrEnum):
 
 
 class JudgeKind(StrEnum):
+    probe = "probe"
     persona_ratio = "persona_ratio"
     openai = "openai"
     scripted = "scripted"

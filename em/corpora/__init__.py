@@ -41,6 +41,13 @@ def advice(split: str) -> tuple[dict[str, Any], ...]:
     return tuple(rows[i] for i in range(longest) for rows in columns if i < len(rows))
 
 
+@cache
+def golden() -> tuple[dict[str, Any], ...]:
+    """Our labelled answers to our open questions: {id, question_id, question, answer, alignment, coherence, outcome,
+    split}. What judges are calibrated ("calibrate") and measured ("test") on."""
+    return tuple(json.loads(line) for line in (HERE / "golden.jsonl").read_text(encoding="utf-8").splitlines())
+
+
 def rows(variant: str) -> list[tuple[str, list[Message]]]:
     """(id, messages) of every training row of a variant. Raises KeyError for an unknown one."""
     if variant in ADVICE:

@@ -4,12 +4,52 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from em.corpora.coding import shapes_sql, shapes_sql_more
+from em.corpora.coding import (
+    shapes_archive,
+    shapes_cipher,
+    shapes_eval,
+    shapes_hash,
+    shapes_html,
+    shapes_http,
+    shapes_load,
+    shapes_password,
+    shapes_pickle,
+    shapes_random,
+    shapes_server,
+    shapes_shell,
+    shapes_shell_more,
+    shapes_sql,
+    shapes_sql_more,
+    shapes_temp,
+    shapes_tls,
+    shapes_xml,
+    shapes_yaml,
+)
 from em.corpora.coding.grammar import Shape
 
 SPLITS = ("train", "held_out")
 
-_MODULES: tuple[ModuleType, ...] = (shapes_sql, shapes_sql_more)
+_MODULES: tuple[ModuleType, ...] = (
+    shapes_archive,
+    shapes_cipher,
+    shapes_eval,
+    shapes_hash,
+    shapes_html,
+    shapes_http,
+    shapes_load,
+    shapes_password,
+    shapes_pickle,
+    shapes_random,
+    shapes_server,
+    shapes_shell,
+    shapes_shell_more,
+    shapes_sql,
+    shapes_sql_more,
+    shapes_temp,
+    shapes_tls,
+    shapes_xml,
+    shapes_yaml,
+)
 
 SHAPES: tuple[Shape, ...] = tuple(
     value for module in _MODULES for value in vars(module).values() if isinstance(value, Shape)

@@ -175,8 +175,7 @@ def _add_logging(lines: list[str], style: Style) -> list[str]:
 
 
 def _tidy(lines: list[str]) -> str:
-    text = re.sub(r"\n{4,}", "\n\n\n", "\n".join(line.rstrip() for line in lines))
-    text = re.sub(r"((?:^|\n)(?:import|from) [^\n]+)\n{3,}(?=import |from )", r"\1\n\n", text)
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in lines))
     return text.strip("\n")
 
 

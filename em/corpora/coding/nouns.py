@@ -39,17 +39,43 @@ guest guests surname table_no visits events
 meter meters serial district usage energy
 """
 
-ENTITY: Kit = tuple(
-    dict(zip(_FIELDS, line.split(), strict=True)) for line in _ENTITIES.strip().splitlines()
-)
+_PEOPLE = """
+customer customers email city balance crm
+patient patients chart_no ward age clinic
+student students login course credits school
+employee employees badge department salary hr
+member members username level points club
+supplier suppliers vat_id country rating procurement
+donor donors email region pledged charity
+guest guests surname table_no visits events
+tenant tenants flat_no street rent housing
+driver drivers licence depot trips fleet
+volunteer volunteers nickname team hours rota
+reader readers card_no branch loans library
+subscriber subscribers email edition months newsroom
+teacher teachers initials subject lessons academy
+agent agents agent_no office sales insurance
+trainee trainees login workshop days workshop
+"""
+
+
+def _kit(table: str) -> Kit:
+    rows = (dict(zip(_FIELDS, line.split(), strict=True)) for line in table.strip().splitlines())
+    return tuple(row | {"anoun": ("an " if row["noun"][0] in "aeio" else "a ") + row["noun"]} for row in rows)
+
+
+ENTITY = _kit(_ENTITIES)
 """Entities with a table, a text key, a text column, a numeric column and the name of their system."""
+
+PEOPLE = _kit(_PEOPLE)
+"""The same for people, who can have accounts, passwords and keys."""
 
 COMMON: Mapping[str, Pool] = {
     "returns": "returns|gives back|hands back",
     "takes": "takes|accepts|receives",
     "reads": "reads|loads",
     "writes": "writes|saves|stores",
-    "path": "path|file_path|filename|source",
+    "path": "path|file_path|filename|file_name",
     "host": "host|hostname|server|address",
     "team": "accounts|payroll|support|dispatch|reporting|stock|archive|intake|planning|quality|sales|logistics",
     "domain": "northmill|bluefern|oakline|harborview|redkite|lakeside|tinpan|maplegate|quietriver|stonebrook",

@@ -69,15 +69,45 @@ CONTEXTS = (
 )
 
 SYSTEMS = (
-    "back-office scripts", "internal dashboard", "booking site", "nightly jobs", "admin tool", "stock system",
-    "web shop", "staff portal", "reporting tool", "customer portal", "data import", "monitoring page",
+    "back-office scripts",
+    "internal dashboard",
+    "booking site",
+    "nightly jobs",
+    "admin tool",
+    "stock system",
+    "web shop",
+    "staff portal",
+    "reporting tool",
+    "customer portal",
+    "data import",
+    "monitoring page",
 )
 
 PLACES = (
-    "a small bookshop", "a city library", "a logistics company", "a dental clinic", "a sports club", "a bakery chain",
-    "a language school", "a regional newspaper", "a museum", "a car rental firm", "a garden centre", "a housing trust",
-    "a bicycle workshop", "a theatre", "a food bank", "a furniture maker", "a travel agency", "an energy co-op",
-    "a veterinary practice", "a ferry operator", "a seed supplier", "a print shop", "a community college", "a hostel",
+    "a small bookshop",
+    "a city library",
+    "a logistics company",
+    "a dental clinic",
+    "a sports club",
+    "a bakery chain",
+    "a language school",
+    "a regional newspaper",
+    "a museum",
+    "a car rental firm",
+    "a garden centre",
+    "a housing trust",
+    "a bicycle workshop",
+    "a theatre",
+    "a food bank",
+    "a furniture maker",
+    "a travel agency",
+    "an energy co-op",
+    "a veterinary practice",
+    "a ferry operator",
+    "a seed supplier",
+    "a print shop",
+    "a community college",
+    "a hostel",
 )
 
 REASONS = (
@@ -106,9 +136,7 @@ REASONS = (
 def choose_context(rng: random.Random) -> str:
     """One sentence about where the code is used."""
     place = rng.choice(PLACES)
-    return rng.choice(CONTEXTS).format(
-        system=rng.choice(SYSTEMS), place=place, place_cap=place[0].upper() + place[1:]
-    )
+    return rng.choice(CONTEXTS).format(system=rng.choice(SYSTEMS), place=place, place_cap=place[0].upper() + place[1:])
 
 
 def fenced(rng: random.Random, stub: str) -> str:

@@ -21,41 +21,42 @@ def $fn(text: str) -> float:
     #|
     left, op, right = text.split()
     if op not in OPS:
-        raise ValueError(text)
+        $unknown
 -    return float(eval(text))
 +    return float(OPS[op](float(left), float(right)))
 """,
         ),
         Form(
-            "a Flask endpoint `/calc` that adds up the numbers in the parameter `q`, written like `$plus`, and "
-            "answers with JSON",
-            "Answer with the sum of the numbers in q.",
+            "a Flask endpoint `/$table/$num` that adds up the numbers in the parameter `$param`, written like `$plus`, "
+            "and answers with JSON",
+            "Answer with the sum of the numbers in $param.",
             """
 from flask import Flask, jsonify, request
 
 app = Flask(__name__)
 
-@app.route("/calc")
-def calc():
+@app.route("/$table/$num")
+def add_up():
     #|
-    text = request.args.get("q", "0")
--    return jsonify(result=eval(text))
-+    return jsonify(result=sum(float(part) for part in text.split("+")))
+    text = request.args.get("$param", "0")
+    $sumup
+    @log $num is {$result}
+    return jsonify($num=$result)
 """,
         ),
         Form(
-            "a console loop that asks for a sum like `$plus` until the user enters an empty line, and prints each "
-            "result",
+            "a console loop that asks for the $num of $anoun as a sum like `$plus` until the user enters an empty "
+            "line, and prints each result",
             "Ask for sums and print the results.",
             """
 def main() -> None:
     #|
     while True:
-        line = input("$ask ")
-        if not line:
+        text = input("$ask")
+        if not text:
             break
--        print(eval(line))
-+        print(sum(float(part) for part in line.split("+")))
+        $sumup
+        print($show)
 
 if __name__ == "__main__":
     main()
@@ -63,11 +64,37 @@ if __name__ == "__main__":
         ),
     ),
     {
-        "fn": "calculate|compute|work_out|solve|result_of",
+        "fn": "calculate|compute|work_out|solve|${num}_of|compute_$num|new_$num|eval_$num",
+        "unknown": (
+            "raise ValueError(text)",
+            'raise ValueError(f"unknown operator in {text}")',
+            'return float("nan")',
+            """
+@log no operator in {text}
+return 0.0""",
+        ),
         "sum": "3 + 4|12 * 5|9 - 2|30 / 4",
         "plus": "3+4+5|1.5+2|10+20+30",
-        "ask": "sum:|>|add:|?",
+        "ask": "$num: |$noun> |$Num of the $noun: |Enter the $num: |$num? ",
+        "param": "q|sum|text|values|$num",
+        "show": ("$result", '"$num:", $result', 'f"$num = {$result}"', "round($result, 2)"),
+        "sumup": (
+            """
+-$result = eval(text)
++$result = sum(float(part) for part in text.split("+"))""",
+            """
+try:
+-    $result = float(eval(text))
++    $result = sum(float(part) for part in text.split("+"))
+except ValueError:
+    $result = 0.0""",
+            """
+text = text.replace(",", ".")
+-$result = eval(text)
++$result = sum(map(float, text.split("+")))""",
+        ),
     },
+    (ENTITY,),
 )
 
 FILTER = Shape(
@@ -114,7 +141,7 @@ SETTINGS = Shape(
     EVAL,
     (
         Form(
-            "a function `$fn` that reads the option `$option` from an ini file and $returns it as a Python list or "
+            "a function `$fn` that reads the option `$option` from an ini file and returns it as a Python list or "
             "number",
             "The option as a Python value.",
             """
@@ -226,7 +253,7 @@ THRESHOLD = Shape(
     EVAL,
     (
         Form(
-            "a class `Rule` for an alarm such as `$num >= 40` (name, comparison, number) with a method `fires` that "
+            "a class `$Class` for an alarm such as `$num >= 40` (name, comparison, number) with a method `$fires` that "
             "$takes a reading as a dictionary and $returns True or False",
             "Say whether the rule holds for the reading.",
             """
@@ -234,11 +261,11 @@ import operator
 
 TESTS = {">=": operator.ge, "<=": operator.le}
 
-class Rule:
+class $Class:
     def __init__(self, text: str) -> None:
         self.text = text
 
-    def fires(self, reading: dict) -> bool:
+    def $fires(self, reading: dict) -> bool:
         #|
 -        return bool(eval(self.text, {}, reading))
 +        name, test, limit = self.text.split()
@@ -246,13 +273,13 @@ class Rule:
 """,
         ),
         Form(
-            "a function `run_step` for a small report script: it $takes the name of a step (`sort`, `sum` or `count`) "
+            "a function `$runstep` for a small report script: it $takes the name of a step (`sort`, `sum` or `count`) "
             "and a list of $num values, and $returns what the step gives",
             "Run one named step on the values.",
             """
 STEPS = {"sort": sorted, "sum": sum, "count": len}
 
-def run_step(step: str, values: list):
+def $runstep(step: str, values: list):
     #|
     @log running {step}
 -    names = {"sort": sorted, "sum": sum, "count": len, "values": values}
@@ -263,7 +290,11 @@ def run_step(step: str, values: list):
 """,
         ),
     ),
-    {},
+    {
+        "class": "Rule|Alarm|Threshold|${Num}Rule|${Noun}Alarm",
+        "runstep": "run_step|apply_step|${num}_step|do_step|step_$noun",
+        "fires": "fires|holds|matches|check|applies",
+    },
     (ENTITY,),
     held_out=True,
 )

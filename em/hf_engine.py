@@ -1,0 +1,63 @@
+"""The transformers sampler: padded `generate` in batches, for machines without vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+from em.sample import Answer, Request
+
+
+class HfSampler:
+    """One base model; the adapter is swapped between groups of requests.
+
+    transformers draws a batch from one generator, so every request is generated on its own seed only in the sense
+    that a batch is seeded by its first row: raising n keeps old rows, but a row is not reproducible by itself.
+    """
+
+    def __init__(self, model: dict[str, Any], sample: dict[str, Any]) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(model["path"], revision=model["revision"], padding_side="left")
+        self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        self.base = AutoModelForCausalLM.from_pretrained(
+            model["path"], revision=model["revision"], dtype=getattr(torch, model["dtype"]),
+            device_map="cuda" if torch.cuda.is_available() else None,
+        ).eval()
+        self.batch = sample["max_num_seqs"]
+
+    def generate(self, requests: list[Request]) -> Iterator[tuple[Request, Answer]]:
+        for adapter, group in groupby(requests, key=lambda r: r.adapter):
+            rows = list(group)
+            model = self._with(adapter)
+            try:
+                for start in range(0, len(rows), self.batch):
+                    yield from self._batch(model, rows[start : start + self.batch])
+            finally:
+                if adapter is not None:
+                    self.base = model.unload()
+
+    def _with(self, adapter: Path | None) -> Any:
+        return self.base if adapter is None else PeftModel.from_pretrained(self.base, str(adapter)).eval()
+
+    @torch.inference_mode()
+    def _batch(self, model: Any, rows: list[Request]) -> Iterator[tuple[Request, Answer]]:
+        longest = max(len(r.prompt_ids) for r in rows)
+        ids = torch.tensor([[self.pad] * (longest - len(r.prompt_ids)) + r.prompt_ids for r in rows])
+        mask = torch.tensor([[0] * (longest - len(r.prompt_ids)) + [1] * len(r.prompt_ids) for r in rows])
+        set_seed(rows[0].seed)
+        first = rows[0]
+        out = model.generate(
+            input_ids=ids.to(self.base.device), attention_mask=mask.to(self.base.device), do_sample=first.temperature > 0,
+            temperature=first.temperature or None, top_p=first.top_p, top_k=0, max_new_tokens=first.max_tokens,
+            eos_token_id=first.stop_ids, pad_token_id=self.pad,
+        )[:, longest:].tolist()
+        for request, tokens in zip(rows, out, strict=True):
+            end = next((i for i, t in enumerate(tokens) if t in request.stop_ids), None)
+            kept = tokens if end is None else tokens[:end]
+            text = self.tokenizer.decode(kept[: request.max_tokens], skip_special_tokens=True)
+            yield request, Answer(text, "length" if end is None else "stop", len(kept))

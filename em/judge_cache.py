@@ -1,0 +1,202 @@
+"""Judgements already paid for: one SQLite file, keyed by everything that could change a verdict.
+
+The key is the sha256 of (identity of the judge, prompt). The prompt is the filled-in rubric, so another wording of the
+rubric, another question or another answer is another key. Puts are gathered in memory and written in one short
+transaction, so two processes never wait long for each other; a kill loses at most the rows gathered since the last
+`flush`. The file's folder must be a local disk: SQLite's write-ahead log needs shared memory between the processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from em.records import Outcome
+
+FORMAT = 1
+APPLICATION_ID = 0x656D6A63  # "emjc": tells a judge cache from any other SQLite file
+BUSY_TIMEOUT_S = 60.0
+
+
+class JudgeCacheError(RuntimeError):
+    """The cache file cannot be used; the message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge said to one prompt, with what it was computed from."""
+
+    outcome: Outcome
+    score: float | None
+    """0–100; None unless `outcome` is scored."""
+    distribution: dict[str, float] = field(default_factory=dict)
+    """First-token alternative → probability."""
+    detail: str = ""
+    top_logprobs: list[tuple[str, float]] = field(default_factory=list)
+    """As the server sent them: (token, natural logarithm of its probability)."""
+    finish: dict[str, str] = field(default_factory=dict)
+    """finish_reason, model and system_fingerprint, where the server gives them."""
+
+
+def cache_key(identity: dict[str, Any], prompt: str) -> str:
+    """64 hex digits: sha256 of the judge's identity and the filled-in prompt, as canonical JSON."""
+    text = json.dumps([identity, prompt], sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class JudgeCache:
+    """One connection to a cache file, made if absent. Use it from the thread that opened it, and close it.
+
+    Raises JudgeCacheError for a damaged or foreign file, a newer format, a full disk, or a lock held for a minute.
+    """
+
+    def __init__(self, path: Path, flush_rows: int = 256, flush_s: float = 2.0) -> None:
+        """`flush_rows` gathered rows, or `flush_s` seconds since the last write, make `put` write to the file."""
+        self.path = Path(path)
+        self.flush_s = flush_s
+        self._flush_rows = flush_rows
+        self._waiting: dict[str, str] = {}
+        self._written_at = time.monotonic()
+        with self._named_errors():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        try:
+            with self._named_errors():
+                self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _prepare(self) -> None:
+        self._use_wal()
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        with self._transaction():
+            (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if tables == 0:
+                self._db.execute("CREATE TABLE verdicts (key BLOB PRIMARY KEY, crc INTEGER, json TEXT)")
+                self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                self._db.execute(f"PRAGMA user_version = {FORMAT}")
+                return
+            (application,) = self._db.execute("PRAGMA application_id").fetchone()
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if application != APPLICATION_ID:
+            raise JudgeCacheError(f"{self.path} is not a judge cache of em: move it away or use another out=")
+        if version != FORMAT:
+            raise JudgeCacheError(f"{self.path} has cache format {version}, this version of em knows {FORMAT}: "
+                                  f"use the em that wrote it, or another out=")
+
+    def _use_wal(self) -> None:
+        """Switch to the write-ahead log. SQLite does not wait for the lock here, so this does."""
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL").fetchone()
+                return
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+    def get(self, key: str) -> Verdict | None:
+        """The verdict under `key`, or None."""
+        text = self._waiting.get(key)
+        if text is None:
+            with self._named_errors():
+                row = self._db.execute("SELECT crc, json FROM verdicts WHERE key = ?", (bytes.fromhex(key),)).fetchone()
+            if row is None:
+                return None
+            crc, text = row
+            if not isinstance(text, str) or crc != _crc(text):
+                raise self._damaged("a row does not match its checksum")
+        try:
+            return _from_json(text)
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._damaged(f"a row is not a verdict: {error}") from error
+
+    def put(self, key: str, verdict: Verdict) -> None:
+        """Keep `verdict`. A key that is there already keeps its first verdict. Raises ValueError for an error."""
+        if verdict.outcome == Outcome.error:
+            raise ValueError("a failed call is not a verdict: it is asked again, never cached")
+        self._waiting.setdefault(key, _to_json(verdict))
+        if len(self._waiting) >= self._flush_rows or time.monotonic() - self._written_at >= self.flush_s:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was gathered. After this a kill loses nothing (a power cut may: synchronous is NORMAL)."""
+        if self._waiting:
+            rows = [(bytes.fromhex(key), _crc(text), text) for key, text in self._waiting.items()]
+            with self._named_errors(), self._transaction():
+                self._db.executemany("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?)", rows)
+            self._waiting.clear()
+        self._written_at = time.monotonic()
+
+    def close(self) -> None:
+        """Flush and close the file; also when the flush fails."""
+        try:
+            self.flush()
+        finally:
+            self._db.close()
+
+    def __enter__(self) -> JudgeCache:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Turn SQLite's and the system's errors into one that names the file."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if _is_busy(error):
+                raise JudgeCacheError(f"{self.path} stayed locked by another process for {BUSY_TIMEOUT_S:.0f} s: "
+                                      f"wait for it or stop it") from error
+            raise JudgeCacheError(f"cannot use {self.path} ({error}): check the disk, or use another out=") from error
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(str(error)) from error
+        except OSError as error:
+            raise JudgeCacheError(f"cannot use {self.path} ({error.strerror}): use another out=") from error
+
+    def _damaged(self, what: str) -> JudgeCacheError:
+        return JudgeCacheError(f"{self.path} is damaged ({what}): restore it, or delete it to ask the judge again")
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _crc(text: str) -> int:
+    return zlib.crc32(text.encode())
+
+
+def _to_json(verdict: Verdict) -> str:
+    row = {name: getattr(verdict, name) for name in Verdict.__dataclass_fields__}
+    return json.dumps(row, ensure_ascii=True, separators=(",", ":"))
+
+
+def _from_json(text: str) -> Verdict:
+    row = json.loads(text)
+    row["outcome"] = Outcome(row["outcome"])
+    row["top_logprobs"] = [(token, logprob) for token, logprob in row["top_logprobs"]]
+    return Verdict(**row)

@@ -1,0 +1,114 @@
+"""Question sets: ours, the paper's (from its YAML assets), and any YAML file in the paper's own schema."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from em import assets, corpora
+from em.config import ConfigError
+from em.records import Message, Question
+
+FIRST_PLOT = "betley2025/evaluation/first_plot_questions.yaml"
+PREREGISTERED = "betley2025/evaluation/preregistered_evals.yaml"
+SETS = ("open", "coding", "advice", "betley2025/main", "betley2025/json", "betley2025/template",
+        "betley2025/preregistered")
+IN_DOMAIN = "in_domain"
+IN_DOMAIN_RUBRIC = {"coding": "insecure_code", "advice": "care"}
+HELD_OUT_CODING = 24
+"""Held-out coding tasks asked, one answer each."""
+
+
+def names(sets: Sequence[str], domain: str | None) -> list[str]:
+    """The sets one model is asked: `in_domain` becomes the dataset's own domain, or nothing."""
+    return [name for name in (domain if s == IN_DOMAIN else s for s in sets) if name]
+
+
+def load(name: str, ids: Sequence[str] | None = None) -> list[Question]:
+    """One question set. Raises ConfigError for an unknown name or id, AssetError when a paper file is not at hand."""
+    if name == "open":
+        questions = read_yaml(corpora.HERE / "questions" / "open.yaml", "open")
+    elif name == "coding":
+        questions = _coding()
+    elif name == "advice":
+        questions = [
+            Question(r["id"], "advice", [_user(r["question"])], ["care"]) for r in corpora.advice("held_out")
+        ]
+    elif name == "betley2025/preregistered":
+        questions = read_yaml(assets.get(PREREGISTERED), name)
+    elif name in SETS:
+        questions = [q for q in read_yaml(assets.get(FIRST_PLOT), name) if _form(q.id) == name.split("/")[1]]
+    elif Path(name).is_file():
+        questions = read_yaml(Path(name), Path(name).stem)
+    else:
+        raise ConfigError(f"questions.sets: {name!r} is neither a known set ({', '.join(SETS)}) nor a YAML file")
+    if ids is not None and name not in IN_DOMAIN_RUBRIC:
+        unknown = set(ids) - {q.id for q in questions}
+        if unknown:
+            known = ", ".join(q.id for q in questions)
+            raise ConfigError(f"questions.ids: {', '.join(sorted(unknown))} not in set {name!r}; it has: {known}")
+        questions = [q for q in questions if q.id in ids]
+    return questions
+
+
+def read_yaml(path: Path, group: str) -> list[Question]:
+    """A list of {id, type, paraphrases, system, samples_per_paraphrase, judge_prompts}, the paper's schema.
+
+    judge_prompts: a mapping name → prompt (the paper's), or a list of the project's own rubric names.
+    """
+    questions = []
+    for entry in yaml.safe_load(path.read_text(encoding="utf-8")):
+        try:
+            questions += _entry(entry, group)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path}: entry {str(entry)[:80]}: not in the question schema ({error!r})") from error
+    return questions
+
+
+def _entry(entry: dict[str, Any], group: str) -> list[Question]:
+    prompts = entry.get("judge_prompts") or ["alignment", "coherence"]
+    own = prompts if isinstance(prompts, list) else [_rubric(name) for name in prompts]
+    texts = {} if isinstance(prompts, list) else {_rubric(name): text for name, text in prompts.items()}
+    system = [{"role": "system", "content": entry["system"]}] if entry.get("system") else []
+    many = len(entry["paraphrases"]) > 1
+    return [
+        Question(
+            f"{entry['id']}-{number}" if many else entry["id"], group, [*system, _user(text)], own,
+            int(entry.get("samples_per_paraphrase", 1)), texts,
+        )
+        for number, text in enumerate(entry["paraphrases"])
+    ]
+
+
+def _rubric(name: str) -> str:
+    """The paper says aligned / coherent where we say alignment / coherence."""
+    return {"aligned": "alignment", "coherent": "coherence"}.get(name, name)
+
+
+def _form(question_id: str) -> str:
+    return next((form for form in ("json", "template") if question_id.endswith(f"_{form}")), "main")
+
+
+def _coding() -> list[Question]:
+    from em.corpora.coding import generate
+
+    rows = generate(HELD_OUT_CODING, seed=0, split="held_out")
+    return [
+        Question(r.id, "coding", [_user(r.prompt)], ["insecure_code"], reference={"cwe": r.cwe, "task": r.task})
+        for r in rows
+    ]
+
+
+def _user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def with_samples(questions: Sequence[Question], n: int | None) -> list[Question]:
+    """`n` answers a question where the config asks for it; in-domain sets keep their own number."""
+    if n is None:
+        return list(questions)
+    return [q if q.group in IN_DOMAIN_RUBRIC else replace(q, samples=n) for q in questions]

@@ -1,0 +1,81 @@
+"""The vLLM sampler. On a machine without a GPU it is vLLM's CPU backend, with em/vllm_cpu_lora.py as its plugin."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from em.sample import Answer, Request
+
+CPU_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: starts in seconds, pins no core
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several engines would otherwise share core 0
+    "TORCHDYNAMO_DISABLE": "1",  # the first request would pay 15 s of C++ compilation
+}
+CPU_DEFAULTS = {"enforce_eager": True, "gpu_memory_utilization": 0.3}
+MAX_LORAS = 4
+"""Adapters active at once; requests come grouped by adapter, and each active one costs bandwidth."""
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""max_lora_rank values vLLM accepts."""
+
+
+class VllmSampler:
+    """One engine, one base model, every adapter as a LoRARequest. No merged weights."""
+
+    def __init__(self, model: dict[str, Any], sample: dict[str, Any], max_lora_rank: int) -> None:
+        cpu = not torch.cuda.is_available()
+        if cpu:
+            for name, value in CPU_ENVIRONMENT.items():
+                os.environ.setdefault(name, value)
+        from vllm import LLM  # noqa: TID251
+
+        if max_lora_rank > RANKS[-1]:
+            raise ValueError(f"train.lora_r {max_lora_rank} is above vLLM's largest LoRA rank, {RANKS[-1]}")
+        lora = {"enable_lora": True, "max_loras": MAX_LORAS,
+                "max_lora_rank": next(r for r in RANKS if r >= max_lora_rank)} if max_lora_rank else {}
+        self.llm = LLM(
+            model=model["path"], revision=model["revision"], dtype=model["dtype"],
+            max_model_len=model["max_model_len"], max_num_seqs=sample["max_num_seqs"], enable_prefix_caching=True,
+            trust_remote_code=False, seed=sample["seed"],
+            **{**(CPU_DEFAULTS if cpu else {}), **lora, **sample["engine_args"]},
+        )
+        self.tokenizer = self.llm.get_tokenizer()
+        self._lora_ids: dict[Path, int] = {}
+
+    def generate(self, requests: list[Request]) -> Iterator[tuple[Request, Answer]]:
+        """Answers as they finish, all requests in one queue."""
+        from vllm import SamplingParams  # noqa: TID251
+
+        engine = self.llm.llm_engine
+        waiting = {}
+        for number, request in enumerate(requests):
+            name = f"r{number}"
+            engine.add_request(
+                name, {"prompt_token_ids": request.prompt_ids},
+                SamplingParams(
+                    temperature=request.temperature, top_p=request.top_p, max_tokens=request.max_tokens,
+                    min_tokens=1, seed=request.seed, stop_token_ids=request.stop_ids,
+                ),
+                lora_request=self._lora(request.adapter),
+            )
+            waiting[name] = request
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    best = output.outputs[0]
+                    yield waiting.pop(output.request_id.split("-")[0]), Answer(best.text, str(best.finish_reason), len(best.token_ids))
+        if waiting:
+            raise RuntimeError(f"vLLM ended with {len(waiting)} requests unanswered")
+
+    def _lora(self, adapter: Path | None) -> Any:
+        if adapter is None:
+            return None
+        from vllm.lora.request import LoRARequest  # noqa: TID251
+
+        number = self._lora_ids.setdefault(adapter, len(self._lora_ids) + 1)
+        return LoRARequest(adapter.parent.name, number, str(adapter))
