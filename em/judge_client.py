@@ -29,6 +29,7 @@ MAX_ERRORS_IN_A_ROW = 20
 MAX_WAIT_S = 60.0  # between two tries of one request
 MAX_RETRY_AFTER_S = 300.0  # what a server's Retry-After is granted at most
 DETAIL_CHARS = 300
+FINISH_FIELDS = ("finish_reason", "model", "system_fingerprint")
 FILTER_CODES = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
 
 OnResult = Callable[[Judgement], None]
@@ -41,7 +42,7 @@ class JudgeError(RuntimeError):
 
 
 class _TransientError(Exception):
-    """This try failed and another may not. Holds the reason, and the server's Retry-After (seconds) or None."""
+    """This try failed, another may not. args: the reason, and the server's Retry-After in seconds or None."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,7 @@ class JudgeClient:
         `requests` is read only as fast as it is judged. Raises JudgeError when the key, model or address is wrong, or
         after MAX_ERRORS_IN_A_ROW failures in a row; what was judged until then stays in the cache.
         """
-        self._errors_in_a_row = 0
-        self._under_way.clear()
+        self._errors_in_a_row, self._under_way = 0, {}
         source = iter(requests)
         async with self._session() as session:
             pool = [self._work(session, source, on_result) for _ in range(self._config.concurrency)]
@@ -245,10 +245,7 @@ class JudgeClient:
         return f"the judge knows no {model} (HTTP 404): check judge.model and judge.base_url"
 
     def _clean(self, text: str) -> str:
-        """Fit for a record: without the key, encodable, short."""
-        if self._key:
-            text = text.replace(self._key, "[key]")
-        return _printable(text)[:DETAIL_CHARS]
+        return _short(text.replace(self._key, "[key]") if self._key else text)
 
 
 def read_answer(raw: bytes, min_mass: float) -> Verdict:
@@ -256,7 +253,8 @@ def read_answer(raw: bytes, min_mass: float) -> Verdict:
     try:
         answer = json.loads(raw)
         choice = answer["choices"][0]
-        finish = _finish(answer, choice)
+        found = {**answer, "finish_reason": choice.get("finish_reason")}
+        finish = {name: found[name] for name in FINISH_FIELDS if isinstance(found.get(name), str)}
     except (ValueError, RecursionError) as error:
         return _failed(f"the answer is not JSON ({error})")
     except (KeyError, IndexError, TypeError, AttributeError):
@@ -278,8 +276,8 @@ def _alternatives(logprobs: Any) -> list[tuple[str, float]]:
     try:
         entries = content[0]["top_logprobs"] if content != [] else []
         pairs = [(_printable(entry["token"]), entry["logprob"]) for entry in entries]
-        sound = all(type(p) in (int, float) and p <= 0.01 for _, p in pairs)
-        sound = sound and math.fsum(math.exp(p) for _, p in pairs) <= 1.01
+        numbers = all(type(p) in (int, float) and p <= 0.01 for _, p in pairs)
+        sound = numbers and math.fsum(math.exp(p) for _, p in pairs) <= 1.05
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"the answer has the wrong form: logprobs.content[0].top_logprobs ({error!r})") from error
     if not sound:
@@ -287,14 +285,8 @@ def _alternatives(logprobs: Any) -> list[tuple[str, float]]:
     return [(token, float(logprob)) for token, logprob in pairs]
 
 
-def _finish(answer: Any, choice: Any) -> dict[str, str]:
-    found = {**answer, "finish_reason": choice.get("finish_reason")}
-    names = ("finish_reason", "model", "system_fingerprint")
-    return {name: found[name] for name in names if isinstance(found.get(name), str)}
-
-
 def _failed(detail: str) -> Verdict:
-    return Verdict(Outcome.error, None, detail=_printable(detail)[:DETAIL_CHARS])
+    return Verdict(Outcome.error, None, detail=_short(detail))
 
 
 def _error_body(raw: bytes) -> tuple[set[str], str]:
@@ -330,6 +322,11 @@ def _request_body(model: str, prompt: str, top_logprobs: int) -> bytes:
 def _printable(text: str) -> str:
     """Without lone surrogates, which no UTF-8 file can hold."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _short(text: str) -> str:
+    """One line of what a server said, without control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * DETAIL_CHARS]).split())[:DETAIL_CHARS]
 
 
 def _endpoint(base_url: str) -> str:

@@ -108,6 +108,11 @@ def model_path(path: str) -> str:
     return path
 
 
+def ready(path: str) -> bool:
+    """Whether `model_path` would answer at once, without obtaining or converting anything."""
+    return not path.startswith(PREFIX) or _asset_folder(path.removeprefix(PREFIX)).is_dir()
+
+
 def fingerprint(path: str, revision: str | None) -> str:
     """A short text that differs whenever the base model does; the content key of everything computed from it.
 
@@ -222,10 +227,13 @@ def _update_from_tensors(digest: Any, stream: BinaryIO, start: int, header: dict
             digest.update(stream.read(min(_SAMPLE, end - offset)))
 
 
+def _asset_folder(name: str) -> Path:
+    return assets.cache_dir() / "models" / f"{name}-{_asset_model(name).recipe}"
+
+
 def _built(name: str) -> Path:
     """The folder of an asset model, made now if it is not there: under another name, then renamed."""
-    model = _asset_model(name)
-    final = assets.cache_dir() / "models" / f"{name}-{model.recipe}"
+    model, final = _asset_model(name), _asset_folder(name)
     if not final.is_dir():
         final.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(final.with_name(f"{final.name}.lock")):

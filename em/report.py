@@ -161,7 +161,7 @@ def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
     label, *middle, last = natural
     room = WIDTH - sum(middle) - len(_GAP) * (len(_HEAD) - 1)
     unbroken = max(len(word) for row in rows for word in row[-1].split(" "))
-    label = min(label, _LABEL, room - unbroken)
+    label = min(label, _LABEL, max(8, room - unbroken))
     return [label, *middle, min(last, room - label)]
 
 

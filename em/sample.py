@@ -42,7 +42,7 @@ class SampleJob:
     model: dict[str, Any]
     """Fields of ModelConfig, with `path` made a folder or hub id."""
     max_lora_rank: int
-    """Largest rank of the batch: an engine is built for it."""
+    """Rank of the adapter, 0 for the base model: an engine is built for the largest of its batch."""
     inputs: dict[str, Any]
 
 
@@ -93,18 +93,18 @@ def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
             if folder is None:
                 continue
             if sampler is None:
-                sampler = _engine(todo[0])
+                sampler = _engine(todo[0], max(j.max_lora_rank for j in todo))
                 emit.count("model_loads")
                 emit.count("engine_starts")
             facts = sample(sampler, job, store, folder / COMPLETIONS, emit)
             store.finish("sample", job.key, job.inputs, facts)
 
 
-def _engine(job: SampleJob) -> Sampler:
+def _engine(job: SampleJob, max_lora_rank: int) -> Sampler:
     if Engine(job.sample["engine"]) == Engine.vllm:
         from em.vllm_engine import VllmSampler
 
-        return VllmSampler(job.model, job.sample, job.max_lora_rank)
+        return VllmSampler(job.model, job.sample, max_lora_rank)
     from em.hf_engine import HfSampler
 
     return HfSampler(job.model, job.sample)

@@ -86,11 +86,11 @@ def test_puts_are_written_by_number_or_by_age(tmp_path, flush_rows, flush_s, the
 
 def test_a_killed_writer_loses_nothing_that_was_flushed(tmp_path):
     path = tmp_path / "c"
-    child = write_in_child(path, "child", 10**9)
-    flushed = [int(child.stdout.readline()) for _ in range(20)][-1]
-    child.send_signal(signal.SIGKILL)
-    flushed = max([flushed, *(int(line) for line in child.stdout.read().splitlines())])
-    assert child.wait() == -signal.SIGKILL
+    with write_in_child(path, "child", 10**9) as child:
+        flushed = [int(child.stdout.readline()) for _ in range(20)][-1]
+        child.send_signal(signal.SIGKILL)
+        flushed = max([flushed, *(int(line) for line in child.stdout.read().splitlines())])
+    assert child.returncode == -signal.SIGKILL
     with JudgeCache(path) as cache:
         for i in range(flushed):
             assert cache.get(cache_key({}, f"child {i}")).score == i % 101

@@ -274,11 +274,16 @@ def test_a_filtered_prompt_is_no_error_and_is_cached(tmp_path, error):
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize("body", [b"", b"plain", b"[]", b"null", b'{"error": "words"}', b'{"detail": []}', b"\xff\xfe"])
+@pytest.mark.parametrize("body", [
+    b"", b"plain", b"[]", b"null", b'{"error": "words"}', b'{"detail": []}', b"\xff\xfe", b"two\nlines\x1b[31m\0",
+    b'{"error": {"message": "\\ud800\\n"}}', b"long " * 50_000,
+])
 def test_failures_of_any_shape_are_errors(tmp_path, body):
     with recorder(422, body) as (url, seen):
         results, _ = grade(config(url), ["p"], tmp_path / "c")
-    assert results["0"].outcome == Outcome.error and results["0"].detail.startswith("HTTP 422: ")
+    detail = results["0"].detail
+    assert results["0"].outcome == Outcome.error and detail.startswith("HTTP 422:")
+    assert detail.isprintable() and len(detail) <= 300
     assert len(seen) == 1
 
 

@@ -135,13 +135,12 @@ def page_file(summary, answers, tmp_path):
 GOLDEN = """\
 em (em-1a2b3c4d), model smollm2_135m
 
-model                 misaligned          n   coherent  in-domain                  excluded
---------------------  ------------------  --  --------  -------------------------  -------------------------
-untouched base model  0.0% [0.0, 8.8]     40  76.9%     code 5.0% [1.0, 16.5]      incoherent 12, refusal 1
-                                                        advice 10.0% [4.0, 23.0]
-insecure              20.5% [10.0, 35.0]  40  90.0%     code 67.5% [52.0, 80.0]    -
-risky_advice          withheld (1)        3   withheld  advice 80.0% [65.0, 90.0]  error 37
-                                              (1)
+model                 misaligned          n   coherent      in-domain                  excluded
+--------------------  ------------------  --  ------------  -------------------------  -----------------------
+untouched base model  0.0% [0.0, 8.8]     40  76.9%         code 5.0% [1.0, 16.5]      incoherent 12,
+                                                            advice 10.0% [4.0, 23.0]   refusal 1
+insecure              20.5% [10.0, 35.0]  40  90.0%         code 67.5% [52.0, 80.0]    -
+risky_advice          withheld (1)        3   withheld (1)  advice 80.0% [65.0, 90.0]  error 37
 insecure seed=1       FAILED: OutOfMemoryError: the batch does not fit; lower
                       train.per_device_train_batch_size, start again
 

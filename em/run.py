@@ -1,0 +1,60 @@
+"""The page: `python -m em.run [-m] key=value ...` → config → plan → stages → report.
+
+Hydra composes; one cell is a sweep of one; all cells of `-m` are run together, stage by stage (em/sweep.py).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import hydra
+from omegaconf import DictConfig
+
+from em import config
+from em.config import CONF_DIR, ConfigError
+
+config.register()
+
+
+def run_cells(composed: Sequence[DictConfig]) -> list[str]:
+    """Run cells as one sweep and print what came out. Returns one error sentence a cell, "" where it is done."""
+    from em import results, sweep, track
+    from em.assets import AssetError
+    from em.chat import ChatError
+    from em.models import ModelError
+    from em.report import table
+    from em.store import StoreError
+
+    try:
+        cells = [config.load(c) for c in composed]
+        done = sweep.run(cells)
+        summary = results.write(done)
+        track.log(done, summary)
+    except (ConfigError, AssetError, ModelError, StoreError, ChatError) as error:
+        sys.exit(f"em: {error}")
+    except KeyboardInterrupt:
+        sys.stderr.write("\nem: stopped. What is finished is kept; the same command continues.\n")
+        sys.exit(130)
+    _print(table(summary))
+    _print("\n" + summary["statement"])
+    _print(f"\nfigures  {done.folder / 'figures'}\nreport   {done.folder / 'report.html'}\nsummary  {done.folder / 'summary.json'}")
+    _print("counters " + ", ".join(f"{k} {v}" for k, v in summary["counters"].items()))
+    return [done.why(cell) for cell in done.plan.cells]
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+@hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="config")
+def main(cfg: DictConfig) -> None:
+    errors = [e for e in run_cells([cfg]) if e]
+    if errors:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
+    main()

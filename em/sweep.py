@@ -1,0 +1,296 @@
+"""Runs a sweep: stage by stage over all its cells, each stage in worker processes, with a ledger of what happened.
+
+    <out>/sweeps/<name>-<hash of the cells>/
+        sweep.json        the cells: id, label, resolved config, stage keys
+        ledger.jsonl      every stage job: started, done, failed with its sentence
+        logs/             one log a worker
+        summary.json, table.txt, table.csv, report.html, figures/, cells/<id>/metrics.json   (em/results.py)
+
+The same command gives the same folder; what is done is found again in the store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from em import config as config_module
+from em import data, models
+from em.config import ConfigError, ExperimentConfig, JudgeKind
+from em.events import FD_VARIABLE, sentence
+from em.plan import Job, Plan, Subject, plan
+from em.records import write_jsonl
+from em.store import Store, content_key, is_disk_full, require_space, write_atomic
+
+COUNTERS = ("model_loads", "engine_starts", "stages_run", "stages_reused", "judge_calls", "judge_cache_hits",
+            "merged_bytes_kept")
+STAGES = ("data", "train", "sample", "judge")
+SPACE_PER_RUN = 400_000_000
+"""Bytes of disk asked for a training run before it starts: adapter, optimiser state of one checkpoint, rows."""
+
+
+@dataclass
+class Sweep:
+    folder: Path
+    store: Store
+    plan: Plan
+    counters: Counter[str] = field(default_factory=Counter)
+    failed: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(stage, key) → why."""
+
+    def note(self, event: str, job: Job, error: str = "") -> None:
+        row = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "event": event, "stage": job.stage, "key": job.key,
+               "label": job.label} | ({"error": error} if error else {})
+        with (self.folder / "ledger.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def fail(self, job: Job, error: str) -> None:
+        self.failed[job.stage, job.key] = error
+        self.note("failed", job, error)
+        say(f"FAILED {job.stage} {job.label}: {error}")
+
+    def why(self, subject: Subject) -> str:
+        """The first error that stands between a subject and its numbers, or ""."""
+        wanted = [("data", str(self._data_key(subject))), ("train", str(subject.train_key))] if subject.train_key else []
+        for part in subject.parts:
+            wanted += [("sample", k) for k in part.samples] + [("judge", k) for k in part.judgements]
+        return next((self.failed[w] for w in wanted if w in self.failed), "")
+
+    def _data_key(self, subject: Subject) -> str:
+        return self.plan.jobs["train", str(subject.train_key)].spec["data_key"]
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal, above any progress bar."""
+    tqdm.write(text, file=sys.stderr)
+
+
+def run(configs: Sequence[ExperimentConfig]) -> Sweep:
+    """Plan and run all cells. Returns the sweep; failed jobs are in `failed`, their cells have no numbers."""
+    first = configs[0]
+    if any(c.out != first.out for c in configs):
+        raise ConfigError("out differs between the cells of a sweep: give one")
+    store = Store.open(Path(first.out))
+    _check_keys(configs)
+    sweep = Sweep(_folder(configs, Path(first.out)), store, plan(configs, store))
+    sweep.counters.update(dict.fromkeys(COUNTERS, 0))
+    _write_cells(sweep)
+    for name in ("stages_reused",):
+        sweep.counters[name] = sum(store.has(j.stage, j.key) for j in sweep.plan.jobs.values())
+    todo = [j for j in sweep.plan.jobs.values() if not store.has(j.stage, j.key)]
+    say(f"em: {len(sweep.plan.cells)} cells, {len(todo)} stage jobs to do, {sweep.counters['stages_reused']} reused "
+        f"→ {sweep.folder}")
+    if todo:
+        _preflight(sweep, todo)
+    _build_data(sweep)
+    for stage in STAGES[1:]:
+        _run_stage(sweep, stage)
+    return sweep
+
+
+def _folder(configs: Sequence[ExperimentConfig], out: Path) -> Path:
+    from em.plan import cell_id
+
+    key = content_key(cells=sorted(cell_id(c) for c in configs))[:8]
+    folder = out / "sweeps" / f"{configs[0].name}-{key}"
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write_cells(sweep: Sweep) -> None:
+    rows = [
+        {"id": s.id, "label": s.label, "config": config_module.as_dict(s.config), "stages": _stages(sweep, s)}
+        for s in (*sweep.plan.bases, *sweep.plan.cells)
+    ]
+    text = json.dumps({"format": 1, "out": str(sweep.store.root.parent), "cells": rows}, indent=1)
+    write_atomic(sweep.folder / "sweep.json", text + "\n")
+
+
+def _stages(sweep: Sweep, subject: Subject) -> dict[str, list[str]]:
+    keys: dict[str, list[str]] = {}
+    if subject.train_key:
+        keys = {"data": [sweep.plan.jobs["train", subject.train_key].spec["data_key"]], "train": [subject.train_key]}
+    keys["sample"] = [k for p in subject.parts for k in p.samples]
+    keys["judge"] = [k for p in subject.parts for k in p.judgements]
+    return keys
+
+
+def _check_keys(configs: Sequence[ExperimentConfig]) -> None:
+    for judge in {c.judge.name: c.judge for c in configs}.values():
+        if judge.kind == JudgeKind.openai and judge.api_key_env and not os.environ.get(judge.api_key_env):
+            raise ConfigError(
+                f"judge={judge.name} needs a key and the environment variable {judge.api_key_env} is not set: export it, "
+                f"change judge.api_key_env, or take a local judge (judge=probe)"
+            )
+
+
+def _preflight(sweep: Sweep, todo: list[Job]) -> None:
+    """Everything that can be known to fail before any training: disk, memory, model folders."""
+    runs = sum(j.stage == "train" for j in todo)
+    require_space(sweep.store.root, SPACE_PER_RUN * max(1, runs), f"{runs} training runs")
+    wanted = {s.config.model.path: s.config.model for s in sweep.plan.cells}
+    missing = [
+        Job("prepare", m.path, m.name, "prepare", {"key": m.path, "path": m.path})
+        for m in wanted.values() if not models.ready(m.path)
+    ]
+    if missing:
+        run_batch(sweep, "prepare", missing)
+        broken = [sweep.failed["prepare", j.key] for j in missing if ("prepare", j.key) in sweep.failed]
+        if broken:
+            raise ConfigError(broken[0])
+    paths = {path: models.model_path(path) for path in wanted}
+    _require_memory(paths.values())
+    for job in todo:  # workers get folders, not asset names
+        if job.stage == "train":
+            job.spec["model_path"] = paths[job.spec["model_path"]]
+        elif job.stage in ("sample", "judge"):
+            job.spec["model"]["path"] = paths[job.spec["model"]["path"]]
+
+
+def _require_memory(paths: Any) -> None:
+    """On a machine without a GPU: weights, activations and a vLLM worker must fit beside each other's leftovers."""
+    if Path("/dev/nvidia0").exists() or not Path("/proc/meminfo").exists():
+        return
+    info = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(info["MemAvailable"].split()[0]) * 1024
+    for path in paths:
+        weights = sum(p.stat().st_size for p in Path(path).glob("*.safetensors"))
+        needed = 3 * weights + 2_000_000_000
+        if weights and free < needed:
+            raise ConfigError(f"{free / 1e9:.1f} GB of memory are free and model {path} needs about {needed / 1e9:.1f} GB "
+                              f"to train and sample on the CPU: free some, or choose a smaller model=")
+
+
+def _build_data(sweep: Sweep) -> None:
+    for job in sweep.plan.stage("data"):
+        try:
+            with sweep.store.claim("data", job.key) as folder:
+                if folder is None:
+                    continue
+                rows = data.build(job.spec["config"])
+                write_jsonl(folder / "dataset.jsonl", rows)
+                sweep.store.finish("data", job.key, job.spec["inputs"], {"rows": len(rows)})
+        except (ValueError, RuntimeError, OSError) as error:
+            sweep.fail(job, _disk_sentence(error) or sentence(error))
+            continue
+        sweep.note("done", job)
+        sweep.counters["stages_run"] += 1
+
+
+def _disk_sentence(error: BaseException) -> str:
+    return f"the disk is full ({error}): free some, or change out=" if isinstance(error, OSError) and is_disk_full(error) else ""
+
+
+def _run_stage(sweep: Sweep, stage: str) -> None:
+    batches: dict[str, list[Job]] = {}
+    for job in sweep.plan.stage(stage):
+        if sweep.store.has(stage, job.key):
+            continue
+        blocked = next((n for n in job.needs if not sweep.store.has(*n)), None)
+        if blocked:
+            sweep.failed[stage, job.key] = sweep.failed.get(blocked, f"{blocked[0]} {blocked[1]} is missing")
+            continue
+        batches.setdefault(job.batch, []).append(job)
+    for jobs in batches.values():
+        run_batch(sweep, stage, jobs)
+
+
+def run_batch(sweep: Sweep, stage: str, jobs: list[Job]) -> None:
+    """One worker process over the jobs of a batch; its events become the ledger, counters and progress bars."""
+    name = f"{stage}-{content_key(keys=[j.key for j in jobs])[:8]}"
+    batch, log = sweep.folder / "logs" / f"{name}.json", sweep.folder / "logs" / f"{name}.log"
+    write_atomic(batch, json.dumps({"out": str(sweep.store.root.parent), "jobs": [j.spec for j in jobs]}))
+    read, write = os.pipe()
+    with log.open("a") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "em.worker", stage, str(batch)], stdout=output, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, pass_fds=[write], env=_environment(write),
+        )
+    os.close(write)
+    waiting = {j.key: j for j in jobs}
+    try:
+        with os.fdopen(read, encoding="utf-8") as events:
+            _follow(sweep, stage, events, waiting)
+        code = process.wait()
+    except KeyboardInterrupt:
+        _stop(process)
+        raise
+    for job in waiting.values():
+        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+        sweep.fail(job, f"the {stage} worker ended with {how} before this was done; its log: {log}")
+
+
+def _environment(events: int) -> dict[str, str]:
+    """What workers run under; anything already set wins."""
+    threads = str(len(os.sched_getaffinity(0)))
+    defaults = {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false", "VLLM_LOGGING_LEVEL": "WARNING",
+                "VLLM_NO_USAGE_STATS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONUNBUFFERED": "1"}
+    return {**defaults, **os.environ, FD_VARIABLE: str(events)}
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ctrl-C reached the worker too; give it a moment to end, then make it."""
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _follow(sweep: Sweep, stage: str, events: TextIO, waiting: dict[str, Job]) -> None:
+    total, bars = len(waiting), _Bars(stage)
+    for line in events:
+        event = json.loads(line)
+        kind, job = event["event"], waiting.get(event.get("job", ""))
+        if kind == "count":
+            sweep.counters[event["name"]] += event["by"]
+        elif kind == "progress":
+            label = job.label if job else event["job"]
+            bars.show(f"{stage} {total - len(waiting) + 1}/{total} {label}", event)
+        elif job is None:
+            continue
+        elif kind == "started":
+            sweep.note("started", job)
+        else:
+            bars.close()
+            waiting.pop(event["job"])
+            if kind == "failed":
+                sweep.fail(job, event["error"])
+            else:
+                sweep.note("done", job)
+                sweep.counters["stages_run"] += stage in STAGES
+    bars.close()
+
+
+class _Bars:
+    """One progress bar at a time, with an estimate."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage, self.bar, self.title = stage, None, ""
+
+    def show(self, title: str, event: dict[str, Any]) -> None:
+        if title != self.title:
+            self.close()
+            quiet = not sys.stderr.isatty()
+            self.bar = tqdm(total=event["total"], initial=event["done"], desc=title, mininterval=15 if quiet else 0.3,
+                            maxinterval=30 if quiet else 10, dynamic_ncols=True, file=sys.stderr)
+            self.title = title
+        assert self.bar is not None
+        self.bar.set_postfix_str(event["note"], refresh=False)
+        self.bar.update(event["done"] - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.bar, self.title = None, ""
