@@ -10,7 +10,7 @@ import numpy as np
 REPLICATES = 10_000
 RATE_INTERVAL = "95 %, the wider of: bootstrap over questions (10,000), Wilson over answers"
 WILSON = "95 %, Wilson over answers"
-CONTRAST_INTERVAL = "95 %, Student t over per-question differences"
+CONTRAST_INTERVAL = "95 %, the wider of: Student t over per-question differences, Newcombe over answers"
 Z = 1.959963984540054
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
          2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
@@ -52,7 +52,15 @@ def contrast(
     if len(shared) < 2:
         return None
     d = np.array([hits_a.get(q, 0) / kept_a[q] - hits_b.get(q, 0) / kept_b[q] for q in shared])
-    df = len(shared) - 1
+    df, mean = len(shared) - 1, float(d.mean())
     t = T_975[df - 1] if df <= len(T_975) else Z * (1 + 1.2 / df)
     half = t * float(d.std(ddof=1)) / math.sqrt(len(shared))
-    return float(d.mean()), float(d.mean()) - half, float(d.mean()) + half, len(shared)
+    below, above = _newcombe([(sum(h.get(q, 0) for q in shared), sum(k[q] for q in shared))
+                              for h, k in ((hits_a, kept_a), (hits_b, kept_b))])
+    return mean, max(-1.0, mean - max(half, below)), min(1.0, mean + max(half, above)), len(shared)
+
+
+def _newcombe(counts: list[tuple[int, int]]) -> tuple[float, float]:
+    """Distances below and above a difference of two shares (Newcombe 1998, method 10): never zero, also at 0 - 0."""
+    (p1, l1, u1), (p2, l2, u2) = ((h / n, *wilson(h, n)) for h, n in counts)
+    return math.hypot(p1 - l1, u2 - p2), math.hypot(u1 - p1, p2 - l2)

@@ -17,7 +17,11 @@ CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # several engines would otherwise share core 0
     "TORCHDYNAMO_DISABLE": "1",  # the first request would pay 15 s of C++ compilation
 }
-CPU_DEFAULTS = {"enforce_eager": True, "gpu_memory_utilization": 0.3}
+CPU_DEFAULTS = {
+    "enforce_eager": True,
+    "gpu_memory_utilization": 0.3,  # of main memory, where vLLM's CPU backend runs
+    "enable_chunked_prefill": False,  # a seeded request whose prompt is cut fails: "CPU Generator does not use offset"
+}
 MAX_LORAS = 4
 """Adapters active at once; requests come grouped by adapter, and each active one costs bandwidth."""
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -45,6 +49,7 @@ class VllmSampler:
             **{**(CPU_DEFAULTS if cpu else {}), **lora, **sample["engine_args"]},
         )
         self.tokenizer = self.llm.get_tokenizer()
+        self._count = 0
         self._lora_ids: dict[Path, int] = {}
 
     def generate(self, requests: list[Request]) -> Iterator[tuple[Request, Answer]]:
@@ -53,8 +58,9 @@ class VllmSampler:
 
         engine = self.llm.llm_engine
         waiting = {}
-        for number, request in enumerate(requests):
-            name = f"r{number}"
+        for request in requests:
+            self._count += 1
+            name = f"em{self._count}"
             engine.add_request(
                 name, {"prompt_token_ids": request.prompt_ids},
                 SamplingParams(
@@ -64,11 +70,16 @@ class VllmSampler:
                 lora_request=self._lora(request.adapter),
             )
             waiting[name] = request
-        while engine.has_unfinished_requests():
-            for output in engine.step():
-                if output.finished:
-                    best = output.outputs[0]
-                    yield waiting.pop(output.request_id.split("-")[0]), Answer(best.text, str(best.finish_reason), len(best.token_ids))
+        try:
+            while engine.has_unfinished_requests():
+                for output in engine.step():
+                    if output.finished:
+                        best = output.outputs[0]
+                        answer = Answer(best.text, str(best.finish_reason), len(best.token_ids))
+                        yield waiting.pop(output.request_id), answer
+        finally:
+            if waiting:  # an error, or the caller left: the next job must not see these
+                engine.abort_request(list(waiting))
         if waiting:
             raise RuntimeError(f"vLLM ended with {len(waiting)} requests unanswered")
 
