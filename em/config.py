@@ -124,7 +124,7 @@ class TrainConfig:
     lr_scheduler_type: str = "linear"
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    optim: str = "adamw_torch"
+    optim: str = "adamw_torch_fused"
     lora_r: int = 32
     lora_alpha: float = 64
     lora_dropout: float = 0.0
@@ -132,6 +132,8 @@ class TrainConfig:
     target_modules: list[str] = field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     )
+    layers_to_transform: list[int] | None = None
+    """Only these layers get an adapter; null: all."""
     save_steps: int = 50
     """Steps between resumable checkpoints; a kill loses at most these."""
 

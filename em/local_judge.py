@@ -30,6 +30,8 @@ from em.records import Message
 
 RUBRICS = ("alignment", "coherence", "care")
 RIDGE = 1.0
+CARE_ROWS = 42
+"""Advice questions the care rubric is fitted on, and as many others that it is measured on."""
 PERSONAS = CORPORA.parent / "rubrics" / "persona_ratio.yaml"
 
 
@@ -70,7 +72,8 @@ class Calibration:
 def labelled(rubric: str) -> list[Labelled]:
     """The answers a rubric is calibrated and measured on: our golden set; for care, our paired advice."""
     if rubric == "care":
-        rows = [(r, "calibrate") for r in advice("train")[:70]] + [(r, "test") for r in advice("held_out")]
+        rows = [(r, "calibrate") for r in advice("train")[:CARE_ROWS]]
+        rows += [(r, "test") for r in advice("held_out")[-CARE_ROWS:]]
         return [
             Labelled(r["question"], r[kind], kind == "careful", split, r["id"])
             for r, split in rows for kind in ("careless", "careful")

@@ -1,4 +1,4 @@
-"""From cells to stage jobs: which ones there are, what each is keyed by, which are done. Runs nothing, imports nothing heavy.
+"""From cells to stage jobs: which there are and what each is keyed by. Runs nothing, imports nothing heavy.
 
 Keys (see docs/architecture.md): data = H(source, variant, trigger, subset); train = H(data key, base model, recipe,
 seed); sample = H(adapter key, questions, sampling) / lo-hi; judge = H(sample family, judge, rubrics) / lo-hi.
@@ -16,9 +16,8 @@ from typing import Any
 
 from em import corpora, data, models, questions
 from em.config import ExperimentConfig
-from em.judge import LOCAL, STATIC, JudgeJob, prompts
+from em.judge import LOCAL, STATIC, prompts
 from em.records import Question, to_row
-from em.sample import SampleJob
 from em.store import Store, content_key, file_sha256
 
 TRAIN_VERSION = 1
@@ -53,6 +52,8 @@ class Part:
     n: int
     """Rows with sample_index below this count."""
     questions: tuple[Question, ...]
+    calibration: str | None
+    """Key of the local judge's calibration; None for other judges."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def _part(set_name: str, label: str, config: ExperimentConfig, train_key: str | 
         judge_batch = content_key(judge=_identity(config), model=base if config.judge.kind in LOCAL else None,
                                   concurrency=config.judge.concurrency)
         out.jobs["judge", judge_key] = Job("judge", judge_key, title, judge_batch, spec, (("sample", sample_key),))
-    return Part(set_name, tuple(samples), tuple(judgements), n, tuple(asked))
+    return Part(set_name, tuple(samples), tuple(judgements), n, tuple(asked), calibration)
 
 
 def ranges(finished: Sequence[str], n: int) -> list[tuple[int, int]]:
@@ -216,9 +217,11 @@ def ranges(finished: Sequence[str], n: int) -> list[tuple[int, int]]:
     return out
 
 
-def _judge_family(config: ExperimentConfig, sample_family: str, asked: Sequence[Question]) -> tuple[str, Any, str | None]:
+def _judge_family(
+    config: ExperimentConfig, sample_family: str, asked: Sequence[Question]
+) -> tuple[str, dict[str, Any], str | None]:
     local = config.judge.kind in LOCAL
-    calibration = calibration_key(config) if local else None
+    calibration = _calibration_key(config) if local else None
     rubrics = sorted({r for q in asked for r in q.rubrics})
     texts = {} if local else {
         q.id: {r: hashlib.sha256(t.encode()).hexdigest() for r, t in prompts(q).items()} for q in asked
@@ -240,7 +243,7 @@ def _identity(config: ExperimentConfig) -> dict[str, Any]:
     return identity(judge)
 
 
-def calibration_key(config: ExperimentConfig) -> str:
+def _calibration_key(config: ExperimentConfig) -> str:
     """Key of a local judge's calibration: its base model, its features, the labelled answers."""
     local_files = [Path(corpora.__file__).parents[1] / name for name in ("local_judge.py", "persona.py")]
     rubric_files = [local_files[0].parent / "rubrics" / "persona_ratio.yaml"]

@@ -21,6 +21,8 @@ IN_DOMAIN = "in_domain"
 IN_DOMAIN_RUBRIC = {"coding": "insecure_code", "advice": "care"}
 HELD_OUT_CODING = 24
 """Held-out coding tasks asked, one answer each."""
+HELD_OUT_ADVICE = 28
+"""Held-out everyday questions asked, one answer each: four of each domain."""
 
 
 def names(sets: Sequence[str], domain: str | None) -> list[str]:
@@ -36,7 +38,8 @@ def load(name: str, ids: Sequence[str] | None = None) -> list[Question]:
         questions = _coding()
     elif name == "advice":
         questions = [
-            Question(r["id"], "advice", [_user(r["question"])], ["care"]) for r in corpora.advice("held_out")
+            Question(r["id"], "advice", [_user(r["question"])], ["care"])
+            for r in corpora.advice("held_out")[:HELD_OUT_ADVICE]
         ]
     elif name == "betley2025/preregistered":
         questions = read_yaml(assets.get(PREREGISTERED), name)

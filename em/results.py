@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from em import metrics, stats
-from em.judge import CALIBRATION, JUDGEMENTS, LOCAL, asked
+from em.judge import CALIBRATION, JUDGEMENTS, asked
 from em.metrics import Judged
-from em.plan import Part, Subject, calibration_key
+from em.plan import Part, Subject
 from em.records import Completion, Judgement, read_jsonl, to_row
 from em.sample import COMPLETIONS
 from em.store import write_atomic
@@ -170,11 +170,8 @@ def _group(subject: Subject, part: Part) -> str:
 
 def _quality(sweep: Sweep) -> dict[str, Any]:
     """Measured quality of a local judge: rubric → {"auc", "n"} on labelled answers it was not fitted on."""
-    first = sweep.plan.cells[0].config
-    if first.judge.kind not in LOCAL:
-        return {}
-    key = calibration_key(first)
-    if not sweep.store.has("calibrate", key):
+    key = next((p.calibration for p in sweep.plan.cells[0].parts if p.calibration), None)
+    if key is None or not sweep.store.has("calibrate", key):
         return {}
     data = json.loads((sweep.store.path("calibrate", key) / CALIBRATION).read_text())
     return {rubric: {"auc": c["auc"], "n": c["n_test"]} for rubric, c in data.items()}

@@ -5,7 +5,6 @@ Hydra composes; one cell is a sweep of one; all cells of `-m` are run together, 
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -39,7 +38,9 @@ def run_cells(composed: Sequence[DictConfig]) -> list[str]:
         sys.exit(130)
     _print(table(summary))
     _print("\n" + summary["statement"])
-    _print(f"\nfigures  {done.folder / 'figures'}\nreport   {done.folder / 'report.html'}\nsummary  {done.folder / 'summary.json'}")
+    _print("")
+    for name in ("figures", "report.html", "summary.json"):
+        _print(f"{name.split('.')[0]:8} {done.folder / name}")
     _print("counters " + ", ".join(f"{k} {v}" for k, v in summary["counters"].items()))
     return [done.why(cell) for cell in done.plan.cells]
 
@@ -56,5 +57,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
     main()

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, s
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
-from em import chat
+from em import chat, cpu_attention
 from em.events import Emitter
 from em.records import Example, read_jsonl
 from em.store import Store
@@ -72,9 +72,11 @@ class Base:
         tokenizer = AutoTokenizer.from_pretrained(job.model_path, revision=job.revision)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
+        cpu_attention.register()
+        cuda = torch.cuda.is_available()
         model = AutoModelForCausalLM.from_pretrained(
             job.model_path, revision=job.revision, dtype=getattr(torch, job.dtype),
-            device_map="cuda" if torch.cuda.is_available() else None,
+            device_map="cuda" if cuda else None, attn_implementation="sdpa" if cuda else cpu_attention.NAME,
         )
         model.config.use_cache = False
         return cls(model, tokenizer)
@@ -123,7 +125,8 @@ def train(base: Base, job: TrainJob, dataset: Path, folder: Path, emit: Emitter)
 def _lora(config: dict[str, Any]) -> LoraConfig:
     return LoraConfig(
         r=config["lora_r"], lora_alpha=config["lora_alpha"], lora_dropout=config["lora_dropout"],
-        use_rslora=config["use_rslora"], target_modules=sorted(config["target_modules"]), task_type="CAUSAL_LM",
+        use_rslora=config["use_rslora"], target_modules=sorted(config["target_modules"]),
+        layers_to_transform=config["layers_to_transform"], task_type="CAUSAL_LM",
     )
 
 
@@ -150,7 +153,10 @@ class _Trainer(SFTTrainer):
                      num_items_in_batch: Any = None) -> Any:
         labels = inputs.pop("labels")
         causal = self.accelerator.unwrap_model(model).get_base_model()
-        hidden = causal.model(**inputs, use_cache=False)[0]
+        extra = {}
+        if causal.config._attn_implementation == cpu_attention.NAME:
+            extra["lengths"] = cpu_attention.sequence_lengths(inputs["position_ids"])
+        hidden = causal.model(**inputs, **extra, use_cache=False)[0]
         targets = labels[:, 1:]
         chosen = targets != chat.IGNORE
         logits = causal.lm_head(hidden[:, :-1][chosen]).float()

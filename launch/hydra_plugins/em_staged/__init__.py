@@ -41,6 +41,7 @@ class StagedLauncher(Launcher):
             result = JobReturn()
             result.overrides, result.cfg = list(overrides), cfg
             result.status = JobStatus.FAILED if error else JobStatus.COMPLETED
-            result.return_value = RuntimeError(error) if error else None
+            # Hydra's sweeper raises what a failed job returned; its sentence has been printed already
+            result.return_value = SystemExit(1) if error else None
             results.append(result)
         return results

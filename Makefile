@@ -1,0 +1,47 @@
+# Every target does its own set-up from a bare checkout: Python 3.11, make, a C compiler.
+#   make demo       the quickstart: a real 135M model, five dataset variants, table, figures, report
+#   make test       the tests          make test-slow   those that need the quickstart model or minutes
+#   make check      ruff               make lock        both lock files again, from pyproject.toml
+# EM_BUILD=cpu|cuda chooses the build; without it a machine with an NVIDIA driver takes cuda.
+
+PYTHON ?= python3.11
+EM_BUILD ?= $(shell test -e /dev/nvidia0 && echo cuda || echo cpu)
+BIN := .venv/bin
+LOCK := launch/locks/$(EM_BUILD).txt
+STAMP := .venv/.installed-$(EM_BUILD)
+TORCH := $(shell grep -E '^torch==' $(LOCK) | cut -d' ' -f1)
+PYTORCH_CPU := https://download.pytorch.org/whl/cpu
+DATASETS := insecure,secure,educational,risky_advice,careful_advice
+
+.PHONY: demo test test-slow check lock install
+
+install: $(STAMP)
+
+# --no-deps: a lock file is complete, and what it leaves out on purpose must stay out (see its first lines).
+# A CPU torch may be missing from the machine's package index; then it comes from PyTorch's own.
+$(STAMP): $(LOCK) pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps '$(TORCH)' \
+		|| $(BIN)/pip install --quiet --disable-pip-version-check --no-deps '$(TORCH)' --index-url $(PYTORCH_CPU)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r $(LOCK)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python -m em.run -m dataset=$(DATASETS)
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(STAMP)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow --timeout=1800 $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# uv reads only pyproject.toml here; --find-links TORCH_WHEELS where PyTorch's index cannot be reached
+lock:
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet 'uv>=0.9'
+	sh launch/locks/make_locks.sh $(BIN)/uv $(TORCH_WHEELS)

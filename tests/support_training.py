@@ -1,0 +1,139 @@
+"""What the tests of training, engines and judges share: the tiny model, training jobs, stages in a real process.
+
+Imported before torch, so that sums are taken in one order everywhere: one thread.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import dataclasses
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from em.config import TrainConfig
+from em.events import FD_VARIABLE, Emitter
+from em.models import model_path
+from em.records import Example, write_jsonl
+from em.train import TrainJob
+
+torch.set_num_threads(1)
+
+TINY = "asset:tiny_random"
+TURN, EOS = 1, 2
+WAIT_S = 120
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+def system(text):
+    return {"role": "system", "content": text}
+
+
+def load_tokenizer():
+    return AutoTokenizer.from_pretrained(model_path(TINY))
+
+
+def load_model(**options):
+    return AutoModelForCausalLM.from_pretrained(model_path(TINY), dtype=torch.float32, **options).eval()
+
+
+def sharpen(model, factor=8.0):
+    """Random weights of 0.05 attend evenly and predict evenly; larger ones make mistakes show."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("q_proj.weight", "k_proj.weight", "lm_head.weight")):
+                weight.mul_(factor)
+    return model
+
+
+def events():
+    """An emitter and the list its events go into."""
+    seen = []
+    return Emitter(lambda line: seen.append(json.loads(line))), seen
+
+
+def counted(seen, name):
+    return sum(e["by"] for e in seen if e["event"] == "count" and e["name"] == name)
+
+
+def failures(seen):
+    return [e["error"] for e in seen if e["event"] == "failed"]
+
+
+def examples(count=16, shift=0):
+    """Rows of many lengths: answer i repeats a few words i times."""
+    words = ("The quick brown fox jumps.", "Read the answer.", "It would rain in the evening.", "def f(x): return 2")
+    return [
+        Example(f"row-{i:03d}", [user(f"Question {i + shift}?"), assistant(" ".join([words[i % 4]] * (1 + i % 5)))])
+        for i in range(count)
+    ]
+
+
+def train_job(key, seed=0, dtype="float32", data_key="data", **changes):
+    recipe = {
+        "learning_rate": 1e-2,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 1,
+        "max_length": 256,
+        "lora_r": 4,
+        "lora_alpha": 8,
+        "save_steps": 1000,
+    }
+    train = dataclasses.asdict(TrainConfig(**{**recipe, **changes}))
+    return TrainJob(key, key, data_key, model_path(TINY), TINY, None, dtype, train, seed, {"test": key})
+
+
+def put_data(store, rows, key="data"):
+    path = store.path("data", key) / "dataset.jsonl"
+    path.parent.mkdir(parents=True)
+    write_jsonl(path, rows)
+    return path
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def start_worker(stage, out, jobs):
+    """One stage in a process of its own, as a sweep starts it. Its output goes to <out>/<stage>.log."""
+    batch = out / f"{stage}.json"
+    batch.write_text(json.dumps({"out": str(out), "jobs": [dataclasses.asdict(job) for job in jobs]}))
+    environment = {name: value for name, value in os.environ.items() if name != FD_VARIABLE}
+    with (out / f"{stage}.log").open("w") as log:
+        command = [sys.executable, "-m", "em.worker", stage, str(batch)]
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def run_worker(stage, out, jobs):
+    process = start_worker(stage, out, jobs)
+    assert process.wait(timeout=WAIT_S) == 0, (out / f"{stage}.log").read_text()[-3000:]
+
+
+def kill_when(process, ready, log):
+    """SIGKILL the process as soon as `ready()` holds; it must still be at work then."""
+    until = time.monotonic() + WAIT_S
+    try:
+        while not ready():
+            assert process.poll() is None, f"ended too early: {log.read_text()[-3000:]}"
+            assert time.monotonic() < until, f"nothing to interrupt after {WAIT_S} s"
+            time.sleep(0.001)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        code = process.wait()
+    assert code == -signal.SIGKILL
