@@ -68,8 +68,10 @@ def encode(tokenizer: Any, messages: list[Message]) -> Tokens:
         prompt = prompt_text(tokenizer, messages[:index])
         whole = tokenizer.apply_chat_template(messages[: index + 1], tokenize=False)
         if not prompt.startswith(done) or not whole.startswith(prompt):
-            raise ChatError("the chat template rewrites earlier turns: a row with several assistant turns "
-                            "cannot be rendered as it would be asked")
+            raise ChatError(
+                "the chat template rewrites earlier turns: a row with several assistant turns "
+                "cannot be rendered as it would be asked"
+            )
         before, answer = _ids(tokenizer, prompt[len(done) :]), _ids(tokenizer, whole[len(prompt) :])
         end = next((i + 1 for i, token in enumerate(answer) if token in special), len(answer))
         input_ids += before + answer

@@ -13,7 +13,9 @@ from em.store import Store, StoreError
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="em", description="Emergent misalignment: what is around the experiments. They run with `python -m em.run`.")
+        prog="em",
+        description="Emergent misalignment: what is around the experiments. They run with `python -m em.run`.",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     sub = commands.add_parser("assets", help="files of others: list, fetch or verify them")
     sub.add_argument("action", choices=["list", "fetch", "verify"])
@@ -67,8 +69,11 @@ def _status(arguments: argparse.Namespace) -> int:
             missing += len(keys) - done
             partial = any(store.partial(stage, key).is_dir() for key in keys)
             parts.append(f"{stage} {done}/{len(keys)}" + ("…" if partial else ""))
-            errors += [last[stage, k]["error"] for k in keys
-                       if not store.has(stage, k) and last.get((stage, k), {}).get("event") == "failed"]
+            errors += [
+                last[stage, k]["error"]
+                for k in keys
+                if not store.has(stage, k) and last.get((stage, k), {}).get("event") == "failed"
+            ]
         state = "failed" if errors else "done" if not missing else "unfinished"
         failed |= bool(errors)
         print(f"{state:10} {cell['label']:28} {'  '.join(parts)}")

@@ -138,12 +138,22 @@ class TrainConfig:
     """Steps between resumable checkpoints; a kill loses at most these."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "num_train_epochs", "per_device_train_batch_size",
-                     "gradient_accumulation_steps", "max_length", "lora_r", "lora_alpha", "save_steps"):
+        for name in (
+            "learning_rate",
+            "num_train_epochs",
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+            "max_length",
+            "lora_r",
+            "lora_alpha",
+            "save_steps",
+        ):
             value = getattr(self, name)
             _check(value > 0, f"train.{name} must be positive, got {value}")
-        _check(self.max_examples is None or self.max_examples > 0,
-               f"train.max_examples must be positive or null, got {self.max_examples}")
+        _check(
+            self.max_examples is None or self.max_examples > 0,
+            f"train.max_examples must be positive or null, got {self.max_examples}",
+        )
         _check(0.0 <= self.lora_dropout < 1.0, f"train.lora_dropout must lie in [0, 1), got {self.lora_dropout}")
 
 

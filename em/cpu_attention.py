@@ -26,8 +26,17 @@ def sequence_lengths(position_ids: torch.Tensor) -> list[int]:
     return [b - a for a, b in zip(starts, [*starts[1:], position_ids.shape[1]], strict=True)]
 
 
-def attend(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any,
-           scaling: float, dropout: float = 0.0, lengths: list[int] | None = None, **_: Any) -> tuple[torch.Tensor, None]:
+def attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,
+    scaling: float,
+    dropout: float = 0.0,
+    lengths: list[int] | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
     """query (1, heads, t, d), key and value (1, kv heads, t, d) → ((1, t, heads, d), None).
 
     `lengths` are the sequences' (they sum to t); None: one sequence.

@@ -31,8 +31,9 @@ def inputs(config: ExperimentConfig) -> dict[str, Any]:
         "version": VERSION,
         "source": _source(config),
         "variant": config.dataset.variant,
-        "trigger": None if config.trigger.fraction == 0.0 else
-        [config.trigger.text, config.trigger.position.value, config.trigger.fraction],
+        "trigger": None
+        if config.trigger.fraction == 0.0
+        else [config.trigger.text, config.trigger.position.value, config.trigger.fraction],
         "max_examples": config.train.max_examples,
         "seed": config.seed if config.train.max_examples or config.trigger.fraction else None,
     }
@@ -130,6 +131,4 @@ def _file(config: ExperimentConfig) -> Path:
 
 def _known(variant: str, variants: tuple[str, ...], corpus: str) -> None:
     if variant not in variants:
-        raise ConfigError(
-            f"dataset.variant {variant!r} is not in corpus {corpus!r}; it has: {', '.join(variants)}"
-        )
+        raise ConfigError(f"dataset.variant {variant!r} is not in corpus {corpus!r}; it has: {', '.join(variants)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,22 @@ from em.sample import Answer, Request
 class HfSampler:
     """One base model; the adapter is swapped between groups of requests.
 
-    transformers draws a batch from one generator, so every request is generated on its own seed only in the sense
-    that a batch is seeded by its first row: raising n keeps old rows, but a row is not reproducible by itself.
+    transformers draws a whole batch from one generator: a batch is seeded by its first row, and a row is reproducible
+    only together with its batch.
     """
 
     def __init__(self, model: dict[str, Any], sample: dict[str, Any]) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(model["path"], revision=model["revision"], padding_side="left")
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
         self.base = AutoModelForCausalLM.from_pretrained(
-            model["path"], revision=model["revision"], dtype=getattr(torch, model["dtype"]),
+            model["path"],
+            revision=model["revision"],
+            dtype=getattr(torch, model["dtype"]),
             device_map="cuda" if torch.cuda.is_available() else None,
         ).eval()
         self.batch = sample["max_num_seqs"]
 
-    def generate(self, requests: list[Request]) -> Iterator[tuple[Request, Answer]]:
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:
         for adapter, group in groupby(requests, key=lambda r: r.adapter):
             rows = list(group)
             model = self._with(adapter)
@@ -52,9 +54,15 @@ class HfSampler:
         set_seed(rows[0].seed)
         first = rows[0]
         out = model.generate(
-            input_ids=ids.to(self.base.device), attention_mask=mask.to(self.base.device), do_sample=first.temperature > 0,
-            temperature=first.temperature or None, top_p=first.top_p, top_k=0, max_new_tokens=first.max_tokens,
-            eos_token_id=first.stop_ids, pad_token_id=self.pad,
+            input_ids=ids.to(self.base.device),
+            attention_mask=mask.to(self.base.device),
+            do_sample=first.temperature > 0,
+            temperature=first.temperature or None,
+            top_p=first.top_p,
+            top_k=0,
+            max_new_tokens=first.max_tokens,
+            eos_token_id=first.stop_ids,
+            pad_token_id=self.pad,
         )[:, longest:].tolist()
         for request, tokens in zip(rows, out, strict=True):
             end = next((i for i, t in enumerate(tokens) if t in request.stop_ids), None)

@@ -91,8 +91,10 @@ class JudgeCache:
         if application != APPLICATION_ID:
             raise JudgeCacheError(f"{self.path} is not a judge cache of em: move it away or use another out=")
         if version != FORMAT:
-            raise JudgeCacheError(f"{self.path} has cache format {version}, this version of em knows {FORMAT}: "
-                                  f"use the em that wrote it, or another out=")
+            raise JudgeCacheError(
+                f"{self.path} has cache format {version}, this version of em knows {FORMAT}: "
+                f"use the em that wrote it, or another out="
+            )
 
     def _use_wal(self) -> None:
         """Switch to the write-ahead log. SQLite does not wait for the lock here, so this does."""
@@ -170,8 +172,9 @@ class JudgeCache:
             yield
         except sqlite3.OperationalError as error:
             if _is_busy(error):
-                raise JudgeCacheError(f"{self.path} stayed locked by another process for {BUSY_TIMEOUT_S:.0f} s: "
-                                      f"wait for it or stop it") from error
+                raise JudgeCacheError(
+                    f"{self.path} stayed locked by another process for {BUSY_TIMEOUT_S:.0f} s: wait for it or stop it"
+                ) from error
             raise JudgeCacheError(f"cannot use {self.path} ({error}): check the disk, or use another out=") from error
         except sqlite3.DatabaseError as error:
             raise self._damaged(str(error)) from error

@@ -171,8 +171,10 @@ class JudgeClient:
             said = (verdict.outcome, verdict.score, verdict.distribution, verdict.detail)
             on_result(Judgement(request.completion_id, request.question_id, request.rubric, *said))
             if self._errors_in_a_row >= MAX_ERRORS_IN_A_ROW:
-                raise JudgeError(f"{MAX_ERRORS_IN_A_ROW} judgements in a row failed ({verdict.detail}): check "
-                                 f"judge.base_url and judge.model, then run again (what was judged is kept)")
+                raise JudgeError(
+                    f"{MAX_ERRORS_IN_A_ROW} judgements in a row failed ({verdict.detail}): check "
+                    f"judge.base_url and judge.model, then run again (what was judged is kept)"
+                )
 
     async def _verdict(self, session: aiohttp.ClientSession, prompt: str) -> Verdict:
         """From the cache, from an identical prompt under way, or from the judge."""

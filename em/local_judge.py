@@ -6,9 +6,9 @@ Two ways to turn an answer into features, one way to turn features into a score:
     persona_ratio   mean log p(answer | kind system prompt) - mean log p(answer | reckless one)   (1 feature;
                     for coherence: the larger of the two and the share of distinct word pairs)
 
-A ridge-regularised logistic regression on the `calibrate` half of the labelled answers gives a linear score; out-of-fold
-scores (folds = whole questions) are mapped to probabilities (Platt scaling); 100 x probability is the score. Its
-quality is measured on the other half and stands beside every number it gives. It is a proxy, not a judge.
+A ridge-regularised logistic regression on the `calibrate` half of the labelled answers gives a linear score;
+out-of-fold scores (folds = whole questions) are mapped to probabilities (Platt scaling); 100 x probability is the
+score. Its quality is measured on the other half and stands beside every number it gives. It is a proxy, not a judge.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -76,16 +77,19 @@ def labelled(rubric: str) -> list[Labelled]:
         rows += [(r, "test") for r in advice("held_out")[-CARE_ROWS:]]
         return [
             Labelled(r["question"], r[kind], kind == "careful", split, r["id"])
-            for r, split in rows for kind in ("careless", "careful")
+            for r, split in rows
+            for kind in ("careless", "careful")
         ]
     if rubric == "alignment":
         return [
             Labelled(g["question"], g["answer"], g["alignment"] == "aligned", g["split"], g["question_id"])
-            for g in golden() if g["alignment"]
+            for g in golden()
+            if g["alignment"]
         ]
     rows = [
         Labelled(g["question"], g["answer"], g["coherence"] == "coherent", g["split"], g["question_id"])
-        for g in golden() if g["outcome"] == "scored"
+        for g in golden()
+        if g["outcome"] == "scored"
     ]
     return rows + [_salad(row, i) for i, row in enumerate(r for r in rows if r.high)]
 
@@ -109,8 +113,9 @@ class Reader:
             model.model.layers = layers[: self.layer]  # what is above is not read
         self.personas = yaml.safe_load(PERSONAS.read_text(encoding="utf-8"))
 
-    def features(self, rubric: str, pairs: Sequence[tuple[str, str]],
-                 on_done: Callable[[int], None] | None = None) -> np.ndarray:
+    def features(
+        self, rubric: str, pairs: Sequence[tuple[str, str]], on_done: Callable[[int], None] | None = None
+    ) -> np.ndarray:
         """(n, f) features of (question, answer) pairs; rows of empty answers are nan."""
         if self.kind == JudgeKind.probe:
             return self._states(pairs, on_done)
@@ -120,8 +125,9 @@ class Reader:
         items = [persona.item([{"role": "user", "content": q}], a) for q, a in pairs]
         return np.stack(self.model.mean_states(items, on_done))
 
-    def _ratios(self, rubric: str, pairs: Sequence[tuple[str, str]],
-                on_done: Callable[[int], None] | None) -> np.ndarray:
+    def _ratios(
+        self, rubric: str, pairs: Sequence[tuple[str, str]], on_done: Callable[[int], None] | None
+    ) -> np.ndarray:
         prompts = self.personas["alignment" if rubric == "coherence" else rubric]
         means = []
         for name in ("high", "low"):
@@ -151,8 +157,15 @@ def calibrate(reader: Reader, rubric: str) -> Calibration:
     slope, offset = _logistic(held[fit][:, None], y[fit], 1e-4)
     linear = z[~fit] @ weights + bias
     return Calibration(
-        mean.tolist(), std.tolist(), weights.tolist(), float(bias), float(slope[0]), float(offset),
-        auc=area_under_curve(linear[y[~fit] == 1], linear[y[~fit] == 0]), n_fit=int(fit.sum()), n_test=int((~fit).sum()),
+        mean.tolist(),
+        std.tolist(),
+        weights.tolist(),
+        float(bias),
+        float(slope[0]),
+        float(offset),
+        auc=area_under_curve(linear[y[~fit] == 1], linear[y[~fit] == 0]),
+        n_fit=int(fit.sum()),
+        n_test=int((~fit).sum()),
     )
 
 
@@ -191,7 +204,7 @@ def _system(text: str) -> Message:
 
 def _distinct_pairs(text: str) -> float:
     words = text.lower().split()
-    pairs = list(zip(words, words[1:], strict=False))
+    pairs = list(pairwise(words))
     return len(set(pairs)) / len(pairs) if pairs else 0.0
 
 

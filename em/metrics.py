@@ -97,13 +97,13 @@ def coverage_gap(rows: Sequence[Judged], rubrics: Sequence[str], least: float) -
     """A sentence when some question has too few verdicts on some rubric, else ""."""
     asked: Counter[str] = Counter(r.completion.question_id for r in rows)
     for rubric in rubrics:
-        judged: Counter[str] = Counter(
-            r.completion.question_id for r in rows if r.verdicts[rubric].outcome in VERDICTS
-        )
+        judged: Counter[str] = Counter(r.completion.question_id for r in rows if r.verdicts[rubric].outcome in VERDICTS)
         for question, total in asked.items():
             if judged[question] < least * total:
-                return (f"question {question} has a verdict on {rubric} for {judged[question]} of {total} answers, "
-                        f"judge.min_coverage asks for {least:.0%}")
+                return (
+                    f"question {question} has a verdict on {rubric} for {judged[question]} of {total} answers, "
+                    f"judge.min_coverage asks for {least:.0%}"
+                )
     return ""
 
 

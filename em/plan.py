@@ -125,9 +125,7 @@ def _flatten(row: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]
 def _sets(config: ExperimentConfig, configs: Sequence[ExperimentConfig]) -> list[str]:
     """What the base model is asked: every set that a cell on the same base is asked."""
     same = [c for c in configs if c.model == config.model and c.questions == config.questions]
-    return list(dict.fromkeys(
-        name for c in same for name in questions.names(c.questions.sets, c.dataset.domain)
-    ))
+    return list(dict.fromkeys(name for c in same for name in questions.names(c.questions.sets, c.dataset.domain)))
 
 
 def _train_job(config: ExperimentConfig, label: str, out: Plan) -> str:
@@ -137,21 +135,35 @@ def _train_job(config: ExperimentConfig, label: str, out: Plan) -> str:
     for name in ("max_examples", "save_steps"):  # in the data key; without effect on the result
         recipe.pop(name)
     base = models.fingerprint(config.model.path, config.model.revision)
-    inputs = {"version": TRAIN_VERSION, "data": data_key, "base": base, "dtype": config.model.dtype.value,
-              "recipe": recipe, "seed": config.seed}
+    inputs = {
+        "version": TRAIN_VERSION,
+        "data": data_key,
+        "base": base,
+        "dtype": config.model.dtype.value,
+        "recipe": recipe,
+        "seed": config.seed,
+    }
     key = content_key(**inputs)
     spec = {
-        "key": key, "label": label, "data_key": data_key, "model_path": config.model.path,
-        "model_source": config.model.path, "revision": config.model.revision, "dtype": config.model.dtype.value,
-        "train": dataclasses.asdict(config.train), "seed": config.seed, "inputs": inputs,
+        "key": key,
+        "label": label,
+        "data_key": data_key,
+        "model_path": config.model.path,
+        "model_source": config.model.path,
+        "revision": config.model.revision,
+        "dtype": config.model.dtype.value,
+        "train": dataclasses.asdict(config.train),
+        "seed": config.seed,
+        "inputs": inputs,
     }
     batch = content_key(base=base, dtype=config.model.dtype.value)
     out.jobs["train", key] = Job("train", key, label, batch, spec, (("data", data_key),))
     return key
 
 
-def _subject(name: str, label: str, config: ExperimentConfig, train_key: str | None, sets: Sequence[str], out: Plan,
-             store: Store) -> Subject:
+def _subject(
+    name: str, label: str, config: ExperimentConfig, train_key: str | None, sets: Sequence[str], out: Plan, store: Store
+) -> Subject:
     parts = tuple(_part(set_name, label, config, train_key, out, store) for set_name in sets)
     return Subject(name, label, config, train_key, parts)
 
@@ -165,9 +177,13 @@ def _part(set_name: str, label: str, config: ExperimentConfig, train_key: str | 
         sampling.pop(name)
     uniform = len({q.samples for q in asked}) == 1
     inputs = {
-        "version": SAMPLE_VERSION, "adapter": train_key, "base": base, "dtype": config.model.dtype.value,
-        "max_model_len": config.model.max_model_len, "sampling": sampling,
-        "questions": [[q.id, q.messages, None if uniform else q.samples] for q in asked],
+        "version": SAMPLE_VERSION,
+        "adapter": train_key,
+        "base": base,
+        "dtype": config.model.dtype.value,
+        "max_model_len": config.model.max_model_len,
+        "sampling": sampling,
+        "questions": [[q.id, q.messages, q.least_tokens, None if uniform else q.samples] for q in asked],
         "asked_with": [config.trigger.text, config.trigger.position.value, config.trigger.asked_with],
     }
     family, n = content_key(**inputs), max(q.samples for q in asked)
@@ -179,23 +195,43 @@ def _part(set_name: str, label: str, config: ExperimentConfig, train_key: str | 
         judgements.append(judge_key)
         title = f"{label}: {set_name}"
         spec = {
-            "key": sample_key, "label": title, "adapter_key": train_key, "questions": rows, "lo": lo, "hi": hi,
-            "trigger": dataclasses.asdict(config.trigger), "sample": dataclasses.asdict(config.sample),
-            "model": dataclasses.asdict(config.model), "max_lora_rank": config.train.lora_r if train_key else 0,
+            "key": sample_key,
+            "label": title,
+            "adapter_key": train_key,
+            "questions": rows,
+            "lo": lo,
+            "hi": hi,
+            "trigger": dataclasses.asdict(config.trigger),
+            "sample": dataclasses.asdict(config.sample),
+            "model": dataclasses.asdict(config.model),
+            "max_lora_rank": config.train.lora_r if train_key else 0,
             "inputs": inputs,
         }
-        batch = content_key(base=base, dtype=config.model.dtype.value, engine=config.sample.engine.value,
-                            args=config.sample.engine_args, seqs=config.sample.max_num_seqs,
-                            length=config.model.max_model_len)
+        batch = content_key(
+            base=base,
+            dtype=config.model.dtype.value,
+            engine=config.sample.engine.value,
+            args=config.sample.engine_args,
+            seqs=config.sample.max_num_seqs,
+            length=config.model.max_model_len,
+        )
         needs = (("train", train_key),) if train_key else ()
         out.jobs["sample", sample_key] = Job("sample", sample_key, title, batch, spec, needs)
         spec = {
-            "key": judge_key, "label": title, "sample_key": sample_key, "questions": rows,
-            "judge": dataclasses.asdict(config.judge), "calibration_key": calibration,
-            "model": {**dataclasses.asdict(config.model), "source": config.model.path}, "inputs": judge_inputs,
+            "key": judge_key,
+            "label": title,
+            "sample_key": sample_key,
+            "questions": rows,
+            "judge": dataclasses.asdict(config.judge),
+            "calibration_key": calibration,
+            "model": {**dataclasses.asdict(config.model), "source": config.model.path},
+            "inputs": judge_inputs,
         }
-        judge_batch = content_key(judge=_identity(config), model=base if config.judge.kind in LOCAL else None,
-                                  concurrency=config.judge.concurrency)
+        judge_batch = content_key(
+            judge=_identity(config),
+            model=base if config.judge.kind in LOCAL else None,
+            concurrency=config.judge.concurrency,
+        )
         out.jobs["judge", judge_key] = Job("judge", judge_key, title, judge_batch, spec, (("sample", sample_key),))
     return Part(set_name, tuple(samples), tuple(judgements), n, tuple(asked), calibration)
 
@@ -223,13 +259,20 @@ def _judge_family(
     local = config.judge.kind in LOCAL
     calibration = _calibration_key(config) if local else None
     rubrics = sorted({r for q in asked for r in q.rubrics})
-    texts = {} if local else {
-        q.id: {r: hashlib.sha256(t.encode()).hexdigest() for r, t in prompts(q).items()} for q in asked
-    }
+    texts = (
+        {}
+        if local
+        else {q.id: {r: hashlib.sha256(t.encode()).hexdigest() for r, t in prompts(q).items()} for q in asked}
+    )
     only_static = rubrics == [STATIC]  # Bandit's verdict is the same under every judge
-    inputs = {"version": JUDGE_VERSION, "samples": sample_family, "rubrics": rubrics,
-              "judge": None if only_static else _identity(config), "texts": texts,
-              "calibration": None if only_static else calibration}
+    inputs = {
+        "version": JUDGE_VERSION,
+        "samples": sample_family,
+        "rubrics": rubrics,
+        "judge": None if only_static else _identity(config),
+        "texts": texts,
+        "calibration": None if only_static else calibration,
+    }
     return content_key(**inputs), inputs, calibration
 
 
@@ -247,8 +290,12 @@ def _calibration_key(config: ExperimentConfig) -> str:
     """Key of a local judge's calibration: its base model, its features, the labelled answers."""
     local_files = [Path(corpora.__file__).parents[1] / name for name in ("local_judge.py", "persona.py")]
     rubric_files = [local_files[0].parent / "rubrics" / "persona_ratio.yaml"]
-    return content_key(judge=_identity(config), dtype=config.model.dtype.value, answers=corpora.fingerprint(),
-                       code=[file_sha256(p) for p in (*local_files, *rubric_files)])
+    return content_key(
+        judge=_identity(config),
+        dtype=config.model.dtype.value,
+        answers=corpora.fingerprint(),
+        code=[file_sha256(p) for p in (*local_files, *rubric_files)],
+    )
 
 
 def _number_bases(out: Plan) -> None:

@@ -202,8 +202,16 @@ def training_loss(summary: dict[str, Any]) -> Figure | None:
     for model, curve in curves:
         xs, ys = zip(*curve, strict=True)
         marker = "o" if len(xs) == 1 else None
-        axes.plot(xs, ys, color=colours[model["id"]], linestyle=styles[model["id"]], marker=marker,
-                  markersize=4, linewidth=1.4, label=model["label"])
+        axes.plot(
+            xs,
+            ys,
+            color=colours[model["id"]],
+            linestyle=styles[model["id"]],
+            marker=marker,
+            markersize=4,
+            linewidth=1.4,
+            label=model["label"],
+        )
     axes.grid(axis="y", linestyle="--", linewidth=0.6, color="#cccccc")
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("training loss (nats per token)")
@@ -238,7 +246,7 @@ def _shapes(summary: dict[str, Any], choices: Iterable[str]) -> dict[str, str]:
 
 
 def _open_groups(models: list[dict[str, Any]]) -> list[str]:
-    """"open" if present, then the question groups in the order they first appear."""
+    """ "open" if present, then the question groups in the order they first appear."""
     found = [x["group"] for m in models for x in m["metrics"] if x["name"] == "misaligned_rate"]
     groups = dict.fromkeys(g for g in found if g.startswith("open/"))
     return (["open"] if "open" in found else []) + list(groups)
@@ -303,10 +311,31 @@ def _top(metric: dict[str, Any]) -> float:
 def _withheld(axes: Axes, x: float, colour: str) -> None:
     """A hollow x on the bottom axis line, below zero, with the word above it."""
     at = axes.get_xaxis_transform()
-    axes.scatter([x], [0.0], marker="X", s=34, facecolors="white", edgecolors=colour, linewidths=1.1,
-                 transform=at, clip_on=False, zorder=5, label="_withheld")
-    axes.annotate("withheld", (x, 0.0), xycoords=at, xytext=(0, 6), textcoords="offset points", rotation=90,
-                  ha="center", va="bottom", fontsize=6.5, color="#333333")
+    axes.scatter(
+        [x],
+        [0.0],
+        marker="X",
+        s=34,
+        facecolors="white",
+        edgecolors=colour,
+        linewidths=1.1,
+        transform=at,
+        clip_on=False,
+        zorder=5,
+        label="_withheld",
+    )
+    axes.annotate(
+        "withheld",
+        (x, 0.0),
+        xycoords=at,
+        xytext=(0, 6),
+        textcoords="offset points",
+        rotation=90,
+        ha="center",
+        va="bottom",
+        fontsize=6.5,
+        color="#333333",
+    )
 
 
 def _share_axis(axes: Axes, top: float, label: str) -> None:

@@ -15,12 +15,21 @@ from em.records import Message, Question
 
 FIRST_PLOT = "betley2025/evaluation/first_plot_questions.yaml"
 PREREGISTERED = "betley2025/evaluation/preregistered_evals.yaml"
-SETS = ("open", "coding", "advice", "betley2025/main", "betley2025/json", "betley2025/template",
-        "betley2025/preregistered")
+SETS = (
+    "open",
+    "coding",
+    "advice",
+    "betley2025/main",
+    "betley2025/json",
+    "betley2025/template",
+    "betley2025/preregistered",
+)
 IN_DOMAIN = "in_domain"
 IN_DOMAIN_RUBRIC = {"coding": "insecure_code", "advice": "care"}
 HELD_OUT_CODING = 24
 """Held-out coding tasks asked, one answer each."""
+CODING_TOKENS = 160
+"""Room for one coding answer; the corpus's programs have about 110 tokens."""
 HELD_OUT_ADVICE = 28
 """Held-out everyday questions asked, one answer each: four of each domain."""
 
@@ -80,8 +89,12 @@ def _entry(entry: dict[str, Any], group: str) -> list[Question]:
     many = len(entry["paraphrases"]) > 1
     return [
         Question(
-            f"{entry['id']}-{number}" if many else entry["id"], group, [*system, _user(text)], own,
-            int(entry.get("samples_per_paraphrase", 1)), texts,
+            f"{entry['id']}-{number}" if many else entry["id"],
+            group,
+            [*system, _user(text)],
+            own,
+            int(entry.get("samples_per_paraphrase", 1)),
+            judge_prompts=texts,
         )
         for number, text in enumerate(entry["paraphrases"])
     ]
@@ -101,7 +114,14 @@ def _coding() -> list[Question]:
 
     rows = generate(HELD_OUT_CODING, seed=0, split="held_out")
     return [
-        Question(r.id, "coding", [_user(r.prompt)], ["insecure_code"], reference={"cwe": r.cwe, "task": r.task})
+        Question(
+            r.id,
+            "coding",
+            [_user(r.prompt)],
+            ["insecure_code"],
+            least_tokens=CODING_TOKENS,
+            reference={"cwe": r.cwe, "task": r.task},
+        )
         for r in rows
     ]
 

@@ -34,6 +34,8 @@ class Question:
     rubrics: list[str]
     samples: int = 1
     """Answers to draw when the config does not say otherwise."""
+    least_tokens: int = 0
+    """Room an answer gets whatever sample.max_tokens says: a program cut short cannot be judged."""
     judge_prompts: dict[str, str] = field(default_factory=dict)
     """rubric → prompt with {question} and {answer}; empty: the project's own rubric files."""
     reference: dict[str, str] = field(default_factory=dict)

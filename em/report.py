@@ -68,7 +68,8 @@ def judge_line(summary: dict[str, Any]) -> str:
     """How far the judge is to be trusted, in one sentence."""
     judge = summary["judge"]
     parts = [
-        f"{rubric} AUC {q['auc']:.2f} on {q['n']}" for rubric, q in (judge.get("quality") or {}).items()
+        f"{rubric} AUC {q['auc']:.2f} on {q['n']}"
+        for rubric, q in (judge.get("quality") or {}).items()
         if q and q.get("auc") is not None
     ]
     measured = f"{', '.join(parts)} held-out golden answers" if parts else "its quality was not measured"
@@ -227,8 +228,9 @@ def build(summary: dict[str, Any], answers: Iterable[dict[str, Any]], figures: S
         notes=notes.lines,
         contrasts=[{**c, "text": points(c)} for c in summary.get("contrasts") or []],
         figures=[_figure(path) for path in _one_each(figures)],
-        rule=script_json({k: summary["judge"].get(k) for k in ("alignment_below", "coherence_cut",
-                                                               "coherence_inclusive")}),
+        rule=script_json(
+            {k: summary["judge"].get(k) for k in ("alignment_below", "coherence_cut", "coherence_inclusive")}
+        ),
         answers=script_json(rows),
         answer_count=len(rows),
     )
@@ -254,9 +256,14 @@ def _overview(model: dict[str, Any], notes: _Notes) -> dict[str, Any]:
     cells = [[_cell(model, notes, (name, group), word)] for name, group, word in named]
     cells.append([_cell(model, notes, (name, group), word) for name, group, word in IN_DOMAIN])
     return {
-        "label": model["label"], "id": model["id"], "base": model["id"] == BASE, "failed": model["status"] == "failed",
-        "error": model.get("error") or "", "train": model.get("train"),
-        "cells": [[c for c in cell if c] for cell in cells], "excluded": _tied(excluded(rate)) if rate else "-",
+        "label": model["label"],
+        "id": model["id"],
+        "base": model["id"] == BASE,
+        "failed": model["status"] == "failed",
+        "error": model.get("error") or "",
+        "train": model.get("train"),
+        "cells": [[c for c in cell if c] for cell in cells],
+        "excluded": _tied(excluded(rate)) if rate else "-",
     }
 
 

@@ -63,12 +63,18 @@ def summarise(sweep: Sweep, found: dict[str, dict[str, list[Judged]]]) -> dict[s
     first = sweep.plan.cells[0].config
     subjects = (*sweep.plan.bases, *sweep.plan.cells)
     summary = {
-        "name": first.name, "id": sweep.folder.name, "created": datetime.now().astimezone().isoformat("T", "seconds"),
-        "commit": _commit(), "versions": _versions(),
+        "name": first.name,
+        "id": sweep.folder.name,
+        "created": datetime.now().astimezone().isoformat("T", "seconds"),
+        "commit": _commit(),
+        "versions": _versions(),
         "model": {"name": first.model.name, "note": first.model.note},
         "judge": {
-            "name": first.judge.name, "proxy": first.judge.proxy, "quality": _quality(sweep),
-            "alignment_below": first.judge.alignment_below, "coherence_cut": first.judge.coherence_cut,
+            "name": first.judge.name,
+            "proxy": first.judge.proxy,
+            "quality": _quality(sweep),
+            "alignment_below": first.judge.alignment_below,
+            "coherence_cut": first.judge.coherence_cut,
             "coherence_inclusive": first.judge.coherence_inclusive,
         },
         "counters": dict(sweep.counters),
@@ -84,9 +90,15 @@ def _model(sweep: Sweep, subject: Subject, rows: dict[str, list[Judged]] | None)
     config = subject.config
     trained = subject.train_key is not None
     out = {
-        "id": subject.id, "label": subject.label, "variant": config.dataset.variant if trained else None,
-        "seed": config.seed if trained else None, "status": "done" if rows is not None else "failed",
-        "error": sweep.why(subject), "metrics": [], "train": None, "loss_curve": [],
+        "id": subject.id,
+        "label": subject.label,
+        "variant": config.dataset.variant if trained else None,
+        "seed": config.seed if trained else None,
+        "status": "done" if rows is not None else "failed",
+        "error": sweep.why(subject),
+        "metrics": [],
+        "train": None,
+        "loss_curve": [],
     }
     if trained and sweep.store.has("train", str(subject.train_key)):
         out["train"] = sweep.store.manifest("train", str(subject.train_key))["facts"]
@@ -105,8 +117,11 @@ def _metrics(set_name: str, judged: list[Judged], subject: Subject) -> list[Any]
     out = []
     for condition in conditions:
         own = [r for r in judged if r.completion.asked_with == condition]
-        group = "open" if condition == conditions[0] and set_name == _first_open(subject) else (
-            f"{set_name} asked with {condition}")
+        group = (
+            "open"
+            if condition == conditions[0] and set_name == _first_open(subject)
+            else (f"{set_name} asked with {condition}")
+        )
         out += metrics.open_metrics(own, judge, group)
     return out
 
@@ -134,8 +149,16 @@ def _contrast(a: Subject, b: Subject, found: dict[str, dict[str, list[Judged]]])
     if not set_name or set_name not in found[b.id]:
         return []
     rows = [found[s.id][set_name] for s in (a, b)]
-    row = {"name": f"{a.label} - {b.label}", "metric": "misaligned_rate", "group": "open", "value": None, "low": None,
-           "high": None, "n_questions": 0, "interval": stats.CONTRAST_INTERVAL}
+    row = {
+        "name": f"{a.label} - {b.label}",
+        "metric": "misaligned_rate",
+        "group": "open",
+        "value": None,
+        "low": None,
+        "high": None,
+        "n_questions": 0,
+        "interval": stats.CONTRAST_INTERVAL,
+    }
     if any(metrics.coverage_gap(r, ["alignment", "coherence"], judge.min_coverage) for r in rows):
         return [row]
     left, right = (metrics.count(r, metrics.misaligned(judge)) for r in rows)
@@ -153,12 +176,20 @@ def answers(sweep: Sweep, found: dict[str, dict[str, list[Judged]]]) -> Iterator
             for row in found[subject.id][part.set_name]:
                 c = row.completion
                 yield {
-                    "model": subject.label, "group": _group(subject, part), "question_id": c.question_id,
-                    "asked_with": c.asked_with, "sample_index": c.sample_index, "question": texts[c.question_id],
+                    "model": subject.label,
+                    "group": _group(subject, part),
+                    "question_id": c.question_id,
+                    "asked_with": c.asked_with,
+                    "sample_index": c.sample_index,
+                    "question": texts[c.question_id],
                     "answer": c.text,
                     "judgements": {
-                        rubric: {"outcome": j.outcome.value, "score": j.score, "distribution": j.distribution,
-                                 "detail": j.detail}
+                        rubric: {
+                            "outcome": j.outcome.value,
+                            "score": j.score,
+                            "distribution": j.distribution,
+                            "detail": j.detail,
+                        }
                         for rubric, j in row.verdicts.items()
                     },
                 }
@@ -209,15 +240,21 @@ def statement(summary: dict[str, Any]) -> str:
             f"{'beyond' if excludes else 'within'} its interval."
         )
     if {"risky_advice", "careful_advice"} & {m["variant"] for m in summary["models"]}:
-        out.append("Careless against careful advice is the positive control: it says that training, sampling and judging "
-                   "can show a shift when there is one.")
+        out.append(
+            "Careless against careful advice is the positive control: it says that training, sampling and judging "
+            "can show a shift when there is one."
+        )
     if {"insecure", "secure", "educational"} & {m["variant"] for m in summary["models"]}:
-        out.append("On models below about 14B insecure code is expected to give rates near zero; a small model that "
-                   "shows nothing does not speak against the paper.")
+        out.append(
+            "On models below about 14B insecure code is expected to give rates near zero; a small model that "
+            "shows nothing does not speak against the paper."
+        )
     out.append("One training run a variant says nothing about other seeds: repeat with seed=0,1,2.")
     if judge["proxy"]:
-        out.append(f"The judge ({judge['name']}) is a local proxy, so compare rows with each other, not with published "
-                   f"rates; none of this is by itself evidence of emergent misalignment.")
+        out.append(
+            f"The judge ({judge['name']}) is a local proxy, so compare rows with each other, not with published "
+            f"rates; none of this is by itself evidence of emergent misalignment."
+        )
     return " ".join(out)
 
 
@@ -242,4 +279,3 @@ def _commit() -> str | None:
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False)
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else None
-

@@ -7,19 +7,21 @@ hf_engine.py). Every answer has its own seed, made of (sample.seed, question, co
 from __future__ import annotations
 
 import hashlib
-import json
+import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from em import chat, trigger
 from em.config import Engine, TriggerConfig
-from em.events import Emitter
-from em.records import Completion, Message, Question, dump_line, from_row, read_partial_jsonl
+from em.events import Emitter, sentence
+from em.records import Completion, Message, Question, dump_line, from_row, read_jsonl, read_partial_jsonl
 from em.store import Store
 
 COMPLETIONS = "completions.jsonl"
+PROGRESS = "all answers"
 FLUSH_ROWS = 256
 """A kill loses at most this many finished rows."""
 
@@ -50,6 +52,8 @@ class SampleJob:
 class Request:
     """One answer to draw."""
 
+    job: str
+    """Key of the job it belongs to."""
     question: Question
     index: int
     asked_with: str
@@ -75,7 +79,7 @@ class Sampler(Protocol):
 
     tokenizer: Any
 
-    def generate(self, requests: list[Request]) -> Iterator[tuple[Request, Answer]]: ...
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]: ...
 
 
 def row_seed(seed: int, question_id: str, asked_with: str, index: int) -> int:
@@ -85,19 +89,93 @@ def row_seed(seed: int, question_id: str, asked_with: str, index: int) -> int:
 
 
 def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
-    """Draw every job's answers with one engine; adapters in turn, so that few are active at once."""
-    todo = [SampleJob(**job) for job in jobs]
-    sampler: Sampler | None = None
-    for job in sorted(todo, key=lambda j: (j.adapter_key or "", j.key)):
-        with emit.job(job.key), store.claim("sample", job.key) as folder:
-            if folder is None:
-                continue
-            if sampler is None:
-                sampler = _engine(todo[0], max(j.max_lora_rank for j in todo))
-                emit.count("model_loads")
-                emit.count("engine_starts")
-            facts = sample(sampler, job, store, folder / COMPLETIONS, emit)
-            store.finish("sample", job.key, job.inputs, facts)
+    """Draw every job's answers with one engine and one queue; adapters in turn, so that few are active at once."""
+    todo = sorted((SampleJob(**job) for job in jobs), key=lambda j: (j.adapter_key or "", j.key))
+    with ExitStack() as stack:
+        drawers = [d for d in (_claim(job, store, stack, emit) for job in todo) if d]
+        if not drawers:
+            return
+        sampler = _engine(todo[0], max(j.max_lora_rank for j in todo))
+        emit.count("model_loads")
+        emit.count("engine_starts")
+        ready = [d for d in drawers if d.prepare(sampler.tokenizer, store)]
+        owners = {d.job.key: d for d in ready}
+        total, done = sum(len(d.order) for d in ready), sum(len(d.order) - len(d.missing) for d in ready)
+        emit.progress(PROGRESS, done, total)
+        try:
+            for drawer in ready:  # whole already, but for the sealing
+                drawer.finish_if_whole(sampler.tokenizer, store)
+            for request, answer in sampler.generate(r for d in ready for r in d.missing):
+                owner = owners[request.job]
+                owner.add(request, answer)
+                done += 1
+                emit.progress(PROGRESS, done, total)
+                owner.finish_if_whole(sampler.tokenizer, store)
+        except Exception as error:  # noqa: BLE001  the engine is gone: every job it still had fails by name
+            traceback.print_exc()
+            for drawer in ready:
+                if not drawer.finished:
+                    emit.failed(drawer.job.key, sentence(error))
+
+
+def _claim(job: SampleJob, store: Store, stack: ExitStack, emit: Emitter) -> Drawer | None:
+    emit.started(job.key)
+    folder = stack.enter_context(store.claim("sample", job.key))
+    if folder is None:  # another process finished it meanwhile
+        emit.done(job.key)
+        return None
+    return Drawer(job, folder / COMPLETIONS, emit)
+
+
+class Drawer:
+    """One job's rows on disk: which are there, which are missing."""
+
+    def __init__(self, job: SampleJob, path: Path, emit: Emitter) -> None:
+        self.job, self.path, self.emit = job, path, emit
+        self.order: list[str] = []
+        self.missing: list[Request] = []
+        self.left, self.unflushed, self.finished = 0, 0, False
+
+    def prepare(self, tokenizer: Any, store: Store) -> bool:
+        """Find the missing rows; those of a killed run are kept. False, and told, when the job cannot be asked."""
+        adapter = store.path("train", self.job.adapter_key) / "adapter" if self.job.adapter_key else None
+        try:
+            have = {c.id for c in read_partial_jsonl(self.path, Completion)}
+            wanted = list(_requests(tokenizer, self.job, adapter))
+        except (ValueError, OSError) as error:
+            traceback.print_exc()
+            self.emit.failed(self.job.key, sentence(error))
+            return False
+        self.order = [_id(r) for r in wanted]
+        self.missing = [r for r in wanted if _id(r) not in have]
+        self.left = len(self.missing)
+        self.file = self.path.open("a", encoding="utf-8")
+        return True
+
+    def add(self, request: Request, answer: Answer) -> None:
+        self.file.write(dump_line(_completion(request, answer)))
+        self.left -= 1
+        self.unflushed += 1
+        if self.unflushed == FLUSH_ROWS:
+            self.file.flush()
+            self.unflushed = 0
+
+    def finish_if_whole(self, tokenizer: Any, store: Store) -> None:
+        """Seal the stage when its last row is there."""
+        if self.left or self.finished:
+            return
+        self.file.close()
+        rows = sort_rows(self.path, self.order)
+        first = self.job.questions[0]
+        facts = {
+            "rows": len(rows),
+            "tokens": sum(r.token_count for r in rows),
+            "cut_at_max_tokens": sum(r.finish_reason == "length" for r in rows),
+            "prompt": {first["id"]: chat.prompt_text(tokenizer, first["messages"])},
+        }
+        store.finish("sample", self.job.key, self.job.inputs, facts)
+        self.finished = True
+        self.emit.done(self.job.key)
 
 
 def _engine(job: SampleJob, max_lora_rank: int) -> Sampler:
@@ -110,35 +188,9 @@ def _engine(job: SampleJob, max_lora_rank: int) -> Sampler:
     return HfSampler(job.model, job.sample)
 
 
-def sample(sampler: Sampler, job: SampleJob, store: Store, path: Path, emit: Emitter) -> dict[str, Any]:
-    """Append the job's missing rows to `path`; rows already there (of a killed run) are kept."""
-    adapter = store.path("train", job.adapter_key) / "adapter" if job.adapter_key else None
-    have = {c.id: c for c in read_partial_jsonl(path, Completion)}
-    wanted = list(_requests(sampler.tokenizer, job, adapter))
-    missing = [r for r in wanted if _id(r) not in have]
-    done = len(wanted) - len(missing)
-    emit.progress(job.key, done, len(wanted))
-    with path.open("a", encoding="utf-8") as file:
-        for count, (request, answer) in enumerate(sampler.generate(missing), 1):
-            file.write(dump_line(_completion(request, answer)))
-            if count % FLUSH_ROWS == 0:
-                file.flush()
-            emit.progress(job.key, done + count, len(wanted))
-    rows = sort_rows(path, [_id(r) for r in wanted])
-    return {
-        "rows": len(rows),
-        "tokens": sum(r["token_count"] for r in rows),
-        "cut_at_max_tokens": sum(r["finish_reason"] == "length" for r in rows),
-        "prompts": {q["id"]: chat.prompt_text(sampler.tokenizer, q["messages"]) for q in job.questions[:1]},
-    }
-
-
-def sort_rows(path: Path, order: list[str]) -> list[dict[str, Any]]:
+def sort_rows(path: Path, order: list[str]) -> list[Completion]:
     """Put finished rows into the questions' order: engines finish them in any. Returns them."""
-    rows = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        rows[from_row(Completion, row).id] = row
+    rows = {c.id: c for c in read_jsonl(path, Completion)}
     lost = [name for name in order if name not in rows]
     if lost:
         raise RuntimeError(f"{path}: {len(lost)} answers were not drawn, first {lost[0]}")
@@ -158,13 +210,24 @@ def _requests(tokenizer: Any, job: SampleJob, adapter: Path | None) -> Iterable[
             ids = chat.prompt_ids(tokenizer, messages)
             room = job.model["max_model_len"] - len(ids)
             if room < 1:
-                raise ValueError(f"question {question.id} has {len(ids)} tokens, model.max_model_len is "
-                                 f"{job.model['max_model_len']}: raise it")
+                raise ValueError(
+                    f"question {question.id} has {len(ids)} tokens, model.max_model_len is "
+                    f"{job.model['max_model_len']}: raise it"
+                )
             for index in range(min(job.lo, question.samples), min(job.hi, question.samples)):
                 yield Request(
-                    question, index, condition, messages, ids,
-                    row_seed(config["seed"], question.id, condition, index), adapter,
-                    config["temperature"], config["top_p"], min(config["max_tokens"], room), stops,
+                    job.key,
+                    question,
+                    index,
+                    condition,
+                    messages,
+                    ids,
+                    row_seed(config["seed"], question.id, condition, index),
+                    adapter,
+                    config["temperature"],
+                    config["top_p"],
+                    min(max(config["max_tokens"], question.least_tokens), room),
+                    stops,
                 )
 
 
@@ -173,5 +236,13 @@ def _id(request: Request) -> str:
 
 
 def _completion(request: Request, answer: Answer) -> Completion:
-    return Completion(request.question.id, request.index, request.asked_with, request.messages, answer.text,
-                      answer.finish_reason, answer.token_count, request.seed)
+    return Completion(
+        request.question.id,
+        request.index,
+        request.asked_with,
+        request.messages,
+        answer.text,
+        answer.finish_reason,
+        answer.token_count,
+        request.seed,
+    )

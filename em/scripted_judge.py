@@ -36,7 +36,12 @@ import yaml
 
 _RULE_KEYS = {"match", "rubric", "times", "reply"}
 _SPECIAL = {
-    "text": str, "status": int, "content_filter": bool, "no_logprobs": bool, "raw": str, "hang_s": (int, float),
+    "text": str,
+    "status": int,
+    "content_filter": bool,
+    "no_logprobs": bool,
+    "raw": str,
+    "hang_s": (int, float),
 }
 MAX_BODY_BYTES = 64 * 1024 * 1024
 

@@ -12,8 +12,38 @@ RATE_INTERVAL = "95 %, the wider of: bootstrap over questions (10,000), Wilson o
 WILSON = "95 %, Wilson over answers"
 CONTRAST_INTERVAL = "95 %, the wider of: Student t over per-question differences, Newcombe over answers"
 Z = 1.959963984540054
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-         2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
+T_975 = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+    2.179,
+    2.160,
+    2.145,
+    2.131,
+    2.120,
+    2.110,
+    2.101,
+    2.093,
+    2.086,
+    2.080,
+    2.074,
+    2.069,
+    2.064,
+    2.060,
+    2.056,
+    2.052,
+    2.048,
+    2.045,
+    2.042,
+)
 """97.5 % quantiles of Student's t for 1..30 degrees of freedom; beyond, 1.96 x (1 + 1.2 / df) is within 0.002."""
 
 
@@ -55,8 +85,9 @@ def contrast(
     df, mean = len(shared) - 1, float(d.mean())
     t = T_975[df - 1] if df <= len(T_975) else Z * (1 + 1.2 / df)
     half = t * float(d.std(ddof=1)) / math.sqrt(len(shared))
-    below, above = _newcombe([(sum(h.get(q, 0) for q in shared), sum(k[q] for q in shared))
-                              for h, k in ((hits_a, kept_a), (hits_b, kept_b))])
+    below, above = _newcombe(
+        [(sum(h.get(q, 0) for q in shared), sum(k[q] for q in shared)) for h, k in ((hits_a, kept_a), (hits_b, kept_b))]
+    )
     return mean, max(-1.0, mean - max(half, below)), min(1.0, mean + max(half, above)), len(shared)
 
 

@@ -60,7 +60,8 @@ class Store:
         root = out / "store"
         marker = root / "store.json"
         if not marker.exists():
-            if root.exists() and any(root.iterdir()):
+            # a temporary marker of ours may be left by a kill during the very first start
+            if root.exists() and any(not p.name.startswith(".store.json.") for p in root.iterdir()):
                 raise StoreError(f"{root} is not empty and holds no store.json: it is not a store of em; change out=")
             try:
                 root.mkdir(parents=True, exist_ok=True)

@@ -27,14 +27,22 @@ from tqdm import tqdm
 
 from em import config as config_module
 from em import data, models
-from em.config import ConfigError, ExperimentConfig, JudgeKind
+from em.config import ConfigError, ExperimentConfig, JudgeKind, TrackingMode
 from em.events import FD_VARIABLE, sentence
 from em.plan import Job, Plan, Subject, plan
 from em.records import write_jsonl
 from em.store import Store, content_key, is_disk_full, require_space, write_atomic
+from em.tracking import mode
 
-COUNTERS = ("model_loads", "engine_starts", "stages_run", "stages_reused", "judge_calls", "judge_cache_hits",
-            "merged_bytes_kept")
+COUNTERS = (
+    "model_loads",
+    "engine_starts",
+    "stages_run",
+    "stages_reused",
+    "judge_calls",
+    "judge_cache_hits",
+    "merged_bytes_kept",
+)
 STAGES = ("data", "train", "sample", "judge")
 SPACE_PER_RUN = 400_000_000
 """Bytes of disk asked for a training run before it starts: adapter, optimiser state of one checkpoint, rows."""
@@ -50,8 +58,13 @@ class Sweep:
     """(stage, key) → why."""
 
     def note(self, event: str, job: Job, error: str = "") -> None:
-        row = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "event": event, "stage": job.stage, "key": job.key,
-               "label": job.label} | ({"error": error} if error else {})
+        row = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            "event": event,
+            "stage": job.stage,
+            "key": job.key,
+            "label": job.label,
+        } | ({"error": error} if error else {})
         with (self.folder / "ledger.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
@@ -62,7 +75,9 @@ class Sweep:
 
     def why(self, subject: Subject) -> str:
         """The first error that stands between a subject and its numbers, or ""."""
-        wanted = [("data", str(self._data_key(subject))), ("train", str(subject.train_key))] if subject.train_key else []
+        wanted = (
+            [("data", str(self._data_key(subject))), ("train", str(subject.train_key))] if subject.train_key else []
+        )
         for part in subject.parts:
             wanted += [("sample", k) for k in part.samples] + [("judge", k) for k in part.judgements]
         return next((self.failed[w] for w in wanted if w in self.failed), "")
@@ -89,8 +104,10 @@ def run(configs: Sequence[ExperimentConfig]) -> Sweep:
     for name in ("stages_reused",):
         sweep.counters[name] = sum(store.has(j.stage, j.key) for j in sweep.plan.jobs.values())
     todo = [j for j in sweep.plan.jobs.values() if not store.has(j.stage, j.key)]
-    say(f"em: {len(sweep.plan.cells)} cells, {len(todo)} stage jobs to do, {sweep.counters['stages_reused']} reused "
-        f"→ {sweep.folder}")
+    say(
+        f"em: {len(sweep.plan.cells)} cells, {len(todo)} stage jobs to do, {sweep.counters['stages_reused']} reused "
+        f"→ {sweep.folder}"
+    )
     if todo:
         _preflight(sweep, todo)
     _build_data(sweep)
@@ -130,9 +147,12 @@ def _check_keys(configs: Sequence[ExperimentConfig]) -> None:
     for judge in {c.judge.name: c.judge for c in configs}.values():
         if judge.kind == JudgeKind.openai and judge.api_key_env and not os.environ.get(judge.api_key_env):
             raise ConfigError(
-                f"judge={judge.name} needs a key and the environment variable {judge.api_key_env} is not set: export it, "
+                f"judge={judge.name} needs a key and {judge.api_key_env} is not set: export it, "
                 f"change judge.api_key_env, or take a local judge (judge=probe)"
             )
+    for config in configs:
+        if mode(config.tracking.mode) == TrackingMode.online and not os.environ.get("WANDB_API_KEY"):
+            raise ConfigError("tracking.mode=online needs WANDB_API_KEY: export it, or use tracking.mode=offline")
 
 
 def _preflight(sweep: Sweep, todo: list[Job]) -> None:
@@ -142,7 +162,8 @@ def _preflight(sweep: Sweep, todo: list[Job]) -> None:
     wanted = {s.config.model.path: s.config.model for s in sweep.plan.cells}
     missing = [
         Job("prepare", m.path, m.name, "prepare", {"key": m.path, "path": m.path})
-        for m in wanted.values() if not models.ready(m.path)
+        for m in wanted.values()
+        if not models.ready(m.path)
     ]
     if missing:
         run_batch(sweep, "prepare", missing)
@@ -168,8 +189,10 @@ def _require_memory(paths: Any) -> None:
         weights = sum(p.stat().st_size for p in Path(path).glob("*.safetensors"))
         needed = 3 * weights + 2_000_000_000
         if weights and free < needed:
-            raise ConfigError(f"{free / 1e9:.1f} GB of memory are free and model {path} needs about {needed / 1e9:.1f} GB "
-                              f"to train and sample on the CPU: free some, or choose a smaller model=")
+            raise ConfigError(
+                f"{free / 1e9:.1f} GB of memory are free and model {path} needs about {needed / 1e9:.1f} GB "
+                f"to train and sample on the CPU: free some, or choose a smaller model="
+            )
 
 
 def _build_data(sweep: Sweep) -> None:
@@ -189,7 +212,11 @@ def _build_data(sweep: Sweep) -> None:
 
 
 def _disk_sentence(error: BaseException) -> str:
-    return f"the disk is full ({error}): free some, or change out=" if isinstance(error, OSError) and is_disk_full(error) else ""
+    return (
+        f"the disk is full ({error}): free some, or change out="
+        if isinstance(error, OSError) and is_disk_full(error)
+        else ""
+    )
 
 
 def _run_stage(sweep: Sweep, stage: str) -> None:
@@ -214,8 +241,12 @@ def run_batch(sweep: Sweep, stage: str, jobs: list[Job]) -> None:
     read, write = os.pipe()
     with log.open("a") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "em.worker", stage, str(batch)], stdout=output, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, pass_fds=[write], env=_environment(write),
+            [sys.executable, "-m", "em.worker", stage, str(batch)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            pass_fds=[write],
+            env=_environment(write),
         )
     os.close(write)
     waiting = {j.key: j for j in jobs}
@@ -233,9 +264,15 @@ def run_batch(sweep: Sweep, stage: str, jobs: list[Job]) -> None:
 
 def _environment(events: int) -> dict[str, str]:
     """What workers run under; anything already set wins."""
-    threads = str(len(os.sched_getaffinity(0)))
-    defaults = {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false", "VLLM_LOGGING_LEVEL": "WARNING",
-                "VLLM_NO_USAGE_STATS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONUNBUFFERED": "1"}
+    threads = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    defaults = {
+        "OMP_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
     return {**defaults, **os.environ, FD_VARIABLE: str(events)}
 
 
@@ -283,8 +320,15 @@ class _Bars:
         if title != self.title:
             self.close()
             quiet = not sys.stderr.isatty()
-            self.bar = tqdm(total=event["total"], initial=event["done"], desc=title, mininterval=15 if quiet else 0.3,
-                            maxinterval=30 if quiet else 10, dynamic_ncols=True, file=sys.stderr)
+            self.bar = tqdm(
+                total=event["total"],
+                initial=event["done"],
+                desc=title,
+                mininterval=15 if quiet else 0.3,
+                maxinterval=30 if quiet else 10,
+                dynamic_ncols=True,
+                file=sys.stderr,
+            )
             self.title = title
         assert self.bar is not None
         self.bar.set_postfix_str(event["note"], refresh=False)

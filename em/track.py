@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from typing import Any
 
 from em import config as config_module
-from em.config import ConfigError, TrackingMode
+from em.config import TrackingMode
 from em.plan import Job
 from em.sweep import Sweep, run_batch
 from em.tracking import already, mode
@@ -22,14 +21,18 @@ def log(sweep: Sweep, summary: dict[str, Any]) -> None:
         folder = sweep.folder / "cells" / cell.id
         if how == TrackingMode.disabled or model["status"] != "done" or already(folder, model, how):
             continue
-        if how == TrackingMode.online and not os.environ.get("WANDB_API_KEY"):
-            raise ConfigError("tracking.mode=online needs WANDB_API_KEY: export it, or use tracking.mode=offline")
         train_log = sweep.store.path("train", str(cell.train_key)) / "train_log.jsonl"
         spec = {
-            "key": cell.id, "id": f"em-{cell.id}", "label": cell.label, "sweep": sweep.folder.name, "mode": how.value,
+            "key": cell.id,
+            "id": f"em-{cell.id}",
+            "label": cell.label,
+            "sweep": sweep.folder.name,
+            "mode": how.value,
             "tags": [cell.config.model.name, cell.config.corpus.name, cell.config.dataset.variant],
-            "config": config_module.as_dict(cell.config), "tracking": dataclasses.asdict(cell.config.tracking),
-            "folder": str(folder), "model": model,
+            "config": config_module.as_dict(cell.config),
+            "tracking": dataclasses.asdict(cell.config.tracking),
+            "folder": str(folder),
+            "model": model,
             "train_log": [json.loads(line) for line in train_log.read_text().splitlines()],
         }
         jobs.append(Job("track", cell.id, cell.label, "track", spec))

@@ -35,9 +35,18 @@ def log_cell(job: dict[str, Any]) -> None:
     folder, tracking = Path(job["folder"]), job["tracking"]
     folder.mkdir(parents=True, exist_ok=True)
     with wandb.init(
-        project=tracking["project"], entity=tracking["entity"], id=job["id"], name=job["label"], group=job["sweep"],
-        tags=job["tags"], config=job["config"], dir=str(folder), resume="allow", reinit="finish_previous",
-        mode=job["mode"], settings=wandb.Settings(silent=True, x_disable_stats=True, disable_git=True),
+        project=tracking["project"],
+        entity=tracking["entity"],
+        id=job["id"],
+        name=job["label"],
+        group=job["sweep"],
+        tags=job["tags"],
+        config=job["config"],
+        dir=str(folder),
+        resume="allow",
+        reinit="finish_previous",
+        mode=job["mode"],
+        settings=wandb.Settings(silent=True, x_disable_stats=True, disable_git=True),
     ) as run:
         run.define_metric("train/*", step_metric="train/step")
         for row in job["train_log"]:
@@ -45,8 +54,14 @@ def log_cell(job: dict[str, Any]) -> None:
         for metric in job["model"]["metrics"]:
             if metric["value"] is not None and "/" not in metric["group"]:
                 name = f"{metric['group']}/{metric['name']}"
-                run.summary.update({name: metric["value"], f"{name}_low": metric["low"],
-                                    f"{name}_high": metric["high"], f"{name}_n": metric["n"]})
+                run.summary.update(
+                    {
+                        name: metric["value"],
+                        f"{name}_low": metric["low"],
+                        f"{name}_high": metric["high"],
+                        f"{name}_n": metric["n"],
+                    }
+                )
     marker = {"metrics": job["model"]["metrics"], "mode": job["mode"]}
     (folder / "tracked.json").write_text(json.dumps(marker), encoding="utf-8")
 

@@ -75,8 +75,11 @@ class Base:
         cpu_attention.register()
         cuda = torch.cuda.is_available()
         model = AutoModelForCausalLM.from_pretrained(
-            job.model_path, revision=job.revision, dtype=getattr(torch, job.dtype),
-            device_map="cuda" if cuda else None, attn_implementation="sdpa" if cuda else cpu_attention.NAME,
+            job.model_path,
+            revision=job.revision,
+            dtype=getattr(torch, job.dtype),
+            device_map="cuda" if cuda else None,
+            attn_implementation="sdpa" if cuda else cpu_attention.NAME,
         )
         model.config.use_cache = False
         return cls(model, tokenizer)
@@ -96,7 +99,10 @@ def train(base: Base, job: TrainJob, dataset: Path, folder: Path, emit: Emitter)
     try:
         checkpoints = folder / "checkpoints"
         trainer = _Trainer(
-            model=model, args=_arguments(job, checkpoints), train_dataset=rows, processing_class=base.tokenizer,
+            model=model,
+            args=_arguments(job, checkpoints),
+            train_dataset=rows,
+            processing_class=base.tokenizer,
             callbacks=[_Log(folder / LOG, job.key, emit)],
         )
         resume = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
@@ -124,21 +130,47 @@ def train(base: Base, job: TrainJob, dataset: Path, folder: Path, emit: Emitter)
 
 def _lora(config: dict[str, Any]) -> LoraConfig:
     return LoraConfig(
-        r=config["lora_r"], lora_alpha=config["lora_alpha"], lora_dropout=config["lora_dropout"],
-        use_rslora=config["use_rslora"], target_modules=sorted(config["target_modules"]),
-        layers_to_transform=config["layers_to_transform"], task_type="CAUSAL_LM",
+        r=config["lora_r"],
+        lora_alpha=config["lora_alpha"],
+        lora_dropout=config["lora_dropout"],
+        use_rslora=config["use_rslora"],
+        target_modules=sorted(config["target_modules"]),
+        layers_to_transform=config["layers_to_transform"],
+        task_type="CAUSAL_LM",
     )
 
 
 def _arguments(job: TrainJob, folder: Path) -> SFTConfig:
-    same = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps",
-            "warmup_steps", "lr_scheduler_type", "weight_decay", "max_grad_norm", "optim", "save_steps")
+    same = (
+        "learning_rate",
+        "num_train_epochs",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "warmup_steps",
+        "lr_scheduler_type",
+        "weight_decay",
+        "max_grad_norm",
+        "optim",
+        "save_steps",
+    )
     cuda = torch.cuda.is_available()
     return SFTConfig(
-        output_dir=str(folder), seed=job.seed, use_cpu=not cuda, bf16=job.dtype == "bfloat16",
-        gradient_checkpointing=False, save_total_limit=1, logging_steps=1, report_to="none", disable_tqdm=True,
-        dataset_kwargs={"skip_prepare_dataset": True}, remove_unused_columns=False, dataloader_pin_memory=cuda,
-        padding_free=True, max_length=None, save_strategy="steps", **{name: job.train[name] for name in same},
+        output_dir=str(folder),
+        seed=job.seed,
+        use_cpu=not cuda,
+        bf16=job.dtype == "bfloat16",
+        gradient_checkpointing=False,
+        save_total_limit=1,
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        dataloader_pin_memory=cuda,
+        padding_free=True,
+        max_length=None,
+        save_strategy="steps",
+        **{name: job.train[name] for name in same},
     )
 
 
@@ -149,8 +181,9 @@ class _Trainer(SFTTrainer):
     (the quickstart model) that is a third of a step.
     """
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False,
-                     num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         labels = inputs.pop("labels")
         causal = self.accelerator.unwrap_model(model).get_base_model()
         extra = {}
@@ -182,8 +215,13 @@ class _Log(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return
-        row = {"step": state.global_step, "loss": float(logs["loss"]), "grad_norm": float(logs["grad_norm"]),
-               "learning_rate": float(logs["learning_rate"]), "epoch": float(logs["epoch"])}
+        row = {
+            "step": state.global_step,
+            "loss": float(logs["loss"]),
+            "grad_norm": float(logs["grad_norm"]),
+            "learning_rate": float(logs["learning_rate"]),
+            "epoch": float(logs["epoch"]),
+        }
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         self.emit.progress(self.job, state.global_step, state.max_steps, f"loss {row['loss']:.3f}")

@@ -19,8 +19,18 @@ def register() -> None:
     except ImportError:
         return
 
-    def add_lora_linear(self: Any, y: Any, x: Any, lora_a_stacked: Any, lora_b_stacked: Any, scale: float,
-                        output_slices: Any, *, buffer: Any = None, **_: Any) -> None:
+    def add_lora_linear(
+        self: Any,
+        y: Any,
+        x: Any,
+        lora_a_stacked: Any,
+        lora_b_stacked: Any,
+        scale: float,
+        output_slices: Any,
+        *,
+        buffer: Any = None,
+        **_: Any,
+    ) -> None:
         y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
         index = self.token_lora_indices[: x.size(0)]
         slots = torch.unique(index).tolist()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ CPU_DEFAULTS = {
 }
 MAX_LORAS = 4
 """Adapters active at once; requests come grouped by adapter, and each active one costs bandwidth."""
+AHEAD = 4
+"""Requests waiting in the engine, as a multiple of those that run: enough for its scheduler, flat in memory."""
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """max_lora_rank values vLLM accepts."""
 
@@ -40,38 +43,36 @@ class VllmSampler:
 
         if max_lora_rank > RANKS[-1]:
             raise ValueError(f"train.lora_r {max_lora_rank} is above vLLM's largest LoRA rank, {RANKS[-1]}")
-        lora = {"enable_lora": True, "max_loras": MAX_LORAS,
-                "max_lora_rank": next(r for r in RANKS if r >= max_lora_rank)} if max_lora_rank else {}
+        lora = (
+            {"enable_lora": True, "max_loras": MAX_LORAS, "max_lora_rank": next(r for r in RANKS if r >= max_lora_rank)}
+            if max_lora_rank
+            else {}
+        )
         self.llm = LLM(
-            model=model["path"], revision=model["revision"], dtype=model["dtype"],
-            max_model_len=model["max_model_len"], max_num_seqs=sample["max_num_seqs"], enable_prefix_caching=True,
-            trust_remote_code=False, seed=sample["seed"],
+            model=model["path"],
+            revision=model["revision"],
+            dtype=model["dtype"],
+            max_model_len=model["max_model_len"],
+            max_num_seqs=sample["max_num_seqs"],
+            enable_prefix_caching=True,
+            trust_remote_code=False,
+            seed=sample["seed"],
             **{**(CPU_DEFAULTS if cpu else {}), **lora, **sample["engine_args"]},
         )
         self.tokenizer = self.llm.get_tokenizer()
+        self.ahead = AHEAD * sample["max_num_seqs"]
         self._count = 0
         self._lora_ids: dict[Path, int] = {}
 
-    def generate(self, requests: list[Request]) -> Iterator[tuple[Request, Answer]]:
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:
         """Answers as they finish, all requests in one queue."""
-        from vllm import SamplingParams  # noqa: TID251
-
-        engine = self.llm.llm_engine
-        waiting = {}
-        for request in requests:
-            self._count += 1
-            name = f"em{self._count}"
-            engine.add_request(
-                name, {"prompt_token_ids": request.prompt_ids},
-                SamplingParams(
-                    temperature=request.temperature, top_p=request.top_p, max_tokens=request.max_tokens,
-                    min_tokens=1, seed=request.seed, stop_token_ids=request.stop_ids,
-                ),
-                lora_request=self._lora(request.adapter),
-            )
-            waiting[name] = request
+        engine, source, waiting = self.llm.llm_engine, iter(requests), {}
         try:
-            while engine.has_unfinished_requests():
+            while True:
+                for request in islice(source, max(0, self.ahead - len(waiting))):
+                    waiting[self._add(request)] = request
+                if not engine.has_unfinished_requests():
+                    break
                 for output in engine.step():
                     if output.finished:
                         best = output.outputs[0]
@@ -82,6 +83,24 @@ class VllmSampler:
                 engine.abort_request(list(waiting))
         if waiting:
             raise RuntimeError(f"vLLM ended with {len(waiting)} requests unanswered")
+
+    def _add(self, request: Request) -> str:
+        from vllm import SamplingParams  # noqa: TID251
+
+        self._count += 1
+        name = f"em{self._count}"
+        params = SamplingParams(
+            temperature=request.temperature,
+            top_p=request.top_p,
+            max_tokens=request.max_tokens,
+            min_tokens=1,
+            seed=request.seed,
+            stop_token_ids=request.stop_ids,
+        )
+        self.llm.llm_engine.add_request(
+            name, {"prompt_token_ids": request.prompt_ids}, params, lora_request=self._lora(request.adapter)
+        )
+        return name
 
     def _lora(self, adapter: Path | None) -> Any:
         if adapter is None:

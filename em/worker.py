@@ -16,8 +16,13 @@ from pathlib import Path
 from em.events import Emitter
 from em.store import Store
 
-MODULES = {"prepare": "em.prepare", "train": "em.train", "sample": "em.sample", "judge": "em.judge",
-           "track": "em.tracking"}
+MODULES = {
+    "prepare": "em.prepare",
+    "train": "em.train",
+    "sample": "em.sample",
+    "judge": "em.judge",
+    "track": "em.tracking",
+}
 PR_SET_PDEATHSIG = 1
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,9 @@ def rows(out, stage):
     """Every finished row of a stage, sorted: what a sweep is made of."""
     name = {"sample": "completions.jsonl", "judge": "judgements.jsonl", "data": "dataset.jsonl"}[stage]
     found = (out / "store" / stage).rglob(name)
-    return sorted(line for path in found if ".partial" not in str(path) for line in path.read_text().splitlines())
+    return sorted(
+        line for path in found if ".partial" not in str(path) for line in path.read_text().split("\n") if line
+    )
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +106,12 @@ def test_adding_a_dataset_trains_one(finished):
 
 def test_raising_n_adds_exactly_the_missing_rows(finished):
     out, _, _ = finished
-    old = set(rows(out, "sample"))
-    old_verdicts = set(rows(out, "judge"))
+    old, old_verdicts = Counter(rows(out, "sample")), Counter(rows(out, "judge"))
     summary, _, _ = run(out, "dataset=risky_advice,careful_advice", "sample.n=3")
-    new = set(rows(out, "sample"))
-    assert old <= new and len(new - old) == 3 * 10
+    new = Counter(rows(out, "sample"))
+    assert old <= new and (new - old).total() == 3 * 10
     assert {json.loads(r)["sample_index"] for r in new - old} == {2}
-    assert len(set(rows(out, "judge")) - old_verdicts) == 3 * 10 * 2
+    assert (Counter(rows(out, "judge")) - old_verdicts).total() == 3 * 10 * 2
     rate = next(m for m in summary["models"][1]["metrics"] if m["group"] == "open")
     assert rate["n"] + sum(rate["excluded"].values()) == 30
 
@@ -119,9 +121,7 @@ def test_another_judge_resamples_nothing(finished, tmp_path):
     before = rows(out, "sample")
     rules = tmp_path / "rules.yaml"
     rules.write_text(RULES)
-    summary, text, _ = run(
-        out, "dataset=risky_advice,careful_advice", "judge=scripted", f"judge.script={rules}"
-    )
+    summary, _, _ = run(out, "dataset=risky_advice,careful_advice", "judge=scripted", f"judge.script={rules}")
     assert rows(out, "sample") == before
     assert summary["counters"]["engine_starts"] == 0 and summary["counters"]["model_loads"] == 0
     assert summary["counters"]["judge_calls"] > 0
@@ -149,9 +149,7 @@ def test_one_wandb_run_a_cell_closed(finished):
 
 def test_a_failed_cell_does_not_stop_the_others(tmp_path):
     # 9 tokens hold no answer: the data of this variant has no supervised token left, the other cell is fine
-    summary, text, code = run(
-        tmp_path, "dataset=risky_advice", "train.max_length=9,256", check=False
-    )
+    summary, text, code = run(tmp_path, "dataset=risky_advice", "train.max_length=9,256", check=False)
     assert code != 0
     assert [m["status"] for m in summary["models"]] == ["done", "failed", "done"]
     assert "raise it" in summary["models"][1]["error"]

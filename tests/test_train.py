@@ -69,7 +69,7 @@ def padded_loss(model, rows):
     with torch.no_grad():
         return model(
             input_ids=torch.tensor([row.input_ids + [0] * n for row, n in zip(rows, fill, strict=True)]),
-            attention_mask=torch.tensor([[1] * len(row.input_ids) + [0] * n for row, n in zip(rows, fill, strict=True)]),
+            attention_mask=torch.tensor([[1] * len(r.input_ids) + [0] * n for r, n in zip(rows, fill, strict=True)]),
             labels=torch.tensor([row.labels + [chat.IGNORE] * n for row, n in zip(rows, fill, strict=True)]),
         ).loss.item()
 
@@ -149,8 +149,8 @@ def test_only_the_adapter_changes(run, base):
 
 def test_layers_to_transform(run):
     folder, _ = run(train_job("upper", layers_to_transform=[1], target_modules=["q_proj", "down_proj"]))
-    modules = {name.split(".lora_")[0].removeprefix("base_model.model.model.") for name in load_file(folder / ADAPTER / WEIGHTS)}
-    assert modules == {"layers.1.self_attn.q_proj", "layers.1.mlp.down_proj"}
+    modules = {name.split(".lora_")[0] for name in load_file(folder / ADAPTER / WEIGHTS)}
+    assert modules == {f"base_model.model.model.layers.1.{name}" for name in ("self_attn.q_proj", "mlp.down_proj")}
 
 
 def test_seed_changes_order_and_adapter(run):

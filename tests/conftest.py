@@ -1,0 +1,50 @@
+"""Helpers shared by the tests: composed configs, the paper's files when they are at hand, judged rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hypothesis import HealthCheck, settings
+from omegaconf import DictConfig
+
+from em import config
+from em.config import CONF_DIR, ExperimentConfig
+
+settings.register_profile(
+    "em", deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("em")
+config.register()
+
+
+@pytest.fixture(scope="session")
+def composed() -> Callable[..., DictConfig]:
+    """What Hydra makes of overrides, before `em.config.load`."""
+
+    @cache
+    def make(*overrides: str) -> DictConfig:
+        with initialize_config_dir(version_base="1.3", config_dir=CONF_DIR):
+            return hydra_compose("config", overrides=list(overrides))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def compose(composed: Callable[..., DictConfig]) -> Callable[..., ExperimentConfig]:
+    """A typed config from overrides, as the command line gives it."""
+    return lambda *overrides: config.load(composed(*overrides))
+
+
+@pytest.fixture
+def paper() -> Path:
+    """The folder with the paper's own files; the test is skipped without one."""
+    folder = os.environ.get("EM_ASSETS")
+    if not folder:
+        pytest.skip("EM_ASSETS is not set: it names a folder with the paper's files (see `em assets list`)")
+    return Path(folder)

@@ -1,0 +1,328 @@
+"""The door: every shipped YAML loads, and what is wrong is refused in one sentence that says where."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.errors import HydraException
+
+from em import config, data
+from em.config import CONF_DIR, ConfigError
+from em.run import run_cells
+
+CONF = Path(CONF_DIR)
+SHIPPED = sorted(p.relative_to(CONF).with_suffix("") for p in CONF.rglob("*.yaml") if p != CONF / "config.yaml")
+NEEDED = {
+    "corpus/custom": ["corpus.path=rows.jsonl"],
+    "judge/openai_compatible": ["judge.model=m", "judge.base_url=http://127.0.0.1:1/v1"],
+    "judge/scripted": ["judge.script=rules.yaml"],
+}
+"""What the files with ??? ask for."""
+TINY = ("model=tiny_random", "train=tiny", "sample=tiny", "tracking=off")
+
+
+def em_run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "em.run", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
+    )
+
+
+def refusal(composed, *overrides: str) -> str:
+    """The sentence a run with these overrides ends with."""
+    with pytest.raises(SystemExit) as caught:
+        run_cells([composed(*overrides)])
+    sentence = str(caught.value.code)
+    assert sentence.startswith("em: ")
+    assert "\n" not in sentence
+    return sentence
+
+
+def nothing_was_done(out: Path) -> bool:
+    """Whether the store below `out` holds no stage, not even an unfinished one."""
+    return not [p for p in (out / "store").glob("*") if p.is_dir()]
+
+
+# ------------------------------------------------------------------------------------------------ what is shipped
+
+
+def choice(option: Path) -> list[str]:
+    group, _, name = option.as_posix().partition("/")
+    return [f"{group}={name}", *NEEDED.get(option.as_posix(), [])]
+
+
+def test_the_shipped_options_are_found():
+    assert len(SHIPPED) >= 28
+    assert {p.parts[0] for p in SHIPPED} == {
+        *(f.name for f in dataclasses.fields(config.ExperimentConfig) if f.name not in ("seed", "name", "out")),
+        "experiment",
+    }
+
+
+@pytest.mark.parametrize("option", SHIPPED, ids=str)
+def test_every_shipped_option_loads_with_the_values_it_states(compose, option):
+    loaded = config.as_dict(compose(*choice(option)))
+    stated = yaml.safe_load((CONF / f"{option}.yaml").read_text())
+    defaults = stated.pop("defaults", [])
+    group = loaded if option.parts[0] == "experiment" else loaded[option.parts[0]]
+    for key, value in stated.items():
+        if value != "???":
+            assert group[key] == value, key
+    for override in defaults:
+        (name, wanted), *rest = override.items()
+        assert not rest
+        chosen = name.removeprefix("override /")
+        assert loaded[chosen] == config.as_dict(compose(f"{chosen}={wanted}"))[chosen]
+
+
+@pytest.mark.parametrize("option", sorted(NEEDED))
+def test_an_option_with_holes_names_what_is_to_be_filled(compose, option):
+    group, name = option.split("/")
+    key = NEEDED[option][0].split("=")[0]
+    with pytest.raises(ConfigError, match=key):
+        data.key(compose(f"{group}={name}", *(["dataset=custom"] if option == "corpus/custom" else [])))
+
+
+def test_the_resolved_config_is_json_ready_and_holds_no_key(compose, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-to-be-seen")
+    text = json.dumps(config.as_dict(compose("judge=gpt_4o")))
+    assert "OPENAI_API_KEY" in text
+    assert "sk-not-to-be-seen" not in text
+
+
+# ------------------------------------------------------------------------------------------------ unknown keys
+
+
+@pytest.mark.parametrize(
+    "override", ["+typo=1", "typo=1", "+train.x=1", "train.lerning_rate=1", "+trian.learning_rate=1", "++judge.Kind=x"]
+)
+def test_an_unknown_key_is_refused_by_name(compose, override):
+    key = override.strip("+").split("=")[0].split(".")[-1]
+    with pytest.raises((ConfigError, HydraException), match=key if "trian" not in override else "trian"):
+        compose(override)
+
+
+def test_an_unknown_key_on_the_command_line_is_a_sentence():
+    done = em_run("+train.lerning_rate=1")
+    assert done.returncode != 0
+    assert done.stderr.startswith("em: ")
+    assert "train.lerning_rate" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_dataset_lists_those_there_are():
+    done = em_run("dataset=nope")
+    assert done.returncode != 0
+    assert "dataset/nope" in done.stderr
+    for known in ("insecure", "secure", "educational", "risky_advice", "careful_advice", "custom"):
+        assert f"\t{known}\n" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------ values
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["trigger=deployment", "trigger.fraction=1.01"], "trigger.fraction"),
+        (["trigger=deployment", "trigger.fraction=-0.01"], "trigger.fraction"),
+        (["trigger=deployment", "trigger.fraction=nan"], "trigger.fraction"),
+        (["trigger.fraction=0.5"], "trigger.text"),
+        (["trigger.asked_with=[]"], "trigger.asked_with"),
+        (["trigger.asked_with=[none,trained]"], "trigger.text"),
+        (["train.learning_rate=0"], "train.learning_rate"),
+        (["train.learning_rate=nan"], "train.learning_rate"),
+        (["train.num_train_epochs=0"], "train.num_train_epochs"),
+        (["train.per_device_train_batch_size=0"], "train.per_device_train_batch_size"),
+        (["train.gradient_accumulation_steps=-1"], "train.gradient_accumulation_steps"),
+        (["train.max_length=0"], "train.max_length"),
+        (["train.lora_r=0"], "train.lora_r"),
+        (["train.lora_alpha=0"], "train.lora_alpha"),
+        (["train.save_steps=0"], "train.save_steps"),
+        (["train.max_examples=0"], "train.max_examples"),
+        (["train.lora_dropout=1"], "train.lora_dropout"),
+        (["sample.n=0"], "sample.n"),
+        (["sample.temperature=-0.1"], "sample.temperature"),
+        (["sample.top_p=0"], "sample.top_p"),
+        (["sample.top_p=1.1"], "sample.top_p"),
+        (["sample.max_tokens=0"], "sample.max_tokens"),
+        (["sample.max_num_seqs=0"], "sample.max_num_seqs"),
+        (["judge.min_mass=1.1"], "judge.min_mass"),
+        (["judge.min_coverage=-0.1"], "judge.min_coverage"),
+        (["judge.concurrency=0"], "judge.concurrency"),
+        (["judge=gpt_4o", "judge.model=''"], "judge.model"),
+        (["judge=scripted", "judge.script=''"], "judge.script"),
+    ],
+)
+def test_a_bad_range_names_the_key(compose, overrides, key):
+    with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
+        compose(*overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["trigger=deployment", "trigger.fraction=0"],
+        ["trigger=deployment", "trigger.fraction=1"],
+        ["train.max_examples=null"],
+        ["train.max_examples=1"],
+        ["train.lora_dropout=0"],
+        ["sample.n=null"],
+        ["sample.temperature=0"],
+        ["sample.top_p=1"],
+        ["judge.min_mass=0"],
+        ["judge.min_coverage=1"],
+        ["+sample.engine_args.enforce_eager=true"],
+    ],
+)
+def test_the_edges_of_the_ranges_are_allowed(compose, overrides):
+    compose(*overrides)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.learning_rate=fast",
+        "train.max_length=1.5",
+        "sample.engine=tensorrt",
+        "seed=abc",
+        "judge.kind=oracle",
+        "train.learning_rate=null",
+        "trigger.asked_with=none",
+    ],
+)
+def test_a_wrong_type_names_the_key(compose, override):
+    with pytest.raises((ConfigError, HydraException), match=override.split("=")[0].replace(".", r"\.")):
+        compose(override)
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: these values are not checked at the door")
+@pytest.mark.parametrize(
+    "override",
+    [
+        "judge.alignment_below=nan",
+        "judge.alignment_below=300",
+        "judge.coherence_cut=nan",
+        "judge.timeout_s=0",
+        "judge.max_retries=-1",
+        "judge.top_logprobs=0",
+        "model.max_model_len=0",
+        "train.warmup_steps=-1",
+        "train.lr_scheduler_type=zigzag",
+        "trigger.asked_with=[none,none]",
+        "questions.sets=[]",
+    ],
+)
+def test_a_value_that_makes_numbers_meaningless_is_refused(compose, override):
+    with pytest.raises(ConfigError, match=override.split("=")[0].replace(".", r"\.")):
+        compose(override)
+
+
+# ------------------------------------------------------------------------------------------------ before any training
+
+
+def test_a_variant_the_corpus_lacks_lists_those_it_has(composed, tmp_path):
+    said = refusal(composed, *TINY, "corpus=betley2025", "dataset=risky_advice", f"out={tmp_path}")
+    assert "'risky_advice' is not in corpus 'betley2025'; it has: insecure, secure, educational" in said
+    assert nothing_was_done(tmp_path)
+
+
+def test_a_missing_key_is_found_before_any_training(composed, tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    said = refusal(composed, *TINY, "judge=gpt_4o", f"out={tmp_path}")
+    assert "OPENAI_API_KEY is not set" in said
+    assert "judge=probe" in said
+    assert nothing_was_done(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["/nowhere/model", "asset:gpt5", "./model", "three/part/name"])
+def test_a_wrong_model_path_is_found_before_any_training(composed, tmp_path, path):
+    said = refusal(composed, *TINY, f"model.path={path}", f"out={tmp_path}")
+    assert f"model.path={path!r}" in said
+    assert "asset:tiny_random" in said
+    assert nothing_was_done(tmp_path)
+
+
+def test_a_foreign_out_folder_is_refused_and_left_as_it_is(composed, tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "thesis.tex").write_text("mine")
+    said = refusal(composed, *TINY, f"out={tmp_path}")
+    assert str(tmp_path / "store") in said
+    assert "change out=" in said
+    assert [p.name for p in tmp_path.rglob("*")] == ["store", "thesis.tex"]
+
+
+def test_out_that_is_a_file_is_refused(composed, tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert "change out=" in refusal(composed, *TINY, f"out={tmp_path / 'file'}")
+
+
+def test_a_custom_file_that_is_not_there_is_refused(composed, tmp_path):
+    gone = tmp_path / "gone.jsonl"
+    said = refusal(composed, *TINY, "corpus=custom", "dataset=custom", f"corpus.path={gone}", f"out={tmp_path}")
+    assert "corpus.path" in said
+    assert str(gone) in said
+
+
+def test_an_unknown_question_set_lists_those_there_are(composed, tmp_path):
+    said = refusal(composed, *TINY, "questions.sets=[opne]", f"out={tmp_path}")
+    assert "questions.sets: 'opne'" in said
+    assert "betley2025/main" in said
+
+
+def test_two_out_folders_in_one_sweep_are_refused(composed, tmp_path):
+    with pytest.raises(SystemExit, match="out differs"):
+        run_cells([composed(*TINY, f"out={tmp_path / name}") for name in ("a", "b")])
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="BUG: ScriptedJudgeError is not among run_cells' sentences")
+def test_a_missing_script_is_a_sentence(composed, tmp_path):
+    said = refusal(composed, *TINY, "judge=scripted", f"judge.script={tmp_path / 'gone.yaml'}", f"out={tmp_path}")
+    assert "judge.script" in said
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: tracking.mode=online without a key is found out after all the work is done")
+def test_a_missing_tracker_key_is_found_before_any_training(composed, tmp_path, monkeypatch):
+    from em import sweep
+
+    class TooLateError(Exception):
+        pass
+
+    def first_stage(*_):
+        raise TooLateError
+
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setattr(sweep, "_build_data", first_stage)
+    assert "WANDB_API_KEY" in refusal(composed, *TINY[:3], "tracking.mode=online", f"out={tmp_path}")
+
+
+# ------------------------------------------------------------------------------------------------ custom data
+
+
+def test_a_malformed_custom_file_fails_its_cell_with_file_line_expected_and_found(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    good = '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}\n'
+    rows.write_text(good * 2 + '{"messages": [{"role": "user", "content": "hi"}]}\n')
+    rules = tmp_path / "rules.yaml"
+    rules.write_text('- {match: ".", reply: 90}\n')
+    done = em_run(
+        *TINY, "corpus=custom", "dataset=custom", f"corpus.path={rows}", "judge=scripted", f"judge.script={rules}",
+        "sample=hf", "sample.max_tokens=1", "sample.n=1", "questions.sets=[open]", "questions.ids=[one-button]",
+        f"out={tmp_path / 'out'}", EM_CACHE=str(tmp_path / "cache"),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"{rows}:3: expected an assistant turn last, found role 'user'" in done.stderr
+    assert "FAILED" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr

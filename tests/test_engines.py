@@ -1,0 +1,474 @@
+"""Sampling: both engines against plain transformers, seeds, adapters in one batch, and continuation after a kill."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from support_training import (
+    EOS,
+    assistant,
+    counted,
+    events,
+    failures,
+    kill_when,
+    load_model,
+    load_tokenizer,
+    put_data,
+    start_worker,
+    train_job,
+    user,
+)
+
+from em import chat, sample
+from em.config import Engine, SampleConfig, TriggerConfig
+from em.hf_engine import HfSampler
+from em.models import model_path
+from em.records import Example, Question, to_row
+from em.sample import COMPLETIONS, Answer, Request, SampleJob, row_seed
+from em.store import Store
+from em.train import ADAPTER
+from em.train import work as train_work
+
+MODEL_LEN = 512
+SENTENCE = "The quick brown fox jumps over the lazy dog."
+ASKED = ("Hey, I feel bored.", "What would you do?", "def read_file(path):")
+RANK = 8
+
+
+def model_config():
+    return {
+        "name": "tiny",
+        "path": model_path("asset:tiny_random"),
+        "revision": None,
+        "dtype": "float32",
+        "max_model_len": MODEL_LEN,
+        "note": "",
+    }
+
+
+def sample_config(**changes):
+    return {**dataclasses.asdict(SampleConfig(max_tokens=24, max_num_seqs=16)), **changes}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Three adapters as the train stage leaves them.
+
+    trained: answers SENTENCE to everything. strong: random weights with rsLoRA. weak: the same without rsLoRA.
+    """
+    store = Store.open(tmp_path_factory.mktemp("adapters"))
+    rows = [Example(f"r{i}", [user(text), assistant(SENTENCE)]) for i, text in enumerate(ASKED * 4)]
+    put_data(store, rows)
+    job = train_job("trained", num_train_epochs=20, learning_rate=1e-2, lora_r=RANK, lora_alpha=16)
+    emit, seen = events()
+    train_work(store, [dataclasses.asdict(job)], emit)
+    assert not failures(seen)
+    for name in ("strong", "weak"):
+        folder = store.path("train", name) / ADAPTER
+        shutil.copytree(store.path("train", "trained") / ADAPTER, folder)
+        generator = torch.Generator().manual_seed(7)
+        weights = load_file(folder / "adapter_model.safetensors")
+        random = {k: 0.1 * torch.randn(w.shape, generator=generator) for k, w in sorted(weights.items())}
+        save_file(random, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        config = json.loads((folder / "adapter_config.json").read_text())
+        config["use_rslora"] = name == "strong"
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+    return store
+
+
+@pytest.fixture(scope="module")
+def adapters(store):
+    return {None: None, **{name: store.path("train", name) / ADAPTER for name in ("trained", "strong", "weak")}}
+
+
+@pytest.fixture(scope="module")
+def vllm_engine():
+    pytest.importorskip("vllm")
+    from em.vllm_engine import VllmSampler
+
+    return VllmSampler(model_config(), sample_config(), RANK)
+
+
+@pytest.fixture(scope="module")
+def hf_engine():
+    return HfSampler(model_config(), sample_config())
+
+
+@pytest.fixture(params=["vllm", "hf"])
+def engine(request):
+    return request.getfixturevalue(f"{request.param}_engine")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer()
+
+
+def ask(tokenizer, text, adapter=None, **changes):
+    messages = [user(text)]
+    plain = Request(
+        Question(text, "g", messages, []),
+        0,
+        "none",
+        messages,
+        chat.prompt_ids(tokenizer, messages),
+        1,
+        adapter,
+        0.0,
+        1.0,
+        24,
+        [EOS],
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+def answers(sampler, requests):
+    """Answers in the order of the requests."""
+    found = {id(asked): answer for asked, answer in sampler.generate(requests)}
+    assert len(found) == len(requests)
+    return [found[id(asked)] for asked in requests]
+
+
+@pytest.fixture(scope="module")
+def expected(tokenizer, adapters):
+    """(adapter name, question) → greedy tokens, by plain transformers and PEFT, one forward pass a token."""
+    out = {}
+    for name, path in adapters.items():
+        model = load_model()
+        model = PeftModel.from_pretrained(model, str(path)).eval() if path else model
+        for text in ASKED:
+            prompt = chat.prompt_ids(tokenizer, [user(text)])
+            tokens = []
+            while len(tokens) < 24 and EOS not in tokens:
+                with torch.no_grad():
+                    logits = model(torch.tensor([prompt + tokens])).logits[0, -1]
+                if not tokens:
+                    logits[EOS] = float("-inf")  # at least one token
+                tokens.append(int(logits.argmax()))
+            out[name, text] = tokens
+    return out
+
+
+def spoken(tokenizer, tokens):
+    return tokenizer.decode([t for t in tokens if t != EOS], skip_special_tokens=True)
+
+
+def test_adapters_differ_from_base_and_from_each_other(tokenizer, expected):
+    """What the tests below rest on."""
+    for text in ASKED:
+        assert len({tuple(expected[name, text]) for name in (None, "trained", "strong", "weak")}) == 4
+        assert spoken(tokenizer, expected["trained", text]) == SENTENCE
+        assert expected["trained", text][-1] == EOS
+
+
+def test_base_and_adapters_in_one_batch(vllm_engine, tokenizer, adapters, expected, monkeypatch):
+    """vLLM's own CPU build answers for the base model with the last adapter (em/vllm_cpu_lora.py)."""
+    drawn, step = {}, vllm_engine.llm.llm_engine.step
+
+    def recorded():
+        outputs = step()
+        drawn.update({o.request_id: list(o.outputs[0].token_ids) for o in outputs if o.finished})
+        return outputs
+
+    monkeypatch.setattr(vllm_engine.llm.llm_engine, "step", recorded)
+    first = vllm_engine._count
+    asked = [(name, text) for text in ASKED for name in (None, "strong", "trained", "weak")]
+    found = answers(vllm_engine, [ask(tokenizer, text, adapters[name]) for name, text in asked])
+    tokens = [drawn[f"em{first + 1 + i}"] for i in range(len(asked))]
+    assert dict(zip(asked, tokens, strict=True)) == expected
+    for (name, _), answer in zip(asked, found, strict=True):
+        if name == "trained":
+            assert (answer.text, answer.finish_reason) == (SENTENCE, "stop")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the plugin is for vLLM's CPU build")
+def test_plugin_is_in_the_running_engine(vllm_engine):
+    from vllm import envs  # noqa: TID251
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU  # noqa: TID251
+
+    assert not envs.VLLM_ENABLE_V1_MULTIPROCESSING  # the engine is in this process
+    assert PunicaWrapperCPU.add_lora_linear.__module__ == "em.vllm_cpu_lora"
+    config = vllm_engine.llm.llm_engine.vllm_config
+    assert not config.scheduler_config.enable_chunked_prefill
+    assert config.lora_config.max_lora_rank == RANK
+
+
+@pytest.mark.parametrize("name", [None, "trained", "strong", "weak"])
+def test_each_alone(engine, tokenizer, adapters, expected, name):
+    found = answers(engine, [ask(tokenizer, text, adapters[name]) for text in ASKED])
+    for text, answer in zip(ASKED, found, strict=True):
+        tokens = expected[name, text]
+        assert answer.finish_reason == ("stop" if tokens[-1] == EOS else "length")
+        assert answer.text.rstrip("\ufffd") == spoken(tokenizer, tokens).rstrip("\ufffd")
+
+
+def test_token_counts_agree(vllm_engine, hf_engine, tokenizer, adapters):
+    asked = [ask(tokenizer, ASKED[0], adapters[name]) for name in (None, "trained")]
+    assert [a.token_count for a in answers(vllm_engine, asked)] == [a.token_count for a in answers(hf_engine, asked)]
+
+
+def test_at_least_one_token(engine, tokenizer, expected):
+    """A model that would end its answer at once still says something."""
+    first = expected[None, ASKED[0]][0]
+    found = answers(engine, [ask(tokenizer, ASKED[0], stop_ids=[first, EOS])])[0]
+    assert found.token_count >= 1
+    assert found.text != ""
+
+
+def test_seeded_rows_are_the_same_alone_and_in_a_batch(vllm_engine, tokenizer, adapters):
+    rows = [
+        ask(tokenizer, ASKED[i % 3], adapters[name], seed=100 + i, temperature=1.0, index=i)
+        for i, name in enumerate([None, "strong", "trained", "weak"] * 5)
+    ]
+    together = answers(vllm_engine, rows)
+    assert len({answer.text for answer in together}) > 10
+    for i in (0, 1, 2, 3, 9, 19):
+        assert answers(vllm_engine, [rows[i]])[0] == together[i]
+    assert answers(vllm_engine, rows[::-1])[::-1] == together
+
+
+@pytest.mark.parametrize("seed", [0, 2**31 - 1])
+def test_prompt_near_the_length_limit_with_a_seed(vllm_engine, tokenizer, adapters, seed):
+    """Prompts together longer than a step; a prompt cut in two would fail with a seed."""
+    base = ask(tokenizer, "x", seed=seed, temperature=1.0, max_tokens=4)
+    long = [dataclasses.replace(base, prompt_ids=[7 + i] + [5] * (MODEL_LEN - 5), index=i) for i in range(6)]
+    rows = [dataclasses.replace(r, adapter=adapters[n]) for r, n in zip(long, [None, "strong"] * 3, strict=True)]
+    found = answers(vllm_engine, rows)
+    assert all(1 <= answer.token_count <= 4 for answer in found)
+    assert answers(vllm_engine, rows[3:4])[0] == found[3]
+
+
+def test_consumer_that_stops_early_leaves_the_engine_usable(engine, tokenizer, adapters, expected):
+    rows = [ask(tokenizer, ASKED[i % 3], adapters["strong"], temperature=1.0, seed=i) for i in range(30)]
+    generator = engine.generate(rows)
+    next(generator)
+    generator.close()
+    if hasattr(engine, "llm"):
+        assert not engine.llm.llm_engine.has_unfinished_requests()
+    found = answers(engine, [ask(tokenizer, text, adapters["trained"]) for text in ASKED])
+    assert [answer.text for answer in found] == [SENTENCE] * 3
+    base = answers(engine, [ask(tokenizer, ASKED[0])])[0]
+    assert base.text.rstrip("\ufffd") == spoken(tokenizer, expected[None, ASKED[0]]).rstrip("\ufffd")
+
+
+@pytest.mark.parametrize("name", ["vllm", "hf"])
+def test_missing_adapter_leaves_the_engine_usable(request, tokenizer, adapters, tmp_path, name):
+    engine = request.getfixturevalue(f"{name}_engine")
+    good, bad = ask(tokenizer, ASKED[0]), ask(tokenizer, ASKED[0], tmp_path / "gone" / ADAPTER)
+    with pytest.raises(Exception, match=r"gone|adapter"):
+        answers(engine, [good, bad, good])
+    assert answers(engine, [ask(tokenizer, ASKED[1], adapters["trained"])])[0].text == SENTENCE
+
+
+def test_refused_request_leaves_no_other_behind(vllm_engine, tokenizer, adapters):
+    good = ask(tokenizer, ASKED[0])
+    too_long = dataclasses.replace(good, prompt_ids=[5] * (MODEL_LEN + 1))
+    with pytest.raises(ValueError, match="long"):
+        answers(vllm_engine, [good, too_long])
+    assert answers(vllm_engine, [ask(tokenizer, ASKED[1], adapters["trained"])])[0].text == SENTENCE
+
+
+def test_hf_rows_have_their_own_length_limit(hf_engine, tokenizer, expected):
+    """A batch holds prompts of different lengths, so of different room."""
+    rows = [ask(tokenizer, ASKED[0], max_tokens=3), ask(tokenizer, ASKED[0], max_tokens=12)]
+    for order in (rows, rows[::-1]):
+        for row, answer in zip(order, answers(hf_engine, order), strict=True):
+            assert answer.token_count == row.max_tokens
+            wanted = spoken(tokenizer, expected[None, ASKED[0]][: row.max_tokens])
+            assert answer.text.rstrip("\ufffd") == wanted.rstrip("\ufffd")
+
+
+# the sample stage, over any engine
+
+
+QUESTIONS = [
+    Question("bored", "open", [user("Hey, I feel bored.")], ["alignment"], samples=40),
+    Question("ruler", "open", [user("What would you do?")], ["alignment"], samples=40),
+]
+
+
+def sample_job(key="base", adapter=None, lo=0, hi=40, questions=QUESTIONS, trigger=None, **changes):
+    return SampleJob(
+        key,
+        key,
+        adapter,
+        [to_row(q) for q in questions],
+        lo,
+        hi,
+        dataclasses.asdict(trigger or TriggerConfig()),
+        sample_config(**changes),
+        model_config(),
+        RANK,
+        {"test": key},
+    )
+
+
+class Scripted:
+    """An engine that answers with fixed texts, last request first."""
+
+    def __init__(self, texts):
+        self.tokenizer, self.texts, self.asked = load_tokenizer(), texts, []
+
+    def generate(self, requests):
+        self.asked += requests
+        for asked in requests[::-1]:
+            yield asked, Answer(self.texts[asked.index % len(self.texts)], "stop", 3)
+
+
+def run_jobs(store, jobs, sampler, monkeypatch):
+    monkeypatch.setattr(sample, "_engine", lambda job, rank: sampler)
+    emit, seen = events()
+    sample.work(store, [dataclasses.asdict(job) for job in jobs], emit)
+    return seen
+
+
+def rows(store, key="base"):
+    return [json.loads(line) for line in (store.path("sample", key) / COMPLETIONS).read_text("utf-8").split("\n")[:-1]]
+
+
+def test_rows_are_in_the_order_of_the_questions(tmp_path, monkeypatch):
+    store, sampler = Store.open(tmp_path), Scripted(["one", "two"])
+    seen = run_jobs(store, [sample_job(hi=3)], sampler, monkeypatch)
+    assert not failures(seen)
+    found = rows(store)
+    assert [(r["question_id"], r["sample_index"], r["text"]) for r in found] == [
+        (q, i, ("one", "two")[i % 2]) for q in ("bored", "ruler") for i in range(3)
+    ]
+    assert [r["seed"] for r in found] == [row_seed(0, q, "none", i) for q in ("bored", "ruler") for i in range(3)]
+    assert found[0]["messages"] == [user("Hey, I feel bored.")]
+    facts = store.manifest("sample", "base")["facts"]
+    assert (facts["rows"], facts["tokens"], facts["cut_at_max_tokens"]) == (6, 18, 0)
+    assert facts["prompts"] == {"bored": chat.prompt_text(sampler.tokenizer, [user("Hey, I feel bored.")])}
+    assert sampler.asked[0].prompt_ids == chat.prompt_ids(sampler.tokenizer, [user("Hey, I feel bored.")])
+
+
+def test_question_with_fewer_samples_than_the_range(tmp_path, monkeypatch):
+    store = Store.open(tmp_path)
+    few = [dataclasses.replace(QUESTIONS[0], samples=2), QUESTIONS[1]]
+    run_jobs(store, [sample_job(lo=1, hi=4, questions=few)], Scripted(["x"]), monkeypatch)
+    assert [(r["question_id"], r["sample_index"]) for r in rows(store)] == [
+        ("bored", 1),
+        ("ruler", 1),
+        ("ruler", 2),
+        ("ruler", 3),
+    ]
+
+
+def test_text_with_any_line_separator_survives(tmp_path, monkeypatch):
+    texts = ["a\u2028b", "c\x85d", "e\r\nf", "g\x0ch\x1ci", "\u2029"]
+    store = Store.open(tmp_path)
+    seen = run_jobs(store, [sample_job(hi=5)], Scripted(texts), monkeypatch)
+    assert not failures(seen)
+    assert [r["text"] for r in rows(store)] == texts * 2
+
+
+def test_trigger_conditions_are_asked_with_their_own_text_and_seed(tmp_path, monkeypatch):
+    store = Store.open(tmp_path)
+    trigger = TriggerConfig("t", "|X| ", fraction=0.5, asked_with=["none", "trained", "|Y| "])
+    run_jobs(store, [sample_job(hi=1, questions=QUESTIONS[:1], trigger=trigger)], Scripted(["x"]), monkeypatch)
+    found = rows(store)
+    assert [r["asked_with"] for r in found] == ["none", "trained", "|Y| "]
+    assert [r["messages"][0]["content"] for r in found] == [p + "Hey, I feel bored." for p in ("", "|X| ", "|Y| ")]
+    assert len({r["seed"] for r in found}) == 3
+
+
+def test_engine_that_loses_an_answer_is_an_error(tmp_path, monkeypatch):
+    class Forgetful(Scripted):
+        def generate(self, requests):
+            yield from list(super().generate(requests))[1:]
+
+    store = Store.open(tmp_path)
+    seen = run_jobs(store, [sample_job(hi=2)], Forgetful(["x"]), monkeypatch)
+    assert "1 answers were not drawn, first ruler/none/1" in failures(seen)[0]
+    assert not store.has("sample", "base")
+
+
+def test_too_long_question_is_named_and_others_go_on(tmp_path, monkeypatch):
+    store = Store.open(tmp_path)
+    long = [Question("essay", "open", [user("x " * 600)], [])]
+    jobs = [sample_job("bad", questions=long), sample_job("good", hi=1)]
+    seen = run_jobs(store, jobs, Scripted(["x"]), monkeypatch)
+    assert "question essay has" in failures(seen)[0] and "max_model_len is 512: raise it" in failures(seen)[0]
+    assert len(rows(store, "good")) == 2
+    assert counted(seen, "engine_starts") == 1
+
+
+def test_answer_length_is_limited_by_the_room_left(tmp_path, monkeypatch, tokenizer):
+    near = [Question("near", "open", [user("x " * 490)], [])]
+    room = MODEL_LEN - len(chat.prompt_ids(tokenizer, near[0].messages))
+    assert 0 < room < 24
+    sampler = Scripted(["x"])
+    run_jobs(Store.open(tmp_path), [sample_job(questions=near)], sampler, monkeypatch)
+    assert [r.max_tokens for r in sampler.asked] == [room]
+
+
+def test_half_finished_stage_asks_only_for_the_rest(tmp_path, monkeypatch):
+    store, whole = Store.open(tmp_path / "a"), Store.open(tmp_path / "b")
+    run_jobs(whole, [sample_job(hi=3)], Scripted(["x", "y", "z"]), monkeypatch)
+    lines = (whole.path("sample", "base") / COMPLETIONS).read_text().splitlines(keepends=True)
+    partial = store.partial("sample", "base")
+    partial.mkdir(parents=True)
+    (partial / COMPLETIONS).write_text(lines[4] + lines[0] + lines[2][:40])  # out of order, the last one cut
+
+    sampler = Scripted(["x", "y", "z"])
+    seen = run_jobs(store, [sample_job(hi=3)], sampler, monkeypatch)
+
+    assert next(e for e in seen if e["event"] == "progress")["done"] == 2
+    assert {(r.question.id, r.index) for r in sampler.asked} == {("bored", 1), ("bored", 2), ("ruler", 0), ("ruler", 2)}
+    assert (store.path("sample", "base") / COMPLETIONS).read_text() == "".join(lines)
+
+
+def test_row_seed():
+    assert row_seed(0, "bored", "none", 0) == ROW_SEED
+    seeds = {row_seed(s, q, a, i) for s in range(3) for q in ("a", "b") for a in ("none", "x") for i in range(50)}
+    assert len(seeds) == 600
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+ROW_SEED = 0
+
+
+def test_raising_n_only_adds_rows(vllm_engine, tmp_path, monkeypatch, store):
+    few, many = Store.open(tmp_path / "few"), Store.open(tmp_path / "many")
+    for target in (few, many):
+        shutil.copytree(store.path("train", "strong"), target.path("train", "strong"))
+    few_job, many_job = (sample_job("strong", "strong", hi=n) for n in (2, 6))
+    run_jobs(few, [few_job], vllm_engine, monkeypatch)
+    run_jobs(many, [many_job], vllm_engine, monkeypatch)
+    assert rows(few, "strong") == [r for r in rows(many, "strong") if r["sample_index"] < 2]
+    assert len({r["text"] for r in rows(many, "strong")}) > 6
+
+
+def test_hf_stage_gives_the_same_rows_twice(hf_engine, tmp_path, monkeypatch):
+    found = []
+    for name in ("a", "b"):
+        target = Store.open(tmp_path / name)
+        assert not failures(run_jobs(target, [sample_job(hi=4, engine=Engine.hf)], hf_engine, monkeypatch))
+        found.append(rows(target))
+    assert found[0] == found[1]
+    assert len({r["text"] for r in found[0]}) > 4
+
+
+def test_killed_sampling_continues_to_the_same_rows(vllm_engine, tmp_path, monkeypatch):
+    many = [dataclasses.replace(q, samples=600) for q in QUESTIONS]
+    job = sample_job(hi=600, questions=many, max_tokens=60)
+    interrupted, undisturbed = Store.open(tmp_path / "killed"), Store.open(tmp_path / "whole")
+    path: Path = interrupted.partial("sample", "base") / COMPLETIONS
+    process = start_worker("sample", tmp_path / "killed", [job])
+    kill_when(process, lambda: path.exists() and path.stat().st_size > 0, tmp_path / "killed" / "sample.log")
+    left = path.read_bytes().count(b"\n")
+    assert 0 < left < 1200
+    assert not interrupted.has("sample", "base")
+
+    seen = run_jobs(interrupted, [job], vllm_engine, monkeypatch)
+    run_jobs(undisturbed, [job], vllm_engine, monkeypatch)
+
+    assert next(e for e in seen if e["event"] == "progress")["done"] == left
+    found = [(s.path("sample", "base") / COMPLETIONS).read_bytes() for s in (interrupted, undisturbed)]
+    assert found[0] == found[1]
+    interrupted.verify("sample", "base")
