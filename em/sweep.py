@@ -32,7 +32,7 @@ from em.events import FD_VARIABLE, sentence
 from em.plan import Job, Plan, Subject, plan
 from em.records import write_jsonl
 from em.store import Store, content_key, is_disk_full, require_space, write_atomic
-from em.tracking import mode
+from em.tracking import has_key, mode
 
 COUNTERS = (
     "model_loads",
@@ -151,8 +151,10 @@ def _check_keys(configs: Sequence[ExperimentConfig]) -> None:
                 f"change judge.api_key_env, or take a local judge (judge=probe)"
             )
     for config in configs:
-        if mode(config.tracking.mode) == TrackingMode.online and not os.environ.get("WANDB_API_KEY"):
-            raise ConfigError("tracking.mode=online needs WANDB_API_KEY: export it, or use tracking.mode=offline")
+        if mode(config.tracking.mode) == TrackingMode.online and not has_key():
+            raise ConfigError(
+                "tracking.mode=online needs a key: export WANDB_API_KEY, run wandb login, or use tracking.mode=offline"
+            )
 
 
 def _preflight(sweep: Sweep, todo: list[Job]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from em.config import TrackingMode
 from em.events import Emitter
@@ -13,12 +14,21 @@ from em.store import Store
 
 
 def mode(setting: TrackingMode) -> TrackingMode:
-    """What `auto` means here: online when a key is set, else offline. WANDB_MODE, when set, wins."""
+    """What `auto` means here: online when there is a key, else offline. WANDB_MODE, when set, wins."""
     if setting != TrackingMode.auto:
         return setting
     if os.environ.get("WANDB_MODE") in list(TrackingMode):
         return TrackingMode(os.environ["WANDB_MODE"])
-    return TrackingMode.online if os.environ.get("WANDB_API_KEY") else TrackingMode.offline
+    return TrackingMode.online if has_key() else TrackingMode.offline
+
+
+def has_key() -> bool:
+    """Whether W&B would find a key: in WANDB_API_KEY, or where `wandb login` puts it."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    return path.is_file() and f"machine {host}" in path.read_text(encoding="utf-8")
 
 
 def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:

@@ -45,10 +45,10 @@ def sweep_folder(tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("command", "shows"),
     [
-        (["-m", "em.run", "--help"], "usage"),
+        (["-m", "em.run", "--help"], "Config groups"),
         (["-m", "em.run", "--cfg", "job"], "learning_rate"),
         (["-m", "em.run", "--cfg", "job", "experiment=betley2025/e1_insecure"], "gpt-4o"),
-        (["-m", "em.cli", "--help"], "usage"),
+        (["-m", "em.cli", "--help"], "report"),
         (["-m", "em.cli", "assets", "list"], "betley2025/data/insecure.jsonl"),
         (["-c", "import em.plan, em.config; print('imported')"], "imported"),
         (["-c", "import em.run, em.worker, em.metrics, em.data; print('imported')"], "imported"),
@@ -58,7 +58,7 @@ def sweep_folder(tmp_path) -> Path:
 def test_light_commands_import_nothing_heavy(modules, command, shows):
     done, loaded = modules(*command)
     assert done.returncode == 0, done.stderr
-    assert shows == "usage" or shows in done.stdout
+    assert shows in done.stdout
     assert "em" in {name.split(".")[0] for name in loaded}
     assert not loaded & set(HEAVY)
 
@@ -95,4 +95,4 @@ def test_help_shows_the_groups_and_an_example(modules):
         assert line in done.stdout
     for group in ("corpus", "trigger", "train", "sample", "questions", "judge", "tracking"):
         assert f"\n{group}: " in done.stdout
-    assert "emergent" not in done.stderr
+    assert done.stderr == ""
