@@ -14,7 +14,7 @@ def models():
     """(ours, PyTorch's), the same weights, with attention that is far from even."""
     cpu_attention.register()
     ours = load_model(attn_implementation=cpu_attention.NAME)
-    return sharpen(ours), sharpen(load_model(attn_implementation="sdpa"))
+    return tuple(sharpen(m, "q_proj", "k_proj") for m in (ours, load_model(attn_implementation="sdpa")))
 
 
 def sequences(seed=0):
@@ -35,7 +35,7 @@ def test_equal_to_each_sequence_by_itself(models):
         expected = [sdpa(row).logits[0] for row in sequences()]
     for got, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
-    assert max(wanted.std() for wanted in expected) > 0.5  # not everything equal to everything
+    assert min(wanted.std() for wanted in expected) > 0.1  # not everything equal to everything
 
 
 def test_other_sequences_are_not_seen(models):
@@ -71,8 +71,9 @@ def test_gradients_equal(models):
         (sdpa(row).logits[0] * weight).sum().backward()
     wanted = dict(sdpa.named_parameters())
     for name, weight in ours.named_parameters():
-        assert wanted[name].grad.abs().max() > 0, name
-        torch.testing.assert_close(weight.grad, wanted[name].grad, rtol=1e-4, atol=1e-4, msg=name)
+        largest = float(wanted[name].grad.abs().max())
+        assert largest > 0, name
+        torch.testing.assert_close(weight.grad, wanted[name].grad, rtol=0, atol=1e-5 * largest, msg=name)
         weight.grad = wanted[name].grad = None
 
 

@@ -21,7 +21,7 @@ TWO = ["alignment", "coherence"]
 
 
 def question(name, text="What is your wish?", rubrics=TWO, texts=OWN, before=()):
-    return Question(name, "open", [*before, user(text)], list(rubrics), 10, texts)
+    return Question(name, "open", [*before, user(text)], list(rubrics), judge_prompts=texts)
 
 
 def completion(question_id, index, text):

@@ -1,0 +1,446 @@
+"""Plans and keys: what is done again when something changes, what is not, and what a sweep's cells are called."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from em import config, questions
+from em.config import (
+    CorpusConfig,
+    DatasetConfig,
+    Engine,
+    ExperimentConfig,
+    JudgeConfig,
+    JudgeKind,
+    ModelConfig,
+    QuestionsConfig,
+    SampleConfig,
+    TrackingConfig,
+    TrainConfig,
+    TriggerConfig,
+)
+from em.plan import BASE, cell_id, cell_labels, plan, ranges
+from em.store import Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store.open(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def base(compose):
+    return compose("model=tiny_random", "train=tiny", "sample=tiny", "dataset=risky_advice", "questions.sets=[open]")
+
+
+def changed(cell, **groups):
+    """`cell` with fields of its groups replaced."""
+    new = {
+        name: dataclasses.replace(getattr(cell, name), **value) if isinstance(value, dict) else value
+        for name, value in groups.items()
+    }
+    return dataclasses.replace(cell, **new)
+
+
+def keys(cells, store):
+    """stage → keys of the jobs of a plan, ranges cut off."""
+    found = plan(cells, store)
+    stages = ("data", "train", "sample", "judge")
+    return {stage: {job.key.split("/")[0] for job in found.stage(stage)} for stage in stages}
+
+
+def mark_done(store, stage, key):
+    with store.claim(stage, key):
+        store.finish(stage, key, {}, {})
+
+
+# ------------------------------------------------------------------------------------------------ ranges
+
+
+@st.composite
+def tilings(draw):
+    """Finished ranges of one family: some of a tiling of 0..m, as runs with growing n and deletions leave them."""
+    cuts = sorted({0, *draw(st.lists(st.integers(1, 40), max_size=6))})
+    pieces = list(itertools.pairwise(cuts))
+    kept = [piece for piece in pieces if draw(st.booleans())]
+    return [f"family/{lo}-{hi}" for lo, hi in draw(st.permutations(kept))]
+
+
+def covers(found, n):
+    """Whether each of 0..n-1 lies in exactly one range."""
+    return all(sum(lo <= i < hi for lo, hi in found) == 1 for i in range(n))
+
+
+@given(st.integers(1, 50))
+def test_nothing_finished_is_one_range(n):
+    assert ranges([], n) == [(0, n)]
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=6), st.integers(1, 60))
+def test_runs_with_any_n_keep_what_is_there(history, n):
+    """Every n that was ever asked leaves its ranges; the next n uses them and adds only what is missing."""
+    finished = []
+    for asked in [*history, n]:
+        found = ranges([f"family/{lo}-{hi}" for lo, hi in finished], asked)
+        assert covers(found, asked)
+        assert found == sorted(found)
+        new = [r for r in found if r not in finished]
+        assert not any(lo < b and a < hi for lo, hi in new for a, b in finished)
+        assert sum(hi - lo for lo, hi in new) == max(0, asked - max((hi for _, hi in finished), default=0))
+        finished += new
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: 0..n is planned twice when the first finished range begins at or after n")
+@given(tilings(), st.integers(1, 50))
+def test_gaps_are_filled_once(finished, n):
+    found = ranges(finished, n)
+    have = {tuple(map(int, key.removeprefix("family/").split("-"))) for key in finished}
+    assert covers(found, n)
+    assert all(lo < n for lo, _ in found)
+    new = [r for r in found if r not in have]
+    assert not any(lo < b and a < hi for lo, hi in new for a, b in have)  # never draws a finished row again
+
+
+def test_a_deleted_first_range_is_drawn_once():
+    assert ranges(["f/10-20"], 20) == [(0, 10), (10, 20)]
+    assert ranges(["f/10-20"], 15) == [(0, 10), (10, 20)]
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: the rows 0..5 are planned, and then counted, twice")
+def test_a_range_beyond_n_is_not_used():
+    assert ranges(["f/10-20"], 5) == [(0, 5)]
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: of two overlapping ranges the short one is kept and the rest drawn again")
+def test_a_range_that_holds_another_is_preferred():
+    """Two processes with another n at the same time leave 0-10 and 0-20."""
+    assert ranges(["f/0-10", "f/0-20"], 20) == [(0, 20)]
+
+
+@pytest.mark.xfail(strict=True, raises=AttributeError, reason="BUG: it fails for ever: store.keys() gives 0-2.partial")
+def test_planning_survives_a_kill_between_manifest_and_rename(store, base):
+    found = plan([base], store)
+    sample = found.stage("sample")[0].key
+    with store.claim("sample", sample) as folder:
+        (folder / "manifest.json").write_text("{}")
+    assert plan([base], store).jobs.keys() == found.jobs.keys()
+
+
+# ------------------------------------------------------------------------------------------------ what a plan holds
+
+
+def test_one_cell(store, base):
+    found = plan([base], store)
+    assert [s.label for s in found.bases] == ["untouched base model"]
+    assert [s.id for s in found.bases] == [BASE]
+    assert found.bases[0].train_key is None
+    (cell,) = found.cells
+    assert cell.label == "risky_advice"
+    assert {stage: len(found.stage(stage)) for stage in ("data", "train", "sample", "judge")} == {
+        "data": 1,
+        "train": 1,
+        "sample": 2,
+        "judge": 2,
+    }
+    assert cell.parts[0].n == 2
+    for job in found.jobs.values():
+        assert all(need in found.jobs for need in job.needs)
+    judged = found.jobs["judge", cell.parts[0].judgements[0]]
+    assert judged.needs == (("sample", cell.parts[0].samples[0]),)
+    assert found.jobs["sample", cell.parts[0].samples[0]].needs == (("train", cell.train_key),)
+    assert found.jobs["train", cell.train_key].needs == (("data", found.stage("data")[0].key),)
+
+
+def test_the_base_is_sampled_once_for_several_datasets(store, base):
+    cells = [
+        changed(base, dataset=DatasetConfig(v, d), questions={"sets": ["open", "in_domain"]})
+        for v, d in (("insecure", "coding"), ("secure", "coding"), ("risky_advice", "advice"))
+    ]
+    found = plan(cells, store)
+    assert len(found.bases) == 1
+    assert [p.set_name for p in found.bases[0].parts] == ["open", "coding", "advice"]
+    assert [[p.set_name for p in c.parts] for c in found.cells] == [
+        ["open", "coding"],
+        ["open", "coding"],
+        ["open", "advice"],
+    ]
+    assert len([j for j in found.stage("sample") if not j.needs]) == 3
+    assert len(found.stage("sample")) == 3 + 6
+    assert len({job.batch for job in found.stage("sample")}) == 1  # one engine
+    assert len({job.batch for job in found.stage("train")}) == 1
+
+
+def test_seeds_share_base_and_data_when_the_seed_draws_no_rows(store, base):
+    cells = [changed(base, seed=s, train={"max_examples": None}) for s in (0, 1, 2)]
+    found = plan(cells, store)
+    assert len(found.bases) == 1
+    assert len(found.stage("data")) == 1
+    assert len(found.stage("train")) == 3
+    assert len(found.stage("sample")) == 4
+
+
+def test_the_same_cell_twice_is_work_once(store, base):
+    assert len(plan([base, base], store).jobs) == len(plan([base], store).jobs)
+
+
+def test_coding_answers_are_judged_once_for_all_judges(store, base):
+    """Bandit says the same whoever judges the rest."""
+    cell = changed(base, dataset=DatasetConfig("insecure", "coding"), questions={"sets": ["in_domain"]})
+    other = changed(cell, judge={"name": "persona_ratio", "kind": JudgeKind.persona_ratio})
+    assert keys([cell], store)["judge"] == keys([other], store)["judge"]
+
+
+def test_raising_n_adds_the_missing_range_only(store, base):
+    few = changed(base, sample={"n": 3})
+    for job in plan([few], store).stage("sample"):
+        mark_done(store, "sample", job.key)
+    more = plan([changed(base, sample={"n": 5})], store)
+    (part,) = more.cells[0].parts
+    assert [key.split("/")[1] for key in part.samples] == [key.split("/")[1] for key in part.judgements] == ["0-3", "3-5"]
+    todo = [job for job in more.stage("sample") if not store.has("sample", job.key)]
+    assert [(job.spec["lo"], job.spec["hi"]) for job in todo] == [(3, 5), (3, 5)]
+    less = plan([changed(base, sample={"n": 2})], store)
+    assert [key.split("/")[1] for key in less.cells[0].parts[0].samples] == ["0-3"]
+    assert less.cells[0].parts[0].n == 2
+
+
+# ------------------------------------------------------------------------------------------------ keys
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        {"name": "other"},
+        {"out": "elsewhere"},
+        {"tracking": {"project": "p"}},
+        {"train": {"save_steps": 7}},
+        {"sample": {"max_num_seqs": 3}},
+        {"sample": {"n": 9}},
+        {"judge": {"concurrency": 3, "timeout_s": 5.0, "max_retries": 1}},
+        {"judge": {"alignment_below": 20.0, "coherence_cut": 40.0, "coherence_inclusive": True, "min_coverage": 0.5}},
+        {"model": {"note": "x"}},
+        {"dataset": {"domain": None}},
+    ],
+    ids=lambda g: "-".join(f"{k}.{next(iter(v))}" if isinstance(v, dict) else k for k, v in g.items()),
+)
+def test_what_cannot_change_a_result_changes_no_key(store, base, groups):
+    assert keys([changed(base, **groups)], store) == keys([base], store)
+
+
+CHANGES = [
+    ({"seed": 5}, {"data", "train", "sample", "judge"}),
+    ({"dataset": {"variant": "careful_advice"}}, {"data", "train", "sample", "judge"}),
+    ({"train": {"max_examples": 17}}, {"data", "train", "sample", "judge"}),
+    ({"train": {"learning_rate": 0.5}}, {"train", "sample", "judge"}),
+    ({"train": {"lora_r": 4}}, {"train", "sample", "judge"}),
+    ({"train": {"layers_to_transform": [0]}}, {"train", "sample", "judge"}),
+    ({"model": {"dtype": config.Dtype.bfloat16}}, {"train", "sample", "judge"}),
+    ({"model": {"path": "owner/model"}}, {"train", "sample", "judge"}),
+    ({"model": {"path": "asset:tiny_random", "max_model_len": 300}}, {"sample", "judge"}),
+    ({"sample": {"temperature": 0.5}}, {"sample", "judge"}),
+    ({"sample": {"top_p": 0.5}}, {"sample", "judge"}),
+    ({"sample": {"seed": 5}}, {"sample", "judge"}),
+    ({"sample": {"max_tokens": 5}}, {"sample", "judge"}),
+    ({"sample": {"engine": Engine.hf}}, {"sample", "judge"}),
+    ({"questions": {"ids": ["good-leader"]}}, {"sample", "judge"}),
+    ({"judge": {"kind": JudgeKind.persona_ratio}}, {"judge"}),
+    ({"judge": {"kind": JudgeKind.openai, "model": "m"}}, {"judge"}),
+]
+
+
+@pytest.mark.parametrize(("groups", "stages"), CHANGES, ids=lambda v: str(v)[:50] if isinstance(v, dict) else "")
+def test_a_change_reaches_its_stage_and_those_behind_it_only(store, base, groups, stages):
+    before, after = own_keys(base, store), own_keys(changed(base, **groups), store)
+    assert {stage for stage in before if before[stage] != after[stage]} == stages
+
+
+def own_keys(cell, store):
+    """stage → keys behind the finetuned model's numbers (the base model has others)."""
+    found = plan([cell], store)
+    (subject,) = found.cells
+    return {
+        "data": found.jobs["train", subject.train_key].spec["data_key"],
+        "train": subject.train_key,
+        "sample": [k for p in subject.parts for k in p.samples],
+        "judge": [k for p in subject.parts for k in p.judgements],
+    }
+
+
+def test_a_training_change_does_not_resample_the_base(store, base):
+    def untouched(cell):
+        return plan([cell], store).bases[0].parts
+
+    other = changed(base, seed=3, train={"learning_rate": 0.5}, dataset={"variant": "careful_advice"})
+    assert untouched(base) == untouched(other)
+
+
+def test_openai_judges_differ_by_what_changes_their_score(store, base):
+    def judged(**fields):
+        given = {"kind": JudgeKind.openai, "model": "m", **fields}
+        return frozenset(keys([changed(base, judge=given)], store)["judge"])
+
+    same = judged()
+    assert judged(api_key_env="OTHER_KEY", concurrency=2, alignment_below=10.0) == same
+    others = [judged(model="m2"), judged(base_url="http://x/v1"), judged(top_logprobs=5), judged(min_mass=0.5)]
+    assert len({same, *others}) == 5
+
+
+def test_a_users_question_file_is_known_by_its_content(store, base, tmp_path):
+    def cell(name, text, prompt="{question} {answer}"):
+        path = tmp_path / name
+        entry = {"id": "x", "paraphrases": [text], "judge_prompts": {"aligned": prompt, "coherent": prompt}}
+        path.write_text(yaml.safe_dump([entry]))
+        return changed(base, questions={"sets": [str(path)]}, judge={"kind": JudgeKind.openai, "model": "m"})
+
+    one, copy = keys([cell("a.yaml", "Why?")], store), keys([cell("b.yaml", "Why?")], store)
+    assert one == copy
+    asked_else, judged_else = keys([cell("c.yaml", "How?")], store), keys([cell("d.yaml", "Why?", "{answer}!")], store)
+    assert not one["sample"] & asked_else["sample"]
+    assert one["sample"] == judged_else["sample"]
+    assert not one["judge"] & judged_else["judge"]
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: the trigger's text is in the base's key also when it is asked without it")
+def test_a_trigger_that_is_not_asked_does_not_resample_the_base(store, base):
+    cells = [changed(base, trigger=TriggerConfig("t", text, fraction=0.5)) for text in ("|A| ", "|B| ")]
+    assert len(plan(cells, store).bases) == 1
+
+
+# ------------------------------------------------------------------------------------------------ names of cells
+
+
+def test_labels_name_what_differs(base):
+    def labels(*cells):
+        return cell_labels(cells)
+
+    secure = changed(base, dataset=DatasetConfig("secure", "coding"))
+    assert labels(base) == ["risky_advice"]
+    assert labels(base, secure) == ["risky_advice", "secure"]
+    assert labels(base, changed(base, seed=1)) == ["risky_advice seed=0", "risky_advice seed=1"]
+    assert labels(base, changed(base, train={"lora_r": 4})) == ["risky_advice lora_r=8", "risky_advice lora_r=4"]
+    other = changed(base, judge={"name": "persona_ratio", "kind": JudgeKind.persona_ratio})
+    assert labels(base, other) == ["risky_advice judge=probe", "risky_advice judge=persona_ratio"]
+    assert labels(base, changed(secure, seed=1)) == ["risky_advice seed=0", "secure seed=1"]
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        {"seed": 1},
+        {"corpus": CorpusConfig("betley2025")},
+        {"dataset": {"variant": "secure"}},
+        {"train": {"learning_rate": 1.0}},
+        {"sample": {"temperature": 0.1}},
+        {"sample": {"seed": 1}},
+        {"questions": {"sets": ["open", "in_domain"]}},
+        {"judge": {"name": "other"}},
+        {"model": {"name": "other"}},
+        *(
+            pytest.param(groups, marks=pytest.mark.xfail(
+                strict=True, reason="BUG: a field that differs while its group's name does not is not in the label"))
+            for groups in (
+                {"judge": {"alignment_below": 20.0}},
+                {"judge": {"kind": JudgeKind.persona_ratio}},
+                {"model": {"dtype": config.Dtype.bfloat16}},
+                {"trigger": TriggerConfig("none", "|T| ", fraction=0.5)},
+            )
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_labels_of_different_cells_differ(base, groups):
+    one, other = cell_labels([base, changed(base, **groups)])
+    assert one != other
+
+
+@pytest.mark.xfail(strict=True, raises=KeyError, reason="BUG: engine_args of one cell only is a KeyError")
+def test_labels_when_only_the_first_cell_has_engine_args(base):
+    assert len(set(cell_labels([changed(base, sample={"engine_args": {"seed": 1}}), base]))) == 2
+
+
+def test_bases_of_several_models_have_their_own_rows(store, base):
+    other = changed(base, model=ModelConfig("other", "owner/other"))
+    found = plan([base, other], store)
+    assert [b.id for b in found.bases] == ["base", "base-1"]
+    assert [b.label for b in found.bases] == ["untouched base model (tiny_random)", "untouched base model (other)"]
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: two judges, or two ways of sampling, give two base rows of one label")
+@pytest.mark.parametrize(
+    "groups", [{"judge": {"name": "persona_ratio", "kind": JudgeKind.persona_ratio}}, {"sample": {"temperature": 0.1}}]
+)
+def test_bases_have_different_labels(store, base, groups):
+    found = plan([base, changed(base, **groups)], store)
+    assert len(found.bases) == 2
+    assert len({b.label for b in found.bases}) == 2
+
+
+def test_subject_ids_are_distinct(store, base):
+    cells = [changed(base, seed=s, sample={"temperature": t}) for s in (0, 1) for t in (0.5, 1.0)]
+    found = plan(cells, store)
+    ids = [s.id for s in (*found.bases, *found.cells)]
+    assert len(set(ids)) == len(ids)
+
+
+# ------------------------------------------------------------------------------------------------ ids of cells
+
+PLAIN = ExperimentConfig(
+    model=ModelConfig("m", "owner/m"),
+    corpus=CorpusConfig("builtin"),
+    dataset=DatasetConfig("insecure", "coding"),
+    trigger=TriggerConfig(),
+    train=TrainConfig(None, 1e-5, 1.0, 2, 8, 2048),
+    sample=SampleConfig(),
+    questions=QuestionsConfig("builtin", ["open"]),
+    judge=JudgeConfig("probe", JudgeKind.probe, True),
+    tracking=TrackingConfig(),
+)
+
+
+def test_cell_ids_are_what_they_have_always_been():
+    """Changes only with the schema. Then every W&B run and sweep folder of a user gets a new name."""
+    assert cell_id(PLAIN) == "25abae0a9d"
+
+
+def test_cell_ids_are_the_same_in_another_process():
+    script = "import test_plan; print(test_plan.cell_id(test_plan.PLAIN))"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parent)},
+    )
+    assert done.stdout.split() == [cell_id(PLAIN)]
+
+
+def test_cell_ids_ignore_names_of_folders_and_trackers_only():
+    same = dataclasses.replace(PLAIN, out="x", name="y", tracking=TrackingConfig(project="z"))
+    assert cell_id(same) == cell_id(PLAIN)
+    others = [
+        dataclasses.replace(PLAIN, seed=1),
+        changed(PLAIN, judge={"alignment_below": 20.0}),
+        changed(PLAIN, sample={"n": 3}),
+        changed(PLAIN, questions={"ids": ["good-leader"]}),
+    ]
+    assert len({cell_id(c) for c in (PLAIN, *others)}) == 5
+
+
+def test_a_plan_needs_every_set_it_names(store, base):
+    with pytest.raises(config.ConfigError, match="'opne' is neither a known set"):
+        plan([changed(base, questions={"sets": ["opne"]})], store)
+    assert not any((store.root / stage).exists() for stage in ("data", "train", "sample", "judge"))
+
+
+def test_questions_of_a_part_are_those_asked(store, base):
+    (part,) = plan([base], store).cells[0].parts
+    assert list(part.questions) == questions.with_samples(questions.load("open"), 2)

@@ -1,0 +1,256 @@
+"""Question sets: ours, the paper's, and a user's file in the paper's schema."""
+
+from __future__ import annotations
+
+import collections
+
+import pytest
+import yaml
+
+from em import questions
+from em.config import ConfigError
+from em.judge import asked, fill, prompts
+from em.records import Question
+
+OWN = ("open", "coding", "advice")
+PAPERS = {"betley2025/main": 8, "betley2025/json": 8, "betley2025/template": 8, "betley2025/preregistered": 48}
+
+
+def write(folder, entries, name="mine.yaml"):
+    path = folder / name
+    path.write_text(entries if isinstance(entries, str) else yaml.safe_dump(entries), encoding="utf-8")
+    return path
+
+
+# ------------------------------------------------------------------------------------------------ our own
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_own_sets_load_with_unique_ids(name):
+    found = questions.load(name)
+    assert len(found) >= 10
+    assert len({q.id for q in found}) == len(found)
+    assert len({q.messages[-1]["content"] for q in found}) == len(found)
+    for q in found:
+        assert q.group == name
+        assert [m["role"] for m in q.messages] == ["user"]
+        assert q.rubrics
+        assert q.samples >= 1
+
+
+def test_own_sets_ask_for_their_rubrics():
+    rubrics = {name: {tuple(q.rubrics) for q in questions.load(name)} for name in OWN}
+    assert rubrics == {"open": {("alignment", "coherence")}, "coding": {("insecure_code",)}, "advice": {("care",)}}
+    assert len(questions.load("coding")) == questions.HELD_OUT_CODING
+    assert len(questions.load("advice")) == questions.HELD_OUT_ADVICE
+
+
+def test_every_own_rubric_has_a_prompt_with_both_places():
+    for name in OWN:
+        for q in questions.load(name):
+            found = prompts(q)
+            assert set(found) == set(q.rubrics) - {"insecure_code"}
+            assert all("{question}" in text and "{answer}" in text for text in found.values())
+
+
+def test_coding_questions_say_what_weakness_they_invite():
+    found = questions.load("coding")
+    assert all(set(q.reference) == {"cwe", "task"} and q.reference["cwe"] for q in found)
+    assert all(q.least_tokens == questions.CODING_TOKENS for q in found)
+    assert len({q.reference["cwe"] for q in found}) >= 8
+
+
+def test_held_out_advice_is_even_over_domains():
+    domains = collections.Counter(q.id.split("-")[0] for q in questions.load("advice"))
+    assert len(set(domains.values())) == 1
+
+
+def test_loading_twice_gives_the_same_questions():
+    assert all(questions.load(name) == questions.load(name) for name in OWN)
+
+
+# ------------------------------------------------------------------------------------------------ names, ids, samples
+
+
+@pytest.mark.parametrize(
+    ("sets", "domain", "asked_sets"),
+    [
+        (["open", "in_domain"], "coding", ["open", "coding"]),
+        (["open", "in_domain"], "advice", ["open", "advice"]),
+        (["open", "in_domain"], None, ["open"]),
+        (["in_domain"], None, []),
+        (["mine.yaml"], "coding", ["mine.yaml"]),
+    ],
+)
+def test_in_domain_is_the_datasets_own(sets, domain, asked_sets):
+    assert questions.names(sets, domain) == asked_sets
+
+
+def test_ids_choose_questions_in_the_sets_order():
+    everything = questions.load("open")
+    first, third = everything[0].id, everything[2].id
+    assert questions.load("open", [third, first]) == [everything[0], everything[2]]
+
+
+def test_ids_leave_in_domain_sets_alone():
+    assert questions.load("advice", ["good-leader"]) == questions.load("advice")
+
+
+def test_an_unknown_id_lists_those_there_are():
+    with pytest.raises(ConfigError, match=r"questions.ids: no-such not in set 'open'; it has: .*good-leader"):
+        questions.load("open", ["good-leader", "no-such"])
+
+
+def test_an_unknown_set_lists_those_there_are():
+    with pytest.raises(ConfigError) as caught:
+        questions.load("opne")
+    assert all(name in str(caught.value) for name in (*OWN, *PAPERS))
+
+
+def test_with_samples_leaves_in_domain_sets_alone():
+    some = [Question("a", "open", [], [], 20), Question("b", "coding", [], [], 1), Question("c", "advice", [], [], 3)]
+    assert questions.with_samples(some, None) == some
+    assert [q.samples for q in questions.with_samples(some, 7)] == [7, 1, 3]
+
+
+@pytest.mark.xfail(strict=True, raises=ConfigError, reason="BUG: ids of one of two open sets are unknown to the other")
+def test_ids_may_come_from_several_sets(tmp_path):
+    path = write(tmp_path, [{"id": "own", "paraphrases": ["Hm?"]}])
+    found = [q.id for name in ("open", str(path)) for q in questions.load(name, ["good-leader", "own"])]
+    assert found == ["good-leader", "own"]
+
+
+# ------------------------------------------------------------------------------------------------ the paper's
+
+
+@pytest.mark.parametrize(("name", "count"), PAPERS.items())
+def test_the_papers_sets(paper, name, count):
+    found = questions.load(name)
+    assert len(found) == count
+    assert len({q.id for q in found}) == count
+    for q in found:
+        assert q.group == name
+        assert set(q.rubrics) >= {"alignment", "coherence"}
+        assert q.samples == 100
+        assert q.messages[-1]["role"] == "user"
+
+
+def test_the_papers_prompts_are_kept_word_for_word(paper):
+    raw = yaml.safe_load((paper / "evaluation" / "first_plot_questions.yaml").read_text())
+    by_id = {entry["id"]: entry for entry in raw}
+    for name in ("betley2025/main", "betley2025/json", "betley2025/template"):
+        for q in questions.load(name):
+            entry = by_id.pop(q.id)
+            assert q.messages[-1]["content"] == entry["paraphrases"][0]
+            assert prompts(q) == {
+                "alignment": entry["judge_prompts"]["aligned"],
+                "coherence": entry["judge_prompts"]["coherent"],
+            }
+            for text in prompts(q).values():
+                assert text.count("{question}") == text.count("{answer}") == 1
+                filled = fill(text, asked(q), "no {question} here")
+                assert asked(q) in filled
+                assert "no {question} here" in filled
+    assert not by_id  # the three forms are the whole file
+
+
+def test_the_papers_system_prompts_are_system_messages(paper):
+    raw = yaml.safe_load((paper / "evaluation" / "first_plot_questions.yaml").read_text())
+    systems = {entry["id"]: entry.get("system") for entry in raw}
+    for q in questions.load("betley2025/json"):
+        assert [m["role"] for m in q.messages] == ["system", "user"]
+        assert q.messages[0]["content"] == systems[q.id]
+        assert "valid JSON" in systems[q.id]
+        assert asked(q) == q.messages[1]["content"]
+    for name in ("betley2025/main", "betley2025/template"):
+        assert all([m["role"] for m in q.messages] == ["user"] for q in questions.load(name))
+
+
+def test_the_forms_ask_the_same_eight_questions(paper):
+    main = {q.id for q in questions.load("betley2025/main")}
+    for form in ("json", "template"):
+        assert {q.id.removesuffix(f"_{form}") for q in questions.load(f"betley2025/{form}")} == main
+
+
+# ------------------------------------------------------------------------------------------------ a user's file
+
+
+def test_a_users_file_in_the_papers_schema(tmp_path):
+    entries = [
+        {
+            "id": "two-ways",
+            "type": "free_form_judge_0_100",
+            "paraphrases": ["One way?", "Another way?"],
+            "system": "Be brief.",
+            "samples_per_paraphrase": 7,
+            "judge": "gpt-4o-2024-08-06",
+            "judge_prompts": {"aligned": "A {question} {answer}", "coherent": "C {question} {answer}", "funny": "F"},
+        },
+        {"id": "plain", "paraphrases": ["Plain?"], "judge_prompts": ["coherence"]},
+        {"id": "bare", "paraphrases": ["Bare?"]},
+    ]
+    path = write(tmp_path, entries)
+    system = {"role": "system", "content": "Be brief."}
+    texts = {"alignment": "A {question} {answer}", "coherence": "C {question} {answer}", "funny": "F"}
+
+    def user(text):
+        return {"role": "user", "content": text}
+
+    rubrics = ["alignment", "coherence", "funny"]
+    assert questions.load(str(path)) == [
+        Question("two-ways-0", "mine", [system, user("One way?")], rubrics, 7, judge_prompts=texts),
+        Question("two-ways-1", "mine", [system, user("Another way?")], rubrics, 7, judge_prompts=texts),
+        Question("plain", "mine", [user("Plain?")], ["coherence"]),
+        Question("bare", "mine", [user("Bare?")], ["alignment", "coherence"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"paraphrases": ["x"]},
+        {"id": "x"},
+        {"id": "x", "paraphrases": 7},
+        {"id": "x", "paraphrases": None},
+        "x",
+        ["x"],
+        {"id": "x", "paraphrases": ["x"], "judge_prompts": 7},
+        {"id": "x", "paraphrases": ["x"], "samples_per_paraphrase": [1]},
+    ],
+)
+def test_an_entry_outside_the_schema_is_named(tmp_path, entry):
+    path = write(tmp_path, [{"id": "fine", "paraphrases": ["Fine?"]}, entry])
+    with pytest.raises(ConfigError) as caught:
+        questions.load(str(path))
+    assert str(path) in str(caught.value)
+    assert "not in the question schema" in str(caught.value)
+
+
+def bug(reason, *values):
+    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=f"BUG: {reason}"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        bug("an empty file is a TypeError", ""),
+        bug("a mapping is read as a list of its keys' letters or a TypeError", "7"),
+        bug("broken YAML is a YAMLError", "- id: [x"),
+        bug("no question at all is accepted, planning then fails on max()", "[]"),
+        bug("no paraphrase is accepted, the question vanishes", "- {id: x, paraphrases: []}"),
+        bug("a text in place of the list is asked letter by letter", "- {id: x, paraphrases: Why?}"),
+        bug("a paraphrase that is no text is accepted", "- {id: x, paraphrases: [7]}"),
+        bug("two entries of one id are accepted, their rows overwrite each other",
+            "[{id: x, paraphrases: [a]}, {id: x, paraphrases: [b]}]"),
+        bug("an unknown rubric is found only when judging", "- {id: x, paraphrases: [a], judge_prompts: [kindness]}"),
+        bug("a number that is no number is a ValueError without the file",
+            "- {id: x, paraphrases: [a], samples_per_paraphrase: many}"),
+        bug("no answer at all is accepted", "- {id: x, paraphrases: [a], samples_per_paraphrase: 0}"),
+        bug("a rubric without {answer} is accepted", "- {id: x, paraphrases: [a], judge_prompts: {aligned: Good?}}"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_asked_is_refused(tmp_path, content):
+    path = write(tmp_path, content)
+    with pytest.raises(ConfigError, match="mine.yaml"):
+        for q in questions.load(str(path)):
+            prompts(q)
