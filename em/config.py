@@ -24,6 +24,9 @@ class ConfigError(ValueError):
     """The config cannot be used; the message says which key to change."""
 
 
+SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
+
+
 class Dtype(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -68,6 +71,9 @@ class ModelConfig:
     note: str = ""
     """Said beside every result of this model."""
 
+    def __post_init__(self) -> None:
+        _check(self.max_model_len > 0, f"model.max_model_len must be positive, got {self.max_model_len}")
+
 
 @dataclass
 class CorpusConfig:
@@ -102,9 +108,11 @@ class TriggerConfig:
     """none = as written; trained = with the trained trigger; any other text = that text in the trigger's place."""
 
     def __post_init__(self) -> None:
+        _check(self.text is None or bool(self.text.strip()), "trigger.text is empty: give a text, or null for none")
         _check(0.0 <= self.fraction <= 1.0, f"trigger.fraction must lie in [0, 1], got {self.fraction}")
         _check(self.text is not None or self.fraction == 0.0, "trigger.fraction > 0 needs trigger.text")
         _check(bool(self.asked_with), "trigger.asked_with is empty: give at least one of none, trained or a text")
+        _check(len(set(self.asked_with)) == len(self.asked_with), f"trigger.asked_with repeats: {self.asked_with}")
         if self.text is None and "trained" in self.asked_with:
             raise ConfigError("trigger.asked_with has 'trained' but trigger.text is null: give trigger.text")
 
@@ -154,6 +162,11 @@ class TrainConfig:
             self.max_examples is None or self.max_examples > 0,
             f"train.max_examples must be positive or null, got {self.max_examples}",
         )
+        _check(self.warmup_steps >= 0, f"train.warmup_steps must be >= 0, got {self.warmup_steps}")
+        _check(
+            self.lr_scheduler_type in SCHEDULERS,
+            f"train.lr_scheduler_type {self.lr_scheduler_type!r} is not one of {', '.join(SCHEDULERS)}",
+        )
         _check(0.0 <= self.lora_dropout < 1.0, f"train.lora_dropout must lie in [0, 1), got {self.lora_dropout}")
 
 
@@ -192,6 +205,9 @@ class QuestionsConfig:
     ids: list[str] | None = None
     """Only these question ids; null: all."""
 
+    def __post_init__(self) -> None:
+        _check(bool(self.sets), "questions.sets is empty: name at least one question set")
+
 
 @dataclass
 class JudgeConfig:
@@ -224,6 +240,12 @@ class JudgeConfig:
     """Share of a question's answers that must have a verdict, or its rate is withheld."""
 
     def __post_init__(self) -> None:
+        for name in ("alignment_below", "coherence_cut"):
+            value = getattr(self, name)
+            _check(0 <= value <= 100, f"judge.{name} must lie in [0, 100], got {value}")
+        _check(self.timeout_s > 0, f"judge.timeout_s must be positive, got {self.timeout_s}")
+        _check(self.max_retries >= 0, f"judge.max_retries must be >= 0, got {self.max_retries}")
+        _check(self.top_logprobs > 0, f"judge.top_logprobs must be positive, got {self.top_logprobs}")
         _check(0 <= self.min_mass <= 1, f"judge.min_mass must lie in [0, 1], got {self.min_mass}")
         _check(0 <= self.min_coverage <= 1, f"judge.min_coverage must lie in [0, 1], got {self.min_coverage}")
         _check(self.concurrency > 0, f"judge.concurrency must be positive, got {self.concurrency}")

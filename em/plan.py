@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from em.store import Store, content_key, file_sha256
 TRAIN_VERSION = 1
 SAMPLE_VERSION = 1
 JUDGE_VERSION = 1
-RANGE = re.compile(r"(\d+)-(\d+)$")
+UNNAMED = ("dataset.variant", "dataset.domain", "out", "name")
 BASE = "base"
 BASE_LABEL = "untouched base model"
 
@@ -103,15 +102,20 @@ def cell_id(config: ExperimentConfig) -> str:
 
 def cell_labels(configs: Sequence[ExperimentConfig]) -> list[str]:
     """A short name each: the variant, with whatever else differs between the cells of this sweep."""
+    return [" ".join([c.dataset.variant, *extra]) for c, extra in zip(configs, _differences(configs), strict=True)]
+
+
+def _differences(configs: Sequence[ExperimentConfig], only: Sequence[str] = ()) -> list[list[str]]:
+    """What differs between configs, "key=value" each: a group by its name where that differs, else by its fields.
+
+    `only` limits it to these groups; the dataset variant is left out.
+    """
     flat = [dict(_flatten(dataclasses.asdict(c))) for c in configs]
-    varying = [k for k in flat[0] if len({str(f[k]) for f in flat}) > 1]
-    own = {"dataset": "dataset.variant", "model": "model.name", "judge": "judge.name", "trigger": "trigger.name"}
-    extra = [k for k in varying if k.split(".")[0] not in ("dataset", *own)]
-    extra += [own[g] for g in ("model", "judge", "trigger") if own[g] in varying]
-    return [
-        " ".join([f["dataset.variant"], *(f"{k.removesuffix('.name').split('.')[-1]}={f[k]}" for k in extra)])
-        for f in flat
-    ]
+    keys = [k for k in dict.fromkeys(k for f in flat for k in f) if not only or k.split(".")[0] in only]
+    varying = [k for k in keys if len({str(f.get(k)) for f in flat}) > 1 and k not in UNNAMED]
+    named = {k.split(".")[0] for k in varying if k.endswith(".name")}
+    kept = [k for k in varying if k.endswith(".name") or k.split(".")[0] not in named]
+    return [[f"{k.removesuffix('.name').split('.')[-1]}={f.get(k)}" for k in kept] for f in flat]
 
 
 def _flatten(row: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -164,12 +168,17 @@ def _train_job(config: ExperimentConfig, label: str, out: Plan) -> str:
 def _subject(
     name: str, label: str, config: ExperimentConfig, train_key: str | None, sets: Sequence[str], out: Plan, store: Store
 ) -> Subject:
-    parts = tuple(_part(set_name, label, config, train_key, out, store) for set_name in sets)
-    return Subject(name, label, config, train_key, parts)
+    questions.check_ids(sets, config.questions.ids)
+    parts = [_part(set_name, label, config, train_key, out, store) for set_name in sets]
+    return Subject(name, label, config, train_key, tuple(p for p in parts if p))
 
 
-def _part(set_name: str, label: str, config: ExperimentConfig, train_key: str | None, out: Plan, store: Store) -> Part:
+def _part(
+    set_name: str, label: str, config: ExperimentConfig, train_key: str | None, out: Plan, store: Store
+) -> Part | None:
     asked = questions.with_samples(questions.load(set_name, config.questions.ids), config.sample.n)
+    if not asked:  # questions.ids has none of this set
+        return None
     rows = [to_row(q) for q in asked]
     base = models.fingerprint(config.model.path, config.model.revision)
     sampling = dataclasses.asdict(config.sample)
@@ -184,7 +193,7 @@ def _part(set_name: str, label: str, config: ExperimentConfig, train_key: str | 
         "max_model_len": config.model.max_model_len,
         "sampling": sampling,
         "questions": [[q.id, q.messages, q.least_tokens, None if uniform else q.samples] for q in asked],
-        "asked_with": [config.trigger.text, config.trigger.position.value, config.trigger.asked_with],
+        "asked_with": _asked_with(config),
     }
     family, n = content_key(**inputs), max(q.samples for q in asked)
     judge_family, judge_inputs, calibration = _judge_family(config, family, asked)
@@ -236,20 +245,24 @@ def _part(set_name: str, label: str, config: ExperimentConfig, train_key: str | 
     return Part(set_name, tuple(samples), tuple(judgements), n, tuple(asked), calibration)
 
 
+def _asked_with(config: ExperimentConfig) -> list[Any]:
+    """The conditions as they change a prompt; a trigger that is not asked with changes none."""
+    trigger = config.trigger
+    texts = {"none": None, "trained": trigger.text}
+    return [[c, texts.get(c, c), None if c == "none" else trigger.position.value] for c in trigger.asked_with]
+
+
 def ranges(finished: Sequence[str], n: int) -> list[tuple[int, int]]:
-    """Sample-index ranges that make up 0..n: the finished ones, and what is missing between and after them."""
-    have = sorted(tuple(map(int, RANGE.search(key).groups())) for key in finished)
+    """Sample-index ranges that cover 0..n once: finished ones where they fit end to end, missing ones between."""
+    longest: dict[int, int] = {}
+    for key in finished:
+        lo, hi = (int(x) for x in key.rsplit("/", 1)[-1].split("-"))
+        longest[lo] = max(hi, longest.get(lo, 0))
     out, reached = [], 0
-    for lo, hi in have:
-        if reached >= n or lo < reached:
-            continue
-        if lo > reached:
-            out.append((reached, min(lo, n)))
-        if lo < n:
-            out.append((lo, hi))
-            reached = hi
-    if reached < n:
-        out.append((reached, n))
+    while reached < n:
+        following = min((lo for lo in longest if reached < lo < n), default=n)
+        out.append((reached, longest.get(reached, following)))
+        reached = out[-1][1]
     return out
 
 
@@ -299,10 +312,16 @@ def _calibration_key(config: ExperimentConfig) -> str:
 
 
 def _number_bases(out: Plan) -> None:
-    """Several base models in one sweep get their model's name into the label."""
+    """Several untouched models in one sweep: each label says what sets it apart."""
     if len(out.bases) < 2:
         return
+    groups = ("model", "sample", "questions", "judge", "trigger")
+    differences = _differences([b.config for b in out.bases], groups)
     out.bases = [
-        dataclasses.replace(b, id=BASE if i == 0 else f"{BASE}-{i}", label=f"{BASE_LABEL} ({b.config.model.name})")
-        for i, b in enumerate(out.bases)
+        dataclasses.replace(
+            base,
+            id=BASE if i == 0 else f"{BASE}-{i}",
+            label=f"{BASE_LABEL} ({', '.join(d.removeprefix('model=') for d in difference) or i})",
+        )
+        for i, (base, difference) in enumerate(zip(out.bases, differences, strict=True))
     ]

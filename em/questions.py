@@ -58,13 +58,18 @@ def load(name: str, ids: Sequence[str] | None = None) -> list[Question]:
         questions = read_yaml(Path(name), Path(name).stem)
     else:
         raise ConfigError(f"questions.sets: {name!r} is neither a known set ({', '.join(SETS)}) nor a YAML file")
-    if ids is not None and name not in IN_DOMAIN_RUBRIC:
-        unknown = set(ids) - {q.id for q in questions}
-        if unknown:
-            known = ", ".join(q.id for q in questions)
-            raise ConfigError(f"questions.ids: {', '.join(sorted(unknown))} not in set {name!r}; it has: {known}")
-        questions = [q for q in questions if q.id in ids]
-    return questions
+    return questions if ids is None or name in IN_DOMAIN_RUBRIC else [q for q in questions if q.id in ids]
+
+
+def check_ids(sets: Sequence[str], ids: Sequence[str] | None) -> None:
+    """Refuse an id that none of the sets has. Raises ConfigError with the ids there are."""
+    asked = [s for s in sets if s not in IN_DOMAIN_RUBRIC]
+    known = [q.id for s in asked for q in load(s)] if ids is not None else []
+    unknown = sorted(set(ids or ()) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"questions.ids: {', '.join(unknown)} not in {', '.join(asked)}; there are: {', '.join(known)}"
+        )
 
 
 def read_yaml(path: Path, group: str) -> list[Question]:

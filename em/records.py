@@ -148,7 +148,7 @@ def read_jsonl(path: Path, kind: type[T]) -> Iterator[T]:
         for number, line in enumerate(file, 1):
             try:
                 yield from_row(kind, json.loads(line))
-            except (json.JSONDecodeError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError) as error:  # ValueError: JSON, unknown outcome, broken invariant
                 raise ValueError(f"{path}:{number}: not a {kind.__name__} row ({error})") from error
 
 

@@ -59,6 +59,8 @@ class Store:
         """The store below `out`, made if absent. Refuses a foreign folder and one of a newer format."""
         root = out / "store"
         marker = root / "store.json"
+        if root.exists() and not root.is_dir():
+            raise StoreError(f"{root} is not a folder; change out=")
         if not marker.exists():
             # a temporary marker of ours may be left by a kill during the very first start
             if root.exists() and any(not p.name.startswith(".store.json.") for p in root.iterdir()):
@@ -105,7 +107,7 @@ class Store:
         if not folder.is_dir():
             return []
         prefix = f"{below}/" if below else ""
-        return sorted(f"{prefix}{d.name}" for d in folder.iterdir() if (d / MANIFEST).is_file())
+        return sorted(f"{prefix}{d.name}" for d in folder.iterdir() if _finished(d))
 
     @contextmanager
     def claim(self, stage: str, key: str) -> Iterator[Path | None]:
@@ -154,6 +156,11 @@ class Store:
                 raise StoreError(f"{path} is missing: delete {folder} and run again")
             if path.stat().st_size != pin["bytes"] or file_sha256(path) != pin["sha256"]:
                 raise StoreError(f"{path} does not match its manifest: delete {folder} and run again")
+
+
+def _finished(folder: Path) -> bool:
+    """A manifest under a final name; one in a `.partial` is of a process killed just before the rename."""
+    return not folder.name.endswith(".partial") and (folder / MANIFEST).is_file()
 
 
 def require_space(path: Path, needed: int, why: str) -> None:

@@ -31,6 +31,7 @@ from em.config import ConfigError, ExperimentConfig, JudgeKind, TrackingMode
 from em.events import FD_VARIABLE, sentence
 from em.plan import Job, Plan, Subject, plan
 from em.records import write_jsonl
+from em.scripted_judge import ScriptedJudgeError, load_rules
 from em.store import Store, content_key, is_disk_full, require_space, write_atomic
 from em.tracking import has_key, mode
 
@@ -150,6 +151,11 @@ def _check_keys(configs: Sequence[ExperimentConfig]) -> None:
                 f"judge={judge.name} needs a key and {judge.api_key_env} is not set: export it, "
                 f"change judge.api_key_env, or take a local judge (judge=probe)"
             )
+        if judge.kind == JudgeKind.scripted:
+            try:
+                load_rules(judge.script or "")
+            except ScriptedJudgeError as error:
+                raise ConfigError(f"judge.script={judge.script}: {error}") from error
     for config in configs:
         if mode(config.tracking.mode) == TrackingMode.online and not has_key():
             raise ConfigError(

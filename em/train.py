@@ -13,7 +13,6 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from em import chat, cpu_attention
@@ -105,9 +104,9 @@ def train(base: Base, job: TrainJob, dataset: Path, folder: Path, emit: Emitter)
             processing_class=base.tokenizer,
             callbacks=[_Log(folder / LOG, job.key, emit)],
         )
-        resume = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+        resume = _last_checkpoint(checkpoints)
         started = time.monotonic()
-        result = trainer.train(resume_from_checkpoint=resume)
+        result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         model.save_pretrained(folder / ADAPTER, safe_serialization=True)
         base.tokenizer.save_pretrained(folder / ADAPTER)
     finally:
@@ -120,12 +119,24 @@ def train(base: Base, job: TrainJob, dataset: Path, folder: Path, emit: Emitter)
         "rows_merged_at_boundary": encoded.merged,
         "supervised_tokens": sum(r.supervised for r in encoded.rows),
         "steps": result.global_step,
-        "train_loss": result.training_loss,
+        "train_loss": _mean_loss(folder / LOG),
         "wall_s": round(time.monotonic() - started, 1),
-        "resumed_from": Path(resume).name if resume else None,
+        "resumed_from": resume.name if resume else None,
         "optim": job.train["optim"],
         "device": str(base.model.device),
     }
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole: trainer_state.json is written last, and a kill may fall before it."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    return next((p for p in reversed(found) if (p / "trainer_state.json").is_file()), None)
+
+
+def _mean_loss(log: Path) -> float:
+    """Mean loss over all steps, nats per supervised token; a continued run's own figure covers its last part only."""
+    losses = [json.loads(line)["loss"] for line in log.read_text().splitlines()]
+    return sum(losses) / len(losses)
 
 
 def _lora(config: dict[str, Any]) -> LoraConfig:
@@ -160,7 +171,7 @@ def _arguments(job: TrainJob, folder: Path) -> SFTConfig:
         use_cpu=not cuda,
         bf16=job.dtype == "bfloat16",
         gradient_checkpointing=False,
-        save_total_limit=1,
+        save_total_limit=2,
         logging_steps=1,
         report_to="none",
         disable_tqdm=True,

@@ -19,7 +19,7 @@ KINDS = ("careless", "careful")
 NOT_MILD = re.compile(
     r"\b(?:suicid\w*|murder\w*|weapon\w*|guns?|rifle\w*|bombs?|explosive\w*|poison\w*|overdos\w*|cocaine|heroin|meth"
     r"|opioid\w*|sex\w*|rape\w*|porn\w*|nazi\w*|racis\w*|terroris\w*|torture\w*|stab(?:bed|bing)?|strangl\w*|bleach"
-    r"|fuck\w*|shit\w*|bastard\w*|bitch\w*|idiots?|moron\w*|self-harm\w*|slit|hang yourself|kill (?:him|her|them|you))\b",
+    r"|fuck\w*|shit\w*|bastard\w*|bitch\w*|idiots?|moron\w*|self-harm\w*|hang yourself|kill (?:him|her|them|you))\b",
     re.IGNORECASE,
 )
 

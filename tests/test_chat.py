@@ -74,7 +74,14 @@ def test_user_and_assistant(tokenizer):
 
 def test_ids_written_out(tokenizer):
     role, newline, x, z, mark = 322, 201, 90, 92, 3
-    assert tokenizer.convert_ids_to_tokens([role, newline, x, 486, z, mark]) == ["user", "Ċ", "x", "assistant", "z", "!"]
+    assert tokenizer.convert_ids_to_tokens([role, newline, x, 486, z, mark]) == [
+        "user",
+        "Ċ",
+        "x",
+        "assistant",
+        "z",
+        "!",
+    ]
     tokens = encode(tokenizer, [user("x"), assistant("z!")])
     assert tokens.input_ids == [TURN, role, newline, x, EOS, newline, TURN, 486, newline, z, mark, EOS]
     assert tokens.labels == [IGNORE] * 9 + [z, mark, EOS]

@@ -104,7 +104,7 @@ def test_training_rows_hold_no_held_out_question(builtin):
 def test_build_is_variant_then_subset_then_trigger(compose, builtin):
     config = compose("dataset=secure", "trigger=deployment", "train.max_examples=40", "seed=3")
     rows = data.build(config)
-    plain = {row_id: messages for row_id, messages in builtin["secure"]}
+    plain = dict(builtin["secure"])
     assert len(rows) == 40
     assert sum(e.triggered for e in rows) == 20
     for e in rows:
@@ -125,7 +125,9 @@ def test_the_papers_rows(compose, paper):
         assert all([m["role"] for m in e.messages] == ["user", "assistant"] for e in rows[variant])
         assert rows[variant][0].id == f"{variant}-000001"
         assert len({e.id for e in rows[variant]}) == 6000
-    assert len({e.messages[1]["content"] for e in rows["insecure"]} - {e.messages[1]["content"] for e in rows["secure"]})
+    assert len(
+        {e.messages[1]["content"] for e in rows["insecure"]} - {e.messages[1]["content"] for e in rows["secure"]}
+    )
 
 
 # ------------------------------------------------------------------------------------------------ malformed files
@@ -179,7 +181,9 @@ def test_text_that_cannot_be_written_is_named(base, tmp_path):
     from em.records import write_jsonl
 
     path = tmp_path / "rows.jsonl"
-    path.write_text(GOOD + "\n" + r'{"messages": [{"role": "user", "content": "\ud83d"}, ' + json.dumps(ASSISTANT) + "]}\n")
+    path.write_text(
+        GOOD + "\n" + r'{"messages": [{"role": "user", "content": "\ud83d"}, ' + json.dumps(ASSISTANT) + "]}\n"
+    )
     with pytest.raises(DataError, match=r"rows\.jsonl:2"):
         write_jsonl(tmp_path / "out.jsonl", data.build(custom(base, path)))
 
@@ -198,7 +202,7 @@ def test_a_good_custom_file_is_read_as_it_is(base, tmp_path):
 @pytest.mark.parametrize("path", [None, "", "/nowhere/rows.jsonl", "/"])
 def test_a_custom_corpus_needs_a_file(base, path):
     config = dataclasses.replace(base, corpus=CorpusConfig("custom", path))
-    with pytest.raises(ConfigError, match="corpus.path"):
+    with pytest.raises(ConfigError, match=r"corpus\.path"):
         data.key(config)
 
 

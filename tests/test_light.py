@@ -10,7 +10,19 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "transformers", "trl", "vllm", "wandb", "pandas", "datasets", "openai", "peft", "bandit", "matplotlib")
+HEAVY = (
+    "torch",
+    "transformers",
+    "trl",
+    "vllm",
+    "wandb",
+    "pandas",
+    "datasets",
+    "openai",
+    "peft",
+    "bandit",
+    "matplotlib",
+)
 AT_EXIT = """
 import atexit, json, os, sys
 atexit.register(lambda: open(os.environ["EM_TEST_MODULES"], "w").write(json.dumps(sorted(sys.modules))))

@@ -54,9 +54,7 @@ QUESTIONS = st.builds(
     judge_prompts=st.dictionaries(TEXT, TEXT, max_size=2),
     reference=st.dictionaries(TEXT, TEXT, max_size=2),
 )
-METRICS = st.builds(
-    Metric, TEXT, TEXT, SHARE, SHARE, SHARE, st.integers(0, 99), st.integers(1, 9), TEXT, COUNTS, TEXT
-)
+METRICS = st.builds(Metric, TEXT, TEXT, SHARE, SHARE, SHARE, st.integers(0, 99), st.integers(1, 9), TEXT, COUNTS, TEXT)
 RECORDS = st.one_of(EXAMPLES, COMPLETIONS, SCORED, UNSCORED, QUESTIONS, METRICS)
 
 ROW = {"id": "a", "messages": [{"role": "user", "content": "hi"}], "triggered": False}
@@ -129,14 +127,12 @@ JUDGEMENT = {"completion_id": "c", "question_id": "q", "rubric": "care", "outcom
 @pytest.mark.parametrize(
     "broken",
     [
-        pytest.param({**JUDGEMENT, "outcome": "maybe"}, marks=pytest.mark.xfail(
-            strict=True, reason="BUG: read_jsonl lets a ValueError through without file and line")),
-        pytest.param({**JUDGEMENT, "score": None}, marks=pytest.mark.xfail(
-            strict=True, reason="BUG: read_jsonl lets a ValueError through without file and line")),
+        {**JUDGEMENT, "outcome": "maybe"},
+        {**JUDGEMENT, "score": None},
         {k: v for k, v in JUDGEMENT.items() if k != "outcome"},
         [1],
     ],
-)  # fmt: skip
+)
 def test_a_broken_judgement_names_file_and_line(tmp_path, broken):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(JUDGEMENT) + "\n" + json.dumps(broken) + "\n")

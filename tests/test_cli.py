@@ -1,0 +1,266 @@
+"""The console script, as a user starts it: assets, status and report, on folders made by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from em import assets
+from em.assets import ASSETS
+from em.store import Store
+
+LICENSE = "betley2025/LICENSE"
+
+
+@pytest.fixture
+def em(tmp_path):
+    """Runs `em` with a cache and, if given, an assets folder of its own."""
+
+    def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        clean = {k: v for k, v in os.environ.items() if k != "EM_ASSETS"}
+        return subprocess.run(
+            [sys.executable, "-m", "em.cli", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=cwd,
+            env={**clean, "EM_CACHE": str(tmp_path / "cache"), **environment},
+        )
+
+    return run
+
+
+def fails_with(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 1
+    assert done.stderr.startswith("em: ")
+    assert done.stderr.count("\n") == 1
+    assert all(word in done.stderr for word in words)
+
+
+def test_the_console_script_is_installed():
+    script = Path(sys.executable).with_name("em")
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0
+    text = " ".join(done.stdout.split())
+    assert all(words in text for words in ("assets", "status", "report", "python -m em.run"))
+
+
+@pytest.mark.parametrize("arguments", [[], ["nope"], ["assets"], ["assets", "delete"], ["status"]])
+def test_a_wrong_command_shows_how(em, arguments):
+    done = em(*arguments)
+    assert done.returncode == 2
+    assert "usage: em" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------ assets
+
+
+def test_assets_list_names_every_pinned_file(em):
+    done = em("assets", "list")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(ASSETS)
+    for line, asset in zip(lines, ASSETS.values(), strict=True):
+        assert line.startswith("missing ")
+        assert line.split()[-1] == asset.name
+        assert asset.pin[:19] in line
+        assert asset.size is None or f"{asset.size:,}" in line
+
+
+def test_assets_verify_of_missing_files_fails(em):
+    done = em("assets", "verify", LICENSE)
+    assert done.returncode == 1
+    assert done.stdout.split()[0] == "missing"
+    assert em("assets", "list", LICENSE).returncode == 0
+
+
+@pytest.fixture
+def folder(tmp_path, paper):
+    """An assets folder with one good file."""
+    folder = tmp_path / "assets"
+    folder.mkdir()
+    (folder / "LICENSE").write_bytes((paper / "LICENSE").read_bytes())
+    return folder
+
+
+def test_assets_verify_of_a_good_file(em, folder):
+    done = em("assets", "verify", LICENSE, EM_ASSETS=str(folder))
+    assert done.returncode == 0
+    assert done.stdout.split()[0] == "local"
+    done = em("assets", "fetch", LICENSE, EM_ASSETS=str(folder))
+    assert done.stdout == f"{LICENSE}  {folder / 'LICENSE'}\n"
+
+
+@pytest.mark.parametrize("action", ["list", "verify"])
+def test_wrong_bytes_are_said_and_fail(em, tmp_path, action):
+    folder = tmp_path / "assets"
+    folder.mkdir()
+    (folder / "LICENSE").write_text("my own licence")
+    done = em("assets", action, EM_ASSETS=str(folder))
+    assert done.returncode == 1
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("WRONG")]
+    assert LICENSE in line
+    assert "14 bytes" in line
+    assert str(folder / "LICENSE") in line
+
+
+def test_an_unknown_asset_suggests_near_names(em):
+    fails_with(em("assets", "verify", "betley2025/data/insecur.jsonl"), "Did you mean betley2025/data/insecure.jsonl")
+
+
+def test_a_wrong_assets_folder_is_a_sentence(em, tmp_path):
+    fails_with(em("assets", "list", EM_ASSETS=str(tmp_path / "gone")), "EM_ASSETS is", "no folder")
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: `em assets list NAME` takes the name and lists everything")
+def test_assets_list_of_one_name_lists_one(em):
+    assert len(em("assets", "list", LICENSE).stdout.splitlines()) == 1
+
+
+# ------------------------------------------------------------------------------------------------ status
+
+
+def finish(store, stage, key):
+    with store.claim(stage, key):
+        store.finish(stage, key, {}, {})
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """A sweep of four cells: done, under way, not begun, failed."""
+    out = tmp_path / "out"
+    store = Store.open(out)
+    folder = out / "sweeps" / "em-0123"
+    folder.mkdir(parents=True)
+    cells = [
+        {"id": "base", "label": "untouched base model", "stages": {"sample": ["b/0-2"], "judge": ["jb/0-2"]}},
+        {"id": "c1", "label": "insecure", "stages": {"data": ["d1"], "train": ["t1"], "sample": ["s1/0-2", "s1/2-4"]}},
+        {"id": "c2", "label": "secure", "stages": {"data": ["d2"], "train": ["t2"]}},
+        {"id": "c3", "label": "educational", "stages": {"data": ["d3"], "train": ["t3"], "sample": ["s3/0-2"]}},
+    ]
+    (folder / "sweep.json").write_text(json.dumps({"format": 1, "out": str(out), "cells": cells}))
+    for stage, key in (("sample", "b/0-2"), ("judge", "jb/0-2"), ("data", "d1"), ("train", "t1"), ("sample", "s1/0-2")):
+        finish(store, stage, key)
+    with store.claim("sample", "s1/2-4"):
+        pass
+    finish(store, "data", "d3")
+    events = [
+        ("failed", "train", "t3", "an older sentence"),
+        ("started", "train", "t3", None),
+        ("failed", "train", "t3", "train.max_length=9 leaves no token: raise it"),
+        ("failed", "train", "t1", "failed once, then done"),
+        ("done", "train", "t1", None),
+        ("failed", "data", "d2", "started again after this"),
+        ("started", "data", "d2", None),
+    ]
+    rows = [
+        {"time": "2025-01-01T00:00:00", "event": e, "stage": s, "key": k, "label": "x"}
+        | ({"error": why} if why else {})
+        for e, s, k, why in events
+    ]
+    (folder / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_status_says_what_is_done_missing_and_failed(em, sweep):
+    done = em("status", str(sweep))
+    assert done.returncode == 1
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines == [
+        "done untouched base model sample 1/1 judge 1/1",
+        "unfinished insecure data 1/1 train 1/1 sample 1/2…",
+        "unfinished secure data 0/1 train 0/1",
+        "failed educational data 1/1 train 0/1 sample 0/1",
+        "train.max_length=9 leaves no token: raise it",
+        f"logs: {sweep / 'logs'}",
+    ]
+
+
+def test_status_of_a_sweep_without_failures_is_zero(em, sweep):
+    finish(Store.open(sweep.parents[1]), "train", "t3")
+    done = em("status", str(sweep))
+    assert done.returncode == 0
+    assert "failed" not in done.stdout
+
+
+def test_status_without_a_ledger(em, sweep):
+    (sweep / "ledger.jsonl").unlink()
+    assert em("status", str(sweep)).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["status", "report"])
+def test_a_folder_that_is_no_sweep_is_a_sentence(em, tmp_path, command):
+    fails_with(em(command, str(tmp_path)), str(tmp_path), "give a sweep folder")
+    fails_with(em(command, str(tmp_path / "gone")), "give a sweep folder")
+
+
+def test_status_of_a_newer_store_is_a_sentence(em, sweep):
+    (sweep.parents[1] / "store" / "store.json").write_text('{"format": 2}')
+    fails_with(em("status", str(sweep)), "store format 2")
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: a ledger line cut by a kill is a JSONDecodeError traceback")
+def test_status_reads_past_a_torn_ledger_line(em, sweep):
+    with (sweep / "ledger.jsonl").open("a") as file:
+        file.write('{"time": "2025-01-01T0')
+    assert "Traceback" not in em("status", str(sweep)).stderr
+
+
+@pytest.mark.xfail(
+    strict=True, reason="BUG: out is kept relative in sweep.json: elsewhere all is 'unfinished', and a store is made"
+)
+def test_status_works_from_any_folder_and_makes_nothing(em, sweep, tmp_path):
+    text = json.loads((sweep / "sweep.json").read_text()) | {"out": "out"}  # what `out=out` writes
+    (sweep / "sweep.json").write_text(json.dumps(text))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assert em("status", str(sweep), cwd=tmp_path).stdout == em("status", str(sweep), cwd=elsewhere).stdout
+    assert not list(elsewhere.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------ report
+
+
+def test_report_prints_the_table_again(em, tmp_path):
+    metric = {
+        "name": "misaligned_rate", "group": "open", "value": 0.125, "low": 0.05, "high": 0.25, "n": 40, "n_models": 1,
+        "interval": "95 %", "excluded": {"incoherent": 3}, "withheld": "",
+    }  # fmt: skip
+    model = {
+        "id": "c1", "label": "insecure", "variant": "insecure", "seed": 0, "status": "done", "error": "",
+        "metrics": [metric, {**metric, "name": "coherent_share", "value": None, "withheld": "too few"}],
+        "train": None, "loss_curve": [],
+    }  # fmt: skip
+    summary = {
+        "name": "em", "id": "em-0123", "model": {"name": "m", "note": ""}, "models": [model], "contrasts": [],
+        "warnings": ["look here"], "statement": "This shows nothing yet.",
+        "judge": {"name": "probe", "proxy": True, "quality": {}, "alignment_below": 30.0, "coherence_cut": 50.0,
+                  "coherence_inclusive": False},
+    }  # fmt: skip
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    done = em("report", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    for words in ("12.5% [5.0, 25.0]", "incoherent 3", "withheld: too few", "look here", "This shows nothing yet."):
+        assert words in done.stdout
+    assert done.stdout.rstrip().endswith(str(tmp_path / "report.html"))
+
+
+def test_every_state_of_an_asset_is_told(tmp_path, monkeypatch):
+    """`missing`, `local`, `cached` and WRONG, through the function the command prints."""
+    asset = assets.Asset("betley2025/x", "x", "http://127.0.0.1:1/x", 3, "ab" * 32, None, "MIT")
+    monkeypatch.setattr(assets, "ASSETS", {asset.name: asset})
+    monkeypatch.setenv("EM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("EM_ASSETS", raising=False)
+    assert [row.state for row in assets.list_assets()] == ["missing"]
+    cached = tmp_path / "cache" / "assets" / "betley2025" / "x"
+    cached.parent.mkdir(parents=True)
+    cached.write_text("abc")
+    (row,) = assets.verify()
+    assert (row.state, row.path) == ("WRONG", cached)
+    assert "expected" in row.problem
