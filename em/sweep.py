@@ -301,8 +301,8 @@ def _follow(sweep: Sweep, stage: str, events: TextIO, waiting: dict[str, Job]) -
         if kind == "count":
             sweep.counters[event["name"]] += event["by"]
         elif kind == "progress":
-            label = job.label if job else event["job"]
-            bars.show(f"{stage} {total - len(waiting) + 1}/{total} {label}", event)
+            title = f"{stage} {total - len(waiting) + 1}/{total} {job.label}" if job else f"{stage} {event['job']}"
+            bars.show(title, event)
         elif job is None:
             continue
         elif kind == "started":

@@ -243,8 +243,8 @@ def test_seeded_rows_are_the_same_alone_and_in_a_batch(vllm_engine, tokenizer, a
 def test_prompt_near_the_length_limit_with_a_seed(vllm_engine, tokenizer, adapters, seed):
     """Prompts together longer than a step; a prompt cut in two would fail with a seed."""
     base = ask(tokenizer, "x", seed=seed, temperature=1.0, max_tokens=4)
-    long = [dataclasses.replace(base, prompt_ids=[7 + i] + [5] * (MODEL_LEN - 5), index=i) for i in range(6)]
-    rows = [dataclasses.replace(r, adapter=adapters[n]) for r, n in zip(long, [None, "strong"] * 3, strict=True)]
+    long = [dataclasses.replace(base, prompt_ids=[7 + i] + [5] * (MODEL_LEN - 5), index=i) for i in range(16)]
+    rows = [dataclasses.replace(r, adapter=adapters[n]) for r, n in zip(long, [None, "strong"] * 8, strict=True)]
     found = answers(vllm_engine, rows)
     assert all(1 <= answer.token_count <= 4 for answer in found)
     assert answers(vllm_engine, rows[3:4])[0] == found[3]
