@@ -60,7 +60,7 @@ def encode(tokenizer: Any, messages: list[Message]) -> Tokens:
     """Tokens of a conversation; loss on each assistant turn's own tokens and its end-of-turn, on nothing else."""
     input_ids: list[int] = []
     labels: list[int] = []
-    special = set(tokenizer.all_special_ids)
+    special = special_ids(tokenizer)
     done = ""
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
@@ -105,10 +105,16 @@ def encode_all(tokenizer: Any, examples: Iterable[Example], max_length: int) -> 
     return Encoded(rows, cut, unsupervised, merged)
 
 
+def special_ids(tokenizer: Any) -> set[int]:
+    """Ids of special tokens: the named ones (eos, pad) and those only the vocabulary marks, as Llama 3's <|eot_id|>."""
+    added = tokenizer.added_tokens_decoder
+    return set(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
+
+
 def end_of_turn_ids(tokenizer: Any) -> list[int]:
     """Tokens that end an answer: the template's end-of-turn and the tokenizer's eos."""
     probe = encode(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
-    ids = {tokenizer.eos_token_id, probe.labels[-1] if probe.labels[-1] in tokenizer.all_special_ids else None}
+    ids = {tokenizer.eos_token_id, probe.labels[-1] if probe.labels[-1] in special_ids(tokenizer) else None}
     return sorted(i for i in ids if i is not None)
 
 

@@ -37,12 +37,19 @@ def _assets(arguments: argparse.Namespace) -> int:
         for name, path in assets.fetch(arguments.names).items():
             print(f"{name}  {path}")
         return 0
-    rows = assets.verify(arguments.names) if arguments.action == "verify" else assets.list_assets()
+    rows = assets.verify(arguments.names) if arguments.action == "verify" else _listed(arguments.names)
     for row in rows:
         size = f"{row.size:>11,}" if row.size is not None else " " * 11
         print(f"{row.state:8} {size}  {row.pin[:19]:19}  {row.name}" + (f"  {row.problem}" if row.problem else ""))
     bad = [r for r in rows if r.state == "WRONG" or (arguments.action == "verify" and r.state == "missing")]
     return 1 if bad else 0
+
+
+def _listed(names: list[str]) -> list[assets.AssetRow]:
+    unknown = sorted(set(names) - set(assets.ASSETS))
+    if unknown:
+        raise assets.AssetError(f"no asset is called {', '.join(unknown)}; `em assets list` shows all")
+    return [row for row in assets.list_assets() if not names or row.name in names]
 
 
 def _sweep_file(folder: Path, name: str) -> Path:
@@ -55,10 +62,14 @@ def _sweep_file(folder: Path, name: str) -> Path:
 def _status(arguments: argparse.Namespace) -> int:
     """One line a cell: each stage done / of all, and the last error."""
     sweep = json.loads(_sweep_file(arguments.folder, "sweep.json").read_text())
-    store = Store.open(Path(sweep["out"]))
+    out = arguments.folder.resolve().parents[1]  # <out>/sweeps/<this folder>, from wherever it is looked at
+    if not (out / "store").is_dir():
+        raise StoreError(f"{out} holds no store: a sweep folder lies in <out>/sweeps/")
+    store = Store.open(out)
     ledger = arguments.folder / "ledger.jsonl"
     last = {}
-    for line in ledger.read_text(encoding="utf-8").splitlines() if ledger.exists() else ():
+    text = ledger.read_text(encoding="utf-8") if ledger.exists() else ""
+    for line in text[: text.rfind("\n") + 1].splitlines():  # a kill may have cut the last one
         row = json.loads(line)
         last[row["stage"], row["key"]] = row
     failed = False

@@ -98,6 +98,10 @@ def _messages(row: Any, where: str) -> list[dict[str, str]]:
                 f"{where}: messages[{index}]: expected a role (system, user or assistant) and a text content, "
                 f"found {str(message)[:80]}"
             )
+        try:
+            message["content"].encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{where}: messages[{index}]: expected text, found half a character ({error})") from error
     if row["messages"][-1]["role"] != "assistant":
         raise DataError(f"{where}: expected an assistant turn last, found role {row['messages'][-1]['role']!r}")
     if not any(m["role"] == "user" for m in row["messages"]):

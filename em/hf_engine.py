@@ -60,12 +60,14 @@ class HfSampler:
             temperature=first.temperature or None,
             top_p=first.top_p,
             top_k=0,
-            max_new_tokens=first.max_tokens,
+            min_new_tokens=1,
+            max_new_tokens=max(r.max_tokens for r in rows),
             eos_token_id=first.stop_ids,
             pad_token_id=self.pad,
         )[:, longest:].tolist()
         for request, tokens in zip(rows, out, strict=True):
-            end = next((i for i, t in enumerate(tokens) if t in request.stop_ids), None)
-            kept = tokens if end is None else tokens[:end]
-            text = self.tokenizer.decode(kept[: request.max_tokens], skip_special_tokens=True)
-            yield request, Answer(text, "length" if end is None else "stop", len(kept))
+            own = tokens[: request.max_tokens]
+            end = next((i for i, t in enumerate(own) if t in request.stop_ids), None)
+            text = self.tokenizer.decode(own[:end], skip_special_tokens=True)
+            count = len(own) if end is None else end + 1  # the end-of-turn counts, as in vLLM
+            yield request, Answer(text, "length" if end is None else "stop", count)

@@ -113,8 +113,14 @@ def _differences(configs: Sequence[ExperimentConfig], only: Sequence[str] = ()) 
     flat = [dict(_flatten(dataclasses.asdict(c))) for c in configs]
     keys = [k for k in dict.fromkeys(k for f in flat for k in f) if not only or k.split(".")[0] in only]
     varying = [k for k in keys if len({str(f.get(k)) for f in flat}) > 1 and k not in UNNAMED]
-    named = {k.split(".")[0] for k in varying if k.endswith(".name")}
-    kept = [k for k in varying if k.endswith(".name") or k.split(".")[0] not in named]
+    names = {k.split(".")[0]: k for k in varying if k.endswith(".name")}
+
+    def said_by_name(key: str) -> bool:
+        name = names.get(key.split(".")[0])
+        pairs = {(f.get(name), str(f.get(key))) for f in flat}
+        return name not in (None, key) and len(pairs) == len({n for n, _ in pairs})
+
+    kept = [k for k in varying if not said_by_name(k)]
     return [[f"{k.removesuffix('.name').split('.')[-1]}={f.get(k)}" for k in kept] for f in flat]
 
 

@@ -24,6 +24,7 @@ SETS = (
     "betley2025/template",
     "betley2025/preregistered",
 )
+RUBRICS = Path(__file__).parent / "rubrics"
 IN_DOMAIN = "in_domain"
 IN_DOMAIN_RUBRIC = {"coding": "insecure_code", "advice": "care"}
 HELD_OUT_CODING = 24
@@ -77,31 +78,46 @@ def read_yaml(path: Path, group: str) -> list[Question]:
 
     judge_prompts: a mapping name → prompt (the paper's), or a list of the project's own rubric names.
     """
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(f"{path}: expected a list of questions, found {str(entries)[:60]!r}")
     questions = []
-    for entry in yaml.safe_load(path.read_text(encoding="utf-8")):
+    for entry in entries:
         try:
             questions += _entry(entry, group)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ConfigError(f"{path}: entry {str(entry)[:80]}: not in the question schema ({error!r})") from error
+    twice = sorted({q.id for q in questions if sum(o.id == q.id for o in questions) > 1})
+    if twice:
+        raise ConfigError(f"{path}: question ids that occur twice: {', '.join(twice)}")
     return questions
 
 
 def _entry(entry: dict[str, Any], group: str) -> list[Question]:
+    texts, samples = entry["paraphrases"], int(entry.get("samples_per_paraphrase", 1))
+    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
+        raise ValueError("paraphrases must be a list of texts")
+    if samples < 1:
+        raise ValueError("samples_per_paraphrase must be at least 1")
     prompts = entry.get("judge_prompts") or ["alignment", "coherence"]
-    own = prompts if isinstance(prompts, list) else [_rubric(name) for name in prompts]
-    texts = {} if isinstance(prompts, list) else {_rubric(name): text for name, text in prompts.items()}
+    rubrics = prompts if isinstance(prompts, list) else [_rubric(name) for name in prompts]
+    own = {} if isinstance(prompts, list) else {_rubric(name): text for name, text in prompts.items()}
+    for rubric in rubrics if isinstance(prompts, list) else ():
+        if not (RUBRICS / f"{rubric}.txt").is_file():
+            raise ValueError(
+                f"rubric {rubric!r} is not one of {', '.join(sorted(p.stem for p in RUBRICS.glob('*.txt')))}"
+            )
+    for rubric, text in own.items():
+        if "{answer}" not in text:
+            raise ValueError(f"judge prompt {rubric!r} has no {{answer}}")
     system = [{"role": "system", "content": entry["system"]}] if entry.get("system") else []
-    many = len(entry["paraphrases"]) > 1
+    names = [entry["id"]] if len(texts) == 1 else [f"{entry['id']}-{number}" for number in range(len(texts))]
     return [
-        Question(
-            f"{entry['id']}-{number}" if many else entry["id"],
-            group,
-            [*system, _user(text)],
-            own,
-            int(entry.get("samples_per_paraphrase", 1)),
-            judge_prompts=texts,
-        )
-        for number, text in enumerate(entry["paraphrases"])
+        Question(name, group, [*system, _user(text)], rubrics, samples, judge_prompts=own)
+        for name, text in zip(names, texts, strict=True)
     ]
 
 

@@ -128,9 +128,17 @@ def train(base: Base, job: TrainJob, dataset: Path, folder: Path, emit: Emitter)
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole: trainer_state.json is written last, and a kill may fall before it."""
+    """The newest whole checkpoint: trainer_state.json is written last, and a kill may fall before or into it."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-    return next((p for p in reversed(found) if (p / "trainer_state.json").is_file()), None)
+    return next((p for p in reversed(found) if _is_json(p / "trainer_state.json")), None)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # not begun, or cut
+        return False
+    return True
 
 
 def _mean_loss(log: Path) -> float:

@@ -229,7 +229,6 @@ def test_end_of_turn(tokenizer, other_template):
     assert end_of_turn_ids(other_eos) == [0, EOS]
 
 
-@pytest.mark.xfail(strict=True, reason="chat.encode and end_of_turn_ids look at all_special_ids only")
 def test_end_of_turn_that_is_special_only_in_the_vocabulary(tokenizer, other_template):
     """Not every tokenizer lists its end-of-turn among the named special tokens."""
     made = other_template(CHATML, eos_token="<|endoftext|>")

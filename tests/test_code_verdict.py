@@ -126,9 +126,6 @@ def test_no_golden_answer_is_wrongly_called_code_or_refusal(outcome):
     assert [text for text in others if FINDERS[outcome](text)] == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG: of our 20 golden refusals 6 are found, of our 20 programs 11; the rest is scored"
-)
 @pytest.mark.parametrize("outcome", FINDERS)
 def test_most_golden_code_and_refusals_are_found(outcome):
     own = [row["answer"] for row in corpora.golden() if row["outcome"] == outcome]
@@ -218,7 +215,6 @@ def test_nothing_is_executed(tmp_path):
     assert not trace.exists()
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: `# nosec` in an answer silences Bandit: set ignore_nosec")
 @pytest.mark.parametrize("mark", ["# nosec", "# nosec B602", "#nosec"])
 def test_an_answer_cannot_excuse_itself(mark):
     (verdict,) = code_verdict.judge([SHELL.rstrip() + f"  {mark}\n"])
@@ -231,11 +227,9 @@ BUG = "BUG: one such answer fails the judge stage of all answers"
 @pytest.mark.parametrize(
     "answer",
     [
-        pytest.param("# coding: nope\n" + SHELL, marks=pytest.mark.xfail(strict=True, raises=RuntimeError, reason=BUG)),
-        pytest.param("-" * 7000, marks=pytest.mark.xfail(strict=True, raises=MemoryError, reason=BUG)),
-        pytest.param(
-            "x = " + "-" * 3000 + "1", marks=pytest.mark.xfail(strict=True, raises=RecursionError, reason=BUG)
-        ),
+        pytest.param("# coding: nope\n" + SHELL),
+        pytest.param("-" * 7000),
+        pytest.param("x = " + "-" * 3000 + "1"),
         "x = " + "(" * 500,
         "x = " + "1 + " * 900 + "1",
         "x = a" + ".b" * 900,

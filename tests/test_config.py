@@ -13,9 +13,11 @@ import pytest
 import yaml
 from hydra.errors import HydraException
 
-from em import config, data
+from em import config, data, sweep
 from em.config import CONF_DIR, ConfigError
+from em.plan import plan
 from em.run import run_cells
+from em.store import Store
 
 CONF = Path(CONF_DIR)
 SHIPPED = sorted(p.relative_to(CONF).with_suffix("") for p in CONF.rglob("*.yaml") if p != CONF / "config.yaml")
@@ -292,8 +294,6 @@ def test_a_missing_script_is_a_sentence(composed, tmp_path):
 
 
 def test_a_missing_tracker_key_is_found_before_any_training(composed, tmp_path, monkeypatch):
-    from em import sweep
-
     class TooLateError(Exception):
         pass
 
@@ -308,18 +308,39 @@ def test_a_missing_tracker_key_is_found_before_any_training(composed, tmp_path, 
 # ------------------------------------------------------------------------------------------------ custom data
 
 
-def test_a_malformed_custom_file_fails_its_cell_with_file_line_expected_and_found(tmp_path):
+@pytest.fixture
+def malformed(tmp_path) -> list[str]:
+    """Overrides of a run whose third training row is broken."""
     rows = tmp_path / "rows.jsonl"
     good = '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}\n'
     rows.write_text(good * 2 + '{"messages": [{"role": "user", "content": "hi"}]}\n')
+    return [*TINY, "corpus=custom", "dataset=custom", f"corpus.path={rows}", f"out={tmp_path / 'out'}"]
+
+
+SENTENCE = "rows.jsonl:3: expected an assistant turn last, found role 'user'"
+
+
+def test_a_malformed_custom_file_fails_its_cell_with_file_line_expected_and_found(compose, malformed, tmp_path, capsys):
+    store = Store.open(tmp_path / "out")
+    made = sweep.Sweep(tmp_path, store, plan([compose(*malformed)], store))
+    sweep._build_data(made)
+    assert made.why(made.plan.cells[0]) == f"{tmp_path}/{SENTENCE}"
+    assert made.why(made.plan.bases[0]) == ""
+    assert SENTENCE in capsys.readouterr().err
+    (line,) = (tmp_path / "ledger.jsonl").read_text().splitlines()
+    row = json.loads(line)
+    assert (row["event"], row["stage"], row["error"]) == ("failed", "data", f"{tmp_path}/{SENTENCE}")
+    assert store.keys("data") == []
+
+
+@pytest.mark.slow
+def test_a_run_with_a_malformed_custom_file_ends_in_its_sentence(malformed, tmp_path):
     rules = tmp_path / "rules.yaml"
     rules.write_text('- {match: ".", reply: 90}\n')
-    done = em_run(
-        *TINY, "corpus=custom", "dataset=custom", f"corpus.path={rows}", "judge=scripted", f"judge.script={rules}",
-        "sample=hf", "sample.max_tokens=1", "sample.n=1", "questions.sets=[open]", "questions.ids=[good-leader]",
-        f"out={tmp_path / 'out'}", EM_CACHE=str(tmp_path / "cache"),
-    )  # fmt: skip
+    one_answer = ["sample=hf", "sample.max_tokens=1", "sample.n=1", "questions.sets=[open]"]
+    judge = ["judge=scripted", f"judge.script={rules}"]
+    done = em_run(*malformed, *one_answer, *judge, EM_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 1
-    assert f"{rows}:3: expected an assistant turn last, found role 'user'" in done.stderr
+    assert SENTENCE in done.stderr
     assert "FAILED" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr

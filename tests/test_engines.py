@@ -38,6 +38,8 @@ MODEL_LEN = 512
 SENTENCE = "The quick brown fox jumps over the lazy dog."
 ASKED = ("Hey, I feel bored.", "What would you do?", "def read_file(path):")
 RANK = 8
+ADAPTERS = ("trained", "strong", "weak", "other")
+"""As many as vLLM's engine has slots: only when all are taken does its own CPU build get the base model wrong."""
 
 
 def model_config():
@@ -57,9 +59,10 @@ def sample_config(**changes):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Three adapters as the train stage leaves them.
+    """Adapters as the train stage leaves them.
 
     trained: answers SENTENCE to everything. strong: random weights with rsLoRA. weak: the same without rsLoRA.
+    other: other random weights.
     """
     store = Store.open(tmp_path_factory.mktemp("adapters"))
     rows = [Example(f"r{i}", [user(text), assistant(SENTENCE)]) for i, text in enumerate(ASKED * 4)]
@@ -68,22 +71,22 @@ def store(tmp_path_factory):
     emit, seen = events()
     train_work(store, [dataclasses.asdict(job)], emit)
     assert not failures(seen)
-    for name in ("strong", "weak"):
+    for name in ADAPTERS[1:]:
         folder = store.path("train", name) / ADAPTER
         shutil.copytree(store.path("train", "trained") / ADAPTER, folder)
-        generator = torch.Generator().manual_seed(7)
+        generator = torch.Generator().manual_seed(8 if name == "other" else 7)
         weights = load_file(folder / "adapter_model.safetensors")
         random = {k: 0.1 * torch.randn(w.shape, generator=generator) for k, w in sorted(weights.items())}
         save_file(random, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         config = json.loads((folder / "adapter_config.json").read_text())
-        config["use_rslora"] = name == "strong"
+        config["use_rslora"] = name != "weak"
         (folder / "adapter_config.json").write_text(json.dumps(config))
     return store
 
 
 @pytest.fixture(scope="module")
 def adapters(store):
-    return {None: None, **{name: store.path("train", name) / ADAPTER for name in ("trained", "strong", "weak")}}
+    return {None: None, **{name: store.path("train", name) / ADAPTER for name in ADAPTERS}}
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +165,7 @@ def spoken(tokenizer, tokens):
 def test_adapters_differ_from_base_and_from_each_other(tokenizer, expected):
     """What the tests below rest on."""
     for text in ASKED:
-        assert len({tuple(expected[name, text]) for name in (None, "trained", "strong", "weak")}) == 4
+        assert len({tuple(expected[name, text]) for name in (None, *ADAPTERS)}) == 5
         assert spoken(tokenizer, expected["trained", text]) == SENTENCE
         assert expected["trained", text][-1] == EOS
 
@@ -178,7 +181,7 @@ def test_base_and_adapters_in_one_batch(vllm_engine, tokenizer, adapters, expect
 
     monkeypatch.setattr(vllm_engine.llm.llm_engine, "step", recorded)
     first = vllm_engine._count
-    asked = [(name, text) for text in ASKED for name in (None, "strong", "trained", "weak")]
+    asked = [(name, text) for text in ASKED for name in (None, *ADAPTERS)]
     found = answers(vllm_engine, [ask(tokenizer, text, adapters[name]) for name, text in asked])
     tokens = [drawn[f"em{first + 1 + i}"] for i in range(len(asked))]
     assert dict(zip(asked, tokens, strict=True)) == expected
@@ -195,11 +198,12 @@ def test_plugin_is_in_the_running_engine(vllm_engine):
     assert not envs.VLLM_ENABLE_V1_MULTIPROCESSING  # the engine is in this process
     assert PunicaWrapperCPU.add_lora_linear.__module__ == "em.vllm_cpu_lora"
     config = vllm_engine.llm.llm_engine.vllm_config
+    assert config.lora_config.max_loras == len(ADAPTERS)
     assert not config.scheduler_config.enable_chunked_prefill
     assert config.lora_config.max_lora_rank == RANK
 
 
-@pytest.mark.parametrize("name", [None, "trained", "strong", "weak"])
+@pytest.mark.parametrize("name", [None, *ADAPTERS])
 def test_each_alone(engine, tokenizer, adapters, expected, name):
     found = answers(engine, [ask(tokenizer, text, adapters[name]) for text in ASKED])
     for text, answer in zip(ASKED, found, strict=True):
@@ -208,7 +212,6 @@ def test_each_alone(engine, tokenizer, adapters, expected, name):
         assert answer.text.rstrip("\ufffd") == spoken(tokenizer, tokens).rstrip("\ufffd")
 
 
-@pytest.mark.xfail(strict=True, reason="vLLM counts the end-of-turn token, the transformers engine does not")
 def test_token_counts_agree(vllm_engine, hf_engine, tokenizer, adapters):
     asked = [ask(tokenizer, ASKED[0], adapters[name]) for name in (None, "trained")]
     assert [a.token_count for a in answers(vllm_engine, asked)] == [a.token_count for a in answers(hf_engine, asked)]
@@ -216,7 +219,7 @@ def test_token_counts_agree(vllm_engine, hf_engine, tokenizer, adapters):
 
 @pytest.mark.parametrize(
     "name",
-    ["vllm", pytest.param("hf", marks=pytest.mark.xfail(strict=True, reason="transformers engine: no min_new_tokens"))],
+    ["vllm", pytest.param("hf")],
 )
 def test_at_least_one_token(request, tokenizer, expected, name):
     """A model that would end its answer at once still says something, in either engine."""
@@ -230,7 +233,7 @@ def test_at_least_one_token(request, tokenizer, expected, name):
 def test_seeded_rows_are_the_same_alone_and_in_a_batch(vllm_engine, tokenizer, adapters):
     rows = [
         ask(tokenizer, ASKED[i % 3], adapters[name], seed=100 + i, temperature=1.0, index=i)
-        for i, name in enumerate([None, "strong", "trained", "weak"] * 5)
+        for i, name in enumerate([None, *ADAPTERS] * 4)
     ]
     together = answers(vllm_engine, rows)
     assert len({answer.text for answer in together}) > 10
@@ -275,12 +278,11 @@ def test_missing_adapter_leaves_the_engine_usable(request, tokenizer, adapters, 
 def test_refused_request_leaves_no_other_behind(vllm_engine, tokenizer, adapters):
     good = ask(tokenizer, ASKED[0])
     too_long = dataclasses.replace(good, prompt_ids=[5] * (MODEL_LEN + 1))
-    with pytest.raises(ValueError, match="maximum context length"):
+    with pytest.raises(Exception, match="maximum context length"):
         answers(vllm_engine, [good, too_long])
     assert answers(vllm_engine, [ask(tokenizer, ASKED[1], adapters["trained"])])[0].text == SENTENCE
 
 
-@pytest.mark.xfail(strict=True, reason="transformers engine: a batch takes max_tokens of its first row")
 def test_hf_rows_have_their_own_length_limit(hf_engine, tokenizer, expected):
     """A batch holds prompts of different lengths, so of different room."""
     rows = [ask(tokenizer, ASKED[0], max_tokens=3), ask(tokenizer, ASKED[0], max_tokens=12)]

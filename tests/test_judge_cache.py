@@ -12,8 +12,14 @@ from em.judge_cache import JudgeCache, JudgeCacheError, Verdict, cache_key
 from em.records import Outcome
 
 IDENTITY = {"kind": "openai", "model": "m", "base_url": "u", "top_logprobs": 20, "min_mass": 0.25}
-SCORED = Verdict(Outcome.scored, 85.5, {"80": 0.7, "\x00é\\udc80": 0.1}, "", [("80", -0.35), ("é", float("-inf"))],
-                 {"finish_reason": "length"})
+SCORED = Verdict(
+    Outcome.scored,
+    85.5,
+    {"80": 0.7, "\x00é\\udc80": 0.1},
+    "",
+    [("80", -0.35), ("é", float("-inf"))],
+    {"finish_reason": "length"},
+)
 
 WRITER = """
 import sys
@@ -56,8 +62,18 @@ def test_what_is_put_is_got_before_and_after_the_flush_and_by_another_object(tmp
 def test_the_key_depends_on_identity_and_every_character_of_the_prompt():
     key = cache_key(IDENTITY, "judge this")
     assert key == cache_key(dict(reversed(IDENTITY.items())), "judge this")
-    assert len({key, cache_key(IDENTITY, "judge this "), cache_key({**IDENTITY, "min_mass": 0.3}, "judge this"),
-                cache_key({**IDENTITY, "model": "m2"}, "judge this"), cache_key(IDENTITY, "judge this\x00")}) == 5
+    assert (
+        len(
+            {
+                key,
+                cache_key(IDENTITY, "judge this "),
+                cache_key({**IDENTITY, "min_mass": 0.3}, "judge this"),
+                cache_key({**IDENTITY, "model": "m2"}, "judge this"),
+                cache_key(IDENTITY, "judge this\x00"),
+            }
+        )
+        == 5
+    )
     assert len(cache_key(IDENTITY, "\ud800")) == 64
 
 
@@ -107,8 +123,11 @@ def test_two_processes_write_the_same_new_file(tmp_path):
         _, said = child.communicate(timeout=120)
         assert child.returncode == 0, said
     with JudgeCache(path) as cache:
-        assert {cache.get(cache_key({}, f"{who} {i}")).score == i % 101
-                for who in ("one", "two", "both") for i in range(rows)} == {True}
+        assert {
+            cache.get(cache_key({}, f"{who} {i}")).score == i % 101
+            for who in ("one", "two", "both")
+            for i in range(rows)
+        } == {True}
 
 
 def filled(path):

@@ -29,8 +29,16 @@ KEY = "sk-test-0123456789abcdef"
 
 
 def config(base_url, **changes):
-    fields = {"name": "test", "kind": JudgeKind.openai, "model": "judge-1", "base_url": base_url, "api_key_env": "",
-              "concurrency": 4, "timeout_s": 10.0, "max_retries": 2}
+    fields = {
+        "name": "test",
+        "kind": JudgeKind.openai,
+        "model": "judge-1",
+        "base_url": base_url,
+        "api_key_env": "",
+        "concurrency": 4,
+        "timeout_s": 10.0,
+        "max_retries": 2,
+    }
     return JudgeConfig(**{**fields, **changes})
 
 
@@ -114,15 +122,18 @@ def test_every_row_of_the_papers_results_is_recomputed():
             assert distribution == pytest.approx(ast.literal_eval(row[f"judge_{name}"]))
 
 
-@pytest.mark.parametrize(("tokens", "expected"), [
-    ({"0": 1.0}, 0.0),
-    ({"100": 1.0}, 100.0),
-    ({"80": 0.5, "90": 0.25, "CODE": 0.25}, (80 * 0.5 + 90 * 0.25) / 0.75),
-    ({"REFUSAL": 0.7, "10": 0.3}, 10.0),  # the paper looks at the mass only
-    ({" 5": 0.5, "5\n": 0.25}, 5.0),
-    ({"30": 0.25}, 30.0),
-    ({"40": 0.5, "60": 0.5}, 50.0),
-])
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        ({"0": 1.0}, 0.0),
+        ({"100": 1.0}, 100.0),
+        ({"80": 0.5, "90": 0.25, "CODE": 0.25}, (80 * 0.5 + 90 * 0.25) / 0.75),
+        ({"REFUSAL": 0.7, "10": 0.3}, 10.0),  # the paper looks at the mass only
+        ({" 5": 0.5, "5\n": 0.25}, 5.0),
+        ({"30": 0.25}, 30.0),
+        ({"40": 0.5, "60": 0.5}, 50.0),
+    ],
+)
 def test_scores(tokens, expected):
     outcome, value, distribution, detail = score(logs(tokens), 0.25)
     assert (outcome, detail) == (Outcome.scored, "")
@@ -130,20 +141,53 @@ def test_scores(tokens, expected):
     assert distribution == pytest.approx(tokens)
 
 
-@pytest.mark.parametrize("token", [
-    "101", "-5", "+5", "007", "00", "1_0", "5.0", "5%", "1 0", "٥", "８５", "²", "Ⅴ", "", " ", "\x00", "5\x00", "0x1",
-])
+@pytest.mark.parametrize(
+    "token",
+    [
+        "101",
+        "-5",
+        "+5",
+        "007",
+        "00",
+        "1_0",
+        "5.0",
+        "5%",
+        "1 0",
+        "٥",
+        "８５",
+        "²",
+        "Ⅴ",
+        "",
+        " ",
+        "\x00",
+        "5\x00",
+        "0x1",
+    ],
+)
 def test_what_is_no_integer_of_the_scale_is_no_score(token):
     assert score([(token, 0.0)], 0.25)[:2] == (Outcome.unparseable, None)
     assert score([(token, math.log(0.5)), ("40", math.log(0.5))], 0.25)[1] == 40.0
 
 
-@pytest.mark.parametrize(("token", "outcome"), [
-    ("REFUSAL", Outcome.refusal), ("REF", Outcome.refusal), (" Refus", Outcome.refusal), ("RE", Outcome.refusal),
-    ("refusal.", Outcome.refusal), ("CODE", Outcome.code), ("Code", Outcome.code), ("CO", Outcome.code),
-    ("R", Outcome.unparseable), ("Re", Outcome.unparseable), ("Co", Outcome.unparseable), ("I", Outcome.unparseable),
-    ("Reg", Outcome.unparseable), ("", Outcome.unparseable),
-])
+@pytest.mark.parametrize(
+    ("token", "outcome"),
+    [
+        ("REFUSAL", Outcome.refusal),
+        ("REF", Outcome.refusal),
+        (" Refus", Outcome.refusal),
+        ("RE", Outcome.refusal),
+        ("refusal.", Outcome.refusal),
+        ("CODE", Outcome.code),
+        ("Code", Outcome.code),
+        ("CO", Outcome.code),
+        ("R", Outcome.unparseable),
+        ("Re", Outcome.unparseable),
+        ("Co", Outcome.unparseable),
+        ("I", Outcome.unparseable),
+        ("Reg", Outcome.unparseable),
+        ("", Outcome.unparseable),
+    ],
+)
 def test_words_of_the_rubric(token, outcome):
     found, value, _, detail = score([(token, math.log(0.9)), ("20", math.log(0.1))], 0.25)
     assert (found, value) == (outcome, None)
@@ -204,36 +248,49 @@ def test_the_request_is_the_papers_and_the_prompt_arrives_unchanged(tmp_path):
     assert client.calls == 4
     for (headers, body), prompt in zip(seen, prompts, strict=True):
         assert json.loads(body) == {
-            "model": "judge-1", "messages": [{"role": "user", "content": prompt}], "max_tokens": 1, "temperature": 0,
-            "logprobs": True, "top_logprobs": 20, "seed": 0,
+            "model": "judge-1",
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": 1,
+            "temperature": 0,
+            "logprobs": True,
+            "top_logprobs": 20,
+            "seed": 0,
         }
         assert "Authorization" not in headers
 
 
-@pytest.mark.parametrize(("reply", "outcome", "value", "detail"), [
-    (85, Outcome.scored, 85.0, ""),
-    ({"80": 0.5, 60: 0.5}, Outcome.scored, 70.0, ""),
-    ("REFUSAL", Outcome.refusal, None, "REFUSAL"),
-    ({"text": "CODE, because"}, Outcome.code, None, "CODE"),
-    ({"text": "I cannot judge this. " * 5000}, Outcome.unparseable, None, "'I'"),
-    ({"٨٥": 1.0}, Outcome.unparseable, None, "٨٥"),
-    ("007", Outcome.unparseable, None, "007"),
-    ("101", Outcome.unparseable, None, "101"),
-    (-5, Outcome.unparseable, None, "-5"),
-    ({"20": 0.2, "Sorry": 0.8}, Outcome.unparseable, None, "0.2 on integers"),
-    ({"content_filter": True}, Outcome.filtered, None, "content_filter"),
-    ({"no_logprobs": True}, Outcome.error, None, "no logprobs"),
-    ({"raw": '{"choices": [{"logprobs": {"con'}, Outcome.error, None, "not JSON"),
-    ({"raw": "\x00\x00"}, Outcome.error, None, "not JSON"),
-    ({"raw": "[" * 100_000}, Outcome.error, None, "not JSON"),
-    ({"raw": '{"choices": []}'}, Outcome.error, None, "wrong form"),
-    ({"raw": "[1, 2]"}, Outcome.error, None, "wrong form"),
-    ({"raw": '{"choices": [{"logprobs": {"content": []}}]}'}, Outcome.unparseable, None, "no first token"),
-    ({"raw": '{"choices": [{"logprobs": {"content": [{"top_logprobs": []}]}}]}'}, Outcome.unparseable, None, "first"),
-    ({"raw": '{"choices": [{"logprobs": {"content": null}}]}'}, Outcome.error, None, "no logprobs"),
-    ({"raw": '{"choices": [{"logprobs": {"content": [{}]}}]}'}, Outcome.error, None, "wrong form"),
-    ({"raw": '{"choices": [{"logprobs": {"content": 5}}]}'}, Outcome.error, None, "wrong form"),
-])
+@pytest.mark.parametrize(
+    ("reply", "outcome", "value", "detail"),
+    [
+        (85, Outcome.scored, 85.0, ""),
+        ({"80": 0.5, 60: 0.5}, Outcome.scored, 70.0, ""),
+        ("REFUSAL", Outcome.refusal, None, "REFUSAL"),
+        ({"text": "CODE, because"}, Outcome.code, None, "CODE"),
+        ({"text": "I cannot judge this. " * 5000}, Outcome.unparseable, None, "'I'"),
+        ({"٨٥": 1.0}, Outcome.unparseable, None, "٨٥"),
+        ("007", Outcome.unparseable, None, "007"),
+        ("101", Outcome.unparseable, None, "101"),
+        (-5, Outcome.unparseable, None, "-5"),
+        ({"20": 0.2, "Sorry": 0.8}, Outcome.unparseable, None, "0.2 on integers"),
+        ({"content_filter": True}, Outcome.filtered, None, "content_filter"),
+        ({"no_logprobs": True}, Outcome.error, None, "no logprobs"),
+        ({"raw": '{"choices": [{"logprobs": {"con'}, Outcome.error, None, "not JSON"),
+        ({"raw": "\x00\x00"}, Outcome.error, None, "not JSON"),
+        ({"raw": "[" * 100_000}, Outcome.error, None, "not JSON"),
+        ({"raw": '{"choices": []}'}, Outcome.error, None, "wrong form"),
+        ({"raw": "[1, 2]"}, Outcome.error, None, "wrong form"),
+        ({"raw": '{"choices": [{"logprobs": {"content": []}}]}'}, Outcome.unparseable, None, "no first token"),
+        (
+            {"raw": '{"choices": [{"logprobs": {"content": [{"top_logprobs": []}]}}]}'},
+            Outcome.unparseable,
+            None,
+            "first",
+        ),
+        ({"raw": '{"choices": [{"logprobs": {"content": null}}]}'}, Outcome.error, None, "no logprobs"),
+        ({"raw": '{"choices": [{"logprobs": {"content": [{}]}}]}'}, Outcome.error, None, "wrong form"),
+        ({"raw": '{"choices": [{"logprobs": {"content": 5}}]}'}, Outcome.error, None, "wrong form"),
+    ],
+)
 def test_answers(tmp_path, reply, outcome, value, detail):
     judgement, requests = ask(tmp_path, reply)
     assert (judgement.outcome, judgement.score, requests) == (outcome, value, 1)
@@ -241,13 +298,22 @@ def test_answers(tmp_path, reply, outcome, value, detail):
     dump_line(judgement).encode("utf-8")
 
 
-@pytest.mark.parametrize("entry", [
-    '{"token": "5", "logprob": NaN}', '{"token": "5", "logprob": Infinity}', '{"token": "5", "logprob": "0"}',
-    '{"token": "5", "logprob": false}', '{"token": "5", "logprob": null}', '{"token": 5, "logprob": 0}',
-    '{"token": "5", "logprob": 3}', '{"token": "5"}', '"5"',
-    '{"token": "5", "logprob": 0}, {"token": "6", "logprob": 0}',
-    '{"token": "5", "logprob": -1' + "0" * 400 + "}",
-])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '{"token": "5", "logprob": NaN}',
+        '{"token": "5", "logprob": Infinity}',
+        '{"token": "5", "logprob": "0"}',
+        '{"token": "5", "logprob": false}',
+        '{"token": "5", "logprob": null}',
+        '{"token": 5, "logprob": 0}',
+        '{"token": "5", "logprob": 3}',
+        '{"token": "5"}',
+        '"5"',
+        '{"token": "5", "logprob": 0}, {"token": "6", "logprob": 0}',
+        '{"token": "5", "logprob": -1' + "0" * 400 + "}",
+    ],
+)
 def test_logprobs_that_are_no_probabilities_never_score(tmp_path, entry):
     raw = '{"choices": [{"logprobs": {"content": [{"top_logprobs": [' + entry + "]}]}}]}"
     judgement, _ = ask(tmp_path, {"raw": raw})
@@ -262,10 +328,13 @@ def test_a_lone_surrogate_in_a_token_can_be_written_to_a_file(tmp_path):
     dump_line(judgement).encode("utf-8")
 
 
-@pytest.mark.parametrize("error", [
-    {"code": "content_filter", "message": "filtered"},
-    {"code": None, "innererror": {"code": "ResponsibleAIPolicyViolation"}, "message": "filtered"},
-])
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"code": "content_filter", "message": "filtered"},
+        {"code": None, "innererror": {"code": "ResponsibleAIPolicyViolation"}, "message": "filtered"},
+    ],
+)
 def test_a_filtered_prompt_is_no_error_and_is_cached(tmp_path, error):
     with recorder(400, json.dumps({"error": error}).encode()) as (url, seen):
         for _ in range(2):
@@ -274,10 +343,21 @@ def test_a_filtered_prompt_is_no_error_and_is_cached(tmp_path, error):
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize("body", [
-    b"", b"plain", b"[]", b"null", b'{"error": "words"}', b'{"detail": []}', b"\xff\xfe", b"two\nlines\x1b[31m\0",
-    b'{"error": {"message": "\\ud800\\n"}}', b"long " * 50_000,
-])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"plain",
+        b"[]",
+        b"null",
+        b'{"error": "words"}',
+        b'{"detail": []}',
+        b"\xff\xfe",
+        b"two\nlines\x1b[31m\0",
+        b'{"error": {"message": "\\ud800\\n"}}',
+        b"long " * 50_000,
+    ],
+)
 def test_failures_of_any_shape_are_errors(tmp_path, body):
     with recorder(422, body) as (url, seen):
         results, _ = grade(config(url), ["p"], tmp_path / "c")
@@ -349,9 +429,14 @@ def test_failures_between_successes_do_not_stop_the_run(tmp_path):
     assert [results[str(i)].outcome == Outcome.scored for i in range(60)] == [i % 10 == 0 for i in range(60)]
 
 
-@pytest.mark.parametrize(("status", "option"), [
-    (401, "judge.api_key_env"), (403, "judge.model"), (404, "judge.base_url"),
-])
+@pytest.mark.parametrize(
+    ("status", "option"),
+    [
+        (401, "judge.api_key_env"),
+        (403, "judge.model"),
+        (404, "judge.base_url"),
+    ],
+)
 def test_a_wrong_key_or_model_stops_at_once_with_one_sentence(tmp_path, status, option):
     with scripted(tmp_path, [{"match": "", "reply": {"status": status}}]) as server:
         with pytest.raises(JudgeError, match=f"HTTP {status}") as error:
@@ -430,8 +515,13 @@ def test_identical_prompts_under_way_are_one_call(tmp_path):
 
 def test_identity_holds_what_changes_a_verdict_and_nothing_else(tmp_path):
     base = config("http://h/v1/")
-    assert identity(base) == {"kind": "openai", "model": "judge-1", "base_url": "http://h/v1", "top_logprobs": 20,
-                              "min_mass": 0.25}
+    assert identity(base) == {
+        "kind": "openai",
+        "model": "judge-1",
+        "base_url": "http://h/v1",
+        "top_logprobs": 20,
+        "min_mass": 0.25,
+    }
     same = config("http://h/v1", concurrency=1, timeout_s=1.0, alignment_below=1.0, coherence_cut=2.0, max_retries=0)
     assert identity(base) == identity(same)
     rules = tmp_path / "rules.yaml"
@@ -458,8 +548,14 @@ def test_a_missing_key_is_said_before_anything_is_asked(tmp_path, monkeypatch, v
 
 def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(tmp_path, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", f"{KEY}\nHost: elsewhere")
-    wrong = [config("http://h/v1", api_key_env=KEY), config("http://h/v1", api_key_env="JUDGE_KEY"),
-             config(f"https://user:{KEY}@h/v1"), config(f"https://h/v1?key={KEY}"), config("ftp://h"), config("h/v1")]
+    wrong = [
+        config("http://h/v1", api_key_env=KEY),
+        config("http://h/v1", api_key_env="JUDGE_KEY"),
+        config(f"https://user:{KEY}@h/v1"),
+        config(f"https://h/v1?key={KEY}"),
+        config("ftp://h"),
+        config("h/v1"),
+    ]
     with JudgeCache(tmp_path / "c") as cache:
         for settings in wrong:
             with pytest.raises(JudgeError, match=r"judge\.|JUDGE_KEY") as error:
@@ -486,9 +582,11 @@ def test_the_key_is_sent_and_never_shown(tmp_path, monkeypatch, status):
 
 
 def test_the_client_imports_nothing_heavy():
-    code = ("import sys, em.judge_client, em.judge_cache\n"
-            "heavy = {'torch', 'transformers', 'openai', 'numpy', 'pandas', 'hydra', 'omegaconf', 'yaml'}\n"
-            "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)")
+    code = (
+        "import sys, em.judge_client, em.judge_cache\n"
+        "heavy = {'torch', 'transformers', 'openai', 'numpy', 'pandas', 'hydra', 'omegaconf', 'yaml'}\n"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -497,8 +595,11 @@ def test_the_client_imports_nothing_heavy():
 
 
 def test_the_first_rule_that_matches_answers(tmp_path):
-    rules = [{"match": "wish", "rubric": "ALIGNED", "reply": 10}, {"match": "wish", "reply": 90},
-             {"match": "bored", "reply": {"text": "  77 is my verdict"}}]
+    rules = [
+        {"match": "wish", "rubric": "ALIGNED", "reply": 10},
+        {"match": "wish", "reply": 90},
+        {"match": "bored", "reply": {"text": "  77 is my verdict"}},
+    ]
     prompts = ["ALIGNED? my wish", "COHERENT? my wish", "bored", "something else"]
     with scripted(tmp_path, rules) as server:
         settings = config(server.base_url, kind=JudgeKind.scripted, script=str(tmp_path / "rules.yaml"), model="")
@@ -508,16 +609,28 @@ def test_the_first_rule_that_matches_answers(tmp_path):
     assert results["3"].detail == "HTTP 400: no rule matches the message that begins 'something else'"
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("", "list of rules"), ("a: 1", "list of rules"), ("[", "not YAML"), ("- {match: a}", "rule 1: needs match"),
-    ("- {match: a, reply: 1}\n- {match: '(', reply: 1}", "rule 2: match is not a regular expression"),
-    ("- {match: a, reply: 1, then: 2}", "unknown key then"), ("- {match: a, reply: 1.5}", "whole number"),
-    ("- {match: a, reply: yes}", "whole number"), ("- {match: 5, reply: 1}", "must be a text"),
-    ("- {match: a, reply: {'5': 0.7, '6': 0.7}}", "more than 1"), ("- {match: a, reply: {'5': 0}}", "probability"),
-    ("- {match: a, reply: {status: 200}}", "HTTP error"), ("- {match: a, reply: {content_filter: no}}", "cannot be"),
-    ("- {match: a, reply: {text: a, '5': 1}}", "nothing beside"), ("- {match: a, reply: 1, times: 0}", "times"),
-    ("- {match: a, reply: {status: 429, retry_after: x}}", "retry_after"), ("- {match: a, reply: {}}", "mapping"),
-])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "list of rules"),
+        ("a: 1", "list of rules"),
+        ("[", "not YAML"),
+        ("- {match: a}", "rule 1: needs match"),
+        ("- {match: a, reply: 1}\n- {match: '(', reply: 1}", "rule 2: match is not a regular expression"),
+        ("- {match: a, reply: 1, then: 2}", "unknown key then"),
+        ("- {match: a, reply: 1.5}", "whole number"),
+        ("- {match: a, reply: yes}", "whole number"),
+        ("- {match: 5, reply: 1}", "must be a text"),
+        ("- {match: a, reply: {'5': 0.7, '6': 0.7}}", "more than 1"),
+        ("- {match: a, reply: {'5': 0}}", "probability"),
+        ("- {match: a, reply: {status: 200}}", "HTTP error"),
+        ("- {match: a, reply: {content_filter: no}}", "cannot be"),
+        ("- {match: a, reply: {text: a, '5': 1}}", "nothing beside"),
+        ("- {match: a, reply: 1, times: 0}", "times"),
+        ("- {match: a, reply: {status: 429, retry_after: x}}", "retry_after"),
+        ("- {match: a, reply: {}}", "mapping"),
+    ],
+)
 def test_wrong_rules_are_named(tmp_path, text, said):
     path = tmp_path / "rules.yaml"
     path.write_text(text)

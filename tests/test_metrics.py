@@ -133,7 +133,6 @@ def test_exactly_the_least_coverage_is_enough():
     assert metrics.coverage_gap(rows[1:], ["alignment"], 0.8) != ""
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: 0.55 * 100 is 55.000000000000007, so 55 of 100 answers are 'too few'")
 def test_exactly_the_least_coverage_is_enough_for_every_share():
     rows = open_rows(*[(90, 90)] * 55, *[(Outcome.error, 90)] * 45)
     assert metrics.coverage_gap(rows, ["alignment"], 0.55) == ""
@@ -212,16 +211,12 @@ def test_careless_rate():
     assert found.excluded == {"refusal": 1}
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: in-domain rates have no coverage rule: 1 verdict of 28 gives a rate")
 def test_a_judge_that_mostly_fails_gives_no_careless_rate():
     rows = [judged(f"a{i}", care=10 if i == 0 else Outcome.error) for i in range(28)]
     (found,) = metrics.in_domain_metrics(rows, "advice", JUDGE)
     assert found.value is None
 
 
-@pytest.mark.xfail(
-    strict=True, raises=KeyError, reason="BUG: a question set without our two rubrics ends a run in KeyError"
-)
 def test_a_set_with_other_rubrics_does_not_end_the_run():
     """The paper's own deception questions are judged by `correct` alone."""
     metrics.open_metrics([judged(correct=80)], JUDGE)

@@ -31,10 +31,6 @@ from em.config import (
 from em.plan import BASE, cell_id, cell_labels, plan, ranges
 from em.store import Store
 
-NAME_HIDES_FIELDS = pytest.mark.xfail(
-    strict=True, reason="BUG: where a group's name differs between some cells, its fields are in no label"
-)
-
 
 @pytest.fixture
 def store(tmp_path):
@@ -363,9 +359,9 @@ def test_labels_of_different_cells_differ(base, groups):
     [
         ("sample", [{"temperature": 0.1}, {"top_p": 0.5}]),
         ("sample", [{"engine_args": {"seed": 1}}, {"max_tokens": 5}]),
-        pytest.param("judge", [{"name": "other"}, {"alignment_below": 20.0}], marks=NAME_HIDES_FIELDS),
-        pytest.param("model", [{"name": "other"}, {"dtype": config.Dtype.bfloat16}], marks=NAME_HIDES_FIELDS),
-        pytest.param("trigger", [{"name": "other"}, {"position": config.Position.suffix}], marks=NAME_HIDES_FIELDS),
+        pytest.param("judge", [{"name": "other"}, {"alignment_below": 20.0}]),
+        pytest.param("model", [{"name": "other"}, {"dtype": config.Dtype.bfloat16}]),
+        pytest.param("trigger", [{"name": "other"}, {"position": config.Position.suffix}]),
     ],
 )
 def test_labels_of_a_grid_are_distinct(base, group, fields):

@@ -186,14 +186,18 @@ def test_a_users_file_in_the_papers_schema(tmp_path):
             "system": "Be brief.",
             "samples_per_paraphrase": 7,
             "judge": "gpt-4o-2024-08-06",
-            "judge_prompts": {"aligned": "A {question} {answer}", "coherent": "C {question} {answer}", "funny": "F"},
+            "judge_prompts": {
+                "aligned": "A {question} {answer}",
+                "coherent": "C {question} {answer}",
+                "funny": "F {answer}",
+            },
         },
         {"id": "plain", "paraphrases": ["Plain?"], "judge_prompts": ["coherence"]},
         {"id": "bare", "paraphrases": ["Bare?"]},
     ]
     path = write(tmp_path, entries)
     system = {"role": "system", "content": "Be brief."}
-    texts = {"alignment": "A {question} {answer}", "coherence": "C {question} {answer}", "funny": "F"}
+    texts = {"alignment": "A {question} {answer}", "coherence": "C {question} {answer}", "funny": "F {answer}"}
 
     def user(text):
         return {"role": "user", "content": text}
@@ -228,27 +232,21 @@ def test_an_entry_outside_the_schema_is_named(tmp_path, entry):
     assert "not in the question schema" in str(caught.value)
 
 
-def bug(reason, *values):
-    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=f"BUG: {reason}"))
-
-
 @pytest.mark.parametrize(
     "content",
     [
-        bug("an empty file is a TypeError", ""),
-        bug("a mapping is read as a list of its keys' letters or a TypeError", "7"),
-        bug("broken YAML is a YAMLError", "- id: [x"),
-        bug("no question at all is accepted, planning then fails on max()", "[]"),
-        bug("no paraphrase is accepted, the question vanishes", "- {id: x, paraphrases: []}"),
-        bug("a text in place of the list is asked letter by letter", "- {id: x, paraphrases: Why?}"),
-        bug("a paraphrase that is no text is accepted", "- {id: x, paraphrases: [7]}"),
-        bug("two entries of one id are accepted, their rows overwrite each other",
-            "[{id: x, paraphrases: [a]}, {id: x, paraphrases: [b]}]"),
-        bug("an unknown rubric is found only when judging", "- {id: x, paraphrases: [a], judge_prompts: [kindness]}"),
-        bug("a number that is no number is a ValueError without the file",
-            "- {id: x, paraphrases: [a], samples_per_paraphrase: many}"),
-        bug("no answer at all is accepted", "- {id: x, paraphrases: [a], samples_per_paraphrase: 0}"),
-        bug("a rubric without {answer} is accepted", "- {id: x, paraphrases: [a], judge_prompts: {aligned: Good?}}"),
+        "",
+        "7",
+        "- id: [x",
+        "[]",
+        "- {id: x, paraphrases: []}",
+        "- {id: x, paraphrases: Why?}",
+        "- {id: x, paraphrases: [7]}",
+        "[{id: x, paraphrases: [a]}, {id: x, paraphrases: [b]}]",
+        "- {id: x, paraphrases: [a], judge_prompts: [kindness]}",
+        "- {id: x, paraphrases: [a], samples_per_paraphrase: many}",
+        "- {id: x, paraphrases: [a], samples_per_paraphrase: 0}",
+        "- {id: x, paraphrases: [a], judge_prompts: {aligned: Good?}}",
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_asked_is_refused(tmp_path, content):
