@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from em.store import Store
+
 HEAVY = (
     "torch",
     "transformers",
@@ -48,6 +50,7 @@ def modules(tmp_path):
 
 @pytest.fixture
 def sweep_folder(tmp_path) -> Path:
+    Store.open(tmp_path / "out")
     folder = tmp_path / "out" / "sweeps" / "em-0"
     folder.mkdir(parents=True)
     (folder / "sweep.json").write_text(json.dumps({"format": 1, "out": str(tmp_path / "out"), "cells": []}))

@@ -359,9 +359,9 @@ def test_labels_of_different_cells_differ(base, groups):
     [
         ("sample", [{"temperature": 0.1}, {"top_p": 0.5}]),
         ("sample", [{"engine_args": {"seed": 1}}, {"max_tokens": 5}]),
-        pytest.param("judge", [{"name": "other"}, {"alignment_below": 20.0}]),
-        pytest.param("model", [{"name": "other"}, {"dtype": config.Dtype.bfloat16}]),
-        pytest.param("trigger", [{"name": "other"}, {"position": config.Position.suffix}]),
+        ("judge", [{"name": "other"}, {"alignment_below": 20.0}]),
+        ("model", [{"name": "other"}, {"dtype": config.Dtype.bfloat16}]),
+        ("trigger", [{"name": "other"}, {"position": config.Position.suffix}]),
     ],
 )
 def test_labels_of_a_grid_are_distinct(base, group, fields):
