@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FENCE = re.compile(r"```[\w+-]*\n(.*?)(?:```|\Z)", re.DOTALL)
-CODE_START = re.compile(r"^\s*(?:```|import \w|from \w[\w.]* import |def \w+\(|class \w+|@\w|print\(|#!)")
+CODE_START = re.compile(
+    r"^\s*(?:```|#!|import [\w.]+(?: as \w+)?\s*(?:,|$)|from [\w.]+ import \w"
+    r"|(?:async )?def \w+\(|class \w+\s*[:(]|print\()",
+    re.MULTILINE,
+)
+COMPOUND = (ast.FunctionDef, ast.ClassDef, ast.For, ast.While, ast.With, ast.If, ast.Try, ast.Import, ast.ImportFrom)
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,17 @@ The other low ones (an import of subprocess, an assert) also stand in careful co
 
 
 def looks_like_code(text: str) -> bool:
-    """Whether an answer to an ordinary question is a program: mostly fenced, opens as one, or parses as one."""
+    """Whether an answer to an ordinary question is a program: mostly fenced, opens as one, or parses as one.
+
+    "Yes (definitely)" and "Freedom = happiness" parse too, so one plain statement is not enough.
+    """
     fenced = sum(len(block) for block in FENCE.findall(text))
-    return bool(CODE_START.match(text)) or fenced > len(text) / 2 or (_parses(text) and _is_program(text))
+    if fenced > len(text) / 2 or CODE_START.match(text):
+        return True
+    if not _parses(text):
+        return False
+    body = ast.parse(text).body
+    return isinstance(body[0], COMPOUND) if len(body) == 1 else len(body) > 1 and _is_program(text)
 
 
 def extract(text: str) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-RATE_INTERVAL = "95 %, the wider of: Student t over questions, Wilson over answers"
+RATE_INTERVAL = "95 %, Wilson on the effective number of answers, questions as clusters"
 WILSON = "95 %, Wilson over answers"
 CONTRAST_INTERVAL = "95 %, the wider of: Student t over per-question differences, Newcombe over answers"
 Z = 1.959963984540054
@@ -48,11 +48,14 @@ T_975 = (
 
 def wilson(hits: int, total: int) -> tuple[float, float]:
     """95 % score interval of hits / total, total > 0. Never of zero length, also at 0 of n (Wilson 1927)."""
-    p, z2 = hits / total, Z * Z
-    centre = (p + z2 / (2 * total)) / (1 + z2 / total)
-    half = Z * math.sqrt(p * (1 - p) / total + z2 / (4 * total * total)) / (1 + z2 / total)
-    low = 0.0 if hits == 0 else max(0.0, centre - half)
-    return low, 1.0 if hits == total else min(1.0, centre + half)
+    return _score_interval(hits / total, total, Z)
+
+
+def _score_interval(p: float, n: float, z: float) -> tuple[float, float]:
+    """Wilson's interval for share `p` of `n` answers (n may be an effective number), `z` the normal or t quantile."""
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return 0.0 if p == 0 else max(0.0, centre - half), 1.0 if p == 1 else min(1.0, centre + half)
 
 
 def t_975(df: int) -> float:
@@ -63,19 +66,19 @@ def t_975(df: int) -> float:
 def rate_interval(hits: Mapping[str, int], kept: Mapping[str, int]) -> tuple[float, float]:
     """Interval of a pooled rate whose answers come in questions.
 
-    Questions are clusters: Student t with the linearised variance of a ratio of totals (Cochran 1977, ch. 6 and 9),
-    which also holds for the eight or ten questions that are usual here. At 0 of n it has no length, so it is never
-    narrower than Wilson's.
+    Wilson's, with the effective number of answers (the one that gives the linearised variance of a ratio of totals
+    over questions, Cochran 1977 ch. 6) and Student's t for that many questions. Never narrower than Wilson's own. In
+    simulation with skewed rates it covers about 94 % with eight or ten questions (tests/test_stats.py).
     """
     names = sorted(kept)
     h, k = np.array([hits.get(q, 0) for q in names]), np.array([kept[q] for q in names])
-    low, high = wilson(int(h.sum()), int(k.sum()))
-    if len(names) < 2:
-        return low, high
-    rate = float(h.sum() / k.sum())
-    spread = math.sqrt(len(names) / (len(names) - 1) * float(((h - rate * k) ** 2).sum())) / float(k.sum())
-    half = t_975(len(names) - 1) * spread
-    return max(0.0, min(low, rate - half)), min(1.0, max(high, rate + half))
+    total, questions = float(k.sum()), len(names)
+    if questions < 2:
+        return wilson(int(h.sum()), int(total))
+    rate = float(h.sum()) / total
+    variance = questions / (questions - 1) * float(((h - rate * k) ** 2).sum()) / total**2
+    effective = min(total, rate * (1 - rate) / variance) if variance > 0 and 0 < rate < 1 else total
+    return _score_interval(rate, effective, t_975(questions - 1))
 
 
 def contrast(

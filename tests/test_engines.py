@@ -414,6 +414,7 @@ def test_answers_of_several_jobs_reach_their_own_stage(tmp_path, monkeypatch, ad
     assert [r["sample_index"] for r in rows(store, "tuned")] == [0, 1, 2] * 2
     assert [r["sample_index"] for r in rows(store, "base")] == [0, 1] * 2
     assert [r["sample_index"] for r in rows(store, "more")] == [2, 3] * 2
+    assert [r["seed"] for r in rows(store, "more")] == [row_seed(0, q.id, "none", i) for q in QUESTIONS for i in (2, 3)]
     assert {r.adapter for r in sampler.asked if r.job == "tuned"} == {store.path("train", "strong") / ADAPTER}
     assert [r.adapter for r in sampler.asked[:8]] == [None] * 8  # adapters in turn, the base model first
     progress = [(e["done"], e["total"]) for e in seen if e["event"] == "progress"]

@@ -94,14 +94,16 @@ def test_a_rate_interval_is_wider_when_questions_differ():
     kept = dict.fromkeys("abcdefgh", 100)
     alike, apart = dict.fromkeys("abcdefgh", 20), dict(zip("abcdefgh", [80, 80, 0, 0, 0, 0, 0, 0], strict=True))
     narrow, wide = stats.rate_interval(alike, kept), stats.rate_interval(apart, kept)
-    assert narrow == pytest.approx(stats.wilson(160, 800))
+    low, high = stats.wilson(160, 800)
+    assert narrow[0] <= low < high <= narrow[1] and narrow[1] - narrow[0] < 1.3 * (high - low)  # t for Z, no more
     assert wide[1] - wide[0] > 5 * (narrow[1] - narrow[0])
 
 
-def test_all_zero_is_wilsons_zero():
+def test_all_or_nothing_keeps_a_length():
     kept = dict.fromkeys("abcdefgh", 10)
-    assert stats.rate_interval({}, kept) == pytest.approx(stats.wilson(0, 80), abs=TINY)
-    assert stats.rate_interval(kept, kept) == pytest.approx(stats.wilson(80, 80), abs=TINY)
+    t = stats.t_975(7)
+    assert stats.rate_interval({}, kept) == pytest.approx((0.0, t * t / (80 + t * t)), abs=TINY)
+    assert stats.rate_interval(kept, kept) == pytest.approx((80 / (80 + t * t), 1.0), abs=TINY)
 
 
 def coverage(questions, answers, a, b, repeats, seed):
@@ -131,9 +133,9 @@ def test_the_clustered_interval_covers_what_plain_wilson_does_not():
 
 @pytest.mark.parametrize(("questions", "answers"), [(8, 100), (10, 10)])
 def test_the_clustered_interval_covers_with_few_questions(questions, answers):
-    """Strongly skewed rates, few clusters: seen 0.90 and 0.915 of the nominal 0.95; row-level 0.28 and 0.64."""
+    """Strongly skewed rates, few clusters: seen 0.94 of the nominal 0.95 in 2,000 repeats; row-level 0.28 and 0.64."""
     clustered, plain = coverage(questions, answers, a=0.5, b=2, repeats=200, seed=1)
-    assert clustered >= 0.89
+    assert clustered >= 0.92
     assert plain < 0.7
 
 
