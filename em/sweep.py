@@ -308,7 +308,8 @@ def _follow(sweep: Sweep, stage: str, events: TextIO, waiting: dict[str, Job]) -
         elif kind == "started":
             sweep.note("started", job)
         else:
-            bars.close()
+            if bars.title.endswith(job.label):  # a bar over several jobs goes on
+                bars.close()
             waiting.pop(event["job"])
             if kind == "failed":
                 sweep.fail(job, event["error"])
