@@ -1,0 +1,55 @@
+"""How questions are asked, and which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from omegaconf import MISSING
+
+from em.schema.base import check
+
+
+class Engine(StrEnum):
+    vllm = "vllm"
+    hf = "hf"
+
+
+@dataclass
+class SampleConfig:
+    """How questions are asked."""
+
+    engine: Engine = Engine.vllm
+    n: int | None = None
+    """Answers a question; null: what the question set says. Raising it only adds rows."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 600
+    seed: int = 0
+    max_num_seqs: int = 64
+    """Answers generated side by side."""
+    engine_args: dict[str, Any] = field(default_factory=dict)
+    """Passed to vLLM as they are (vLLM's own names)."""
+
+    def __post_init__(self) -> None:
+        check(self.n is None or self.n > 0, f"sample.n must be positive or null, got {self.n}")
+        check(self.temperature >= 0, f"sample.temperature must be >= 0, got {self.temperature}")
+        check(0 < self.top_p <= 1, f"sample.top_p must lie in (0, 1], got {self.top_p}")
+        check(self.max_tokens > 0, f"sample.max_tokens must be positive, got {self.max_tokens}")
+        check(self.max_num_seqs > 0, f"sample.max_num_seqs must be positive, got {self.max_num_seqs}")
+
+
+@dataclass
+class QuestionsConfig:
+    """Which question sets are asked."""
+
+    name: str = MISSING
+    sets: list[str] = MISSING
+    """Names of question sets (em/questions.py), or paths of YAML files in the paper's schema;
+    in_domain = held-out tasks of the dataset's own domain."""
+    ids: list[str] | None = None
+    """Only these question ids; null: all."""
+
+    def __post_init__(self) -> None:
+        check(bool(self.sets), "questions.sets is empty: name at least one question set")
