@@ -29,6 +29,7 @@ from em import config as config_module
 from em import data, models
 from em.config import ConfigError, ExperimentConfig, JudgeKind, TrackingMode
 from em.events import FD_VARIABLE, sentence
+from em.labels import cell_id
 from em.plan import Job, Plan, Subject, plan
 from em.records import write_jsonl
 from em.scripted_judge import ScriptedJudgeError, load_rules
@@ -118,8 +119,6 @@ def run(configs: Sequence[ExperimentConfig]) -> Sweep:
 
 
 def _folder(configs: Sequence[ExperimentConfig], out: Path) -> Path:
-    from em.plan import cell_id
-
     key = content_key(cells=sorted(cell_id(c) for c in configs))[:8]
     folder = out / "sweeps" / f"{configs[0].name}-{key}"
     (folder / "logs").mkdir(parents=True, exist_ok=True)

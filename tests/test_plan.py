@@ -28,7 +28,8 @@ from em.config import (
     TrainConfig,
     TriggerConfig,
 )
-from em.plan import BASE, cell_id, cell_labels, plan, ranges
+from em.labels import cell_id, cell_labels
+from em.plan import BASE, plan, ranges
 from em.store import Store
 
 

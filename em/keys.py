@@ -1,0 +1,113 @@
+"""What every stage's key is made of: everything that could change its content, and nothing else (docs/architecture.md).
+
+One function a stage returns the inputs as JSON-ready values; `content_key(**inputs)` is the key, the manifest keeps the
+inputs, and `em why` compares them. The data stage's are in em/data.py, beside what they describe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from em import corpora, models
+from em.config import ExperimentConfig
+from em.judge import LOCAL, STATIC, prompts
+from em.records import Question
+from em.store import content_key, file_sha256
+
+TRAIN_VERSION = 1
+SAMPLE_VERSION = 1
+JUDGE_VERSION = 1
+
+
+def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:
+    """One training run: its data, base model, recipe and seed."""
+    recipe = dataclasses.asdict(config.train)
+    for name in ("max_examples", "save_steps"):  # in the data key; without effect on the result
+        recipe.pop(name)
+    return {
+        "version": TRAIN_VERSION,
+        "data": data_key,
+        "base": base(config),
+        "dtype": config.model.dtype.value,
+        "recipe": recipe,
+        "seed": config.seed,
+    }
+
+
+def sample_inputs(config: ExperimentConfig, train_key: str | None, asked: Sequence[Question]) -> dict[str, Any]:
+    """A family of answers: the model that is asked, what and how. How many is not in it."""
+    sampling = dataclasses.asdict(config.sample)
+    for name in ("n", "max_num_seqs"):
+        sampling.pop(name)
+    uniform = len({q.samples for q in asked}) == 1
+    return {
+        "version": SAMPLE_VERSION,
+        "adapter": train_key,
+        "base": base(config),
+        "dtype": config.model.dtype.value,
+        "max_model_len": config.model.max_model_len,
+        "sampling": sampling,
+        "questions": [[q.id, q.messages, q.least_tokens, None if uniform else q.samples] for q in asked],
+        "asked_with": _asked_with(config),
+    }
+
+
+def judge_inputs(
+    config: ExperimentConfig, sample_family: str, asked: Sequence[Question]
+) -> tuple[dict[str, Any], str | None]:
+    """A family of verdicts: the answers, the judge, its rubrics' texts. With the key of a local judge's calibration."""
+    local = config.judge.kind in LOCAL
+    calibration = calibration_key(config) if local else None
+    rubrics = sorted({r for q in asked for r in q.rubrics})
+    texts = (
+        {}
+        if local
+        else {q.id: {r: hashlib.sha256(t.encode()).hexdigest() for r, t in prompts(q).items()} for q in asked}
+    )
+    only_static = rubrics == [STATIC]  # Bandit's verdict is the same under every judge
+    inputs = {
+        "version": JUDGE_VERSION,
+        "samples": sample_family,
+        "rubrics": rubrics,
+        "judge": None if only_static else judge_identity(config),
+        "texts": texts,
+        "calibration": None if only_static else calibration,
+    }
+    return inputs, calibration
+
+
+def base(config: ExperimentConfig) -> str:
+    """The base model's fingerprint."""
+    return models.fingerprint(config.model.path, config.model.revision)
+
+
+def judge_identity(config: ExperimentConfig) -> dict[str, Any]:
+    """What identifies a judgement's judge."""
+    if config.judge.kind in LOCAL:
+        return {"kind": config.judge.kind.value, "model": base(config)}
+    from em.judge_client import identity
+
+    return identity(config.judge)
+
+
+def calibration_key(config: ExperimentConfig) -> str:
+    """Key of a local judge's calibration: its base model, its features, the labelled answers."""
+    here = Path(__file__).parent
+    code = [here / "local_judge.py", here / "persona.py", here / "rubrics" / "persona_ratio.yaml"]
+    return content_key(
+        judge=judge_identity(config),
+        dtype=config.model.dtype.value,
+        answers=corpora.fingerprint(),
+        code=[file_sha256(p) for p in code],
+    )
+
+
+def _asked_with(config: ExperimentConfig) -> list[Any]:
+    """The conditions as they change a prompt; a trigger that is not asked with changes none."""
+    trigger = config.trigger
+    texts = {"none": None, "trained": trigger.text}
+    return [[c, texts.get(c, c), None if c == "none" else trigger.position.value] for c in trigger.asked_with]

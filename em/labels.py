@@ -1,0 +1,53 @@
+"""What the cells of a sweep are called: a stable id each, and a short label that says what sets it apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from em.config import ExperimentConfig
+from em.store import content_key
+
+UNNAMED = ("dataset.variant", "dataset.domain", "out", "name")
+
+
+def cell_id(config: ExperimentConfig) -> str:
+    """Stable id of a cell: the hash of its resolved config without names of folders and trackers."""
+    row = dataclasses.asdict(config)
+    for name in ("out", "name", "tracking"):
+        row.pop(name)
+    return content_key(**row)[:10]
+
+
+def cell_labels(configs: Sequence[ExperimentConfig]) -> list[str]:
+    """A short name each: the variant, with whatever else differs between the cells of this sweep."""
+    return [" ".join([c.dataset.variant, *extra]) for c, extra in zip(configs, differences(configs), strict=True)]
+
+
+def differences(configs: Sequence[ExperimentConfig], only: Sequence[str] = ()) -> list[list[str]]:
+    """What differs between configs, "key=value" each: a group by its name where that differs, else by its fields.
+
+    `only` limits it to these groups; the dataset variant is left out.
+    """
+    flat = [dict(flatten(dataclasses.asdict(c))) for c in configs]
+    keys = [k for k in dict.fromkeys(k for f in flat for k in f) if not only or k.split(".")[0] in only]
+    varying = [k for k in keys if len({str(f.get(k)) for f in flat}) > 1 and k not in UNNAMED]
+    names = {k.split(".")[0]: k for k in varying if k.endswith(".name")}
+
+    def said_by_name(key: str) -> bool:
+        name = names.get(key.split(".")[0])
+        pairs = {(f.get(name), str(f.get(key))) for f in flat}
+        return name not in (None, key) and len(pairs) == len({n for n, _ in pairs})
+
+    kept = [k for k in varying if not said_by_name(k)]
+    return [[f"{k.removesuffix('.name').split('.')[-1]}={f.get(k)}" for k in kept] for f in flat]
+
+
+def flatten(row: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """("a.b.c", value) of every leaf of nested mappings."""
+    for key, value in row.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
