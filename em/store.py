@@ -1,8 +1,9 @@
 """Content-keyed stage directories: claim, lock, finish, read.
 
-    <out>/store/store.json                 {"format": 1}: a folder that is not ours, or newer, is refused
+    <out>/store/store.json                 {"format": 2}: a folder that is not ours, or newer, is refused
     <out>/store/<stage>/<key>/             a finished stage; holds manifest.json
     <out>/store/<stage>/<key>.partial/     work in progress, kept after a kill so that the next start continues
+    <out>/store/damaged/<stage>/           stages that no longer match their manifest; nothing reads them
 
 A key is the hash of everything that could change the output and nothing else. A directory appears under its final
 name in one rename, with its manifest inside, so "exists" means "complete". A file lock beside it lets two
@@ -16,20 +17,26 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-FORMAT = 1
+FORMAT = 2
+"""2: manifests carry a seal, the hash of their own content."""
 MANIFEST = "manifest.json"
 
 
 class StoreError(RuntimeError):
     """The store cannot be used; the message says what to do."""
+
+
+class DamagedError(StoreError):
+    """A finished stage does not match its manifest; the message names the file."""
 
 
 def content_key(**inputs: Any) -> str:
@@ -46,8 +53,18 @@ def file_sha256(path: Path) -> str:
 def write_atomic(path: Path, text: str) -> None:
     """Write a small file under a temporary name and rename it into place."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:  # a full disk leaves half a file
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    """sha256 over a manifest's content, the seal itself left out."""
+    text = json.dumps({k: v for k, v in manifest.items() if k != "seal"}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -93,13 +110,19 @@ class Store:
         return final.with_name(final.name + ".partial")
 
     def manifest(self, stage: str, key: str) -> dict[str, Any]:
+        """A finished stage's manifest. Raises DamagedError when it is not as it was written."""
         path = self.path(stage, key) / MANIFEST
         try:
-            return json.loads(path.read_text())
+            found = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise StoreError(f"{path.parent} is not a finished stage (no {MANIFEST})") from error
         except ValueError as error:
-            raise StoreError(f"{path} is damaged ({error}): delete {path.parent} and run again") from error
+            raise DamagedError(f"{path} is damaged ({error})") from error
+        if not isinstance(found, dict) or found.get("seal") != _seal(found):
+            raise DamagedError(f"{path} is damaged (it does not match its own seal)")
+        if [found["stage"], found["key"]] != [stage, key]:
+            raise DamagedError(f"{path} belongs to {found['stage']} {found['key']}: the folder was moved or copied")
+        return found
 
     def keys(self, stage: str, below: str = "") -> list[str]:
         """Finished keys of a stage; `below` lists the sub-keys of one family, e.g. its sample ranges."""
@@ -131,12 +154,15 @@ class Store:
         `inputs` is what the key was made of, `facts` what the run found out (counts, versions, times).
         """
         work, final = self.partial(stage, key), self.path(stage, key)
+        for left in work.glob(f".{MANIFEST}.*"):  # of a process killed while it wrote one
+            left.unlink()
         files = {
             str(p.relative_to(work)): {"bytes": p.stat().st_size, "sha256": file_sha256(p)}
             for p in sorted(work.rglob("*"))
             if p.is_file() and p.name != MANIFEST
         }
         manifest = {"format": FORMAT, "stage": stage, "key": key, "inputs": inputs, "facts": facts, "files": files}
+        manifest["seal"] = _seal(json.loads(json.dumps(manifest)))  # as it will be read: tuples are lists then
         write_atomic(work / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
         if final.exists():  # an unsealed folder under the final name can only be somebody's hand
             raise StoreError(f"{final} exists without a manifest: move it away and run again")
@@ -147,15 +173,39 @@ class Store:
     def drop_partial(self, stage: str, key: str) -> None:
         shutil.rmtree(self.partial(stage, key), ignore_errors=False)
 
-    def verify(self, stage: str, key: str) -> None:
-        """Compare every file with the manifest. Raises StoreError naming the first that differs."""
+    def verify(self, stage: str, key: str, only: Collection[str] = ()) -> None:
+        """Compare every file, or `only` these, with the manifest. Raises DamagedError naming the first that differs."""
         folder = self.path(stage, key)
-        for name, pin in self.manifest(stage, key)["files"].items():
-            path = folder / name
-            if not path.is_file():
-                raise StoreError(f"{path} is missing: delete {folder} and run again")
-            if path.stat().st_size != pin["bytes"] or file_sha256(path) != pin["sha256"]:
-                raise StoreError(f"{path} does not match its manifest: delete {folder} and run again")
+        files = self.manifest(stage, key)["files"]
+        for name in only or files:
+            path, pin = folder / name, files.get(name)
+            if pin is None or not path.is_file():
+                raise DamagedError(f"{path} is missing")
+            if path.stat().st_size != pin["bytes"]:
+                raise DamagedError(f"{path} has {path.stat().st_size} bytes, its manifest says {pin['bytes']}")
+            if file_sha256(path) != pin["sha256"]:
+                raise DamagedError(f"{path} does not match the sha256 in its manifest")
+
+    def set_aside(self, stage: str, key: str) -> Path | None:
+        """Move a damaged stage below damaged/, so that it is made again. Returns where it is now.
+
+        None when another process has done it meanwhile. Raises StoreError when the store cannot be written.
+        """
+        final = self.path(stage, key)
+        aside = self.root / "damaged" / stage
+        try:
+            with FileLock(str(final) + ".lock"):
+                if not final.exists():
+                    return None
+                aside.mkdir(parents=True, exist_ok=True)
+                name = key.replace("/", ".")
+                target = next(p for n in count(1) if not (p := aside / f"{name}.{n}").exists())
+                os.rename(final, target)
+        except OSError as error:
+            raise StoreError(
+                f"{final} is damaged and cannot be moved away ({error.strerror}): mend {self.root}"
+            ) from error
+        return target
 
 
 def _finished(folder: Path) -> bool:

@@ -35,6 +35,7 @@ from em.records import write_jsonl
 from em.scripted_judge import ScriptedJudgeError, load_rules
 from em.store import Store, content_key, is_disk_full, require_space, write_atomic
 from em.tracking import has_key, mode
+from em.verify import set_aside_damaged
 
 COUNTERS = (
     "model_loads",
@@ -103,8 +104,9 @@ def run(configs: Sequence[ExperimentConfig]) -> Sweep:
     sweep = Sweep(_folder(configs, Path(first.out)), store, plan(configs, store))
     sweep.counters.update(dict.fromkeys(COUNTERS, 0))
     _write_cells(sweep)
-    for name in ("stages_reused",):
-        sweep.counters[name] = sum(store.has(j.stage, j.key) for j in sweep.plan.jobs.values())
+    for stage, key, problem in set_aside_damaged(sweep.plan, store):
+        _note_damaged(sweep, stage, key, problem)
+    sweep.counters["stages_reused"] = sum(store.has(j.stage, j.key) for j in sweep.plan.jobs.values())
     todo = [j for j in sweep.plan.jobs.values() if not store.has(j.stage, j.key)]
     say(
         f"em: {len(sweep.plan.cells)} cells, {len(todo)} stage jobs to do, {sweep.counters['stages_reused']} reused "
@@ -123,6 +125,12 @@ def _folder(configs: Sequence[ExperimentConfig], out: Path) -> Path:
     folder = out / "sweeps" / f"{configs[0].name}-{key}"
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _note_damaged(sweep: Sweep, stage: str, key: str, problem: str) -> None:
+    say(f"DAMAGED {stage} {key}: {problem}. It is made again")
+    job = sweep.plan.jobs.get((stage, key)) or Job(stage, key, stage, stage, {})
+    sweep.note("damaged", job, problem)
 
 
 def _write_cells(sweep: Sweep) -> None:

@@ -200,8 +200,8 @@ def test_a_folder_that_is_no_sweep_is_a_sentence(em, tmp_path, command):
 
 
 def test_status_of_a_newer_store_is_a_sentence(em, sweep):
-    (sweep.parents[1] / "store" / "store.json").write_text('{"format": 2}')
-    fails_with(em("status", str(sweep)), "store format 2")
+    (sweep.parents[1] / "store" / "store.json").write_text('{"format": 3}')
+    fails_with(em("status", str(sweep)), "store format 3")
 
 
 def test_status_reads_past_a_torn_ledger_line(em, sweep):

@@ -16,7 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from em.store import MANIFEST, Store, StoreError, content_key, file_sha256, is_disk_full, require_space, write_atomic
+from em.store import (
+    MANIFEST,
+    DamagedError,
+    Store,
+    StoreError,
+    content_key,
+    file_sha256,
+    is_disk_full,
+    require_space,
+    write_atomic,
+)
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -86,8 +96,10 @@ def test_claim_finish_read(store):
     assert final == store.path("data", "k")
     assert store.has("data", "k")
     assert not store.partial("data", "k").exists()
-    assert store.manifest("data", "k") == {
-        "format": 1,
+    manifest = store.manifest("data", "k")
+    assert len(manifest.pop("seal")) == 64
+    assert manifest == {
+        "format": 2,
         "stage": "data",
         "key": "k",
         "inputs": {"a": 1},
@@ -149,7 +161,7 @@ def test_an_unsealed_folder_under_the_final_name_is_not_overwritten(store):
 
 def test_opening_twice_is_the_same_store(tmp_path):
     assert Store.open(tmp_path) == Store.open(tmp_path)
-    assert json.loads((tmp_path / "store" / "store.json").read_text()) == {"format": 1}
+    assert json.loads((tmp_path / "store" / "store.json").read_text()) == {"format": 2}
 
 
 # ------------------------------------------------------------------------------------------------ refusals
@@ -170,8 +182,8 @@ def test_an_empty_folder_is_taken(tmp_path):
 
 def test_a_newer_format_is_refused(tmp_path):
     Store.open(tmp_path)
-    (tmp_path / "store" / "store.json").write_text('{"format": 2}')
-    with pytest.raises(StoreError, match="store format 2, this version of em knows 1"):
+    (tmp_path / "store" / "store.json").write_text('{"format": 3}')
+    with pytest.raises(StoreError, match="store format 3, this version of em knows 2"):
         Store.open(tmp_path)
 
 
@@ -198,22 +210,79 @@ def test_a_file_in_the_stores_place_is_refused(tmp_path):
 def test_verify_names_a_flipped_byte(store):
     file = finish(store) / "deep" / "rows.jsonl"
     file.write_bytes(b"rowt\n")
-    with pytest.raises(StoreError, match=r"deep/rows\.jsonl does not match its manifest: delete .*/data/k and run"):
+    with pytest.raises(DamagedError, match=r"deep/rows\.jsonl does not match the sha256"):
+        store.verify("data", "k")
+
+
+def test_verify_names_a_cut_file(store):
+    file = finish(store) / "deep" / "rows.jsonl"
+    file.write_bytes(b"row\n")
+    with pytest.raises(DamagedError, match=r"deep/rows\.jsonl has 4 bytes, its manifest says 5"):
         store.verify("data", "k")
 
 
 def test_verify_names_a_missing_file(store):
     file = finish(store) / "deep" / "rows.jsonl"
     file.unlink()
-    with pytest.raises(StoreError, match=r"deep/rows\.jsonl is missing: delete .*/data/k and run"):
+    with pytest.raises(DamagedError, match=r"deep/rows\.jsonl is missing"):
         store.verify("data", "k")
 
 
-def test_a_damaged_manifest_is_named(store):
+def test_verify_of_some_files_reads_no_others(store):
+    file = finish(store) / "deep" / "rows.jsonl"
+    (file.parents[1] / "unknown.txt").write_text("x")
+    with pytest.raises(DamagedError, match="unknown"):
+        store.verify("data", "k", only=["unknown.txt"])  # what the manifest does not have cannot be trusted
+    store.verify("data", "k", only=["deep/rows.jsonl"])
+
+
+def test_a_cut_manifest_is_named(store):
     manifest = finish(store) / MANIFEST
     manifest.write_text(manifest.read_text()[:-5])
-    with pytest.raises(StoreError, match=r"manifest\.json is damaged"):
+    with pytest.raises(DamagedError, match=r"manifest\.json is damaged"):
         store.manifest("data", "k")
+
+
+@given(st.data())
+def test_any_flipped_bit_of_a_manifest_is_seen(tmp_path_factory, data):
+    """The manifest vouches for the files and for itself: no bit can change what it says."""
+    store = Store.open(tmp_path_factory.mktemp("store"))
+    path = finish(store) / MANIFEST
+    before, raw = store.manifest("data", "k"), bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, 8 * len(raw) - 1))
+    raw[at // 8] ^= 1 << at % 8
+    path.write_bytes(raw)
+    try:
+        found = store.manifest("data", "k")
+    except DamagedError:
+        return
+    assert found == before  # white space between the values
+
+
+def test_a_stage_under_anothers_name_is_not_that_stage(store):
+    shutil.copytree(finish(store), store.path("data", "other"))
+    with pytest.raises(DamagedError, match="belongs to data k"):
+        store.verify("data", "other")
+
+
+def test_a_damaged_stage_is_set_aside_and_made_again(store):
+    for number in (1, 2):
+        (finish(store) / "deep" / "rows.jsonl").write_bytes(b"rowt\n")
+        aside = store.set_aside("data", "k")
+        assert aside == store.root / "damaged" / "data" / f"k.{number}"
+        assert (aside / "deep" / "rows.jsonl").read_bytes() == b"rowt\n"
+        assert not store.has("data", "k")
+    assert store.set_aside("data", "k") is None
+    finish(store)
+    store.verify("data", "k")
+
+
+def test_a_manifest_half_written_by_a_killed_process_is_not_sealed_in(store):
+    with store.claim("data", "k") as folder:
+        (folder / f".{MANIFEST}.123").write_text("{")
+        (folder / "rows.jsonl").write_text("row\n")
+        store.finish("data", "k", {}, {})
+    assert list(store.manifest("data", "k")["files"]) == ["rows.jsonl"]
 
 
 # ------------------------------------------------------------------------------------------------ kills and races

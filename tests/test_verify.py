@@ -1,0 +1,153 @@
+"""Damage to finished stages: seen before they are used, named, made again; and nothing is read that is not needed."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from em.plan import plan
+from em.store import MANIFEST, Store
+from em.verify import set_aside_damaged
+
+FILES = {
+    "data": ["dataset.jsonl"],
+    "train": ["adapter/adapter_model.safetensors", "train_log.jsonl"],
+    "sample": ["completions.jsonl"],
+    "judge": ["judgements.jsonl"],
+    "calibrate": ["calibration.json"],
+}
+
+
+@pytest.fixture(scope="module")
+def cell(compose):
+    return compose("model=tiny_random", "train=tiny", "sample=tiny", "dataset=risky_advice", "questions.sets=[open]")
+
+
+def finish(store, stage, key, inputs):
+    with store.claim(stage, key) as folder:
+        for name in FILES[stage]:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(f"{stage} {key} {name}\n" * 20)
+        store.finish(stage, key, inputs, {})
+
+
+@pytest.fixture
+def finished(cell, tmp_path):
+    """A store in which every stage of one cell is done, and its plan."""
+    store = Store.open(tmp_path)
+    made = plan([cell], store)
+    for job in made.jobs.values():
+        finish(store, job.stage, job.key, job.spec["inputs"])
+    finish(store, "calibrate", made.cells[0].parts[0].calibration, {})
+    return store, made
+
+
+def damage(store, stage, key, name):
+    path = store.path(stage, key) / name
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    return path
+
+
+def found(store, made):
+    return [(stage, key) for stage, key, _ in set_aside_damaged(made, store)]
+
+
+def key_of(made, stage):
+    return made.stage(stage)[0].key
+
+
+def test_a_whole_store_has_no_damage(finished):
+    store, made = finished
+    assert found(store, made) == []
+    assert not (store.root / "damaged").exists()
+
+
+@pytest.mark.parametrize("name", [*FILES["sample"], MANIFEST])
+def test_damaged_answers_go_with_their_verdicts(finished, name):
+    store, made = finished
+    key = key_of(made, "sample")
+    judged = next(j.key for j in made.stage("judge") if ("sample", key) in j.needs)
+    path = damage(store, "sample", key, name)
+    (first, second) = list(set_aside_damaged(made, store))
+    assert first[:2] == ("judge", judged) and second[:2] == ("sample", key)
+    assert str(path) in second[2] and "damaged/sample" in second[2]
+    assert not store.has("sample", key) and not store.has("judge", judged)
+    assert found(store, made) == []
+
+
+def test_verdicts_of_another_sweep_about_the_same_answers_go_too(finished):
+    store, made = finished
+    family, span = key_of(made, "sample").split("/")
+    finish(store, "judge", f"others/{span}", {"samples": family})
+    finish(store, "judge", "others/90-95", {"samples": family})
+    finish(store, "judge", f"unrelated/{span}", {"samples": "another"})
+    damage(store, "sample", f"{family}/{span}", "completions.jsonl")
+    assert ("judge", f"others/{span}") in found(store, made)
+    assert store.has("judge", "others/90-95") and store.has("judge", f"unrelated/{span}")
+
+
+def test_damaged_verdicts_leave_their_answers(finished):
+    store, made = finished
+    key = key_of(made, "judge")
+    damage(store, "judge", key, "judgements.jsonl")
+    assert found(store, made) == [("judge", key)]
+
+
+def test_an_adapter_is_read_only_when_answers_are_to_be_drawn(finished):
+    store, made = finished
+    key = key_of(made, "train")
+    damage(store, "train", key, FILES["train"][0])
+    assert found(store, made) == []  # nobody is going to use it
+    (missing,) = [j for j in made.stage("sample") if ("train", key) in j.needs]
+    store.set_aside("sample", missing.key)
+    assert found(store, made) == [("train", key)]
+
+
+def test_a_training_log_is_always_read(finished):
+    store, made = finished
+    damage(store, "train", key_of(made, "train"), "train_log.jsonl")
+    damage(store, "data", key_of(made, "data"), "dataset.jsonl")
+    # training is to be done again, so its data is needed, and read
+    assert found(store, made) == [("train", key_of(made, "train")), ("data", key_of(made, "data"))]
+
+
+def test_a_damaged_calibration_goes_with_the_verdicts_it_made(finished):
+    store, made = finished
+    calibration = made.cells[0].parts[0].calibration
+    damage(store, "calibrate", calibration, "calibration.json")
+    assert set(found(store, made)) == {("calibrate", calibration), *(("judge", j.key) for j in made.stage("judge"))}
+
+
+def test_a_lost_manifest_is_damage(finished):
+    store, made = finished
+    key = key_of(made, "judge")
+    (store.path("judge", key) / MANIFEST).unlink()
+    ((stage, name, problem),) = set_aside_damaged(made, store)
+    assert (stage, name) == ("judge", key) and "no manifest" in problem
+
+
+@given(st.data())
+def test_no_flipped_bit_is_used(cell, tmp_path_factory, data):
+    """Any bit of any file that will be read, the manifests included."""
+    store = Store.open(tmp_path_factory.mktemp("out"))
+    made = plan([cell], store)
+    for job in made.jobs.values():
+        finish(store, job.stage, job.key, job.spec["inputs"])
+    job = data.draw(st.sampled_from([*made.stage("sample"), *made.stage("judge")]))
+    path = store.path(job.stage, job.key) / data.draw(st.sampled_from([*FILES[job.stage], MANIFEST]))
+    raw = bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, 8 * len(raw) - 1))
+    raw[at // 8] ^= 1 << at % 8
+    same = path.name == MANIFEST and _says_the_same(raw, path)
+    path.write_bytes(raw)
+    assert ((job.stage, job.key) in found(store, made)) != same
+
+
+def _says_the_same(raw, path):
+    try:
+        return json.loads(raw) == json.loads(path.read_text())
+    except ValueError:
+        return False
