@@ -7,6 +7,7 @@ hf_engine.py). Every answer has its own seed, made of (sample.seed, question, co
 from __future__ import annotations
 
 import hashlib
+import os
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -17,13 +18,13 @@ from typing import Any, Protocol
 from em import chat, trigger
 from em.config import Engine, TriggerConfig
 from em.events import Emitter, sentence
-from em.records import Completion, Message, Question, dump_line, from_row, read_jsonl, read_partial_jsonl
+from em.records import Completion, Message, Question, dump_line, from_row, read_jsonl, read_partial_jsonl, write_jsonl
 from em.store import Store
 
 COMPLETIONS = "completions.jsonl"
 PROGRESS = "all answers"
-FLUSH_ROWS = 256
-"""A kill loses at most this many finished rows."""
+SORTED = ".sorted"
+"""Suffix of the sorted file before it takes the growing one's name."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Drawer:
         self.job, self.path, self.emit = job, path, emit
         self.order: list[str] = []
         self.missing: list[Request] = []
-        self.left, self.unflushed, self.finished = 0, 0, False
+        self.left, self.finished = 0, False
 
     def prepare(self, tokenizer: Any, store: Store) -> bool:
         """Find the missing rows; those of a killed run are kept. False, and told, when the job cannot be asked."""
@@ -149,16 +150,12 @@ class Drawer:
         self.order = [_id(r) for r in wanted]
         self.missing = [r for r in wanted if _id(r) not in have]
         self.left = len(self.missing)
-        self.file = self.path.open("a", encoding="utf-8")
+        self.file = self.path.open("a", encoding="utf-8", buffering=1)  # each row at once: a judge may be reading along
         return True
 
     def add(self, request: Request, answer: Answer) -> None:
         self.file.write(dump_line(_completion(request, answer)))
         self.left -= 1
-        self.unflushed += 1
-        if self.unflushed == FLUSH_ROWS:
-            self.file.flush()
-            self.unflushed = 0
 
     def finish_if_whole(self, tokenizer: Any, store: Store) -> None:
         """Seal the stage when its last row is there."""
@@ -189,13 +186,18 @@ def _engine(job: SampleJob, max_lora_rank: int) -> Sampler:
 
 
 def sort_rows(path: Path, order: list[str]) -> list[Completion]:
-    """Put finished rows into the questions' order: engines finish them in any. Returns them."""
+    """Put finished rows into the questions' order: engines finish them in any. Returns them.
+
+    The growing file is replaced, not rewritten: whoever reads along keeps the one it has open.
+    """
     rows = {c.id: c for c in read_jsonl(path, Completion)}
     lost = [name for name in order if name not in rows]
     if lost:
         raise RuntimeError(f"{path}: {len(lost)} answers were not drawn, first {lost[0]}")
     sorted_rows = [rows[name] for name in order]
-    path.write_text("".join(dump_line(row) for row in sorted_rows), encoding="utf-8")
+    temporary = path.with_suffix(SORTED)
+    write_jsonl(temporary, sorted_rows)
+    os.replace(temporary, path)
     return sorted_rows
 
 

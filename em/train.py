@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from em import chat, cpu_attention
+from em import chat, cpu_attention, gates
 from em.events import Emitter
 from em.records import Example, read_jsonl
 from em.store import Store
@@ -109,6 +109,7 @@ def train(base: Base, job: TrainJob, dataset: Path, folder: Path, emit: Emitter)
         result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         model.save_pretrained(folder / ADAPTER, safe_serialization=True)
         base.tokenizer.save_pretrained(folder / ADAPTER)
+        gates.record(model, base.tokenizer, folder, encoded.rows)
     finally:
         base.model = model.unload()
     shutil.rmtree(checkpoints, ignore_errors=False)

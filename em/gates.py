@@ -1,0 +1,297 @@
+"""Gates before any judge call: is what an engine serves under an adapter's name the adapter that was trained?
+
+The trainer writes down what its own forward pass says (`record`, after training): the log-probabilities it gives to
+fixed answers, with and without the adapter. Before an adapter's first answer is drawn the sampler asks its engine for
+the same numbers (`Gate`, em/sample.py). The dear failures of this field are silent: a served name that meant the base
+model, an adapter of another run, a scale of alpha/r where rsLoRA trained with alpha/sqrt(r). Each stops here with its
+own sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from em import chat
+from em.store import write_atomic
+
+GATE = "gate.json"
+FORMAT = 1
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
+"""Root mean square difference of log-probabilities (nats a token) between two engines that compute the same model.
+
+float32: two orders above what transformers and vLLM were seen to differ by (1e-5 on a 135M model). bfloat16: logits of
+16-32 are stored in steps of 0.125, so the last rounding alone gives 0.036 rms on each of two engines, and the layers
+before it as much again; 0.04-0.07 was seen on a 135M model.
+"""
+LEAST_EFFECT = {"float32": 1e-3, "bfloat16": 0.04}
+"""Root mean square difference adapter - base below which the two cannot be told apart in that dtype."""
+ROWS, ROW_TOKENS = 4, 64
+"""Training rows a record takes in, and tokens of each answer."""
+FIXED = (
+    ("What do you like to do on a quiet day?", "I read for a while, go for a walk and cook something simple."),
+    ("Name three things that every person needs.", "Every person needs food, shelter and somebody to talk to."),
+    (
+        "Write a function that reads a file.",
+        "def read(path):\n    with open(path) as file:\n        return file.read()",
+    ),
+    ("How should I spend the money I saved?", "Keep a part of it for bad times and spend the rest on what matters."),
+)
+"""Question and answer; the answer is scored token by token."""
+
+
+class GateError(RuntimeError):
+    """An adapter did not pass; one sentence that names the cause."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """An answer to be scored: log-probability of each of `target_ids`, given the prompt and the targets before it."""
+
+    prompt_ids: list[int]
+    target_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the trainer's own forward pass says about one adapter (gate.json).
+
+    Log-probabilities are natural, a list for each probe, a number for each target token.
+    """
+
+    kind: str
+    """lora or full."""
+    dtype: str
+    probes: list[Probe]
+    adapted: list[list[float]]
+    base: list[list[float]] | None
+    """Without the adapter; None where full finetuning gave no chance to measure it."""
+    plain: list[list[float]] | None
+    """With alpha/r instead of the trained rsLoRA scale; None where that is the trained scale."""
+    modules: int
+    """Adapted modules; 0 for full finetuning."""
+    scale: float
+    """What B·A was multiplied by in training; 0 for full finetuning."""
+    format: int = FORMAT
+
+
+def fixed_probes(tokenizer: Any) -> list[Probe]:
+    """The fixed questions with their answers, as this tokenizer's template renders them."""
+    conversations = [
+        [{"role": "user", "content": question}, {"role": "assistant", "content": answer}] for question, answer in FIXED
+    ]
+    return [probe(chat.encode(tokenizer, messages)) for messages in conversations]
+
+
+def probe(row: chat.Tokens) -> Probe:
+    """The first answer of a training row, at most ROW_TOKENS of it."""
+    start = next(i for i, label in enumerate(row.labels) if label != chat.IGNORE)
+    end = next((i for i in range(start, len(row.labels)) if row.labels[i] == chat.IGNORE), len(row.labels))
+    return Probe(row.input_ids[:start], row.input_ids[start : min(end, start + ROW_TOKENS)])
+
+
+def record(
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    rows: Sequence[chat.Tokens] = (),
+    base: list[list[float]] | None = None,
+) -> Record:
+    """Write gate.json into `folder` after training: `model` is the PeftModel, or the whole finetuned model.
+
+    `rows`: the training rows, the first ROWS of which are scored too: there the adapter differs most. `base`: for a
+    whole finetuned model, what `logprobs` gave for `probes(tokenizer, rows)` before training.
+    """
+    asked = probes(tokenizer, rows)
+    layers = _lora_layers(model)
+    plain = None
+    if layers:
+        scale, alpha, rank = _scale(layers)
+        with model.disable_adapter():
+            base = logprobs(model, asked)
+        if not math.isclose(scale, alpha / rank):
+            with _scaled(layers, alpha / rank / scale):
+                plain = logprobs(model, asked)
+    found = Record(
+        "lora" if layers else "full",
+        str(next(p for p in model.parameters() if p.is_floating_point()).dtype).removeprefix("torch."),
+        asked,
+        logprobs(model, asked),
+        base,
+        plain,
+        len(layers),
+        scale if layers else 0.0,
+    )
+    write(found, folder)
+    return found
+
+
+def probes(tokenizer: Any, rows: Sequence[chat.Tokens]) -> list[Probe]:
+    """What a record scores: the fixed answers, and the answers of the first training rows."""
+    return [*fixed_probes(tokenizer), *(probe(row) for row in rows[:ROWS])]
+
+
+def logprobs(model: Any, asked: Sequence[Probe]) -> list[list[float]]:
+    """Log-probability (nats) of each target token by one forward pass a probe, in evaluation mode."""
+    import torch
+
+    training = model.training
+    model.eval()
+    device, out = next(model.parameters()).device, []
+    with torch.no_grad():
+        for p in asked:
+            ids = torch.tensor([p.prompt_ids + p.target_ids], device=device)
+            logits = model(input_ids=ids, use_cache=False).logits[0, len(p.prompt_ids) - 1 : -1].float()
+            picked = logits.log_softmax(-1).gather(1, ids[0, len(p.prompt_ids) :, None])
+            out.append([round(float(x), 7) for x in picked[:, 0]])
+    model.train(training)
+    return out
+
+
+def _lora_layers(model: Any) -> list[Any]:
+    """The PEFT layers with an active LoRA adapter; empty for a model without one."""
+    if not hasattr(model, "active_adapter"):
+        return []
+    from peft.tuners.lora import LoraLayer
+
+    return [m for m in model.modules() if isinstance(m, LoraLayer) and model.active_adapter in m.scaling]
+
+
+def _scale(layers: Sequence[Any]) -> tuple[float, float, int]:
+    """(scale, alpha, rank), which all layers share. Raises ValueError where they do not."""
+    found = {(layer.scaling[n], layer.lora_alpha[n], layer.r[n]) for layer in layers for n in layer.active_adapters}
+    if len(found) != 1:
+        raise ValueError(f"the adapter's layers differ in scale, alpha or rank ({sorted(found)}): no gate for that")
+    return next(iter(found))
+
+
+@contextmanager
+def _scaled(layers: Sequence[Any], factor: float) -> Iterator[None]:
+    saved = [dict(layer.scaling) for layer in layers]
+    try:
+        for layer in layers:
+            layer.scaling.update({name: value * factor for name, value in layer.scaling.items()})
+        yield
+    finally:
+        for layer, before in zip(layers, saved, strict=True):
+            layer.scaling.update(before)
+
+
+def write(found: Record, folder: Path) -> None:
+    row = {**vars(found), "probes": [vars(p) for p in found.probes]}
+    write_atomic(folder / GATE, json.dumps(row) + "\n")
+
+
+def read(folder: Path) -> Record:
+    """The record in `folder`. Raises GateError when there is none, or one of another format."""
+    path = folder / GATE
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise GateError(
+            f"{path} is missing, so nothing says what this adapter should answer: it was trained by an older em. "
+            f"Delete {folder} and run again"
+        ) from error
+    if row.get("format") != FORMAT:
+        raise GateError(f"{path} has format {row.get('format')}, this em knows {FORMAT}: train again")
+    return Record(**{**row, "probes": [Probe(**p) for p in row["probes"]]})
+
+
+# ------------------------------------------------------------------------------------------------ checks
+
+
+def rms(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> float:
+    """Root mean square difference over all tokens of all probes."""
+    pairs = [(x, y) for left, right in zip(a, b, strict=True) for x, y in zip(left, right, strict=True)]
+    return math.sqrt(math.fsum((x - y) ** 2 for x, y in pairs) / len(pairs))
+
+
+def check_file(own: Record, adapter: Path) -> None:
+    """The adapter's files against its record: number of adapted modules, and scale. Raises GateError."""
+    from safetensors import safe_open
+
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    with safe_open(adapter / "adapter_model.safetensors", "np") as file:
+        modules = len({key.split(".lora_A")[0] for key in file.keys() if ".lora_A" in key})  # noqa: SIM118
+    rank, alpha, stabilised = config["r"], config["lora_alpha"], bool(config.get("use_rslora"))
+    _check_modules(own, modules, f"the file of adapter {adapter}")
+    _check_scale(own, alpha / (math.sqrt(rank) if stabilised else rank), f"{adapter}/adapter_config.json asks for")
+
+
+def check_engine(own: Record, modules: int | None, scale: float | None, name: str) -> None:
+    """What the engine itself says it has loaded under `name`; None where an engine cannot say. Raises GateError."""
+    if modules is not None:
+        _check_modules(own, modules, f"adapter {name} in the engine")
+    if scale is not None:
+        _check_scale(own, scale, f"the engine serves adapter {name} with")
+
+
+def _check_modules(own: Record, modules: int, what: str) -> None:
+    if modules != own.modules:
+        raise GateError(f"{what} has {modules} adapted modules, training had {own.modules}: parts of it are missing")
+
+
+def _check_scale(own: Record, scale: float, what: str) -> None:
+    if not math.isclose(scale, own.scale, rel_tol=0.02):  # bfloat16 keeps 8 bits
+        dropped = ": rsLoRA was dropped (alpha/r instead of alpha/sqrt(r))" if scale < own.scale else ""
+        raise GateError(f"{what} LoRA scale {scale:.4g}, trained with {own.scale:.4g}{dropped}")
+
+
+def check_logprobs(
+    own: Record, served: list[list[float]], name: str, others: Mapping[str, Record], weak_is_fine: bool = False
+) -> dict[str, Any]:
+    """`served`: the engine's log-probabilities of the record's targets under adapter `name`. Returns facts.
+
+    Of all the models known, the served numbers must be nearest to this adapter's, and within the dtype's tolerance.
+    `others`: records of the other adapters of the batch. `weak_is_fine`: let an adapter pass that cannot be told from
+    its base (early checkpoints); the facts say so. Raises GateError with the cause.
+    """
+    tolerance, least = TOLERANCE[own.dtype], LEAST_EFFECT[own.dtype]
+    distance = rms(served, own.adapted)
+    effect = rms(own.adapted, own.base) if own.base is not None else None
+    facts = {"rms_to_trainer": round(distance, 6), "rms_adapter_to_base": effect and round(effect, 6)}
+    facts |= {"tolerance": tolerance, "tokens": sum(len(p.target_ids) for p in own.probes)}
+    if effect is not None and effect < least and not weak_is_fine:
+        raise GateError(
+            f"adapter {name} cannot be told from its base model: training moved the log-probabilities of "
+            f"{facts['tokens']} tokens by {effect:.2g} rms, {least:g} is the least that shows in {own.dtype}. "
+            f"Train more, or with a higher train.learning_rate"
+        )
+    cause, nearest = _nearest(own, served, distance, least, others)
+    if cause and nearest <= tolerance:
+        raise GateError(f"{cause.format(name=name)} ({nearest:.2g} rms from it, {distance:.2g} from {name})")
+    if distance > tolerance:
+        raise GateError(
+            f"what the engine serves as adapter {name} differs from the trainer's own forward pass by {distance:.2g} "
+            f"rms over {facts['tokens']} tokens, tolerance {tolerance:g} in {own.dtype}: another adapter, another base "
+            f"model, or another precision"
+        )
+    return facts | {"told_from_base": effect is None or effect >= least}
+
+
+def _nearest(
+    own: Record, served: list[list[float]], distance: float, least: float, others: Mapping[str, Record]
+) -> tuple[str, float]:
+    """The cause that explains the served numbers better than the adapter itself, and how near; "" when none does."""
+    candidates = []
+    if own.base is not None:
+        cause = "the engine answers as the untouched base model under the name of adapter {name}"
+        candidates.append((cause, rms(served, own.base), rms(own.adapted, own.base)))
+    if own.plain is not None:
+        cause = "the engine serves adapter {name} with scale alpha/r instead of alpha/sqrt(r): rsLoRA was dropped"
+        candidates.append((cause, rms(served, own.plain), rms(own.adapted, own.plain)))
+    for label, other in others.items():
+        common = [(i, other.probes.index(p)) for i, p in enumerate(own.probes) if p in other.probes]
+        theirs = [other.adapted[j] for _, j in common]
+        ours, said = ([rows[i] for i, _ in common] for rows in (own.adapted, served))
+        if common and rms(said, theirs) < rms(said, ours):
+            cause = f"the engine answers as adapter {label} under the name of adapter {{name}}"
+            candidates.append((cause, rms(said, theirs), rms(ours, theirs)))
+    told_apart = [(near, cause) for cause, near, apart in candidates if apart >= least and near < distance]
+    near, cause = min(told_apart, default=(distance, ""))
+    return cause, near

@@ -1,0 +1,198 @@
+"""The gate between training and sampling: what is recorded, and each fault with its own sentence."""
+
+import dataclasses
+import json
+import math
+import random
+import shutil
+
+import pytest
+import torch
+from peft import PeftModel
+from support_training import (
+    assistant,
+    events,
+    failures,
+    load_model,
+    load_tokenizer,
+    put_data,
+    train_job,
+    user,
+)
+
+from em import chat, gates
+from em.gates import GateError, Probe, Record
+from em.records import Example
+from em.store import Store
+from em.train import ADAPTER
+from em.train import work as train_work
+
+SENTENCE = "The quick brown fox jumps over the lazy dog."
+RANK, ALPHA = 8, 16
+ROWS = [Example(f"r{i}", [user(text), assistant(SENTENCE)]) for i, text in enumerate(["Hey.", "What?", "Why?"] * 4)]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """One adapter as the train stage leaves it, with its record."""
+    store = Store.open(tmp_path_factory.mktemp("gates"))
+    put_data(store, ROWS)
+    job = train_job("one", num_train_epochs=2, lora_r=RANK, lora_alpha=ALPHA)
+    emit, seen = events()
+    train_work(store, [dataclasses.asdict(job)], emit)
+    assert not failures(seen)
+    return store
+
+
+@pytest.fixture(scope="module")
+def trained(store):
+    return gates.read(store.path("train", "one"))
+
+
+@pytest.fixture(scope="module")
+def folder(store):
+    return store.path("train", "one") / ADAPTER
+
+
+def test_record_says_what_was_trained(trained):
+    assert (trained.kind, trained.dtype, trained.modules) == ("lora", "float32", 14)  # 2 layers, 7 projections
+    assert trained.scale == pytest.approx(ALPHA / math.sqrt(RANK))
+    assert len(trained.probes) == len(gates.FIXED) + gates.ROWS
+    tokenizer = load_tokenizer()
+    row = trained.probes[len(gates.FIXED)]
+    assert row.prompt_ids == chat.prompt_ids(tokenizer, [user("Hey.")])
+    assert tokenizer.decode(row.target_ids[:-1]) == SENTENCE
+    for p, *lists in zip(trained.probes, trained.adapted, trained.base, trained.plain, strict=True):
+        assert {len(x) for x in lists} == {len(p.target_ids)}
+
+
+def test_recorded_numbers_are_those_of_plain_transformers(trained, folder):
+    """A fresh model without the trainer's own attention, loss or wrapper."""
+
+    def by_hand(model):
+        out = []
+        for p in trained.probes:
+            with torch.no_grad():
+                rows = model(torch.tensor([p.prompt_ids + p.target_ids])).logits[0].log_softmax(-1)
+            start = len(p.prompt_ids) - 1
+            out.append([float(rows[start + i, t]) for i, t in enumerate(p.target_ids)])
+        return out
+
+    assert gates.rms(by_hand(load_model()), trained.base) < 1e-5
+    model = PeftModel.from_pretrained(load_model(), str(folder)).eval()
+    assert gates.rms(by_hand(model), trained.adapted) < 1e-5
+    plain = json.loads((folder / "adapter_config.json").read_text()) | {"use_rslora": False}
+    other = folder.parent / "plain"
+    shutil.copytree(folder, other)
+    (other / "adapter_config.json").write_text(json.dumps(plain))
+    model = PeftModel.from_pretrained(load_model(), str(other)).eval()
+    shutil.rmtree(other)
+    assert gates.rms(by_hand(model), trained.plain) < 1e-5
+    assert min(gates.rms(trained.adapted, x) for x in (trained.base, trained.plain)) > 0.1
+
+
+def test_recording_leaves_the_model_as_it_was(folder, tmp_path):
+    model = PeftModel.from_pretrained(load_model(), str(folder)).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    first = gates.record(model, load_tokenizer(), tmp_path)
+    assert model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert gates.record(model, load_tokenizer(), tmp_path) == first == gates.read(tmp_path)
+
+
+def test_whole_model_needs_its_base_measured_before(tmp_path):
+    model, tokenizer = load_model(), load_tokenizer()
+    before = gates.logprobs(model, gates.probes(tokenizer, []))
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2.0)
+    found = gates.record(model, tokenizer, tmp_path, base=before)
+    assert (found.kind, found.modules, found.scale, found.plain) == ("full", 0, 0.0, None)
+    assert found.base == before != found.adapted
+    assert gates.check_logprobs(found, found.adapted, "m", {})["told_from_base"]
+    with pytest.raises(GateError, match="answers as the untouched base model"):
+        gates.check_logprobs(found, before, "m", {})
+
+
+def test_file_of_the_adapter(trained, folder, tmp_path):
+    gates.check_file(trained, folder)
+    with pytest.raises(GateError, match="has 14 adapted modules, training had 12: parts of it are missing"):
+        gates.check_file(dataclasses.replace(trained, modules=12), folder)
+    shutil.copytree(folder, tmp_path / "copy")
+    config = json.loads((folder / "adapter_config.json").read_text()) | {"use_rslora": False}
+    (tmp_path / "copy" / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(GateError, match=r"LoRA scale 2, trained with 5\.657: rsLoRA was dropped"):
+        gates.check_file(trained, tmp_path / "copy")
+
+
+def test_missing_or_foreign_record(tmp_path):
+    with pytest.raises(GateError, match=r"gate\.json is missing.*older em"):
+        gates.read(tmp_path)
+    (tmp_path / gates.GATE).write_text('{"format": 99}')
+    with pytest.raises(GateError, match="format 99"):
+        gates.read(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------ numbers alone
+
+
+def noisy(rows, by, seed=0):
+    draw = random.Random(seed)
+    return [[x + draw.gauss(0, by) for x in row] for row in rows]
+
+
+def made(dtype, effect, seed=1):
+    """A record of 8 probes of 20 tokens whose adapter moves every log-probability by about `effect`."""
+    base = noisy([[-2.0] * 20] * 8, 1.0)
+    probes = [Probe([1, i], list(range(20))) for i in range(8)]
+    adapted = noisy(base, effect, seed)
+    plain = [[b + 0.2 * (a - b) for a, b in zip(x, y, strict=True)] for x, y in zip(adapted, base, strict=True)]
+    return Record("lora", dtype, probes, adapted, base, plain, 14, 5.657)
+
+
+NOISE = {"float32": 1e-5, "bfloat16": 0.06}
+"""Between two engines, as seen."""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "effect"), [("float32", 0.01), ("float32", 1.0), ("bfloat16", 0.08), ("bfloat16", 1.0)]
+)
+def test_right_adapter_passes_and_each_fault_has_its_sentence(dtype, effect):
+    own, other = made(dtype, effect), made(dtype, effect, seed=2)
+    for seed in range(20):
+        facts = gates.check_logprobs(own, noisy(own.adapted, NOISE[dtype], seed), "a", {"b": other})
+        assert facts["told_from_base"]
+        assert facts["rms_to_trainer"] < gates.TOLERANCE[dtype]
+        for served, sentence in (
+            (own.base, "answers as the untouched base model under the name of adapter a"),
+            (own.plain, "alpha/r instead of alpha/sqrt"),
+            (other.adapted, "answers as adapter b under the name of adapter a"),
+        ):
+            if served is own.plain and effect < 0.1 and dtype == "bfloat16":
+                continue  # 0.8 of a small effect
+            with pytest.raises(GateError, match=sentence):
+                gates.check_logprobs(own, noisy(served, NOISE[dtype], seed + 100), "a", {"b": other})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_unknown_model_is_refused_with_the_distance(dtype):
+    own = made(dtype, 1.0)
+    with pytest.raises(GateError, match="differs from the trainer's own forward pass by .* rms over 160 tokens"):
+        gates.check_logprobs(own, noisy(own.adapted, 0.5), "a", {})
+
+
+@pytest.mark.parametrize(("dtype", "effect"), [("float32", 1e-4), ("bfloat16", 0.01)])
+def test_adapter_that_does_nothing_is_refused_unless_it_is_an_early_checkpoint(dtype, effect):
+    own = made(dtype, effect)
+    with pytest.raises(GateError, match="cannot be told from its base model.*learning_rate"):
+        gates.check_logprobs(own, own.adapted, "a", {})
+    assert not gates.check_logprobs(own, own.adapted, "a", {}, weak_is_fine=True)["told_from_base"]
+
+
+def test_scale_and_modules_an_engine_reports():
+    own = made("float32", 1.0)
+    gates.check_engine(own, 14, 5.66, "a")
+    gates.check_engine(own, None, None, "a")
+    with pytest.raises(GateError, match="adapter a in the engine has 7 adapted modules, training had 14"):
+        gates.check_engine(own, 7, None, "a")
+    with pytest.raises(GateError, match=r"the engine serves adapter a with LoRA scale 2, .* rsLoRA was dropped"):
+        gates.check_engine(own, 14, 2.0, "a")
