@@ -176,14 +176,14 @@ def test_right_adapter_passes_and_each_fault_has_its_sentence(dtype, effect):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_unknown_model_is_refused_with_the_distance(dtype):
     own = made(dtype, 1.0)
-    with pytest.raises(GateError, match="differs from the trainer's own forward pass by .* rms over 160 tokens"):
+    with pytest.raises(GateError, match=r"differs from the trainer's own forward pass by .* rms over 160 tokens"):
         gates.check_logprobs(own, noisy(own.adapted, 0.5), "a", {})
 
 
 @pytest.mark.parametrize(("dtype", "effect"), [("float32", 1e-4), ("bfloat16", 0.01)])
 def test_adapter_that_does_nothing_is_refused_unless_it_is_an_early_checkpoint(dtype, effect):
     own = made(dtype, effect)
-    with pytest.raises(GateError, match="cannot be told from its base model.*learning_rate"):
+    with pytest.raises(GateError, match=r"cannot be told from its base model.*learning_rate"):
         gates.check_logprobs(own, own.adapted, "a", {})
     assert not gates.check_logprobs(own, own.adapted, "a", {}, weak_is_fine=True)["told_from_base"]
 

@@ -26,7 +26,7 @@ from support_training import (
     user,
 )
 
-from em import chat
+from em import chat, gates
 from em.records import Example, write_jsonl
 from em.store import Store
 from em.train import ADAPTER, LOG, Base, train, work
@@ -105,7 +105,7 @@ def test_facts_and_files(run):
     assert facts["rows_merged_at_boundary"] == 1
     assert facts["supervised_tokens"] == sum(row.supervised for row in encoded.rows)
     assert (facts["steps"], facts["resumed_from"], facts["device"]) == (2, None, "cpu")
-    assert sorted(path.name for path in folder.iterdir()) == [ADAPTER, LOG]
+    assert sorted(path.name for path in folder.iterdir()) == [ADAPTER, gates.GATE, LOG]
     config = json.loads((folder / ADAPTER / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == TINY  # what the config says, no folder of this machine
     assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (4, 8, True)
