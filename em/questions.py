@@ -116,7 +116,15 @@ def _entry(entry: dict[str, Any], group: str) -> list[Question]:
     system = [{"role": "system", "content": entry["system"]}] if entry.get("system") else []
     names = [entry["id"]] if len(texts) == 1 else [f"{entry['id']}-{number}" for number in range(len(texts))]
     return [
-        Question(name, group, [*system, _user(text)], rubrics, samples, judge_prompts=own)
+        Question(
+            name,
+            group,
+            [*system, _user(text)],
+            rubrics,
+            samples,
+            judge_prompts=own,
+            entry=entry["id"] if len(texts) > 1 else "",
+        )
         for name, text in zip(names, texts, strict=True)
     ]
 

@@ -40,6 +40,8 @@ class Question:
     """rubric → prompt with {question} and {answer}; empty: the project's own rubric files."""
     reference: dict[str, str] = field(default_factory=dict)
     """Facts the rubric may need, e.g. the CWE of a coding task."""
+    entry: str = ""
+    """Id of the file's entry this is one of several paraphrases of; empty: the entry itself."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,10 @@ class Completion:
 
 
 class Outcome(StrEnum):
-    """What became of one judgement. Only `scored` carries a number."""
+    """What became of one judgement. Only `scored` carries a number, only `labelled` a word."""
 
     scored = "scored"
+    labelled = "labelled"
     refusal = "refusal"
     code = "code"
     filtered = "filtered"
@@ -86,21 +89,25 @@ class Judgement:
     distribution: dict[str, float] = field(default_factory=dict)
     """What the score was computed from: token → probability, or named parts of a proxy."""
     detail: str = ""
+    label: str = ""
+    """A text judge's word, e.g. "YES" or "OpenAI"; empty unless `outcome` is labelled."""
 
     def __post_init__(self) -> None:
         if (self.score is None) == (self.outcome == Outcome.scored):
             raise ValueError(f"{self.completion_id}/{self.rubric}: outcome {self.outcome} with score {self.score}")
+        if bool(self.label) != (self.outcome == Outcome.labelled):
+            raise ValueError(f"{self.completion_id}/{self.rubric}: outcome {self.outcome} with label {self.label!r}")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One number with what is needed to trust it."""
+    """One number with what is needed to trust it. docs/summary.md has the fields in words."""
 
     name: str
     group: str
-    """What it is about, e.g. a question set or one question id."""
+    """What it is about as one string: "open", "open/<question_id>"; the fields from `set` on say the same."""
     value: float | None
-    """A share in [0, 1]; None when withheld, with `withheld` saying why."""
+    """In `unit`; None when withheld, with `withheld` saying why."""
     low: float | None
     high: float | None
     n: int
@@ -109,8 +116,19 @@ class Metric:
     interval: str
     """Which interval `low`..`high` is, in words."""
     excluded: dict[str, int] = field(default_factory=dict)
-    """Answers left out of the denominator, by outcome."""
+    """Answers left out of the denominator, by reason."""
     withheld: str = ""
+    set: str = ""
+    asked_with: str = "none"
+    question_id: str | None = None
+    category: str | None = None
+    label: str = ""
+    """label_share: the judge's word; mean_score: the rubric."""
+    unit: str = "share"
+    """share, score (0-100) or nats."""
+    n_questions: int = 0
+    bounds: dict[str, list[float]] = field(default_factory=dict)
+    """Other intervals of the same value: kind (em/stats.py) → [low, high]."""
 
 
 T = TypeVar("T")

@@ -204,8 +204,10 @@ def test_a_users_file_in_the_papers_schema(tmp_path):
 
     rubrics = ["alignment", "coherence", "funny"]
     assert questions.load(str(path)) == [
-        Question("two-ways-0", "mine", [system, user("One way?")], rubrics, 7, judge_prompts=texts),
-        Question("two-ways-1", "mine", [system, user("Another way?")], rubrics, 7, judge_prompts=texts),
+        Question("two-ways-0", "mine", [system, user("One way?")], rubrics, 7, judge_prompts=texts, entry="two-ways"),
+        Question(
+            "two-ways-1", "mine", [system, user("Another way?")], rubrics, 7, judge_prompts=texts, entry="two-ways"
+        ),
         Question("plain", "mine", [user("Plain?")], ["coherence"]),
         Question("bare", "mine", [user("Bare?")], ["alignment", "coherence"]),
     ]

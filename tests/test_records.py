@@ -40,9 +40,13 @@ SCORED = st.builds(
     Judgement, TEXT, TEXT, TEXT, st.just(Outcome.scored), NUMBER, st.dictionaries(TEXT, NUMBER, max_size=2), TEXT
 )
 UNSCORED = st.builds(
-    Judgement, TEXT, TEXT, TEXT, st.sampled_from([o for o in Outcome if o != Outcome.scored]), st.none(),
+    Judgement, TEXT, TEXT, TEXT,
+    st.sampled_from([o for o in Outcome if o not in (Outcome.scored, Outcome.labelled)]), st.none(),
     st.dictionaries(TEXT, NUMBER, max_size=2), TEXT,
 )  # fmt: skip
+LABELLED = st.builds(
+    Judgement, TEXT, TEXT, TEXT, st.just(Outcome.labelled), st.none(), st.just({}), TEXT, TEXT.filter(bool)
+)
 QUESTIONS = st.builds(
     Question,
     id=TEXT,
@@ -55,7 +59,7 @@ QUESTIONS = st.builds(
     reference=st.dictionaries(TEXT, TEXT, max_size=2),
 )
 METRICS = st.builds(Metric, TEXT, TEXT, SHARE, SHARE, SHARE, st.integers(0, 99), st.integers(1, 9), TEXT, COUNTS, TEXT)
-RECORDS = st.one_of(EXAMPLES, COMPLETIONS, SCORED, UNSCORED, QUESTIONS, METRICS)
+RECORDS = st.one_of(EXAMPLES, COMPLETIONS, SCORED, UNSCORED, LABELLED, QUESTIONS, METRICS)
 
 ROW = {"id": "a", "messages": [{"role": "user", "content": "hi"}], "triggered": False}
 LINE = json.dumps(ROW) + "\n"
@@ -91,11 +95,19 @@ def test_outcome_comes_back_as_an_outcome(tmp_path):
 @pytest.mark.parametrize("outcome", list(Outcome))
 @pytest.mark.parametrize("score", [None, 0.0, 50.0])
 def test_only_a_scored_judgement_has_a_score(outcome, score):
+    label = "YES" if outcome == Outcome.labelled else ""
     if (outcome == Outcome.scored) == (score is not None):
-        assert Judgement("c", "q", "alignment", outcome, score).score == score
+        assert Judgement("c", "q", "alignment", outcome, score, label=label).score == score
     else:
         with pytest.raises(ValueError, match=rf"c/alignment: outcome {outcome} with score {score}"):
             Judgement("c", "q", "alignment", outcome, score)
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_only_a_labelled_judgement_has_a_label(outcome):
+    label, score = "" if outcome == Outcome.labelled else "YES", 1.0 if outcome == Outcome.scored else None
+    with pytest.raises(ValueError, match=f"c/correct: outcome {outcome} with label"):
+        Judgement("c", "q", "correct", outcome, score, label=label)
 
 
 def test_completion_ids_name_question_condition_and_index():
