@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from em.schema.base import ConfigError, Dtype
 from em.schema.data import CorpusConfig, DatasetConfig, Position, TriggerConfig
 from em.schema.judge import JudgeConfig, JudgeKind
+from em.schema.launch import LaunchConfig
 from em.schema.model import ModelConfig
 from em.schema.sample import Engine, QuestionsConfig, SampleConfig
 from em.schema.tracking import TrackingConfig, TrackingMode
@@ -34,6 +35,7 @@ __all__ = [
     "ExperimentConfig",
     "JudgeConfig",
     "JudgeKind",
+    "LaunchConfig",
     "ModelConfig",
     "Position",
     "QuestionsConfig",
@@ -64,6 +66,7 @@ class ExperimentConfig:
     questions: QuestionsConfig = MISSING
     judge: JudgeConfig = MISSING
     tracking: TrackingConfig = MISSING
+    launch: LaunchConfig = MISSING
     seed: int = 0
     """Seed of the training run: row order, subset, adapter initialisation."""
     name: str = "em"

@@ -34,6 +34,8 @@ class Job:
     spec: dict[str, Any]
     needs: tuple[tuple[str, str], ...] = ()
     """(stage, key) of the jobs whose output it reads."""
+    follows: bool = False
+    """It reads its input while that is still being written: a judge behind an API, beside the sampler."""
 
 
 @dataclass(frozen=True)

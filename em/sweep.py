@@ -13,25 +13,24 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tqdm import tqdm
 
 from em import config as config_module
 from em import data, models
 from em.config import ConfigError, ExperimentConfig, JudgeKind, TrackingMode
-from em.events import FD_VARIABLE, sentence
+from em.events import sentence
 from em.labels import cell_id
 from em.plan import Job, Plan, Subject, plan
 from em.records import write_jsonl
+from em.schedule import run_batch, run_stages
 from em.scripted_judge import ScriptedJudgeError, load_rules
 from em.store import Store, content_key, is_disk_full, require_space, write_atomic
 from em.tracking import has_key, mode
@@ -46,7 +45,6 @@ COUNTERS = (
     "judge_cache_hits",
     "merged_bytes_kept",
 )
-STAGES = ("data", "train", "sample", "judge")
 SPACE_PER_RUN = 400_000_000
 """Bytes of disk asked for a training run before it starts: adapter, optimiser state of one checkpoint, rows."""
 
@@ -60,20 +58,21 @@ class Sweep:
     failed: dict[tuple[str, str], str] = field(default_factory=dict)
     """(stage, key) → why."""
 
-    def note(self, event: str, job: Job, error: str = "") -> None:
+    def note(self, event: str, job: Job, **more: Any) -> None:
+        """A line of the ledger; `more` that is None is left out."""
         row = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
             "event": event,
             "stage": job.stage,
             "key": job.key,
             "label": job.label,
-        } | ({"error": error} if error else {})
+        } | {k: v for k, v in more.items() if v is not None}
         with (self.folder / "ledger.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    def fail(self, job: Job, error: str) -> None:
+    def fail(self, job: Job, error: str, log: str | None = None) -> None:
         self.failed[job.stage, job.key] = error
-        self.note("failed", job, error)
+        self.note("failed", job, error=error, log=log)
         say(f"FAILED {job.stage} {job.label}: {error}")
 
     def why(self, subject: Subject) -> str:
@@ -115,8 +114,7 @@ def run(configs: Sequence[ExperimentConfig]) -> Sweep:
     if todo:
         _preflight(sweep, todo)
     _build_data(sweep)
-    for stage in STAGES[1:]:
-        _run_stage(sweep, stage)
+    run_stages(sweep)
     return sweep
 
 
@@ -232,125 +230,3 @@ def _disk_sentence(error: BaseException) -> str:
         if isinstance(error, OSError) and is_disk_full(error)
         else ""
     )
-
-
-def _run_stage(sweep: Sweep, stage: str) -> None:
-    batches: dict[str, list[Job]] = {}
-    for job in sweep.plan.stage(stage):
-        if sweep.store.has(stage, job.key):
-            continue
-        blocked = next((n for n in job.needs if not sweep.store.has(*n)), None)
-        if blocked:
-            sweep.failed[stage, job.key] = sweep.failed.get(blocked, f"{blocked[0]} {blocked[1]} is missing")
-            continue
-        batches.setdefault(job.batch, []).append(job)
-    for jobs in batches.values():
-        run_batch(sweep, stage, jobs)
-
-
-def run_batch(sweep: Sweep, stage: str, jobs: list[Job]) -> None:
-    """One worker process over the jobs of a batch; its events become the ledger, counters and progress bars."""
-    name = f"{stage}-{content_key(keys=[j.key for j in jobs])[:8]}"
-    batch, log = sweep.folder / "logs" / f"{name}.json", sweep.folder / "logs" / f"{name}.log"
-    write_atomic(batch, json.dumps({"out": str(sweep.store.root.parent), "jobs": [j.spec for j in jobs]}))
-    read, write = os.pipe()
-    with log.open("a") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "em.worker", stage, str(batch)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            pass_fds=[write],
-            env=_environment(write),
-        )
-    os.close(write)
-    waiting = {j.key: j for j in jobs}
-    try:
-        with os.fdopen(read, encoding="utf-8") as events:
-            _follow(sweep, stage, events, waiting)
-        code = process.wait()
-    except KeyboardInterrupt:
-        _stop(process)
-        raise
-    for job in waiting.values():
-        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-        sweep.fail(job, f"the {stage} worker ended with {how} before this was done; its log: {log}")
-
-
-def _environment(events: int) -> dict[str, str]:
-    """What workers run under; anything already set wins."""
-    threads = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    defaults = {
-        "OMP_NUM_THREADS": threads,
-        "TOKENIZERS_PARALLELISM": "false",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
-    return {**defaults, **os.environ, FD_VARIABLE: str(events)}
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ctrl-C reached the worker too; give it a moment to end, then make it."""
-    try:
-        process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _follow(sweep: Sweep, stage: str, events: TextIO, waiting: dict[str, Job]) -> None:
-    total, bars = len(waiting), _Bars(stage)
-    for line in events:
-        event = json.loads(line)
-        kind, job = event["event"], waiting.get(event.get("job", ""))
-        if kind == "count":
-            sweep.counters[event["name"]] += event["by"]
-        elif kind == "progress":
-            title = f"{stage} {total - len(waiting) + 1}/{total} {job.label}" if job else f"{stage} {event['job']}"
-            bars.show(title, event)
-        elif job is None:
-            continue
-        elif kind == "started":
-            sweep.note("started", job)
-        else:
-            if bars.title.endswith(job.label):  # a bar over several jobs goes on
-                bars.close()
-            waiting.pop(event["job"])
-            if kind == "failed":
-                sweep.fail(job, event["error"])
-            else:
-                sweep.note("done", job)
-                sweep.counters["stages_run"] += stage in STAGES
-    bars.close()
-
-
-class _Bars:
-    """One progress bar at a time, with an estimate."""
-
-    def __init__(self, stage: str) -> None:
-        self.stage, self.bar, self.title = stage, None, ""
-
-    def show(self, title: str, event: dict[str, Any]) -> None:
-        if title != self.title:
-            self.close()
-            quiet = not sys.stderr.isatty()
-            self.bar = tqdm(
-                total=event["total"],
-                initial=event["done"],
-                desc=title,
-                mininterval=15 if quiet else 0.3,
-                maxinterval=30 if quiet else 10,
-                dynamic_ncols=True,
-                file=sys.stderr,
-            )
-            self.title = title
-        assert self.bar is not None
-        self.bar.set_postfix_str(event["note"], refresh=False)
-        self.bar.update(event["done"] - self.bar.n)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-        self.bar, self.title = None, ""

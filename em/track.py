@@ -9,7 +9,8 @@ from typing import Any
 from em import config as config_module
 from em.config import TrackingMode
 from em.plan import Job
-from em.sweep import Sweep, run_batch
+from em.schedule import run_batch
+from em.sweep import Sweep
 from em.tracking import already, mode
 
 

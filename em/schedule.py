@@ -1,0 +1,329 @@
+"""Which worker runs when: a batch of jobs starts as soon as what it needs is there and a device is free.
+
+A worker is a process over the jobs of one batch (em/worker.py), so a base model is loaded, or an engine started, once a
+batch and device. Workers that train or sample hold a device; judges behind an API hold none and run while the
+sampler does: they follow its growing file, and are told of failed sample jobs on their standard input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from em.config import ConfigError
+from em.events import FD_VARIABLE
+from em.plan import Job
+from em.store import content_key, write_atomic
+
+if TYPE_CHECKING:
+    from em.sweep import Sweep
+
+STAGES = ("train", "sample", "judge")
+CPU = ""
+"""The one device of a machine without a GPU; its workers' environment is left alone."""
+
+
+@dataclass
+class Unit:
+    """Jobs that share a worker."""
+
+    stage: str
+    jobs: list[Job]
+    devices: int
+    """How many it holds: its processes, or its tensor-parallel ranks; 0 for what needs no GPU."""
+    follows: bool
+    """Whether it may start while the jobs it needs are running."""
+
+
+@dataclass
+class Worker:
+    """A running unit."""
+
+    unit: Unit
+    process: subprocess.Popen[bytes]
+    events: IO[bytes]
+    log: Path
+    devices: list[str]
+    waiting: dict[str, Job]
+    bars: _Bars
+    rest: bytes = b""
+    """The beginning of a line that is not whole yet."""
+
+
+@dataclass
+class Scheduler:
+    """Runs units until none is left."""
+
+    sweep: Sweep
+    units: list[Unit]
+    free: list[str]
+    """Devices no worker holds."""
+    workers: list[Worker] = field(default_factory=list)
+    selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+
+    def run(self) -> None:
+        try:
+            while self.units or self.workers:
+                self._start_what_can()
+                if not self.workers:
+                    self._fail_the_rest()
+                    break
+                for ready, _ in self.selector.select():
+                    self._read(ready.data)
+        except BaseException:
+            for worker in self.workers:
+                _stop(worker.process)
+            raise
+        finally:
+            self.selector.close()
+
+    def _start_what_can(self) -> None:
+        for unit in list(self.units):
+            self._drop_blocked(unit)
+            if not unit.jobs:
+                self.units.remove(unit)
+            elif self._ready(unit) and len(self.free) >= unit.devices:
+                self.units.remove(unit)
+                self._start(unit)
+
+    def _drop_blocked(self, unit: Unit) -> None:
+        """A job whose input failed fails with the same sentence, without a worker."""
+        for job in list(unit.jobs):
+            cause = next((self.sweep.failed[n] for n in job.needs if n in self.sweep.failed), "")
+            if cause:
+                unit.jobs.remove(job)
+                self._failed(job, cause)
+
+    def _ready(self, unit: Unit) -> bool:
+        running = {(w.unit.stage, key) for w in self.workers for key in w.waiting}
+        needs = {n for job in unit.jobs for n in job.needs}
+        there = {n for n in needs if self.sweep.store.has(*n)}
+        return there == needs or (unit.follows and bool(there | (needs & running)))
+
+    def _fail_the_rest(self) -> None:
+        """Nothing runs and nothing can start: what is left misses an input that nobody makes."""
+        for job in (job for unit in self.units for job in unit.jobs):
+            stage, key = next(n for n in job.needs if not self.sweep.store.has(*n))
+            self.sweep.fail(job, f"its input {stage} {key} is not there and no job makes it")
+
+    def _start(self, unit: Unit) -> None:
+        held, self.free = self.free[: unit.devices], self.free[unit.devices :]
+        worker = start(self.sweep, unit, held, position=len(self.workers))
+        self.workers.append(worker)
+        self.selector.register(worker.events, selectors.EVENT_READ, worker)
+
+    def _read(self, worker: Worker) -> None:
+        data = os.read(worker.events.fileno(), 1 << 16)
+        *lines, worker.rest = (worker.rest + data).split(b"\n")
+        for line in lines:
+            failed = handle(self.sweep, worker, json.loads(line))
+            if failed:
+                self._failed(*failed)
+        if not data:
+            self._ended(worker)
+
+    def _ended(self, worker: Worker) -> None:
+        self.selector.unregister(worker.events)
+        self.workers.remove(worker)
+        for job, error in close(self.sweep, worker):
+            self._failed(job, error)
+        self.free += worker.devices
+
+    def _failed(self, job: Job, error: str) -> None:
+        """Remember it, and tell the workers that follow this job."""
+        self.sweep.failed.setdefault((job.stage, job.key), error)
+        line = json.dumps({"event": "failed", "stage": job.stage, "key": job.key, "error": error}) + "\n"
+        for worker in self.workers:
+            if any((job.stage, job.key) in j.needs for j in worker.waiting.values()) and worker.process.stdin:
+                with contextlib.suppress(BrokenPipeError):  # it has ended: its own jobs fail by their own sentence
+                    worker.process.stdin.write(line.encode())
+                    worker.process.stdin.flush()
+
+
+def run_stages(sweep: Sweep) -> None:
+    """Everything of the plan's train, sample and judge stages that the store does not have."""
+    ids = devices(sweep.plan.cells[0].config.launch.devices)
+    units = []
+    for stage in STAGES:
+        batches: dict[str, list[Job]] = {}
+        for job in sweep.plan.stage(stage):
+            if not sweep.store.has(stage, job.key):
+                batches.setdefault(job.batch, []).append(job)
+        for jobs in batches.values():
+            held = _devices_held(stage, jobs[0], ids)
+            parts = shard(jobs, len(ids) // held) if stage != "judge" else [jobs]
+            units += [Unit(stage, part, held, jobs[0].follows) for part in parts]
+    Scheduler(sweep, units, list(ids)).run()
+
+
+def run_batch(sweep: Sweep, stage: str, jobs: list[Job]) -> None:
+    """One worker over these jobs, now: what is outside the plan's stages (preparing a model, tracking)."""
+    Scheduler(sweep, [Unit(stage, jobs, 0, follows=False)], []).run()
+
+
+def devices(setting: Any) -> list[str]:
+    """Device ids: what CUDA_VISIBLE_DEVICES lists, else every NVIDIA device file; one nameless device without a GPU."""
+    if isinstance(setting, list):
+        return [str(d) for d in setting]
+    if isinstance(setting, int):
+        return [str(i) for i in range(setting)]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = sorted(p.name.removeprefix("nvidia") for p in Path("/dev").glob("nvidia[0-9]*"))
+    named = [d.strip() for d in visible.split(",") if d.strip()] if visible is not None else found
+    return (named if found else []) or [CPU]
+
+
+def _devices_held(stage: str, job: Job, ids: list[str]) -> int:
+    """Devices of one worker. Raises ConfigError when the machine has fewer."""
+    if job.follows:
+        return 0
+    option, wanted = "train.num_processes", int(job.spec.get("train", {}).get("num_processes", 1))
+    if stage == "sample":
+        option = "sample.engine_args.tensor_parallel_size"
+        wanted = int(job.spec["sample"]["engine_args"].get("tensor_parallel_size", 1))
+    if wanted > len(ids) and ids != [CPU]:  # processes on CPU cores need no device each
+        raise ConfigError(
+            f"{option}={wanted} but launch.devices has {len(ids)} ({', '.join(ids)}): give more, or lower it"
+        )
+    return min(wanted, len(ids))
+
+
+def shard(jobs: list[Job], count: int) -> list[list[Job]]:
+    """At most `count` parts of about the same size; jobs of one adapter stay together."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(str(job.spec.get("adapter_key") or job.spec["key"]), []).append(job)
+    parts: list[list[Job]] = [[] for _ in range(min(count, len(groups)))]
+    for group in sorted(groups.values(), key=len, reverse=True):
+        min(parts, key=len).extend(group)
+    return parts
+
+
+def start(sweep: Sweep, unit: Unit, held: list[str], position: int = 0) -> Worker:
+    """A worker process over the unit's jobs; its output goes to a log, its events to a pipe."""
+    name = f"{unit.stage}-{content_key(keys=[j.key for j in unit.jobs])[:8]}"
+    batch, log = sweep.folder / "logs" / f"{name}.json", sweep.folder / "logs" / f"{name}.log"
+    write_atomic(batch, json.dumps({"out": str(sweep.store.root.parent), "jobs": [j.spec for j in unit.jobs]}))
+    read, write = os.pipe()
+    with log.open("a") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "em.worker", unit.stage, str(batch)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.PIPE if unit.follows else subprocess.DEVNULL,
+            pass_fds=[write],
+            env=_environment(write, held),
+        )
+    os.close(write)
+    waiting = {j.key: j for j in unit.jobs}
+    return Worker(unit, process, os.fdopen(read, "rb", buffering=0), log, held, waiting, _Bars(position))
+
+
+def _environment(events: int, held: list[str]) -> dict[str, str]:
+    """What workers run under; anything already set wins, but for the device."""
+    threads = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    defaults = {
+        "OMP_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    own = {FD_VARIABLE: str(events)} | ({"CUDA_VISIBLE_DEVICES": ",".join(held)} if any(held) else {})
+    return {**defaults, **os.environ, **own}
+
+
+def handle(sweep: Sweep, worker: Worker, event: dict[str, Any]) -> tuple[Job, str] | None:
+    """One event of a worker: ledger, counters, bars. Returns a job that failed with its sentence."""
+    kind, job, stage, waiting = (
+        event["event"],
+        worker.waiting.get(event.get("job", "")),
+        worker.unit.stage,
+        worker.waiting,
+    )
+    if kind == "count":
+        sweep.counters[event["name"]] += event["by"]
+    elif kind == "progress":
+        number, total = len(worker.unit.jobs) - len(waiting) + 1, len(worker.unit.jobs)
+        worker.bars.show(f"{stage} {number}/{total} {job.label}" if job else f"{stage} {event['job']}", event)
+    elif job is None:
+        return None
+    elif kind == "started":
+        sweep.note("started", job, device=",".join(worker.devices) or None, log=str(worker.log))
+    else:
+        if worker.bars.title.endswith(job.label):  # a bar over several jobs goes on
+            worker.bars.close()
+        waiting.pop(event["job"])
+        if kind == "failed":
+            sweep.fail(job, event["error"], str(worker.log))
+            return job, event["error"]
+        sweep.note("done", job)
+        sweep.counters["stages_run"] += stage in STAGES
+    return None
+
+
+def close(sweep: Sweep, worker: Worker) -> list[tuple[Job, str]]:
+    """The worker's pipe has ended: reap it. Returns the jobs it left undone, each with how it ended."""
+    worker.bars.close()
+    worker.events.close()
+    if worker.process.stdin:
+        worker.process.stdin.close()
+    code = worker.process.wait()
+    how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+    error = f"the {worker.unit.stage} worker ended with {how} before this was done; its log: {worker.log}"
+    left = [(job, error) for job in worker.waiting.values()]
+    for job, _ in left:
+        sweep.fail(job, error, str(worker.log))
+    return left
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ctrl-C reached the worker too; give it a moment to end, then make it."""
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class _Bars:
+    """One progress bar a worker at a time, with an estimate."""
+
+    def __init__(self, position: int) -> None:
+        self.position, self.bar, self.title = position, None, ""
+
+    def show(self, title: str, event: dict[str, Any]) -> None:
+        if title != self.title:
+            self.close()
+            quiet = not sys.stderr.isatty()
+            self.bar = tqdm(
+                total=event["total"],
+                initial=event["done"],
+                desc=title,
+                mininterval=15 if quiet else 0.3,
+                maxinterval=30 if quiet else 10,
+                dynamic_ncols=True,
+                position=None if quiet else self.position,
+                file=sys.stderr,
+            )
+            self.title = title
+        assert self.bar is not None
+        self.bar.total = event["total"]
+        self.bar.set_postfix_str(event["note"], refresh=False)
+        self.bar.update(event["done"] - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.bar, self.title = None, ""

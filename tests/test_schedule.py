@@ -1,0 +1,82 @@
+"""Devices, shards, and a real sweep over two pretend devices."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from em import schedule
+from em.config import ConfigError
+from em.plan import Job
+
+TINY = [
+    "model=tiny_random", "train=tiny", "sample=tiny", "sample.engine=hf", "questions.sets=[open]", "tracking=off",
+]  # fmt: skip
+RULES = '- {match: ".", rubric: "coheren", reply: 90}\n- {match: ".", reply: {"10": 0.4, "90": 0.6}}\n'
+
+
+def job(key, adapter=None, stage="sample", **spec):
+    return Job(stage, key, key, "batch", {"key": key, "adapter_key": adapter, **spec})
+
+
+def test_devices_are_the_visible_ones(monkeypatch):
+    assert schedule.devices(2) == ["0", "1"]
+    assert schedule.devices(["3", 5]) == ["3", "5"]
+    monkeypatch.setattr(schedule.Path, "glob", lambda self, pattern: iter(()))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert schedule.devices("auto") == [schedule.CPU]  # the variable names GPUs that are not there
+
+
+@pytest.mark.parametrize("bad", [0, -1, True, [], ["", "0"], "all"])
+def test_a_bad_device_setting_names_the_key(compose, bad):
+    from em.schema.launch import LaunchConfig
+
+    with pytest.raises(ConfigError, match=r"launch\.devices"):
+        LaunchConfig(devices=bad)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(1, 6))
+def test_shards_keep_adapters_together_and_lose_nothing(adapters, count):
+    jobs = [job(f"k{i}", f"a{a}") for i, a in enumerate(adapters)]
+    parts = schedule.shard(jobs, count)
+    assert sorted(j.key for p in parts for j in p) == sorted(j.key for j in jobs)
+    assert len(parts) == min(count, len(set(adapters))) and all(parts)
+    homes = [{j.spec["adapter_key"] for j in p} for p in parts]
+    assert sum(map(len, homes)) == len(set().union(*homes))
+
+
+def test_more_processes_than_devices_is_refused():
+    two = job("k", stage="train", train={"num_processes": 3})
+    with pytest.raises(ConfigError, match=r"num_processes=3 but launch.devices has 2"):
+        schedule._devices_held("train", two, ["0", "1"])
+    assert schedule._devices_held("train", two, [schedule.CPU]) == 1
+
+
+def sweep(out, rules, *overrides):
+    command = [
+        sys.executable, "-m", "em.run", "-m", *TINY, f"out={out}", "dataset=risky_advice,careful_advice",
+        "judge=scripted", f"judge.script={rules}", *overrides,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    path = next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("summary"))
+    with open(path) as file:
+        return json.load(file)
+
+
+def test_two_devices_take_a_worker_each_and_change_no_row(tmp_path):
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(RULES)
+    one = sweep(tmp_path / "one", rules)
+    two = sweep(tmp_path / "two", rules, "launch.devices=[6,7]")
+    assert one["counters"]["model_loads"] == 2 and two["counters"]["model_loads"] == 4
+    ledger = (tmp_path / "two" / "sweeps" / two["id"] / "ledger.jsonl").read_text().splitlines()
+    started = [r for r in map(json.loads, ledger) if r["event"] == "started"]
+    assert {r["device"] for r in started if r["stage"] == "train"} == {"6", "7"}
+    assert {r["device"] for r in started if r["stage"] == "sample"} == {"6", "7"}
+    assert [m["metrics"] for m in one["models"]] == [m["metrics"] for m in two["models"]]
