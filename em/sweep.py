@@ -128,7 +128,7 @@ def _folder(configs: Sequence[ExperimentConfig], out: Path) -> Path:
 def _note_damaged(sweep: Sweep, stage: str, key: str, problem: str) -> None:
     say(f"DAMAGED {stage} {key}: {problem}. It is made again")
     job = sweep.plan.jobs.get((stage, key)) or Job(stage, key, stage, stage, {})
-    sweep.note("damaged", job, problem)
+    sweep.note("damaged", job, error=problem)
 
 
 def _write_cells(sweep: Sweep) -> None:
