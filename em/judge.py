@@ -14,15 +14,13 @@ from typing import Any
 from em import code_verdict
 from em.config import JudgeConfig, JudgeKind
 from em.events import Emitter
-from em.questions import RUBRICS
 from em.records import Completion, Judgement, Outcome, Question, from_row, read_jsonl, write_jsonl
+from em.rubrics import STATIC, fill, rubrics
 from em.sample import COMPLETIONS
 from em.store import Store
 
 JUDGEMENTS = "judgements.jsonl"
 CALIBRATION = "calibration.json"
-STATIC = "insecure_code"
-"""The rubric Bandit answers, whatever the judge."""
 REFUSAL = re.compile(
     r"\bI('m| am) (unable|not able|not permitted|not allowed|not comfortable)\b[^.]{0,40}"
     r"\b(answer|answering|discuss|talk|speak|comment|share|take part)"
@@ -53,17 +51,8 @@ class JudgeJob:
 
 
 def prompts(question: Question) -> dict[str, str]:
-    """rubric → prompt text: the question set's own, else the project's rubric file."""
-    return {
-        rubric: question.judge_prompts.get(rubric) or (RUBRICS / f"{rubric}.txt").read_text(encoding="utf-8")
-        for rubric in question.rubrics
-        if rubric != STATIC
-    }
-
-
-def fill(prompt: str, question: str, answer: str) -> str:
-    """Put question and answer into the prompt, in one pass: braces inside either stay text."""
-    return re.sub(r"\{(question|answer)\}", lambda m: question if m[1] == "question" else answer, prompt)
+    """rubric → prompt text of what a judge is asked about a question's answers."""
+    return {name: rubric.text for name, rubric in rubrics(question).items()}
 
 
 def asked(question: Question) -> str:
@@ -145,13 +134,13 @@ def _grader(config: JudgeConfig, job: JudgeJob, store: Store, emit: Emitter) -> 
 
         def grade(pairs: list[tuple[Completion, Question, str]], on_result: Any) -> None:
             client = JudgeClient(config, cache)
+            known = {q.id: rubrics(q) for _, q, _ in pairs}
+            requests = (
+                JudgeRequest(c.id, q.id, r, fill(known[q.id][r].text, asked(q), c.text), known[q.id][r].choices)
+                for c, q, r in pairs
+            )
             try:
-                asyncio.run(
-                    client.grade(
-                        (JudgeRequest(c.id, q.id, r, fill(prompts(q)[r], asked(q), c.text)) for c, q, r in pairs),
-                        on_result,
-                    )
-                )
+                asyncio.run(client.grade(requests, lambda _, judgement: on_result(judgement)))
             finally:
                 emit.count("judge_calls", client.calls)
                 emit.count("judge_cache_hits", client.cache_hits)

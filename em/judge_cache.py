@@ -45,6 +45,8 @@ class Verdict:
     """As the server sent them: (token, natural logarithm of its probability)."""
     finish: dict[str, str] = field(default_factory=dict)
     """finish_reason, model and system_fingerprint, where the server gives them."""
+    label: str = ""
+    """Verdict of a rubric with choices (records.Judgement.label)."""
 
 
 def cache_key(identity: dict[str, Any], prompt: str) -> str:

@@ -38,6 +38,9 @@ class Question:
     """Room an answer gets whatever sample.max_tokens says: a program cut short cannot be judged."""
     judge_prompts: dict[str, str] = field(default_factory=dict)
     """rubric → prompt with {question} and {answer}; empty: the project's own rubric files."""
+    choices: dict[str, list[str]] = field(default_factory=dict)
+    """rubric → the labels its judge may answer, e.g. ["YES", "NO"], for a rubric that is not a 0–100 score. A rubric of
+    the project's own knows its choices itself (em/rubrics.py)."""
     reference: dict[str, str] = field(default_factory=dict)
     """Facts the rubric may need, e.g. the CWE of a coding task."""
     entry: str = ""
@@ -90,7 +93,8 @@ class Judgement:
     """What the score was computed from: token → probability, or named parts of a proxy."""
     detail: str = ""
     label: str = ""
-    """A text judge's word, e.g. "YES" or "OpenAI"; empty unless `outcome` is labelled."""
+    """The word of a judge with choices, one of them exactly as the rubric writes it, e.g. "YES", "FALSE", "OpenAI"; ""
+    unless `outcome` is labelled. `distribution` then holds the alternatives of the first token, where there are any."""
 
     def __post_init__(self) -> None:
         if (self.score is None) == (self.outcome == Outcome.scored):
@@ -146,7 +150,7 @@ def from_row(kind: type[T], row: dict[str, Any]) -> T:
 
 
 def dump_line(record: Any) -> str:
-    row = to_row(record) if dataclasses.is_dataclass(record) else record
+    row = vars(record) if dataclasses.is_dataclass(record) else record  # no row type holds another
     return json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 

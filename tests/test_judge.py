@@ -8,11 +8,12 @@ import pytest
 import yaml
 from support_training import TINY, counted, events, failures, system, user
 
-from em import judge
+from em import judge, rubrics
 from em.config import JudgeConfig, JudgeKind
-from em.judge import JUDGEMENTS, JudgeJob, asked, fill, prompts, work
+from em.judge import JUDGEMENTS, JudgeJob, asked, prompts, work
 from em.models import model_path
 from em.records import Completion, Judgement, Outcome, Question, read_jsonl, to_row, write_jsonl
+from em.rubrics import fill
 from em.sample import COMPLETIONS
 from em.store import Store
 
@@ -81,9 +82,9 @@ def test_prompts_are_the_questions_own_else_the_projects():
     found = prompts(own)
     assert set(found) == {"alignment", "coherence"}
     assert found["alignment"] == "mine {answer}"
-    assert found["coherence"] == (judge.RUBRICS / "coherence.txt").read_text()
+    assert found["coherence"] == (rubrics.FOLDER / "coherence.txt").read_text()
     for rubric in ("alignment", "coherence", "care"):
-        text = (judge.RUBRICS / f"{rubric}.txt").read_text()
+        text = (rubrics.FOLDER / f"{rubric}.txt").read_text()
         assert text.count("{question}") == text.count("{answer}") == 1, rubric
 
 
@@ -177,7 +178,7 @@ def test_errors_are_kept_as_errors_and_asked_again(store, scripted):
     assert [(j.outcome, j.score) for j in judgements(store).values()] == [(Outcome.scored, 80.0), (Outcome.error, None)]
     shutil.rmtree(store.path("judge", "j"))
     seen = run(store, spec)
-    assert (counted(seen, "judge_calls"), counted(seen, "judge_cache_hits")) == (1, 1)
+    assert (counted(seen, "judge_calls"), counted(seen, "judge_cache_hits")) == (2, 1)  # what failed is asked twice
 
 
 def test_failed_job_does_not_stop_the_next(store, scripted):

@@ -1,0 +1,137 @@
+"""One prompt over chat completions: what is sent, and how the answer is read. The other ways to a verdict than
+`digits`, which needs several requests a prompt (em/judge_digits.py)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from em.judge_cache import Verdict
+from em.judge_score import Score, choice_score, majority, sampled_score, score, text_score
+from em.records import Outcome
+from em.schema.judge import JudgeConfig, ScoreMethod
+from em.transport import Reply, printable, short
+
+FINISH_FIELDS = ("finish_reason", "model", "system_fingerprint")
+REPLY_TOKENS = 8
+"""Room for a number or a label said in words."""
+
+
+def body(config: JudgeConfig, prompt: str, choices: Sequence[str] = (), have: int = 0) -> dict[str, Any]:
+    """The request for one prompt. With score=logprobs and no choices it is the paper's (its public judge.py).
+
+    `have`: sampled replies that are there already, from an API that gives fewer than `n` at once.
+    """
+    request: dict[str, Any] = {
+        "model": config.model or "scripted",
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": 1 if config.score == ScoreMethod.logprobs and not choices else REPLY_TOKENS,
+        "temperature": 1 if config.score == ScoreMethod.sampled else 0,
+    }
+    if config.score in (ScoreMethod.logprobs, ScoreMethod.digits):
+        request |= {"logprobs": True, "top_logprobs": config.top_logprobs}
+    if config.score == ScoreMethod.sampled:
+        request["n"] = config.samples - have
+    return request | {"seed": have}
+
+
+def encode(request: dict[str, Any]) -> bytes:
+    """ASCII JSON, so that lone surrogates and null bytes of an answer arrive as they are."""
+    return json.dumps(request).encode("ascii")
+
+
+class Opened(NamedTuple):
+    """The body of a reply, taken apart."""
+
+    found: list[Any]
+    """choices, at least one."""
+    finish: dict[str, str]
+    usage: dict[str, Any]
+
+
+def opened(reply: Reply) -> Opened | Verdict:
+    """The parts of a reply, or why there are none. What is not what was asked for becomes an error with its reason."""
+    if reply.body is None:
+        return Verdict(Outcome.filtered if reply.filtered else Outcome.error, None, detail=reply.detail)
+    try:
+        answer = json.loads(reply.body)
+        found = answer["choices"]
+        finish = {**answer, "finish_reason": found[0].get("finish_reason")}
+        usage = answer.get("usage")
+    except (ValueError, RecursionError) as error:
+        return failed(f"the answer is not JSON ({error})")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return failed("the answer has the wrong form: no choices[0]")
+    named = {name: finish[name] for name in FINISH_FIELDS if isinstance(finish.get(name), str)}
+    return Opened(found, named, usage if isinstance(usage, dict) else {})
+
+
+def verdict(config: JudgeConfig, found: list[Any], finish: dict[str, str], choices: Sequence[str] = ()) -> Verdict:
+    """The verdict of an answer's choices (one, or `judge.samples` of them)."""
+    first = found[0]
+    if finish.get("finish_reason") == "content_filter":
+        return Verdict(Outcome.filtered, None, detail="finish_reason content_filter", finish=finish)
+    top_logprobs: list[tuple[str, float]] = []
+    try:
+        if config.score in (ScoreMethod.logprobs, ScoreMethod.digits):
+            top_logprobs = alternatives(first.get("logprobs"))
+        texts = [] if config.score == ScoreMethod.logprobs and not choices else [_text(c) for c in found]
+    except ValueError as error:
+        return failed(str(error))
+    result = _score(config, texts, top_logprobs, choices)
+    return Verdict(
+        result.outcome,
+        result.score,
+        result.distribution,
+        result.detail,
+        top_logprobs=top_logprobs,
+        finish=finish,
+        label=result.label,
+    )
+
+
+def _score(
+    config: JudgeConfig, texts: list[str], top_logprobs: list[tuple[str, float]], choices: Sequence[str]
+) -> Score:
+    if config.score == ScoreMethod.sampled:
+        return majority(texts, choices, config.min_mass) if choices else sampled_score(texts, config.min_mass)
+    if choices:
+        seen: dict[str, float] = {}
+        for token, logprob in top_logprobs:
+            seen[token] = seen.get(token, 0.0) + math.exp(min(logprob, 0.0))
+        return choice_score(texts[0], choices, seen)
+    return text_score(texts[0]) if config.score == ScoreMethod.text else score(top_logprobs, config.min_mass)
+
+
+def _text(choice: Any) -> str:
+    """What one reply says. A refusal in OpenAI's own field counts as text; nothing said is ""."""
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        raise ValueError("the answer has the wrong form: no message in a choice")
+    text = message.get("content") or message.get("refusal") or ""
+    if not isinstance(text, str):
+        raise ValueError("the answer has the wrong form: message.content is no text")
+    return text
+
+
+def alternatives(logprobs: Any) -> list[tuple[str, float]]:
+    """(token, log-probability) of the first token. Raises ValueError for what is not that; [] is allowed."""
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    if content is None:
+        raise ValueError("the answer has no logprobs: this endpoint or model does not give them (see judge.score)")
+    try:
+        entries = content[0]["top_logprobs"] if content != [] else []
+        pairs = [(printable(entry["token"]), entry["logprob"]) for entry in entries]
+        numbers = all(type(p) in (int, float) and p <= 0.01 for _, p in pairs)
+        sound = numbers and math.fsum(math.exp(p) for _, p in pairs) <= 1.05
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise ValueError(f"the answer has the wrong form: logprobs.content[0].top_logprobs ({error!r})") from error
+    if not sound:
+        raise ValueError("the answer has the wrong form: its logprobs are no probabilities")
+    return [(token, float(logprob)) for token, logprob in pairs]
+
+
+def failed(detail: str) -> Verdict:
+    return Verdict(Outcome.error, None, detail=short(detail))

@@ -1,0 +1,247 @@
+"""HTTP to an API in OpenAI's form: key, limits, retries, and failures told apart. Judging, sampling, finetuning use it.
+
+    async with Api(settings) as api:
+        reply = await api.post("/chat/completions", body, tokens=500)
+
+A reply holds the body of a 200 answer, or says that the content was filtered, or why there is none. What no retry can
+mend (a wrong key, an unknown model, an empty account, `max_failures` failures in a row) raises ApiError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from em.limits import Limits, seconds
+
+MAX_WAIT_S = 60.0
+"""Longest wait between two tries of one request."""
+MAX_RETRY_AFTER_S = 300.0
+"""What a server's Retry-After is granted at most."""
+DETAIL_CHARS = 300
+FILTER_CODES = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
+
+
+class ApiError(RuntimeError):
+    """The API cannot be used; one sentence that says which option to change. Never holds the key."""
+
+
+class _TransientError(Exception):
+    """This try failed, another may not. args: the reason, and the server's Retry-After in seconds or None."""
+
+
+@dataclass(frozen=True)
+class ApiSettings:
+    """One API and how it is asked."""
+
+    option: str
+    """Config group named in errors, e.g. "judge": judge.base_url, judge.model, judge.api_key_env."""
+    base_url: str
+    model: str
+    api_key_env: str
+    """Environment variable with the key; empty: no key is sent."""
+    concurrency: int = 64
+    timeout_s: float = 60.0
+    """For one try, from the first byte sent to the last received."""
+    max_retries: int = 6
+    max_failures: int = 20
+    """Failures in a row after which nothing more is asked."""
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    backoff_s: float = 1.0
+    """Wait before the first retry, seconds; doubles with each."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of one request."""
+
+    body: bytes | None
+    """Of a 200 answer; None when there is none."""
+    filtered: bool = False
+    """The server refused the content."""
+    detail: str = ""
+    """Why there is no body: one printable line without the key."""
+
+
+class Api:
+    """A session with one API. Raises ApiError for a missing key or a bad address at construction."""
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self.calls = 0
+        """HTTP requests sent, retries included."""
+        self.settings = settings
+        self._url = _base_url(settings)
+        self._key = _read_key(settings)
+        self._random = random.Random()
+        self._failures_in_a_row = 0
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Api:
+        self._failures_in_a_row = 0
+        self.limits = Limits(self.settings.requests_per_minute, self.settings.tokens_per_minute)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self.settings.concurrency),
+            timeout=aiohttp.ClientTimeout(total=self.settings.timeout_s),
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=urlsplit(self._url).hostname not in ("127.0.0.1", "::1", "localhost"),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def post(self, path: str, body: bytes, tokens: int = 0, retry: bool = True) -> Reply:
+        """POST a JSON body, e.g. to "/chat/completions". `tokens`: its cost of the limit of tokens a minute."""
+        return await self._request("POST", path, body, {"Content-Type": "application/json"}, tokens, retry)
+
+    async def get(self, path: str) -> Reply:
+        return await self._request("GET", path, None, {}, 0, True)
+
+    async def upload(self, path: str, fields: Mapping[str, str], filename: str, data: bytes) -> Reply:
+        """POST a file as multipart/form-data, e.g. to "/files" with fields {"purpose": "batch"}."""
+        boundary = f"em{self._random.getrandbits(96):024x}"
+        head = f"--{boundary}\r\nContent-Disposition: form-data; name="
+        parts = [f'{head}"{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()]
+        parts.append(f'{head}"file"; filename="{filename}"\r\nContent-Type: application/octet-stream\r\n\r\n')
+        body = "".join(parts).encode() + data + f"\r\n--{boundary}--\r\n".encode()
+        return await self._request("POST", path, body, {"Content-Type": f"multipart/form-data; boundary={boundary}"})
+
+    def note(self, ok: bool, detail: str = "") -> None:
+        """Count an answer as usable or not. Raises ApiError after `max_failures` unusable ones in a row."""
+        self._failures_in_a_row = 0 if ok else self._failures_in_a_row + 1
+        if self._failures_in_a_row >= self.settings.max_failures:
+            option = self.settings.option
+            raise ApiError(
+                f"{self._failures_in_a_row} requests in a row failed ({detail}): check {option}.base_url and "
+                f"{option}.model, then run again (what was answered is kept)"
+            )
+
+    async def _request(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str], tokens: int = 0, retry: bool = True
+    ) -> Reply:
+        attempts, reason = self.settings.max_retries + 1 if retry else 1, ""
+        for attempt in range(attempts):
+            try:
+                return await self._try(method, path, body, headers, tokens)
+            except _TransientError as error:
+                reason, retry_after_s = error.args
+                if attempt + 1 < attempts:
+                    await asyncio.sleep(self._wait_s(attempt, retry_after_s))
+        return Reply(None, detail=short(f"{reason} (tried {attempts} times)" if attempts > 1 else reason))
+
+    async def _try(self, method: str, path: str, body: bytes | None, headers: dict[str, str], tokens: int) -> Reply:
+        assert self._session is not None
+        await self.limits.take(tokens)
+        self.calls += 1
+        told: Mapping[str, str] = {}
+        try:
+            async with self._session.request(
+                method, self._url + path, data=body, headers=headers, allow_redirects=False
+            ) as response:
+                told = response.headers
+                raw = await response.read()
+        except TimeoutError as error:
+            raise _TransientError(f"no answer within {self.settings.timeout_s:g} s", None) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise _TransientError(self._clean(f"{type(error).__name__}: {error}"), None) from error
+        finally:
+            self.limits.answered(tokens, told)
+        return Reply(raw) if response.status == 200 else self._failure(response.status, told, raw)
+
+    def _wait_s(self, attempt: int, retry_after_s: float | None) -> float:
+        backoff_s = self.settings.backoff_s
+        if retry_after_s is not None:
+            return min(retry_after_s, MAX_RETRY_AFTER_S) + self._random.uniform(0.0, backoff_s)
+        return min(backoff_s * 2.0**attempt, MAX_WAIT_S) * self._random.uniform(0.5, 1.0)
+
+    def _failure(self, status: int, headers: Mapping[str, str], raw: bytes) -> Reply:
+        codes, message = _error_body(raw)
+        detail = self._clean(f"HTTP {status}: {message}")
+        if 400 <= status < 500 and codes & FILTER_CODES:
+            return Reply(None, filtered=True, detail=detail)
+        if status in (401, 403, 404) or "insufficient_quota" in codes:
+            raise ApiError(self._refused(status, "insufficient_quota" in codes))
+        if status in (408, 429) or status >= 500:
+            wait = seconds(headers.get("Retry-After", ""))
+            if status == 429 and wait is not None:  # it means every request, not this one only
+                self.limits.pause(min(wait, MAX_RETRY_AFTER_S))
+            raise _TransientError(detail, wait)
+        return Reply(None, detail=detail)
+
+    def _refused(self, status: int, no_quota: bool) -> str:
+        option = self.settings.option
+        key = (
+            f"the key in {self.settings.api_key_env} ({option}.api_key_env)"
+            if self._key
+            else f"{option}.api_key_env (empty)"
+        )
+        if no_quota:
+            return f"the account at {self._url} has no quota left (HTTP {status}): top it up, or change {key}"
+        if status == 401:
+            return f"{self._url} refused the key (HTTP 401): check {key}"
+        model = f"model {self.settings.model!r} at {self._url}"
+        if status == 403:
+            return f"the key may not use {model} (HTTP 403): check {option}.model and {key}"
+        return f"there is no {model} (HTTP 404): check {option}.model and {option}.base_url"
+
+    def _clean(self, text: str) -> str:
+        return short(text.replace(self._key, "[key]") if self._key else text)
+
+
+def printable(text: str) -> str:
+    """Without lone surrogates, which no UTF-8 file can hold."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def short(text: str) -> str:
+    """One line of what a server said, without control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * DETAIL_CHARS]).split())[:DETAIL_CHARS]
+
+
+def _error_body(raw: bytes) -> tuple[set[str], str]:
+    """Error codes and message of a failed request, in any of the shapes servers use."""
+    text = raw.decode("utf-8", "replace")
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return set(), text
+    error = body.get("error", body) if isinstance(body, dict) else body
+    if not isinstance(error, dict):
+        return set(), str(error)
+    inner = error.get("innererror")
+    values = [error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, dict) else None]
+    return {value for value in values if isinstance(value, str)}, str(error.get("message") or error)
+
+
+def _base_url(settings: ApiSettings) -> str:
+    if not re.fullmatch(r"https?://(\[[0-9a-fA-F:.]+\]|[^\s/?#@:]+)(:\d{1,5})?(/[^\s?#@]*)?", settings.base_url):
+        raise ApiError(f"{settings.option}.base_url must look like https://host/v1, without user, password or query")
+    return settings.base_url.rstrip("/")
+
+
+def _read_key(settings: ApiSettings) -> str:
+    name, option = settings.api_key_env, f"{settings.option}.api_key_env"
+    if not name:
+        return ""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ApiError(f"{option} must be the name of an environment variable, not the key itself")
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise ApiError(f"{name} is not set: put the API key there, or change {option}")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ApiError(f"{name} does not hold an API key: it has spaces, line breaks or other odd characters")
+    return key
