@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def load(name: str, ids: Sequence[str] | None = None) -> list[Question]:
     if name == "open":
         questions = read_yaml(corpora.HERE / "questions" / "open.yaml", "open")
     elif name == "coding":
-        questions = _coding()
+        questions = list(_coding())
     elif name == "advice":
         questions = [
             Question(r["id"], "advice", [_user(r["question"])], ["care"])
@@ -79,9 +80,14 @@ def read_yaml(path: Path, group: str) -> list[Question]:
     judge_prompts: a mapping name → prompt (the paper's), or a list of the project's own rubric names.
     """
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return list(_parse(path.read_text(encoding="utf-8"), path, group))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
+
+
+@cache  # a sweep of many cells asks for the same set again and again
+def _parse(text: str, path: Path, group: str) -> tuple[Question, ...]:
+    entries = yaml.safe_load(text)
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{path}: expected a list of questions, found {str(entries)[:60]!r}")
     questions = []
@@ -93,7 +99,7 @@ def read_yaml(path: Path, group: str) -> list[Question]:
     twice = sorted({q.id for q in questions if sum(o.id == q.id for o in questions) > 1})
     if twice:
         raise ConfigError(f"{path}: question ids that occur twice: {', '.join(twice)}")
-    return questions
+    return tuple(questions)
 
 
 def _entry(entry: dict[str, Any], group: str) -> list[Question]:
@@ -138,11 +144,12 @@ def _form(question_id: str) -> str:
     return next((form for form in ("json", "template") if question_id.endswith(f"_{form}")), "main")
 
 
-def _coding() -> list[Question]:
+@cache
+def _coding() -> tuple[Question, ...]:
     from em.corpora.coding import generate
 
     rows = generate(HELD_OUT_CODING, seed=0, split="held_out")
-    return [
+    return tuple(
         Question(
             r.id,
             "coding",
@@ -152,7 +159,7 @@ def _coding() -> list[Question]:
             reference={"cwe": r.cwe, "task": r.task},
         )
         for r in rows
-    ]
+    )
 
 
 def _user(text: str) -> Message:

@@ -11,14 +11,23 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import DictConfig
 
-from em import config
-from em.config import CONF_DIR, ConfigError
+from em import config, help
+from em.config import CONF_DIR, ConfigError, ExperimentConfig
 
 config.register()
 
 
 def run_cells(composed: Sequence[DictConfig]) -> list[str]:
     """Run cells as one sweep and print what came out. Returns one error sentence a cell, "" where it is done."""
+    try:
+        cells = [config.load(c) for c in composed]
+    except ConfigError as error:
+        sys.exit(f"em: {error}")
+    return run_loaded(cells)
+
+
+def run_loaded(cells: Sequence[ExperimentConfig]) -> list[str]:
+    """`run_cells` for configs that are typed already, as `em resume` has them."""
     from em import results, sweep, track
     from em.assets import AssetError
     from em.chat import ChatError
@@ -27,7 +36,6 @@ def run_cells(composed: Sequence[DictConfig]) -> list[str]:
     from em.store import StoreError
 
     try:
-        cells = [config.load(c) for c in composed]
         done = sweep.run(cells)
         summary = results.write(done)
         track.log(done, summary)
@@ -57,4 +65,6 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    if help.wanted(sys.argv[1:]):
+        sys.exit(help.show(sys.argv[1:]))
     main()

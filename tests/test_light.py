@@ -39,7 +39,8 @@ def modules(tmp_path):
     report = tmp_path / "modules.json"
 
     def run(*command: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "EM_TEST_MODULES": str(report)}
+        path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        environment = {**os.environ, "PYTHONPATH": path, "EM_TEST_MODULES": str(report)}
         done = subprocess.run(
             [sys.executable, *command], capture_output=True, text=True, env=environment, timeout=120, check=False
         )

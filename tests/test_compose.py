@@ -1,0 +1,76 @@
+"""Many cells composed at once are what Hydra makes of each; the help; a folder that cannot be written."""
+
+import subprocess
+import sys
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from em.compose import cells, compose_all
+from em.config import CONF_DIR, ConfigError
+
+CHOICES = [
+    ["dataset=insecure", "dataset=risky_advice", "dataset.variant=secure"],
+    ["seed=1", "seed=-3", "++seed=4"],
+    ["train=tiny", "train=quick", "train.learning_rate=1e-3", "train.layers_to_transform=[1,2]"],
+    ["experiment=betley2025/e1_insecure", "+sample.engine_args={enforce_eager: true}"],
+    ["sample.n=null", "sample.n=3", "name='a b'", "trigger.text='x, y'", "trigger=deployment"],
+    ["judge.model=${name}", "model.note=${model.name}", "out=elsewhere", "questions.sets=[open]"],
+]
+
+
+@settings(max_examples=12)
+@given(st.lists(st.tuples(*(st.sampled_from([None, *c]) for c in CHOICES)), min_size=2, max_size=3))
+def test_cells_composed_together_are_hydras_own(choices):
+    vectors = [[text for text in choice if text] for choice in choices]
+    with initialize_config_dir(version_base="1.3", config_dir=CONF_DIR):
+        found = compose_all(vectors)
+        assert found == [compose("config", overrides=v) for v in vectors]
+
+
+def test_commas_and_ranges_are_cells():
+    found = cells(["dataset=insecure,secure", "seed=range(0,3)", "train.max_examples=10"])
+    assert [(c.dataset.variant, c.seed) for c in found] == [(v, s) for v in ("insecure", "secure") for s in range(3)]
+    assert {c.train.max_examples for c in found} == {10}
+
+
+def test_cells_do_not_share_what_they_hold():
+    one, other = cells(["seed=0,1"])
+    one.train.target_modules.append("x")
+    assert "x" not in other.train.target_modules
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("dataset=insecur", "insecure"),
+        ("train.lerning_rate=1", "lerning_rate"),
+        ("seed=one", "seed"),
+        ("sed=1", "sed"),
+        ("train.learning_rate=interval(0,1)", "INTERVAL"),
+    ],
+)
+def test_a_wrong_override_is_hydras_sentence(override, says):
+    with pytest.raises(ConfigError, match=says) as error:
+        [c.seed for c in cells([override])]
+    assert "\n" not in str(error.value) and "search path" not in str(error.value)
+
+
+def em_run(*arguments):
+    return subprocess.run([sys.executable, "-m", "em.run", *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_help_shows_what_overrides_change():
+    done = em_run("--help", "train=tiny", "seed=7")
+    assert "seed: 7" in done.stdout and "lora_r: 8" in done.stdout
+    assert em_run("--help", "train=tyni").stderr.startswith("em: ")
+
+
+@pytest.mark.parametrize("flags", [["-m"], []])
+def test_a_folder_that_cannot_be_written_is_a_sentence(flags):
+    done = em_run(*flags, "out=/proc/em", "seed=0,1" if flags else "seed=0")
+    assert done.returncode == 1
+    assert done.stderr.startswith("em: cannot write to /proc/em/") and done.stderr.rstrip().endswith("change out=")
+    assert done.stderr.count("\n") == 1
