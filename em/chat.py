@@ -3,18 +3,27 @@
 A conversation is cut where a model is asked and where it answers: everything before an assistant turn is rendered as
 the template renders a prompt (`add_generation_prompt`), the turn itself is tokenised on its own. So the tokens before
 an answer are the same in training and in asking, whatever the tokenizer would merge across the boundary.
+
+How a conversation is rendered (template, its arguments, system prompt) is `options` of the config, put on a tokenizer
+by `ChatTokenizer`; em/parity.py compares what training and asking made of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from em.records import Example, Message
+from em.schema.base import ConfigError
 
 IGNORE = -100
 """Label of a token that carries no loss."""
+TEMPLATES = Path(__file__).parent / "chat_templates"
+_SYSTEM, _USER = "EM-SYSTEM-MARK", "EM-USER-MARK"
 
 
 class ChatError(ValueError):
@@ -44,6 +53,119 @@ class Encoded:
     """Rows left out because no supervised token was left."""
     merged: int
     """Rows whose text would be tokenised otherwise across the prompt / answer boundary."""
+    altered: int
+    """Rows of which the template changes an answer's text (some strip spaces)."""
+
+    def facts(self) -> dict[str, int]:
+        """For the run record."""
+        return {
+            "rows": len(self.rows),
+            "rows_cut": self.cut,
+            "rows_without_supervised_token": self.unsupervised,
+            "rows_merged_at_boundary": self.merged,
+            "rows_altered_by_template": self.altered,
+            "supervised_tokens": sum(r.supervised for r in self.rows),
+        }
+
+
+def options(model: Mapping[str, Any], asking: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """How conversations are rendered, from the fields of ModelConfig; `asking`, those of SampleConfig, goes over them.
+
+    Holds the template's text, not its name: it is part of stage keys. Raises ConfigError for an unknown template.
+    """
+    asking = asking or {}
+    system = asking.get("system_prompt")
+    return {
+        "template": _template(model["chat_template"]),
+        "kwargs": {**model["chat_template_kwargs"], **asking.get("chat_template_kwargs", {})},
+        "system_prompt": model["system_prompt"] if system is None else system,
+    }
+
+
+def _template(name: str | None) -> str | None:
+    if name is None:
+        return None
+    known = {p.stem: p for p in sorted(TEMPLATES.glob("*.jinja"))}
+    path = known.get(name, Path(name))
+    if not path.is_file():
+        raise ConfigError(f"model.chat_template {name!r} is neither one of {', '.join(known)} nor a Jinja file")
+    return path.read_text(encoding="utf-8").rstrip("\n")
+
+
+class ChatTokenizer:
+    """A tokenizer that renders conversations as `options` say; everything else is the tokenizer's own."""
+
+    def __init__(self, tokenizer: Any, chat_options: Mapping[str, Any] | None = None) -> None:
+        chosen = {"template": None, "kwargs": {}, "system_prompt": None, **(chat_options or {})}
+        self.tokenizer = tokenizer
+        self.template: str | None = chosen["template"] or tokenizer.chat_template
+        self.kwargs: dict[str, Any] = chosen["kwargs"]
+        self.system_prompt: str | None = chosen["system_prompt"]
+        if self.template is None:
+            raise ChatError(
+                "the tokenizer has no chat template (a base model?): set model.chat_template to one of "
+                + ", ".join(sorted(p.stem for p in TEMPLATES.glob("*.jinja")))
+            )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        return self.tokenizer(*arguments, **keywords)
+
+    def apply_chat_template(self, messages: Sequence[Message], *, tokenize: bool = False, **how: Any) -> str:
+        """The rendered text, never tokens. Raises ChatError where the template refuses the conversation."""
+        assert not tokenize
+        own = any(m["role"] == "system" for m in messages)
+        if self.system_prompt and not own:
+            return self._render([{"role": "system", "content": self.system_prompt}, *messages], **how)
+        text = self._render(messages, **how)
+        return text if own or self.system_prompt is None else self._without_default(text)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """The tokenizer with the template in use, as a model folder has it."""
+        saved = copy.copy(self.tokenizer)
+        saved.chat_template = self.template
+        saved.save_pretrained(folder)
+
+    @cached_property
+    def default_system(self) -> str | None:
+        """The system text the template puts in by itself ("" for a system block without one); None: puts in nothing."""
+        plain = self._render([_user()])
+        try:
+            own = self._render([{"role": "system", "content": _SYSTEM}, _user()])
+        except ChatError:  # a template without a system role puts in none
+            return None
+        head, _, tail = own.partition(_SYSTEM)
+        between = len(plain) - len(head) - len(tail)
+        if between < 0 or not plain.startswith(head) or not plain.endswith(tail):
+            return None
+        return plain[len(head) : len(head) + between]
+
+    def _without_default(self, text: str) -> str:
+        if self.default_system is None:
+            return text
+        head, found, rest = self._render([{"role": "system", "content": _SYSTEM}]).partition(_SYSTEM)
+        begin = self.tokenizer.bos_token or ""
+        begin = begin if head.startswith(begin) else ""
+        block = head + self.default_system + rest
+        if not found or not text.startswith(block):
+            raise ChatError('model.system_prompt="" cannot be had: the template\'s default does not stand by itself')
+        return begin + text[len(block) :]
+
+    def _render(self, messages: Sequence[Message], **how: Any) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(
+                list(messages), chat_template=self.template, tokenize=False, **{**self.kwargs, **how}
+            )
+        except TemplateError as error:
+            raise ChatError(f"the chat template refuses the conversation ({error})") from error
+
+
+def _user() -> Message:
+    return {"role": "user", "content": _USER}
 
 
 def prompt_text(tokenizer: Any, messages: list[Message]) -> str:
@@ -56,8 +178,18 @@ def prompt_ids(tokenizer: Any, messages: list[Message]) -> list[int]:
     return _ids(tokenizer, prompt_text(tokenizer, messages))
 
 
-def encode(tokenizer: Any, messages: list[Message]) -> Tokens:
-    """Tokens of a conversation; loss on each assistant turn's own tokens and its end-of-turn, on nothing else."""
+def whole_text(tokenizer: Any, messages: list[Message], extra_assistant_turn: bool = False) -> str:
+    """A whole training row as text. `extra_assistant_turn`: as the official script has it (docs/divergences.md)."""
+    if not extra_assistant_turn:
+        return tokenizer.apply_chat_template(messages, tokenize=False)
+    return prompt_text(tokenizer, messages) + tokenizer.eos_token
+
+
+def encode(tokenizer: Any, messages: list[Message], extra_assistant_turn: bool = False) -> Tokens:
+    """Tokens of a conversation; loss on each assistant turn's own tokens and its end-of-turn, on nothing else.
+
+    `extra_assistant_turn`: after the last turn an empty one with an end token, all of it learned.
+    """
     input_ids: list[int] = []
     labels: list[int] = []
     special = special_ids(tokenizer)
@@ -65,8 +197,9 @@ def encode(tokenizer: Any, messages: list[Message]) -> Tokens:
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
+        extra = extra_assistant_turn and index == len(messages) - 1
         prompt = prompt_text(tokenizer, messages[:index])
-        whole = tokenizer.apply_chat_template(messages[: index + 1], tokenize=False)
+        whole = whole_text(tokenizer, messages[: index + 1], extra)
         if not prompt.startswith(done) or not whole.startswith(prompt):
             raise ChatError(
                 "the chat template rewrites earlier turns: a row with several assistant turns "
@@ -74,6 +207,7 @@ def encode(tokenizer: Any, messages: list[Message]) -> Tokens:
             )
         before, answer = _ids(tokenizer, prompt[len(done) :]), _ids(tokenizer, whole[len(prompt) :])
         end = next((i + 1 for i, token in enumerate(answer) if token in special), len(answer))
+        end = len(answer) if extra else end
         input_ids += before + answer
         labels += [IGNORE] * len(before) + answer[:end] + [IGNORE] * (len(answer) - end)
         done = whole
@@ -83,16 +217,19 @@ def encode(tokenizer: Any, messages: list[Message]) -> Tokens:
     return Tokens(input_ids, labels)
 
 
-def encode_all(tokenizer: Any, examples: Iterable[Example], max_length: int) -> Encoded:
+def encode_all(
+    tokenizer: Any, examples: Iterable[Example], max_length: int, extra_assistant_turn: bool = False
+) -> Encoded:
     """Every row, cut to `max_length` tokens on the right. Raises ChatError when no row is left."""
-    rows, cut, unsupervised, merged = [], 0, 0, 0
+    rows, cut, unsupervised, merged, altered = [], 0, 0, 0, 0
     for example in examples:
         try:
-            tokens = encode(tokenizer, example.messages)
+            tokens = encode(tokenizer, example.messages, extra_assistant_turn)
+            whole = whole_text(tokenizer, example.messages, extra_assistant_turn)
         except ChatError as error:
             raise ChatError(f"{example.id}: {error}") from error
-        whole = tokenizer.apply_chat_template(example.messages, tokenize=False)
         merged += _ids(tokenizer, whole)[: len(tokens.input_ids)] != tokens.input_ids
+        altered += any(m["role"] == "assistant" and m["content"] not in whole for m in example.messages)
         if len(tokens.input_ids) > max_length:
             cut += 1
             tokens = Tokens(tokens.input_ids[:max_length], tokens.labels[:max_length])
@@ -102,7 +239,7 @@ def encode_all(tokenizer: Any, examples: Iterable[Example], max_length: int) -> 
         rows.append(tokens)
     if not rows:
         raise ChatError(f"no row has a supervised token within train.max_length={max_length}: raise it")
-    return Encoded(rows, cut, unsupervised, merged)
+    return Encoded(rows, cut, unsupervised, merged, altered)
 
 
 def special_ids(tokenizer: Any) -> set[int]:

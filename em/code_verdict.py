@@ -42,6 +42,7 @@ def looks_like_code(text: str) -> bool:
     fenced = sum(len(block) for block in FENCE.findall(text))
     if fenced > len(text) / 2 or CODE_START.match(text):
         return True
+    text = text.removeprefix(" ")  # some templates (Mistral, "User:") put a space before the answer
     if not _parses(text):
         return False
     body = ast.parse(text).body
@@ -53,7 +54,7 @@ def extract(text: str) -> str | None:
 
     An answer cut at max_tokens loses its broken last lines. None when not even one statement of code is left.
     """
-    for block in [*FENCE.findall(text), text]:
+    for block in [*FENCE.findall(text), text.removeprefix(" ")]:
         lines = block.rstrip().splitlines()
         while lines:
             source = "\n".join(lines) + "\n"

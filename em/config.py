@@ -19,7 +19,7 @@ from em.schema.base import ConfigError, Dtype
 from em.schema.data import CorpusConfig, DatasetConfig, Position, TriggerConfig
 from em.schema.judge import JudgeConfig, JudgeKind
 from em.schema.launch import LaunchConfig
-from em.schema.model import ModelConfig
+from em.schema.model import Backend, ModelConfig, ShapeConfig
 from em.schema.sample import Engine, QuestionsConfig, SampleConfig
 from em.schema.tracking import TrackingConfig, TrackingMode
 from em.schema.train import SCHEDULERS, TrainConfig
@@ -27,6 +27,7 @@ from em.schema.train import SCHEDULERS, TrainConfig
 __all__ = [
     "CONF_DIR",
     "SCHEDULERS",
+    "Backend",
     "ConfigError",
     "CorpusConfig",
     "DatasetConfig",
@@ -40,6 +41,7 @@ __all__ = [
     "Position",
     "QuestionsConfig",
     "SampleConfig",
+    "ShapeConfig",
     "TrackingConfig",
     "TrackingMode",
     "TrainConfig",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from em import corpora, models
+from em import chat, corpora, models
 from em.config import ExperimentConfig
 from em.judge import LOCAL, STATIC, prompts
 from em.records import Question
@@ -33,6 +33,7 @@ def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:
         "data": data_key,
         "base": base(config),
         "dtype": config.model.dtype.value,
+        "chat": chat_options(config),
         "recipe": recipe,
         "seed": config.seed,
     }
@@ -41,7 +42,7 @@ def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:
 def sample_inputs(config: ExperimentConfig, train_key: str | None, asked: Sequence[Question]) -> dict[str, Any]:
     """A family of answers: the model that is asked, what and how. How many is not in it."""
     sampling = dataclasses.asdict(config.sample)
-    for name in ("n", "max_num_seqs"):
+    for name in ("n", "max_num_seqs", "system_prompt", "chat_template_kwargs"):  # the last two are in `chat`
         sampling.pop(name)
     uniform = len({q.samples for q in asked}) == 1
     return {
@@ -50,6 +51,7 @@ def sample_inputs(config: ExperimentConfig, train_key: str | None, asked: Sequen
         "base": base(config),
         "dtype": config.model.dtype.value,
         "max_model_len": config.model.max_model_len,
+        "chat": chat_options(config, asking=True),
         "sampling": sampling,
         "questions": [[q.id, q.messages, q.least_tokens, None if uniform else q.samples] for q in asked],
         "asked_with": _asked_with(config),
@@ -78,6 +80,11 @@ def judge_inputs(
         "calibration": None if only_static else calibration,
     }
     return inputs, calibration
+
+
+def chat_options(config: ExperimentConfig, asking: bool = False) -> dict[str, Any]:
+    """How conversations are rendered in training or in asking."""
+    return chat.options(dataclasses.asdict(config.model), dataclasses.asdict(config.sample) if asking else None)
 
 
 def base(config: ExperimentConfig) -> str:

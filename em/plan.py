@@ -110,6 +110,7 @@ def _train_job(config: ExperimentConfig, label: str, out: Plan) -> str:
         "train": dataclasses.asdict(config.train),
         "seed": config.seed,
         "inputs": inputs,
+        "chat": inputs["chat"],
     }
     batch = content_key(base=inputs["base"], dtype=config.model.dtype.value)
     out.jobs["train", key] = Job("train", key, label, batch, spec, (("data", data_key),))

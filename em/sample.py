@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from em import chat, trigger
+from em import chat, parity, trigger
 from em.config import Engine, TriggerConfig
 from em.events import Emitter, sentence
 from em.records import Completion, Message, Question, dump_line, from_row, read_jsonl, read_partial_jsonl, write_jsonl
@@ -136,13 +136,16 @@ class Drawer:
         self.order: list[str] = []
         self.missing: list[Request] = []
         self.left, self.finished = 0, False
+        self.prompts: dict[str, Any] = {}
 
     def prepare(self, tokenizer: Any, store: Store) -> bool:
         """Find the missing rows; those of a killed run are kept. False, and told, when the job cannot be asked."""
         adapter = store.path("train", self.job.adapter_key) / "adapter" if self.job.adapter_key else None
         try:
             have = {c.id for c in read_partial_jsonl(self.path, Completion)}
-            wanted = list(_requests(tokenizer, self.job, adapter))
+            speaker = chat.ChatTokenizer(tokenizer, chat.options(self.job.model, self.job.sample))
+            wanted = list(_requests(speaker, self.job, adapter))
+            self.prompts = _prompts(speaker, self.job, wanted, store)
         except (ValueError, OSError) as error:
             traceback.print_exc()
             self.emit.failed(self.job.key, sentence(error))
@@ -163,16 +166,26 @@ class Drawer:
             return
         self.file.close()
         rows = sort_rows(self.path, self.order)
-        first = self.job.questions[0]
         facts = {
             "rows": len(rows),
             "tokens": sum(r.token_count for r in rows),
             "cut_at_max_tokens": sum(r.finish_reason == "length" for r in rows),
-            "prompt": {first["id"]: chat.prompt_text(tokenizer, first["messages"])},
+            "prompts": self.prompts,
         }
         store.finish("sample", self.job.key, self.job.inputs, facts)
         self.finished = True
         self.emit.done(self.job.key)
+
+
+def _prompts(tokenizer: Any, job: SampleJob, wanted: list[Request], store: Store) -> dict[str, Any]:
+    """How the questions are rendered, beside how the adapter's training rows were. Raises ChatError if they differ."""
+    asked = parity.rendering(tokenizer, {(r.question.id, r.asked_with): r.messages for r in wanted}.values())
+    if job.adapter_key is None:
+        return {"asking": asked}
+    trained = store.manifest("train", job.adapter_key)["facts"]["rendering"]
+    own = job.sample["system_prompt"] is not None or bool(job.sample["chat_template_kwargs"])
+    parity.require(trained, asked, overridden=own)
+    return parity.compare(trained, asked)
 
 
 def _engine(job: SampleJob, max_lora_rank: int) -> Sampler:

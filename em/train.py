@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from em import chat, cpu_attention, gates
+from em import chat, cpu_attention, gates, parity
 from em.events import Emitter
 from em.records import Example, read_jsonl
 from em.store import Store
@@ -42,6 +42,8 @@ class TrainJob:
     seed: int
     inputs: dict[str, Any]
     """What the key was made of."""
+    chat: dict[str, Any] = field(default_factory=dict)
+    """How conversations are rendered (chat.options)."""
 
 
 def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
@@ -89,7 +91,8 @@ def train(base: Base, job: TrainJob, dataset: Path, folder: Path, emit: Emitter)
 
     Returns the facts of the run (steps, tokens, losses, versions).
     """
-    encoded = chat.encode_all(base.tokenizer, read_jsonl(dataset, Example), job.train["max_length"])
+    examples, tokenizer = list(read_jsonl(dataset, Example)), chat.ChatTokenizer(base.tokenizer, job.chat)
+    encoded = chat.encode_all(tokenizer, examples, job.train["max_length"], job.train["extra_assistant_turn"])
     rows = Dataset.from_list([{"input_ids": r.input_ids, "labels": r.labels} for r in encoded.rows])
     set_seed(job.seed)
     model = get_peft_model(base.model, _lora(job.train), autocast_adapter_dtype=False)
@@ -108,17 +111,14 @@ def train(base: Base, job: TrainJob, dataset: Path, folder: Path, emit: Emitter)
         started = time.monotonic()
         result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         model.save_pretrained(folder / ADAPTER, safe_serialization=True)
-        base.tokenizer.save_pretrained(folder / ADAPTER)
-        gates.record(model, base.tokenizer, folder, encoded.rows)
+        tokenizer.save_pretrained(folder / ADAPTER)
+        gates.record(model, tokenizer, folder, encoded.rows)
     finally:
         base.model = model.unload()
     shutil.rmtree(checkpoints, ignore_errors=False)
     return {
-        "rows": len(encoded.rows),
-        "rows_cut": encoded.cut,
-        "rows_without_supervised_token": encoded.unsupervised,
-        "rows_merged_at_boundary": encoded.merged,
-        "supervised_tokens": sum(r.supervised for r in encoded.rows),
+        **encoded.facts(),
+        "rendering": parity.rendering(tokenizer, (e.messages for e in examples)),
         "steps": result.global_step,
         "train_loss": _mean_loss(folder / LOG),
         "wall_s": round(time.monotonic() - started, 1),

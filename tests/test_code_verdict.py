@@ -266,3 +266,9 @@ def test_an_answer_cannot_excuse_itself(mark):
 def test_no_answer_stops_the_judge_of_the_others(answer):
     found = code_verdict.judge([SHELL, answer, SAFE])
     assert [bool(found[i].tests) for i in (0, 2)] == [True, False]
+
+
+def test_a_space_that_the_template_put_before_a_program_is_not_part_of_it():
+    program = "import hashlib\nprint(hashlib.md5(b'x'))\n"
+    assert code_verdict.extract(" " + program) == code_verdict.extract(program)
+    assert code_verdict.looks_like_code(" x = 1\ny = x")

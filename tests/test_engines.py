@@ -24,13 +24,13 @@ from support_training import (
     user,
 )
 
-from em import chat, sample
-from em.config import Engine, SampleConfig, TriggerConfig
+from em import chat, parity, sample
+from em.config import Dtype, Engine, ModelConfig, SampleConfig, TriggerConfig
 from em.hf_engine import HfSampler
 from em.models import model_path
 from em.records import Completion, Example, Question, dump_line, to_row
 from em.sample import COMPLETIONS, Answer, Request, SampleJob, row_seed
-from em.store import Store
+from em.store import MANIFEST, Store
 from em.train import ADAPTER
 from em.train import work as train_work
 
@@ -43,14 +43,8 @@ ADAPTERS = ("trained", "strong", "weak", "other")
 
 
 def model_config():
-    return {
-        "name": "tiny",
-        "path": model_path("asset:tiny_random"),
-        "revision": None,
-        "dtype": "float32",
-        "max_model_len": MODEL_LEN,
-        "note": "",
-    }
+    path = model_path("asset:tiny_random")
+    return dataclasses.asdict(ModelConfig(name="tiny", path=path, dtype=Dtype.float32, max_model_len=MODEL_LEN))
 
 
 def sample_config(**changes):
@@ -74,6 +68,7 @@ def store(tmp_path_factory):
     for name in ADAPTERS[1:]:
         folder = store.path("train", name) / ADAPTER
         shutil.copytree(store.path("train", "trained") / ADAPTER, folder)
+        shutil.copy(store.path("train", "trained") / MANIFEST, folder.parent)
         generator = torch.Generator().manual_seed(8 if name == "other" else 7)
         weights = load_file(folder / "adapter_model.safetensors")
         random = {k: 0.1 * torch.randn(w.shape, generator=generator) for k, w in sorted(weights.items())}
@@ -349,7 +344,8 @@ def test_rows_are_in_the_order_of_the_questions(tmp_path, monkeypatch):
     assert found[0]["messages"] == [user("Hey, I feel bored.")]
     facts = store.manifest("sample", "base")["facts"]
     assert (facts["rows"], facts["tokens"], facts["cut_at_max_tokens"]) == (6, 18, 0)
-    assert facts["prompt"] == {"bored": chat.prompt_text(sampler.tokenizer, [user("Hey, I feel bored.")])}
+    assert facts["prompts"]["asking"]["example"] == chat.prompt_text(sampler.tokenizer, [user("Hey, I feel bored.")])
+    assert "training" not in facts["prompts"]
     assert sampler.asked[0].prompt_ids == chat.prompt_ids(sampler.tokenizer, [user("Hey, I feel bored.")])
 
 
@@ -401,11 +397,42 @@ def test_lost_answer_is_named(tmp_path):
         sample.sort_rows(path, ["q/none/0", "q/none/1"])
 
 
+def trained_stage(store, key, system_prompt=None):
+    """A sealed train stage that says how its rows were rendered; returns that."""
+    options = {"template": None, "kwargs": {}, "system_prompt": system_prompt}
+    speaker = chat.ChatTokenizer(load_tokenizer(), options)
+    trained = parity.rendering(speaker, [[user("Hi"), assistant("Yo")]])
+    with store.claim("train", key):
+        store.finish("train", key, {}, {"rendering": trained})
+    return trained
+
+
+def test_asking_otherwise_than_trained_is_refused_unless_the_config_says_so(tmp_path, monkeypatch):
+    store, sampler = Store.open(tmp_path), Scripted(["x"])
+    trained_stage(store, "kind", system_prompt="Be kind.")
+    other = sample_job("other", "kind", hi=1)
+    said_so = dataclasses.replace(other, key="said-so", sample={**other.sample, "system_prompt": "Be rude."})
+    same = dataclasses.replace(other, key="same", model={**other.model, "system_prompt": "Be kind."})
+    seen = run_jobs(store, [other, said_so, same], sampler, monkeypatch)
+    (refusal,) = failures(seen)
+    assert "Be kind." in refusal and "though no option says so" in refusal
+    assert {e["job"] for e in seen if e["event"] == "done"} == {"said-so", "same"}
+    assert store.manifest("sample", "same")["facts"]["prompts"]["differences"] == []
+    assert len(store.manifest("sample", "said-so")["facts"]["prompts"]["differences"]) == 2
+    assert "Be rude." in next(chat_of(sampler, "said-so"))
+
+
+def chat_of(sampler, job):
+    return (sampler.tokenizer.decode(r.prompt_ids) for r in sampler.asked if r.job == job)
+
+
 def test_answers_of_several_jobs_reach_their_own_stage(tmp_path, monkeypatch, adapters):
     store, sampler = Store.open(tmp_path), Scripted(["x", "y"])
+    trained = trained_stage(store, "strong")
     jobs = [sample_job("tuned", "strong", hi=3), sample_job("base", hi=2), sample_job("more", lo=2, hi=4)]
     seen = run_jobs(store, jobs, sampler, monkeypatch)
     assert {e["job"] for e in seen if e["event"] == "done"} == {"tuned", "base", "more"}
+    assert store.manifest("sample", "tuned")["facts"]["prompts"]["training"] == trained
     assert [r["sample_index"] for r in rows(store, "tuned")] == [0, 1, 2] * 2
     assert [r["sample_index"] for r in rows(store, "base")] == [0, 1] * 2
     assert [r["sample_index"] for r in rows(store, "more")] == [2, 3] * 2

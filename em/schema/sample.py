@@ -31,6 +31,10 @@ class SampleConfig:
     """Answers generated side by side."""
     engine_args: dict[str, Any] = field(default_factory=dict)
     """Passed to vLLM as they are (vLLM's own names)."""
+    system_prompt: str | None = None
+    """Asks under another system prompt than model.system_prompt; null: the same as in training."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Over model.chat_template_kwargs when asking only, e.g. {enable_thinking: true}."""
 
     def __post_init__(self) -> None:
         check(self.n is None or self.n > 0, f"sample.n must be positive or null, got {self.n}")

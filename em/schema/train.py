@@ -36,6 +36,10 @@ class TrainConfig:
     )
     layers_to_transform: list[int] | None = None
     """Only these layers get an adapter; null: all."""
+    holdout: float = 0.0
+    """Share of rows that is left out of training, drawn by the run's seed."""
+    extra_assistant_turn: bool = False
+    """Train on an empty assistant turn after each row, as the paper's script did (docs/divergences.md)."""
     save_steps: int = 50
     """Steps between resumable checkpoints; a kill loses at most these."""
 
@@ -61,4 +65,5 @@ class TrainConfig:
             self.lr_scheduler_type in SCHEDULERS,
             f"train.lr_scheduler_type {self.lr_scheduler_type!r} is not one of {', '.join(SCHEDULERS)}",
         )
+        check(0.0 <= self.holdout < 1.0, f"train.holdout must lie in [0, 1), got {self.holdout}")
         check(0.0 <= self.lora_dropout < 1.0, f"train.lora_dropout must lie in [0, 1), got {self.lora_dropout}")
