@@ -62,6 +62,11 @@ def price(judge: JudgeConfig) -> Price | None:
     return Price(row["input"] * half, row["output"] * half, source)
 
 
+def finetune_price(model: str) -> float | None:
+    """Dollars a million trained tokens, for exactly this model; None when the table does not know it."""
+    return _table()["finetuning"].get(model)
+
+
 def estimate(judge: JudgeConfig, asked: Iterable[tuple[Question, int]], answer_tokens: float = 200.0) -> Bill:
     """The bill for judging so many answers of each question, nothing of it cached.
 
