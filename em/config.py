@@ -21,7 +21,7 @@ from em.schema.judge import JudgeConfig, JudgeKind
 from em.schema.launch import LaunchConfig
 from em.schema.model import Backend, ModelConfig, ShapeConfig
 from em.schema.sample import Engine, QuestionsConfig, SampleConfig
-from em.schema.tracking import TrackingConfig, TrackingMode
+from em.schema.tracking import TrackingBackend, TrackingConfig, TrackingMode
 from em.schema.train import SCHEDULERS, TrainConfig
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "QuestionsConfig",
     "SampleConfig",
     "ShapeConfig",
+    "TrackingBackend",
     "TrackingConfig",
     "TrackingMode",
     "TrainConfig",

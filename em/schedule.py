@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -70,16 +72,21 @@ class Scheduler:
     """Devices no worker holds."""
     workers: list[Worker] = field(default_factory=list)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    timeout_s: float | None = None
+    """Workers that are not done by then are ended; their jobs fail with a sentence."""
 
     def run(self) -> None:
+        end = math.inf if self.timeout_s is None else time.monotonic() + self.timeout_s
         try:
             while self.units or self.workers:
                 self._start_what_can()
                 if not self.workers:
                     self._fail_the_rest()
                     break
-                for ready, _ in self.selector.select():
+                for ready, _ in self.selector.select(None if end == math.inf else max(0.0, end - time.monotonic())):
                     self._read(ready.data)
+                if time.monotonic() > end:
+                    self._time_out()
         except BaseException:
             for worker in self.workers:
                 _stop(worker.process)
@@ -109,6 +116,14 @@ class Scheduler:
         needs = {n for job in unit.jobs for n in job.needs}
         there = {n for n in needs if self.sweep.store.has(*n)}
         return there == needs or (unit.follows and bool(there | (needs & running)))
+
+    def _time_out(self) -> None:
+        for worker in list(self.workers):
+            worker.process.kill()
+            for key, job in list(worker.waiting.items()):
+                del worker.waiting[key]
+                self.sweep.fail(job, f"not done within {self.timeout_s:g} s, stopped; its log: {worker.log}")
+            self._ended(worker)
 
     def _fail_the_rest(self) -> None:
         """Nothing runs and nothing can start: what is left misses an input that nobody makes."""
@@ -166,9 +181,9 @@ def run_stages(sweep: Sweep) -> None:
     Scheduler(sweep, units, list(ids)).run()
 
 
-def run_batch(sweep: Sweep, stage: str, jobs: list[Job]) -> None:
+def run_batch(sweep: Sweep, stage: str, jobs: list[Job], timeout_s: float | None = None) -> None:
     """One worker over these jobs, now: what is outside the plan's stages (preparing a model, tracking)."""
-    Scheduler(sweep, [Unit(stage, jobs, 0, follows=False)], []).run()
+    Scheduler(sweep, [Unit(stage, jobs, 0, follows=False)], [], timeout_s=timeout_s).run()
 
 
 def devices(setting: Any) -> list[str]:

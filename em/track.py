@@ -4,38 +4,91 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 from em import config as config_module
-from em.config import TrackingMode
-from em.plan import Job
+from em.config import ExperimentConfig, TrackingMode
+from em.plan import Job, Subject
 from em.schedule import run_batch
 from em.sweep import Sweep
-from em.tracking import already, mode
+from em.tracking import already, fingerprint, mode
 
 
 def log(sweep: Sweep, summary: dict[str, Any]) -> None:
-    """One W&B run per cell with numbers that were not logged before. A failure is told; the results stand."""
-    jobs = []
-    for cell, model in zip(sweep.plan.cells, summary["models"][len(sweep.plan.bases) :], strict=True):
-        how = mode(cell.config.tracking.mode)
-        folder = sweep.folder / "cells" / cell.id
-        if how == TrackingMode.disabled or model["status"] != "done" or already(folder, model, how):
-            continue
-        train_log = sweep.store.path("train", str(cell.train_key)) / "train_log.jsonl"
-        spec = {
-            "key": cell.id,
-            "id": f"em-{cell.id}",
-            "label": cell.label,
-            "sweep": sweep.folder.name,
-            "mode": how.value,
-            "tags": [cell.config.model.name, cell.config.corpus.name, cell.config.dataset.variant],
-            "config": config_module.as_dict(cell.config),
-            "tracking": dataclasses.asdict(cell.config.tracking),
-            "folder": str(folder),
-            "model": model,
-            "train_log": [json.loads(line) for line in train_log.read_text().splitlines()],
-        }
-        jobs.append(Job("track", cell.id, cell.label, "track", spec))
+    """One run per cell with numbers that were not logged before, one for the sweep's figures.
+
+    A failure, or a tracker that does not answer, is told; the results stand.
+    """
+    models = {m["id"]: m for m in summary["models"]}
+    cells = [c for c in sweep.plan.cells if models[c.id]["status"] == "done"]
+    jobs = [job for cell in cells if (job := _cell(sweep, cell, models, summary))]
+    whole = _sweep(sweep, summary) if jobs else None
     if jobs:
-        run_batch(sweep, "track", jobs)
+        timeout_s = max(c.config.tracking.timeout_s for c in cells)
+        run_batch(sweep, "track", [*jobs, *([whole] if whole else [])], timeout_s)
+
+
+def _cell(sweep: Sweep, cell: Subject, models: dict[str, Any], summary: dict[str, Any]) -> Job | None:
+    """What is logged of one cell; None when there is nothing to do."""
+    folder = sweep.folder / "cells" / cell.id
+    checkpoints = [m for m in summary["models"] if m.get("cell") == cell.id and m.get("step") is not None]
+    spec = _common(sweep, cell.config, folder) | {
+        "key": cell.id,
+        "kind": "cell",
+        "id": f"em-{cell.id}",
+        "label": cell.label,
+        "tags": [cell.config.model.name, cell.config.corpus.name, cell.config.dataset.variant],
+        "config": config_module.as_dict(cell.config),
+        "model": models[cell.id],
+        "checkpoints": [m for m in checkpoints if m["status"] == "done"],
+        "judge": {k: summary["judge"].get(k) for k in ("name", "proxy")},
+        "commit": summary["commit"],
+        "rows": [[str(s), str(j), part.n] for part in cell.parts for s, j in _files(sweep, part)],
+    }
+    if cell.train_key:
+        trained = sweep.store.path("train", cell.train_key)
+        spec["adapter"] = str(trained / "adapter") if (trained / "adapter").is_dir() else None
+        spec["train_log"] = _lines(trained / "train_log.jsonl")
+    how = TrackingMode(spec["mode"])
+    if how == TrackingMode.disabled or already(folder, fingerprint(spec)):
+        return None
+    return Job("track", cell.id, cell.label, "track", spec)
+
+
+def _sweep(sweep: Sweep, summary: dict[str, Any]) -> Job:
+    """What is logged of the sweep as a whole: the figures and the contrasts."""
+    first = sweep.plan.cells[0].config
+    spec = _common(sweep, first, sweep.folder) | {
+        "key": sweep.folder.name,
+        "kind": "sweep",
+        "id": sweep.folder.name,
+        "label": f"{sweep.folder.name}: figures",
+        "tags": ["figures"],
+        "figures": [str(p) for p in sorted((sweep.folder / "figures").glob("*.png"))],
+        "contrasts": summary["contrasts"],
+        "statement": summary["statement"],
+    }
+    return Job("track", spec["key"], spec["label"], "track", spec)
+
+
+def _common(sweep: Sweep, config: ExperimentConfig, folder: Path) -> dict[str, Any]:
+    return {
+        "sweep": sweep.folder.name,
+        "mode": mode(config.tracking.mode).value,
+        "tracking": dataclasses.asdict(config.tracking),
+        "folder": str(folder),
+        "out": str(sweep.store.root.parent),
+    }
+
+
+def _files(sweep: Sweep, part: Any) -> list[tuple[Path, Path]]:
+    keys = zip(part.samples, part.judgements, strict=True)
+    return [
+        (sweep.store.path("sample", s) / "completions.jsonl", sweep.store.path("judge", j) / "judgements.jsonl")
+        for s, j in keys
+    ]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

@@ -2,52 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from typing import Any
 
 from aiohttp import web
+from support_http import LoopbackServer
 
 
-class FinetuneServer:
+class FinetuneServer(LoopbackServer):
     """Jobs run through `statuses`, one a poll. `drop_create`: the next job is made but its reply is lost."""
 
     def __init__(self, statuses: tuple[str, ...] = ("validating_files", "queued", "running", "succeeded")) -> None:
+        super().__init__()
         self.statuses, self.files, self.jobs, self.bodies = statuses, [], [], []
         self.drop_create = False
         self.metrics = [{"step": s, "total_steps": 3, "train_loss": 2.0 / s} for s in (1, 2, 3)]
-        self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
 
-    def __enter__(self) -> FinetuneServer:
-        self._thread.start()
-        assert self._ready.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        app = web.Application(client_max_size=1 << 30)
-        app.add_routes([
+    def routes(self):
+        return [
             web.get("/v1/files", lambda r: self._page(r, self.files)),
             web.post("/v1/files", self._upload),
             web.get("/v1/fine_tuning/jobs", lambda r: self._page(r, self.jobs)),
             web.post("/v1/fine_tuning/jobs", self._create),
             web.get("/v1/fine_tuning/jobs/{id}", self._job),
             web.get("/v1/fine_tuning/jobs/{id}/events", self._events),
-        ])  # fmt: skip
-        runner = web.AppRunner(app)
-        self._loop.run_until_complete(runner.setup())
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        self._loop.run_until_complete(site.start())
-        self.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        self._ready.set()
-        self._loop.run_forever()
-        self._loop.run_until_complete(runner.cleanup())
+        ]
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.address}/v1"
 
     async def _page(self, request: web.Request, rows: list[dict[str, Any]]) -> web.Response:
         size, after = int(request.query["limit"]), request.query.get("after")
