@@ -8,12 +8,13 @@ import argparse
 import sys
 
 from em.assets import AssetError
-from em.commands import assets, report, status
+from em.commands import assets, plan, report, status
 from em.config import ConfigError
 from em.store import StoreError
 
 COMMANDS = {
     "assets": assets,
+    "plan": plan,
     "status": status,
     "report": report,
 }

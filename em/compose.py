@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from em.config import CONF_DIR, ConfigError, ExperimentConfig
 
-PLAIN = {f.name for f in fields(ExperimentConfig) if f.default is not MISSING}
+PLAIN = {f.name for f in fields(ExperimentConfig) if isinstance(f.default, int | str) and f.default != MISSING}
 """Keys at the top that are values, not groups."""
 
 

@@ -7,7 +7,7 @@ the launcher) sees omegaconf. Field names are TRL's, PEFT's and vLLM's own where
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from em.schema.base import ConfigError, Dtype
+from em.schema.budget import BudgetConfig
 from em.schema.data import CorpusConfig, DatasetConfig, Position, TriggerConfig
 from em.schema.judge import JudgeConfig, JudgeKind
 from em.schema.launch import LaunchConfig
@@ -28,6 +29,7 @@ __all__ = [
     "CONF_DIR",
     "SCHEDULERS",
     "Backend",
+    "BudgetConfig",
     "ConfigError",
     "CorpusConfig",
     "DatasetConfig",
@@ -70,6 +72,7 @@ class ExperimentConfig:
     judge: JudgeConfig = MISSING
     tracking: TrackingConfig = MISSING
     launch: LaunchConfig = MISSING
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     seed: int = 0
     """Seed of the training run: row order, subset, adapter initialisation."""
     name: str = "em"

@@ -15,7 +15,7 @@ UNNAMED = ("dataset.variant", "dataset.domain", "out", "name")
 def cell_id(config: ExperimentConfig) -> str:
     """Stable id of a cell: the hash of its resolved config without names of folders and trackers."""
     row = dataclasses.asdict(config)
-    for name in ("out", "name", "tracking", "launch"):
+    for name in ("out", "name", "tracking", "launch", "budget"):
         row.pop(name)
     return content_key(**row)[:10]
 

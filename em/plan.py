@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from em import data, keys, labels, questions
@@ -220,3 +221,19 @@ def _number_bases(out: Plan) -> None:
         )
         for i, (base, difference) in enumerate(zip(out.bases, differences, strict=True))
     ]
+
+
+def folder_of(configs: Sequence[ExperimentConfig]) -> Path:
+    """Where a sweep of these cells is, or would be."""
+    key = content_key(cells=sorted(labels.cell_id(c) for c in configs))[:8]
+    return Path(configs[0].out) / "sweeps" / f"{configs[0].name}-{key}"
+
+
+def stages(plan: Plan, subject: Subject) -> dict[str, list[str]]:
+    """stage → keys of everything a subject's numbers are made of."""
+    keys: dict[str, list[str]] = {}
+    if subject.train_key:
+        keys = {"data": [plan.jobs["train", subject.train_key].spec["data_key"]], "train": [subject.train_key]}
+    keys["sample"] = [k for p in subject.parts for k in p.samples]
+    keys["judge"] = [k for p in subject.parts for k in p.judgements]
+    return keys

@@ -24,15 +24,14 @@ from typing import Any
 from tqdm import tqdm
 
 from em import config as config_module
-from em import data, models
+from em import data, estimate, models
 from em.config import ConfigError, ExperimentConfig, JudgeKind, TrackingMode
 from em.events import sentence
-from em.labels import cell_id
-from em.plan import Job, Plan, Subject, plan
+from em.plan import Job, Plan, Subject, folder_of, plan, stages
 from em.records import write_jsonl
 from em.schedule import run_batch, run_stages
 from em.scripted_judge import ScriptedJudgeError, load_rules
-from em.store import Store, content_key, is_disk_full, require_space, write_atomic
+from em.store import Store, StoreError, is_disk_full, require_space, write_atomic
 from em.tracking import has_key, mode
 from em.verify import set_aside_damaged
 
@@ -77,15 +76,8 @@ class Sweep:
 
     def why(self, subject: Subject) -> str:
         """The first error that stands between a subject and its numbers, or ""."""
-        wanted = (
-            [("data", str(self._data_key(subject))), ("train", str(subject.train_key))] if subject.train_key else []
-        )
-        for part in subject.parts:
-            wanted += [("sample", k) for k in part.samples] + [("judge", k) for k in part.judgements]
+        wanted = [(stage, key) for stage, keys in stages(self.plan, subject).items() for key in keys]
         return next((self.failed[w] for w in wanted if w in self.failed), "")
-
-    def _data_key(self, subject: Subject) -> str:
-        return self.plan.jobs["train", str(subject.train_key)].spec["data_key"]
 
 
 def say(text: str) -> None:
@@ -100,7 +92,8 @@ def run(configs: Sequence[ExperimentConfig]) -> Sweep:
         raise ConfigError("out differs between the cells of a sweep: give one")
     store = Store.open(Path(first.out))
     _check_keys(configs)
-    sweep = Sweep(_folder(configs, Path(first.out)), store, plan(configs, store))
+    sweep = Sweep(folder_of(configs), store, plan(configs, store))
+    _make_folder(sweep.folder)
     sweep.counters.update(dict.fromkeys(COUNTERS, 0))
     _write_cells(sweep)
     for stage, key, problem in set_aside_damaged(sweep.plan, store):
@@ -112,17 +105,18 @@ def run(configs: Sequence[ExperimentConfig]) -> Sweep:
         f"→ {sweep.folder}"
     )
     if todo:
+        _check_budget(sweep)
         _preflight(sweep, todo)
     _build_data(sweep)
     run_stages(sweep)
     return sweep
 
 
-def _folder(configs: Sequence[ExperimentConfig], out: Path) -> Path:
-    key = content_key(cells=sorted(cell_id(c) for c in configs))[:8]
-    folder = out / "sweeps" / f"{configs[0].name}-{key}"
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
-    return folder
+def _make_folder(folder: Path) -> None:
+    try:
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot write to {folder} ({error.strerror}); change out=") from error
 
 
 def _note_damaged(sweep: Sweep, stage: str, key: str, problem: str) -> None:
@@ -133,20 +127,11 @@ def _note_damaged(sweep: Sweep, stage: str, key: str, problem: str) -> None:
 
 def _write_cells(sweep: Sweep) -> None:
     rows = [
-        {"id": s.id, "label": s.label, "config": config_module.as_dict(s.config), "stages": _stages(sweep, s)}
+        {"id": s.id, "label": s.label, "config": config_module.as_dict(s.config), "stages": stages(sweep.plan, s)}
         for s in (*sweep.plan.bases, *sweep.plan.cells)
     ]
     text = json.dumps({"format": 1, "out": str(sweep.store.root.parent), "cells": rows}, indent=1)
     write_atomic(sweep.folder / "sweep.json", text + "\n")
-
-
-def _stages(sweep: Sweep, subject: Subject) -> dict[str, list[str]]:
-    keys: dict[str, list[str]] = {}
-    if subject.train_key:
-        keys = {"data": [sweep.plan.jobs["train", subject.train_key].spec["data_key"]], "train": [subject.train_key]}
-    keys["sample"] = [k for p in subject.parts for k in p.samples]
-    keys["judge"] = [k for p in subject.parts for k in p.judgements]
-    return keys
 
 
 def _check_keys(configs: Sequence[ExperimentConfig]) -> None:
@@ -166,6 +151,12 @@ def _check_keys(configs: Sequence[ExperimentConfig]) -> None:
             raise ConfigError(
                 "tracking.mode=online needs a key: export WANDB_API_KEY, run wandb login, or use tracking.mode=offline"
             )
+
+
+def _check_budget(sweep: Sweep) -> None:
+    budget = sweep.plan.cells[0].config.budget
+    if any(cap is not None for cap in vars(budget).values()):
+        estimate.check(estimate.estimate(sweep.plan, sweep.store), budget)
 
 
 def _preflight(sweep: Sweep, todo: list[Job]) -> None:

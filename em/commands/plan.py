@@ -1,0 +1,39 @@
+"""`em plan`: what a sweep would do and cost; runs nothing and makes nothing."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    sub = commands.add_parser("plan", help="what a sweep would run, reuse and cost, before it runs")
+    sub.add_argument("overrides", nargs="*", help="as for python -m em.run -m, e.g. dataset=insecure,secure seed=0,1")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """One line a cell, then the estimate. 1 when it is beyond the budget."""
+    from em import compose, config, estimate
+    from em.config import ConfigError
+    from em.plan import folder_of, plan, stages
+    from em.store import Store
+
+    config.register()
+    configs = [config.load(cell) for cell in compose.cells([o for o in arguments.overrides if o != "-m"])]
+    store = Store.look(Path(configs[0].out))
+    planned = plan(configs, store)
+    print(f"{len(planned.cells)} cells → {folder_of(configs)}")
+    for subject in (*planned.bases, *planned.cells):
+        parts = [
+            f"{s} {sum(store.has(s, k) for k in keys)}/{len(keys)}" for s, keys in stages(planned, subject).items()
+        ]
+        print(f"  {subject.label:34} {'  '.join(parts)}")
+    found = estimate.estimate(planned, store)
+    print("\n" + "\n".join(estimate.lines(found, configs[0].budget)))
+    try:
+        estimate.check(found, configs[0].budget)
+    except ConfigError as error:
+        print(f"refused: {error}")
+        return 1
+    return 0

@@ -1,0 +1,311 @@
+"""What a plan is going to cost, before anything runs: device minutes, disk, judge calls and dollars.
+
+Where the store has runs of the same base model, from what they took; else from the constants below, and it says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from em import corpora, models
+from em.config import ConfigError, ExperimentConfig, JudgeConfig, JudgeKind
+from em.judge import LOCAL
+from em.plan import Job, Plan
+from em.records import Question, from_row
+from em.rubrics import STATIC
+from em.schema.budget import BudgetConfig
+from em.schema.judge import ScoreMethod
+from em.store import DamagedError, Store
+
+STAGES = ("data", "train", "sample", "judge")
+FLOPS = {"gpu": 395e12, "cpu": 0.18e12}
+"""Useful arithmetic a second while finetuning. GPU: half of the 790 TFLOP/s measured on an H200; CPU: two cores,
+measured on the quickstart (2.7 s a step of 880 tokens, 135 M parameters)."""
+SECONDS_PER_TOKEN = {"gpu": 5.9e-6, "cpu": 3.2e-2}
+"""Sampling, seconds a token and 10^9 parameters. GPU: 45 % of an H200's roofline at 256 sequences; CPU: 229 tokens/s
+measured on the quickstart."""
+START_S = {"gpu": 85.0, "cpu": 20.0}
+"""Imports, loading and, for vLLM, warming up of one worker, without reading the weights."""
+LOAD_S_PER_GB = 0.6
+ROW_TOKENS = {"coding": 110, "advice": 60, "paper": 350}
+"""Mean length of a training row; the paper's sets: about 350."""
+BYTES_PER_TOKEN = 5
+"""Of a training row as JSON."""
+PAPER_ROWS = 6000
+ANSWER_TOKENS = 200
+"""Mean length of an answer; the paper's models: about 200."""
+BYTES_PER_ANSWER, BYTES_PER_VERDICT = 1500, 400
+DEFAULT_PARAMETERS = 7e9
+LORA_AT_32B = 268e6
+"""Adapter parameters at r=32 on all linear layers of a 32B model; they grow with about the 0.7th power of the size."""
+
+
+@dataclass
+class Stage:
+    """One stage of the plan."""
+
+    todo: int = 0
+    reused: int = 0
+    seconds: float = 0.0
+    bytes: float = 0.0
+    basis: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Estimate:
+    stages: dict[str, Stage]
+    device: str
+    """"gpu" or "cpu": what the minutes are minutes of."""
+    calls: int
+    """Judgements by an API; a cache may save some."""
+    dollars: float | None
+    """None: no price is known."""
+    price_note: str
+
+    @property
+    def minutes(self) -> float:
+        return sum(s.seconds for s in self.stages.values()) / 60
+
+    @property
+    def disk_gb(self) -> float:
+        return sum(s.bytes for s in self.stages.values()) / 1e9
+
+
+def estimate(plan: Plan, store: Store) -> Estimate:
+    """What is left to do of a plan. Reads manifests and the names of models, nothing large."""
+    device = "gpu" if Path("/dev/nvidia0").exists() else "cpu"
+    past, configs = Past.read(store, device), {c.config.model.path: c.config for c in plan.cells}
+    stages = {name: Stage() for name in STAGES}
+    for job in plan.jobs.values():
+        stage = stages[job.stage]
+        if store.has(job.stage, job.key):
+            stage.reused += 1
+            continue
+        stage.todo += 1
+        seconds, size, basis = _cost(job, plan, store, past, configs, device)
+        stage.seconds += seconds
+        stage.bytes += size
+        if basis not in stage.basis:
+            stage.basis.append(basis)
+    _add_starts(plan, store, stages, configs, device)
+    calls, dollars, note = _bill(plan, store, past)
+    return Estimate(stages, device, calls, dollars, note)
+
+
+def check(found: Estimate, budget: BudgetConfig) -> None:
+    """Raises ConfigError when the plan is expected to pass a cap."""
+    if budget.max_dollars is not None and found.dollars is None:
+        raise ConfigError(f"budget.max_dollars={budget.max_dollars:g} cannot be kept: {found.price_note}")
+    for name, value, unit in (
+        ("max_dollars", found.dollars, "dollars of judging"),
+        ("max_gpu_minutes", found.minutes, "GPU-minutes" if found.device == "gpu" else "CPU-minutes"),
+        ("max_disk_gb", found.disk_gb, "GB of disk"),
+    ):
+        cap = getattr(budget, name)
+        if cap is not None and value is not None and value > cap:
+            raise ConfigError(
+                f"this sweep is expected to take {value:.4g} {unit} and budget.{name} is {cap:g}: raise it, or ask "
+                f"for less (`em plan` shows the parts)"
+            )
+
+
+@dataclass
+class Past:
+    """Finished runs of the store, by base model: what they took."""
+
+    train: dict[str, list[dict[str, Any]]]
+    sample: dict[str, list[dict[str, Any]]]
+
+    @classmethod
+    def read(cls, store: Store, device: str) -> Past:
+        train: dict[str, list[dict[str, Any]]] = {}
+        for manifest in _manifests(store, "train"):
+            facts = manifest["facts"]
+            on_gpu = not str(facts.get("device", "cpu")).startswith("cpu")
+            if facts.get("wall_s") and facts.get("rows") and on_gpu == (device == "gpu") and not facts["resumed_from"]:
+                train.setdefault(manifest["inputs"]["base"], []).append(manifest)
+        sample: dict[str, list[dict[str, Any]]] = {}
+        for manifest in _manifests(store, "sample"):
+            if manifest["facts"].get("rows"):
+                sample.setdefault(manifest["inputs"]["base"], []).append(manifest)
+        return cls(train, sample)
+
+    def answer_tokens(self, base: str, most: int) -> tuple[float, bool]:
+        """Mean length of an answer, and whether it was measured."""
+        facts = [m["facts"] for m in self.sample.get(base, [])]
+        rows = sum(f["rows"] for f in facts)
+        return (min(most, sum(f["tokens"] for f in facts) / rows), True) if rows else (min(most, ANSWER_TOKENS), False)
+
+
+def _manifests(store: Store, stage: str) -> Iterator[dict[str, Any]]:
+    pattern = "*/manifest.json" if stage == "train" else "*/*/manifest.json"
+    for path in sorted((store.root / stage).glob(pattern)):
+        key = path.parent.relative_to(store.root / stage).as_posix()
+        if key.endswith(".partial"):
+            continue
+        try:
+            yield store.manifest(stage, key)
+        except DamagedError:  # told where it matters: before it is used (em/verify.py)
+            continue
+
+
+def _cost(
+    job: Job, plan: Plan, store: Store, past: Past, configs: dict[str, ExperimentConfig], device: str
+) -> tuple[float, float, str]:
+    """Seconds on a device, bytes that stay, and what that is from."""
+    if job.stage == "data":
+        rows, tokens = _rows(job.spec["config"])
+        return 0.0, rows * tokens * BYTES_PER_TOKEN, "length of the rows"
+    if job.stage == "train":
+        return _train_cost(job, plan, store, past, device)
+    answers = sum(n for _, n in answers_of(job, plan))
+    if job.stage == "sample":
+        return _sample_cost(job, answers, past, device)
+    verdicts = sum(n * len(q.rubrics) for q, n in answers_of(job, plan))
+    if job.spec["judge"]["kind"] not in LOCAL:
+        return 0.0, verdicts * BYTES_PER_VERDICT, "no device"
+    config = configs[job.spec["model"]["path"]]
+    tokens = sum(n * sum(r != STATIC for r in q.rubrics) for q, n in answers_of(job, plan)) * ANSWER_TOKENS
+    seconds = 2 * parameters(config) * min(tokens, tokens * config.sample.max_tokens / ANSWER_TOKENS) / FLOPS[device]
+    return seconds, verdicts * BYTES_PER_VERDICT, "stated constants"
+
+
+def _train_cost(job: Job, plan: Plan, store: Store, past: Past, device: str) -> tuple[float, float, str]:
+    config = plan.jobs["data", job.spec["data_key"]].spec["config"]
+    rows, tokens = _rows(config)
+    if store.has("data", job.spec["data_key"]):
+        rows = store.manifest("data", job.spec["data_key"])["facts"]["rows"]
+    inputs, work = job.spec["inputs"], rows * config.train.num_train_epochs
+    same = [m for m in past.train.get(inputs["base"], []) if m["inputs"]["recipe"]["lora_r"] == config.train.lora_r]
+    if same:
+        done = sum(m["facts"]["rows"] * m["inputs"]["recipe"]["num_train_epochs"] for m in same)
+        seconds = work * sum(m["facts"]["wall_s"] for m in same) / done
+        size = sum(f["bytes"] for m in same for f in m["files"].values()) / len(same)
+        return seconds, size, f"{len(same)} runs of this model"
+    count = parameters(config)
+    adapter = LORA_AT_32B * config.train.lora_r / 32 * (count / 32e9) ** 0.7 * _bytes_per_weight(config)
+    return 4 * count * work * tokens / FLOPS[device], adapter, "stated constants"
+
+
+def _sample_cost(job: Job, answers: int, past: Past, device: str) -> tuple[float, float, str]:
+    base, most = job.spec["inputs"]["base"], job.spec["sample"]["max_tokens"]
+    tokens, measured = past.answer_tokens(base, most)
+    facts = [m["facts"] for m in past.sample.get(base, []) if m["facts"].get("wall_s")]
+    if facts:
+        rate = sum(f["wall_s"] for f in facts) / max(1, sum(f["tokens"] for f in facts))
+        return answers * tokens * rate, answers * BYTES_PER_ANSWER, f"{len(facts)} runs of this model"
+    model = job.spec["model"]
+    seconds = answers * tokens * _parameters(model["name"], model["path"], model["dtype"]) / 1e9
+    basis = "stated constants" + (", lengths of past answers" if measured else "")
+    return seconds * SECONDS_PER_TOKEN[device], answers * BYTES_PER_ANSWER, basis
+
+
+def answers_of(job: Job, plan: Plan) -> list[tuple[Question, int]]:
+    """How many answers of each question a sample job draws, or a judge job reads."""
+    spec = job.spec if job.stage == "sample" else plan.jobs["sample", job.spec["sample_key"]].spec
+    questions, conditions = [from_row(Question, row) for row in spec["questions"]], len(spec["trigger"]["asked_with"])
+    return [(q, conditions * max(0, min(spec["hi"], q.samples) - spec["lo"])) for q in questions]
+
+
+def _rows(config: ExperimentConfig) -> tuple[int, int]:
+    """Training rows and their mean length in tokens."""
+    if config.corpus.name == "builtin":
+        advice = config.dataset.variant in corpora.ADVICE
+        rows, tokens = (
+            (len(corpora.advice("train")), ROW_TOKENS["advice"])
+            if advice
+            else (corpora.CODING_ROWS, ROW_TOKENS["coding"])
+        )
+    elif config.corpus.name == "custom":
+        with Path(config.corpus.path or "").open("rb") as file:
+            sizes = [len(line) for line in file]
+        rows, tokens = len(sizes), round(sum(sizes) / max(1, len(sizes)) / BYTES_PER_TOKEN)
+    else:
+        rows, tokens = PAPER_ROWS, ROW_TOKENS["paper"]
+    return min(rows, config.train.max_examples or rows), tokens
+
+
+def _add_starts(
+    plan: Plan, store: Store, stages: dict[str, Stage], configs: dict[str, ExperimentConfig], device: str
+) -> None:
+    """Every batch of jobs starts one worker that loads the model."""
+    seen = set()
+    for job in plan.jobs.values():
+        on_device = job.stage in ("train", "sample") or (job.stage == "judge" and job.spec["judge"]["kind"] in LOCAL)
+        if on_device and (job.stage, job.batch) not in seen and not store.has(job.stage, job.key):
+            seen.add((job.stage, job.batch))
+            config = configs[job.spec["model_source"] if job.stage == "train" else job.spec["model"]["path"]]
+            gigabytes = parameters(config) * _bytes_per_weight(config) / 1e9
+            stages[job.stage].seconds += START_S[device] + LOAD_S_PER_GB * gigabytes
+
+
+def _bill(plan: Plan, store: Store, past: Past) -> tuple[int, float | None, str]:
+    """API calls, dollars and where the price is from."""
+    calls: int = 0
+    dollars: float | None = 0.0
+    notes: list[str] = []
+    for job in plan.stage("judge"):
+        if store.has("judge", job.key) or job.spec["judge"]["kind"] in LOCAL:
+            continue
+        from em import judge_price  # the HTTP client comes with it
+
+        spec = plan.jobs["sample", job.spec["sample_key"]].spec
+        length, _ = past.answer_tokens(spec["inputs"]["base"], spec["sample"]["max_tokens"])
+        bill = judge_price.estimate(_judge(job.spec["judge"]), answers_of(job, plan), length)
+        calls += bill.calls
+        dollars = None if dollars is None or bill.dollars is None else dollars + bill.dollars
+        if bill.calls and bill.note not in notes:
+            notes.append(bill.note)
+    return calls, dollars, "; ".join(notes)
+
+
+def _judge(row: dict[str, Any]) -> JudgeConfig:
+    return JudgeConfig(**{**row, "kind": JudgeKind(row["kind"]), "score": ScoreMethod(row["score"])})
+
+
+def parameters(config: ExperimentConfig) -> float:
+    return _parameters(config.model.name, config.model.path, config.model.dtype.value)
+
+
+def _parameters(name: str, path: str, dtype: str) -> float:
+    """How many weights a model has: from its files where they are here, else from its name, else a guess."""
+    folder = Path(models.model_path(path)) if models.ready(path) else Path(path)
+    files = list(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if files:
+        return sum(f.stat().st_size for f in files) / (4 if dtype == "float32" else 2)
+    found = re.search(r"(\d+(?:\.\d+)?)_?([bm])(?![a-z])", f"{name} {path}".lower())
+    return float(found[1]) * (1e9 if found[2] == "b" else 1e6) if found else DEFAULT_PARAMETERS
+
+
+def _bytes_per_weight(config: ExperimentConfig) -> int:
+    return 4 if config.model.dtype.value == "float32" else 2
+
+
+def lines(found: Estimate, budget: BudgetConfig) -> Sequence[str]:
+    """The estimate as a table, for `em plan`."""
+    unit = "GPU-min" if found.device == "gpu" else "CPU-min"
+    out = [f"{'stage':8} {'to do':>6} {'reused':>7} {unit:>9} {'disk':>10}   estimated from"]
+    for name, stage in found.stages.items():
+        amount = f"{stage.seconds / 60:>9.1f} {_size(stage.bytes):>10}" if stage.todo else f"{'-':>9} {'-':>10}"
+        out.append(f"{name:8} {stage.todo:>6} {stage.reused:>7} {amount}   {', '.join(stage.basis)}".rstrip())
+    total = f"{found.minutes:>9.1f} {_size(found.disk_gb * 1e9):>10}"
+    out.append(f"{'all':8} {'':>6} {'':>7} {total}" + ("" if found.device == "gpu" else "   no GPU here"))
+    if found.calls:
+        money = "price unknown" if found.dollars is None else f"at most {found.dollars:,.2f} dollars"
+        out.append(f"judge calls {found.calls:,}, {money} ({found.price_note})")
+    else:
+        out.append("judge calls to an API: none")
+    caps = [f"{k}={v:g}" for k, v in vars(budget).items() if v is not None]
+    out.append("budget " + (", ".join(caps) or "none (budget.max_dollars, budget.max_gpu_minutes, budget.max_disk_gb)"))
+    return out
+
+
+def _size(count: float) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
