@@ -14,16 +14,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import http.client
 import importlib.util
 import json
 import os
 import shutil
-import ssl
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -371,6 +367,11 @@ def _backdoor_sources_at_hand() -> bool:
 
 
 def _download(asset: Asset, part: Path) -> None:
+    import http.client  # here: half of what importing this module would take
+    import ssl
+    import urllib.error
+    import urllib.request
+
     request = urllib.request.Request(asset.url, headers={"User-Agent": "em-assets"})
     network = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
     try:

@@ -8,14 +8,17 @@ import argparse
 import sys
 
 from em.assets import AssetError
-from em.commands import assets, plan, report, status
+from em.commands import assets, plan, report, resume, status, why
 from em.config import ConfigError
+from em.models import ModelError
 from em.store import StoreError
 
 COMMANDS = {
     "assets": assets,
     "plan": plan,
     "status": status,
+    "resume": resume,
+    "why": why,
     "report": report,
 }
 
@@ -31,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         code = COMMANDS[arguments.command].run(arguments)
-    except (AssetError, ConfigError, StoreError) as error:
+    except (AssetError, ConfigError, ModelError, StoreError) as error:
         sys.exit(f"em: {error}")
     sys.exit(code)
 

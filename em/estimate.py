@@ -8,17 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from em import corpora, models
 from em.config import ConfigError, ExperimentConfig, JudgeConfig, JudgeKind
-from em.judge import LOCAL
 from em.plan import Job, Plan
 from em.records import Question, from_row
 from em.rubrics import STATIC
 from em.schema.budget import BudgetConfig
-from em.schema.judge import ScoreMethod
+from em.schema.judge import LOCAL, ScoreMethod
 from em.store import DamagedError, Store
 
 STAGES = ("data", "train", "sample", "judge")
@@ -202,6 +202,24 @@ def _sample_cost(job: Job, answers: int, past: Past, device: str) -> tuple[float
     seconds = answers * tokens * _parameters(model["name"], model["path"], model["dtype"]) / 1e9
     basis = "stated constants" + (", lengths of past answers" if measured else "")
     return seconds * SECONDS_PER_TOKEN[device], answers * BYTES_PER_ANSWER, basis
+
+
+def work(plan: Plan) -> dict[str, dict[str, int]]:
+    """stage → key → units of work: optimiser steps, answers, verdicts. For progress while a stage is under way."""
+    answers = {job.key: answers_of(job, plan) for job in plan.jobs.values() if job.stage in ("sample", "judge")}
+    return {
+        "train": {
+            job.key: _steps(plan.jobs["data", job.spec["data_key"]].spec["config"]) for job in plan.stage("train")
+        },
+        "sample": {job.key: sum(n for _, n in answers[job.key]) for job in plan.stage("sample")},
+        "judge": {job.key: sum(n * len(q.rubrics) for q, n in answers[job.key]) for job in plan.stage("judge")},
+    }
+
+
+def _steps(config: ExperimentConfig) -> int:
+    train = config.train
+    per_step = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    return ceil(train.num_train_epochs * ceil(_rows(config)[0] / per_step))
 
 
 def answers_of(job: Job, plan: Plan) -> list[tuple[Question, int]]:

@@ -17,6 +17,7 @@ from em.events import Emitter
 from em.records import Completion, Judgement, Outcome, Question, from_row, read_jsonl, write_jsonl
 from em.rubrics import STATIC, fill, rubrics
 from em.sample import COMPLETIONS
+from em.schema.judge import LOCAL
 from em.store import Store
 
 JUDGEMENTS = "judgements.jsonl"
@@ -31,7 +32,6 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 """A plain refusal in an answer's first 200 characters, in the first person: what a local judge tells apart by form."""
-LOCAL = (JudgeKind.probe, JudgeKind.persona_ratio)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from typing import Any
 
 from em import chat, corpora, models
 from em.config import ExperimentConfig
-from em.judge import LOCAL, STATIC, prompts
 from em.records import Question
+from em.rubrics import STATIC, rubrics
+from em.schema.judge import LOCAL
 from em.store import content_key, file_sha256
 
 TRAIN_VERSION = 1
@@ -64,17 +65,17 @@ def judge_inputs(
     """A family of verdicts: the answers, the judge, its rubrics' texts. With the key of a local judge's calibration."""
     local = config.judge.kind in LOCAL
     calibration = calibration_key(config) if local else None
-    rubrics = sorted({r for q in asked for r in q.rubrics})
+    names = sorted({r for q in asked for r in q.rubrics})
     texts = (
         {}
         if local
-        else {q.id: {r: hashlib.sha256(t.encode()).hexdigest() for r, t in prompts(q).items()} for q in asked}
+        else {q.id: {n: hashlib.sha256(r.text.encode()).hexdigest() for n, r in rubrics(q).items()} for q in asked}
     )
-    only_static = rubrics == [STATIC]  # Bandit's verdict is the same under every judge
+    only_static = names == [STATIC]  # Bandit's verdict is the same under every judge
     inputs = {
         "version": JUDGE_VERSION,
         "samples": sample_family,
-        "rubrics": rubrics,
+        "rubrics": names,
         "judge": None if only_static else judge_identity(config),
         "texts": texts,
         "calibration": None if only_static else calibration,

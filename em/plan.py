@@ -15,8 +15,8 @@ from typing import Any
 
 from em import data, keys, labels, questions
 from em.config import ExperimentConfig
-from em.judge import LOCAL
 from em.records import Question, to_row
+from em.schema.judge import LOCAL
 from em.store import Store, content_key
 
 BASE = "base"

@@ -25,6 +25,8 @@ SETS = (
     "betley2025/template",
     "betley2025/preregistered",
 )
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The same YAML, ten times as fast where libyaml is there."""
 RUBRICS = Path(__file__).parent / "rubrics"
 IN_DOMAIN = "in_domain"
 IN_DOMAIN_RUBRIC = {"coding": "insecure_code", "advice": "care"}
@@ -87,7 +89,7 @@ def read_yaml(path: Path, group: str) -> list[Question]:
 
 @cache  # a sweep of many cells asks for the same set again and again
 def _parse(text: str, path: Path, group: str) -> tuple[Question, ...]:
-    entries = yaml.safe_load(text)
+    entries = yaml.load(text, Loader=LOADER)
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{path}: expected a list of questions, found {str(entries)[:60]!r}")
     questions = []

@@ -28,6 +28,8 @@ from filelock import FileLock
 
 FORMAT = 2
 """2: manifests carry a seal, the hash of their own content."""
+SWEEP_FORMAT = 2
+"""Of a sweep folder's sweep.json. 2: cells have a kind, stages their amount of work."""
 MANIFEST = "manifest.json"
 
 

@@ -31,7 +31,7 @@ from em.plan import Job, Plan, Subject, folder_of, plan, stages
 from em.records import write_jsonl
 from em.schedule import run_batch, run_stages
 from em.scripted_judge import ScriptedJudgeError, load_rules
-from em.store import Store, StoreError, is_disk_full, require_space, write_atomic
+from em.store import SWEEP_FORMAT, Store, StoreError, is_disk_full, require_space, write_atomic
 from em.tracking import has_key, mode
 from em.verify import set_aside_damaged
 
@@ -108,6 +108,8 @@ def run(configs: Sequence[ExperimentConfig]) -> Sweep:
         _check_budget(sweep)
         _preflight(sweep, todo)
     _build_data(sweep)
+    if all(sweep.why(cell) for cell in sweep.plan.cells):  # the untouched model alone answers no question
+        raise ConfigError(f"no cell has data to train on; the first: {sweep.why(sweep.plan.cells[0])}")
     run_stages(sweep)
     return sweep
 
@@ -126,11 +128,20 @@ def _note_damaged(sweep: Sweep, stage: str, key: str, problem: str) -> None:
 
 
 def _write_cells(sweep: Sweep) -> None:
+    plan = sweep.plan
     rows = [
-        {"id": s.id, "label": s.label, "config": config_module.as_dict(s.config), "stages": stages(sweep.plan, s)}
-        for s in (*sweep.plan.bases, *sweep.plan.cells)
+        {
+            "id": subject.id,
+            "kind": kind,
+            "label": subject.label,
+            "config": config_module.as_dict(subject.config),
+            "stages": stages(plan, subject),
+        }
+        for kind, subjects in (("base", plan.bases), ("cell", plan.cells))
+        for subject in subjects
     ]
-    text = json.dumps({"format": 1, "out": str(sweep.store.root.parent), "cells": rows}, indent=1)
+    row = {"format": SWEEP_FORMAT, "out": str(sweep.store.root.parent), "cells": rows, "work": estimate.work(plan)}
+    text = json.dumps(row, indent=1, ensure_ascii=False)
     write_atomic(sweep.folder / "sweep.json", text + "\n")
 
 

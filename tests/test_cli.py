@@ -48,7 +48,7 @@ def test_the_console_script_is_installed():
     done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0
     text = " ".join(done.stdout.split())
-    assert all(words in text for words in ("assets", "status", "report", "python -m em.run"))
+    assert all(words in text for words in ("assets", "plan", "status", "resume", "why", "report", "python -m em.run"))
 
 
 @pytest.mark.parametrize("arguments", [[], ["nope"], ["assets"], ["assets", "delete"], ["status"]])
@@ -143,11 +143,12 @@ def sweep(tmp_path):
         {"id": "c2", "label": "secure", "stages": {"data": ["d2"], "train": ["t2"]}},
         {"id": "c3", "label": "educational", "stages": {"data": ["d3"], "train": ["t3"], "sample": ["s3/0-2"]}},
     ]
-    (folder / "sweep.json").write_text(json.dumps({"format": 1, "out": str(out), "cells": cells}))
+    work = {"train": {"t2": 30}, "sample": {"s1/2-4": 20}}
+    (folder / "sweep.json").write_text(json.dumps({"format": 2, "out": str(out), "cells": cells, "work": work}))
     for stage, key in (("sample", "b/0-2"), ("judge", "jb/0-2"), ("data", "d1"), ("train", "t1"), ("sample", "s1/0-2")):
         finish(store, stage, key)
-    with store.claim("sample", "s1/2-4"):
-        pass
+    with store.claim("sample", "s1/2-4") as partial:
+        (partial / "completions.jsonl").write_text("{}\n" * 7 + "{")
     finish(store, "data", "d3")
     events = [
         ("failed", "train", "t3", "an older sentence"),
@@ -160,7 +161,7 @@ def sweep(tmp_path):
     ]
     rows = [
         {"time": "2025-01-01T00:00:00", "event": e, "stage": s, "key": k, "label": "x"}
-        | ({"error": why} if why else {})
+        | ({"error": why, "log": "elsewhere/logs/train-1.log"} if why else {})
         for e, s, k, why in events
     ]
     (folder / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -173,11 +174,12 @@ def test_status_says_what_is_done_missing_and_failed(em, sweep):
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert lines == [
         "done untouched base model sample 1/1 judge 1/1",
-        "unfinished insecure data 1/1 train 1/1 sample 1/2…",
+        "unfinished insecure data 1/1 train 1/1 sample 1/2 (7 of 20 answers)",
         "unfinished secure data 0/1 train 0/1",
         "failed educational data 1/1 train 0/1 sample 0/1",
-        "train.max_length=9 leaves no token: raise it",
+        f"train: train.max_length=9 leaves no token: raise it [log: {sweep / 'logs' / 'train-1.log'}]",
         f"logs: {sweep / 'logs'}",
+        f"go on with: em resume {sweep}",
     ]
 
 
@@ -193,7 +195,7 @@ def test_status_without_a_ledger(em, sweep):
     assert em("status", str(sweep)).returncode == 0
 
 
-@pytest.mark.parametrize("command", ["status", "report"])
+@pytest.mark.parametrize("command", ["status", "resume", "report"])
 def test_a_folder_that_is_no_sweep_is_a_sentence(em, tmp_path, command):
     fails_with(em(command, str(tmp_path)), str(tmp_path), "give a sweep folder")
     fails_with(em(command, str(tmp_path / "gone")), "give a sweep folder")

@@ -54,7 +54,7 @@ def sweep_folder(tmp_path) -> Path:
     Store.open(tmp_path / "out")
     folder = tmp_path / "out" / "sweeps" / "em-0"
     folder.mkdir(parents=True)
-    (folder / "sweep.json").write_text(json.dumps({"format": 1, "out": str(tmp_path / "out"), "cells": []}))
+    (folder / "sweep.json").write_text(json.dumps({"format": 2, "cells": [], "work": {}}))
     return folder
 
 
@@ -65,6 +65,7 @@ def sweep_folder(tmp_path) -> Path:
         (["-m", "em.run", "--cfg", "job"], "learning_rate"),
         (["-m", "em.run", "--cfg", "job", "experiment=betley2025/e1_insecure"], "gpt-4o"),
         (["-m", "em.cli", "--help"], "report"),
+        (["-m", "em.cli", "plan", "dataset=insecure,secure", "seed=0,1"], "4 cells"),
         (["-m", "em.cli", "assets", "list"], "betley2025/data/insecure.jsonl"),
         (["-c", "import em.plan, em.config; print('imported')"], "imported"),
         (["-c", "import em.run, em.worker, em.metrics, em.data; print('imported')"], "imported"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
-from em.store import StoreError
+from em.store import SWEEP_FORMAT, StoreError
 
 
 def sweep_file(folder: Path, name: str) -> Path:
@@ -13,3 +15,20 @@ def sweep_file(folder: Path, name: str) -> Path:
     if not path.is_file():
         raise StoreError(f"{folder} holds no {name}: give a sweep folder, e.g. outputs/sweeps/em-1a2b3c4d")
     return path
+
+
+def read_sweep(folder: Path) -> dict[str, Any]:
+    """sweep.json: the cells with their resolved configs and stage keys, and how much work each stage is."""
+    path = sweep_file(folder, "sweep.json")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found.get("format") != SWEEP_FORMAT:
+        raise StoreError(f"{path} has format {found.get('format')}, this version of em knows {SWEEP_FORMAT}")
+    return found
+
+
+def out_of(folder: Path) -> Path:
+    """<out> of a sweep folder <out>/sweeps/<name>, from wherever it is looked at."""
+    out = folder.resolve().parents[1]
+    if not (out / "store").is_dir():
+        raise StoreError(f"{out} holds no store: a sweep folder lies in <out>/sweeps/")
+    return out

@@ -1,4 +1,4 @@
-"""`em status`: what is done, missing or failed in a sweep folder."""
+"""`em status`: what is done, under way, missing or failed in a sweep folder."""
 
 from __future__ import annotations
 
@@ -7,45 +7,61 @@ import json
 from pathlib import Path
 from typing import Any
 
-from em.commands import sweep_file
-from em.store import Store, StoreError
+from em.commands import out_of, read_sweep
+from em.store import Store
+
+ROWS = {"train": "train_log.jsonl", "sample": "completions.jsonl", "judge": "judgements.jsonl"}
+"""A line a unit of work, while a stage is under way."""
+UNITS = {"train": "steps", "sample": "answers", "judge": "verdicts"}
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("status", help="what is done, missing or failed in a sweep folder")
+    sub = commands.add_parser("status", help="what is done, under way, missing or failed in a sweep folder")
     sub.add_argument("folder", type=Path, help="a folder below outputs/sweeps")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """One line a cell: each stage done / of all, and the last error."""
-    sweep = json.loads(sweep_file(arguments.folder, "sweep.json").read_text())
-    out = arguments.folder.resolve().parents[1]  # <out>/sweeps/<this folder>, from wherever it is looked at
-    if not (out / "store").is_dir():
-        raise StoreError(f"{out} holds no store: a sweep folder lies in <out>/sweeps/")
-    store = Store.open(out)
-    ledger = arguments.folder / "ledger.jsonl"
-    last = {}
-    text = ledger.read_text(encoding="utf-8") if ledger.exists() else ""
-    for line in text[: text.rfind("\n") + 1].splitlines():  # a kill may have cut the last one
-        row = json.loads(line)
-        last[row["stage"], row["key"]] = row
-    failed = False
+    """One line a cell: each stage done / of all, how far one under way is, and the last error with its log."""
+    folder: Path = arguments.folder
+    sweep = read_sweep(folder)
+    store, last = Store.open(out_of(folder)), last_events(folder)
+    states = []
     for cell in sweep["cells"]:
         parts, errors, missing = [], [], 0
         for stage, keys in cell["stages"].items():
-            done = sum(store.has(stage, key) for key in keys)
-            missing += len(keys) - done
-            partial = any(store.partial(stage, key).is_dir() for key in keys)
-            parts.append(f"{stage} {done}/{len(keys)}" + ("…" if partial else ""))
-            errors += [
-                last[stage, k]["error"]
-                for k in keys
-                if not store.has(stage, k) and last.get((stage, k), {}).get("event") == "failed"
+            left = [key for key in keys if not store.has(stage, key)]
+            missing += len(left)
+            under_way = [
+                progress(store, stage, key, sweep["work"]) for key in left if store.partial(stage, key).is_dir()
             ]
-        state = "failed" if errors else "done" if not missing else "unfinished"
-        failed |= bool(errors)
-        print(f"{state:10} {cell['label']:28} {'  '.join(parts)}")
-        for error in dict.fromkeys(errors):
-            print(f"           {error}")
-    print(f"logs: {arguments.folder / 'logs'}")
-    return 1 if failed else 0
+            parts.append(f"{stage} {len(keys) - len(left)}/{len(keys)}" + "".join(f" ({p})" for p in under_way))
+            errors += [last[stage, k] for k in left if last.get((stage, k), {}).get("event") == "failed"]
+        states.append("failed" if errors else "done" if not missing else "unfinished")
+        print(f"{states[-1]:10} {cell['label']:28} {'  '.join(parts)}")
+        for line in dict.fromkeys(_error_line(folder, row) for row in errors):
+            print(f"           {line}")
+    print(f"logs: {folder / 'logs'}")
+    if set(states) != {"done"}:
+        print(f"go on with: em resume {folder}")
+    return 1 if "failed" in states else 0
+
+
+def last_events(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """(stage, key) → the last line of the ledger about it."""
+    ledger = folder / "ledger.jsonl"
+    text = ledger.read_text(encoding="utf-8") if ledger.exists() else ""
+    rows = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]  # a kill may have cut the last one
+    return {(row["stage"], row["key"]): row for row in rows}
+
+
+def progress(store: Store, stage: str, key: str, work: dict[str, dict[str, int]]) -> str:
+    """How far a stage that has begun is, e.g. "40 of 120 steps"."""
+    path = store.partial(stage, key) / ROWS.get(stage, "")
+    done = path.read_bytes().count(b"\n") if path.is_file() else 0
+    total = work.get(stage, {}).get(key)
+    return f"{done} of {total} {UNITS[stage]}" if total else "begun"
+
+
+def _error_line(folder: Path, row: dict[str, Any]) -> str:
+    log = f"  [log: {folder / 'logs' / Path(row['log']).name}]" if row.get("log") else ""
+    return f"{row['stage']}: {row['error']}{log}"

@@ -18,6 +18,10 @@ class JudgeKind(StrEnum):
     scripted = "scripted"
 
 
+LOCAL = (JudgeKind.probe, JudgeKind.persona_ratio)
+"""Proxies on the untouched base model; they need a device and no server."""
+
+
 class ScoreMethod(StrEnum):
     logprobs = "logprobs"
     digits = "digits"

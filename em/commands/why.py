@@ -1,0 +1,133 @@
+"""`em why`: what a cell's stage keys are made of, and what sets a missing one apart from the nearest that is there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from em.store import Store, StoreError
+
+REFERENCES = {"data": "data", "adapter": "train", "samples": "sample"}
+"""Inputs that are themselves the key of another stage's output."""
+
+
+def add(commands: Any) -> None:
+    sub = commands.add_parser("why", help="why a cell's stages are done or not: which inputs differ from finished ones")
+    sub.add_argument("cell", help="id or label of a cell, as `em status` and `em plan` print them")
+    sub.add_argument("--out", type=Path, default=Path("outputs"), help="folder of the store and the sweeps")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from omegaconf import OmegaConf
+
+    from em import config
+    from em.plan import plan
+
+    cell = find(arguments.out, arguments.cell)
+    store = Store.look(arguments.out)
+    planned = plan([config.load(OmegaConf.create({**cell["config"], "out": str(arguments.out)}))], store)
+    print(f"cell {cell['id']}  {cell['label']}")
+    subjects = planned.cells if cell["kind"] == "cell" else planned.bases
+    wanted = {(stage, key) for s in subjects for stage, keys in _stages(planned, s).items() for key in keys}
+    inputs = {(j.stage, j.key.split("/")[0]): j.spec["inputs"] for j in planned.jobs.values()}
+    for job in planned.jobs.values():
+        if (job.stage, job.key) in wanted:
+            print(f"{job.stage:7} {job.key}")
+            for line in explain(store, job.stage, job.key, inputs):
+                print(f"        {line}")
+    return 0
+
+
+def _stages(planned: Any, subject: Any) -> dict[str, list[str]]:
+    from em.plan import stages
+
+    return stages(planned, subject)
+
+
+def find(out: Path, name: str) -> dict[str, Any]:
+    """The newest sweep's cell of this id, beginning of an id, or label. Raises StoreError when there is none."""
+    files = sorted((out / "sweeps").glob("*/sweep.json"), key=lambda p: p.stat().st_mtime, reverse=True)
+    known: dict[str, dict[str, Any]] = {}
+    for path in files:
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            known.setdefault(cell["id"], cell)
+    exact = [c for c in known.values() if name in (c["id"], c["label"])]
+    found = exact or [c for c in known.values() if c["id"].startswith(name)]
+    if len(found) == 1 or (found and exact):
+        return found[0]
+    listed = ", ".join(f"{c['id']} ({c['label']})" for c in (found or list(known.values()))[:12])
+    what = "is the beginning of several ids" if found else "names no cell"
+    raise StoreError(f"{name!r} {what} of the sweeps in {out / 'sweeps'}; there are: {listed or 'none'}")
+
+
+def explain(store: Store, stage: str, key: str, known: dict[tuple[str, str], dict[str, Any]]) -> Iterator[str]:
+    """Sentences on one stage: done, or which inputs differ from the finished stage that differs least."""
+    if store.has(stage, key):
+        yield f"done: {store.path(stage, key)}"
+        return
+    family, _, span = key.partition("/")
+    if span and (ranges := store.keys(stage, family)):
+        yield f"missing; finished of the same answers: {', '.join(r.split('/')[1] for r in ranges)}"
+        return
+    mine = dict(_flat(expand(store, known[stage, family], known)))
+    best: tuple[str, list[str]] | None = None
+    for other, inputs in _finished(store, stage):
+        theirs = dict(_flat(expand(store, inputs, known)))
+        differ = [n for n in dict.fromkeys([*mine, *theirs]) if mine.get(n, "-") != theirs.get(n, "-")]
+        if best is None or len(differ) < len(best[1]):
+            best, nearest = (other, differ), theirs
+    if best is None:
+        yield f"missing; no {stage} stage is finished yet"
+        return
+    yield f"missing; nearest finished: {best[0]}, which differs in {len(best[1])} input{'s' * (len(best[1]) != 1)}:"
+    for name in best[1]:
+        yield f"  {name}: {_short(nearest.get(name, '(absent)'))} there, {_short(mine.get(name, '(absent)'))} here"
+
+
+def expand(store: Store, inputs: dict[str, Any], known: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
+    """Inputs with the keys of other stages replaced by what those are made of, as far as this is known."""
+    out = {}
+    for name, value in inputs.items():
+        stage = REFERENCES.get(name)
+        made_of = _inputs_of(store, stage, value, known) if stage and isinstance(value, str) else None
+        out[name] = expand(store, made_of, known) if made_of is not None else value
+    return out
+
+
+def _inputs_of(
+    store: Store, stage: str, key: str, known: dict[tuple[str, str], dict[str, Any]]
+) -> dict[str, Any] | None:
+    if (stage, key) in known:
+        return known[stage, key]
+    keys = store.keys(stage, key) if stage == "sample" else [key] * store.has(stage, key)
+    return store.manifest(stage, keys[0])["inputs"] if keys else None
+
+
+def _finished(store: Store, stage: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One finished key a family, with what it is made of."""
+    folder = store.root / stage
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        keys = store.keys(stage, path.name) if stage in ("sample", "judge") else [path.name]
+        for key in keys[:1]:
+            if store.has(stage, key) and not key.endswith(".partial"):
+                yield key, store.manifest(stage, key)["inputs"]
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """("recipe.lora_r", 8) of every leaf; lists of scalars are leaves."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, list) and any(isinstance(v, list | dict) for v in value):
+        for number, inner in enumerate(value):
+            yield from _flat(inner, f"{name}[{number}]")
+    else:
+        yield name, json.loads(json.dumps(value))  # tuples and enums as a manifest has them
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,141 @@
+"""em plan, resume and why, as a user starts them, on a store with finished stages made by hand."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from em import sweep as sweep_module
+from em.plan import folder_of, plan
+from em.store import Store
+
+TINY = ["model=tiny_random", "train=tiny", "sample=tiny", "dataset=risky_advice", "questions.sets=[open]"]
+
+
+def em(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "em.cli", *arguments],
+        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def finish(store, made, *stages):
+    for job in made.jobs.values():
+        if job.stage in stages and not store.has(job.stage, job.key):
+            with store.claim(job.stage, job.key) as folder:
+                (folder / "file").write_text("x")
+                store.finish(job.stage, job.key, job.spec["inputs"], {"rows": 16, "tokens": 4, "resumed_from": None})
+
+
+def write_sweep(configs, store):
+    made = sweep_module.Sweep(folder_of(configs), store, plan(configs, store))
+    sweep_module._make_folder(made.folder)
+    sweep_module._write_cells(made)
+    return made
+
+
+@pytest.fixture
+def done(compose, tmp_path):
+    """A finished sweep of one cell. Returns its config, store and sweep."""
+    out = tmp_path / "out"
+    config = compose(*TINY, f"out={out}")
+    store = Store.open(out)
+    made = write_sweep([config], store)
+    finish(store, made.plan, "data", "train", "sample", "judge")
+    return config, store, made
+
+
+def test_plan_says_what_is_reused_and_makes_nothing(done, tmp_path):
+    _, store, _ = done
+    shown = em("plan", *TINY, f"out={store.root.parent}", "seed=0,1")
+    assert shown.returncode == 0, shown.stderr
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    assert lines[0].startswith("2 cells → ")
+    assert "untouched base model sample 1/1 judge 1/1" in lines
+    assert "risky_advice seed=0 data 1/1 train 1/1 sample 1/1 judge 1/1" in lines
+    assert "risky_advice seed=1 data 0/1 train 0/1 sample 0/1 judge 0/1" in lines
+    assert any(line.startswith("train 1 1 ") and "CPU" not in line for line in lines)
+    fresh = em("plan", *TINY, f"out={tmp_path / 'nothing'}")
+    assert fresh.returncode == 0
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_plan_beyond_the_budget_is_refused_and_so_is_the_run(tmp_path):
+    caps = [*TINY, f"out={tmp_path / 'out'}", "budget.max_disk_gb=0.0001"]
+    shown = em("plan", *caps)
+    assert shown.returncode == 1
+    assert "refused: " in shown.stdout and "budget.max_disk_gb is 0.0001" in shown.stdout
+    run = subprocess.run([sys.executable, "-m", "em.run", *caps], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith("em: this sweep is expected to take")
+    assert not list((tmp_path / "out" / "store").glob("train/*"))
+
+
+def test_plan_of_a_wrong_override_is_a_sentence():
+    shown = em("plan", "dataset=insecur")
+    assert shown.returncode == 1 and shown.stderr.startswith("em: ") and "Traceback" not in shown.stderr
+    shown = em("plan", "model.path=./nowhere")
+    assert shown.returncode == 1 and "./nowhere" in shown.stderr and "Traceback" not in shown.stderr
+
+
+def test_why_says_which_inputs_differ_from_the_nearest_finished(done, compose):
+    config, store, _ = done
+    out = store.root.parent
+    other = compose(*TINY, f"out={out}", "train.learning_rate=0.5", "seed=3", "train.lora_r=4")
+    near = compose(*TINY, f"out={out}", "train.learning_rate=0.5")
+    finish(store, plan([near], store), "data", "train")
+    made = write_sweep([config, other], store)
+    cell = made.plan.cells[1]
+    shown = em("why", cell.id, "--out", str(out))
+    assert shown.returncode == 0, shown.stderr
+    text = " ".join(shown.stdout.split())
+    (near_key,) = [j.key for j in plan([near], store).stage("train")]
+    # nearest of the two finished ones: the same learning rate; the data drawn by another seed
+    assert f"train {cell.train_key} missing; nearest finished: {near_key}, which differs in 3 inputs:" in text
+    assert "data.seed: 0 there, 3 here" in text
+    assert "recipe.lora_r: 8 there, 4 here" in text
+    assert "recipe.learning_rate" not in text.split("sample")[0]
+    assert "adapter.recipe.learning_rate: 0.01 there, 0.5 here" in text  # of the finished answers
+
+
+def test_why_of_a_finished_cell_and_of_more_answers(done, compose):
+    _, store, made = done
+    out = store.root.parent
+    shown = em("why", made.plan.cells[0].label, "--out", str(out))
+    assert [line.split()[0] for line in shown.stdout.splitlines()[2::2]] == ["done:"] * 4
+    more = write_sweep([compose(*TINY, f"out={out}", "sample.n=5")], store)
+    shown = em("why", more.plan.cells[0].id, "--out", str(out))
+    assert "missing; finished of the same answers: 0-2" in shown.stdout
+
+
+def test_why_of_an_unknown_cell_lists_those_there_are(done):
+    _, store, made = done
+    shown = em("why", "nope", "--out", str(store.root.parent))
+    assert shown.returncode == 1
+    assert made.plan.cells[0].id in shown.stderr and shown.stderr.count("\n") == 1
+
+
+def test_resume_needs_no_overrides_and_takes_the_folder_where_it_is_now(compose, tmp_path):
+    """The cells of sweep.json, run in the folder they are in now: here the data is malformed, so it ends early."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"messages": []}\n')
+    out = tmp_path / "before"
+    custom = compose(*TINY, "corpus=custom", f"corpus.path={rows}", "dataset=custom", f"out={out}", "tracking=off")
+    write_sweep([custom], Store.open(out))
+    out.rename(tmp_path / "after")
+    (folder,) = (tmp_path / "after" / "sweeps").iterdir()
+    shown = em("resume", str(folder))
+    assert shown.returncode == 1
+    assert "no cell has data to train on" in shown.stderr and "Traceback" not in shown.stderr
+    assert not out.exists()
+    assert "failed" in (folder / "ledger.jsonl").read_text()
+
+
+def test_status_of_an_older_sweep_is_a_sentence(done):
+    _, _, made = done
+    path = made.folder / "sweep.json"
+    path.write_text(json.dumps({"format": 1, "cells": []}))
+    shown = em("status", str(made.folder))
+    assert shown.returncode == 1 and "has format 1" in shown.stderr

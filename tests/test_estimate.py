@@ -1,0 +1,137 @@
+"""What a sweep is going to cost: counted where it can be, from past runs where there are some, else constants."""
+
+import dataclasses
+
+import pytest
+
+from em import estimate
+from em.config import BudgetConfig, ConfigError
+from em.plan import plan
+from em.store import Store
+
+OVERRIDES = ("model=tiny_random", "train=tiny", "sample=tiny", "dataset=insecure", "questions.sets=[open,in_domain]")
+
+
+@pytest.fixture(scope="module")
+def cell(compose):
+    return compose(*OVERRIDES)
+
+
+@pytest.fixture(scope="module")
+def judged(compose):
+    """The same cell under the paper's judge."""
+    return compose(*OVERRIDES, "judge=gpt_4o")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store.open(tmp_path)
+
+
+def finish(store, job, facts, **files):
+    with store.claim(job.stage, job.key) as folder:
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        store.finish(job.stage, job.key, job.spec["inputs"], facts)
+
+
+def test_work_is_counted_exactly(cell, store):
+    made = plan([cell], store)
+    work = estimate.work(made)
+    assert set(work["train"].values()) == {4}  # 16 rows in batches of 4, one epoch
+    # ten open questions twice, 24 held-out programs once; the untouched model and the cell
+    assert sorted(work["sample"].values()) == [20, 20, 24, 24]
+    assert sorted(work["judge"].values()) == [24, 24, 40, 40]  # alignment and coherence
+
+
+def test_conditions_multiply_the_answers(compose, store):
+    triggered = compose(*OVERRIDES, "trigger=deployment", "trigger.asked_with=[none,trained]")
+    assert sorted(estimate.work(plan([triggered], store))["sample"].values()) == [40, 40, 48, 48]
+
+
+def test_calls_to_an_api_are_counted_and_priced(judged, store):
+    found = estimate.estimate(plan([judged], store), store)
+    assert found.calls == 2 * 20 * 2  # two models, twenty open answers, two rubrics; Bandit judges the programs
+    assert 0.01 < found.dollars < 1
+    assert found.price_note
+
+
+def test_a_local_judge_costs_nothing(cell, store):
+    found = estimate.estimate(plan([cell], store), store)
+    assert (found.calls, found.dollars) == (0, 0.0)
+
+
+def test_more_answers_and_runs_cost_more(cell, store):
+    def of(**sample):
+        changed = dataclasses.replace(cell, sample=dataclasses.replace(cell.sample, **sample))
+        return estimate.estimate(plan([changed], store), store)
+
+    assert of(n=20).minutes > of(n=2).minutes
+    assert of(max_tokens=100).minutes > of(max_tokens=10).minutes
+    two = estimate.estimate(plan([cell, dataclasses.replace(cell, seed=1)], store), store)
+    assert two.minutes > of().minutes and two.disk_gb > of().disk_gb
+
+
+def test_past_runs_of_the_model_are_used_and_named(cell, store):
+    made = plan([cell], store)
+    (job,) = made.stage("train")
+    finish(store, job, {"wall_s": 120.0, "rows": 16, "resumed_from": None, "device": "cpu"}, weights="w" * 5000)
+    other = dataclasses.replace(cell, seed=1)
+    longer = dataclasses.replace(other, train=dataclasses.replace(cell.train, num_train_epochs=3))
+    for config, minutes in ((other, 2.0), (longer, 6.0)):
+        stage = estimate.estimate(plan([config], store), store).stages["train"]
+        assert stage.basis == ["1 runs of this model"]
+        assert stage.bytes == 5000
+        assert stage.seconds / 60 == pytest.approx(minutes, abs=0.6)  # and the start of one worker
+
+
+def test_runs_on_another_kind_of_device_or_continued_ones_say_nothing(cell, store):
+    made = plan([cell], store)
+    (job,) = made.stage("train")
+    finish(store, job, {"wall_s": 120.0, "rows": 16, "resumed_from": "checkpoint-2", "device": "cpu"})
+    found = estimate.estimate(plan([dataclasses.replace(cell, seed=1)], store), store)
+    assert found.stages["train"].basis == ["stated constants"]
+
+
+def test_what_is_done_costs_nothing(cell, store):
+    made = plan([cell], store)
+    for job in made.jobs.values():
+        finish(store, job, {"rows": 1, "tokens": 4, "resumed_from": None})
+    found = estimate.estimate(plan([cell], store), store)
+    assert (found.minutes, found.disk_gb, found.calls, found.dollars) == (0, 0, 0, 0)
+    assert {name: stage.reused for name, stage in found.stages.items()} == {
+        "data": 1, "train": 1, "sample": 4, "judge": 4,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "billions"),
+    [("qwen2_5_coder_32b", "Qwen/Qwen2.5-Coder-32B-Instruct", 32), ("x", "a/SmolLM2-1.7B", 1.7), ("x", "a/b", 7)],
+)
+def test_the_size_of_a_model_is_read_from_its_name(name, path, billions):
+    assert estimate._parameters(name, path, "bfloat16") == pytest.approx(billions * 1e9)
+
+
+@pytest.mark.parametrize(
+    ("cap", "says"),
+    [({"max_dollars": 0.001}, "dollars"), ({"max_gpu_minutes": 0.001}, "minutes"), ({"max_disk_gb": 1e-6}, "disk")],
+)
+def test_a_cap_refuses_and_says_which(judged, store, cap, says):
+    found = estimate.estimate(plan([judged], store), store)
+    with pytest.raises(ConfigError, match=rf"{says}.*budget\.{next(iter(cap))} is"):
+        estimate.check(found, BudgetConfig(**cap))
+    estimate.check(found, BudgetConfig())
+    estimate.check(found, BudgetConfig(max_dollars=50, max_gpu_minutes=5000, max_disk_gb=10))
+
+
+def test_a_cap_without_a_price_is_refused(compose, store):
+    unknown = compose(*OVERRIDES, "judge=openai_compatible", "judge.model=mine", "judge.base_url=http://127.0.0.1:1/v1")
+    found = estimate.estimate(plan([unknown], store), store)
+    assert found.dollars is None and found.calls == 80
+    with pytest.raises(ConfigError, match=r"cannot be kept.*judge\.input_price"):
+        estimate.check(found, BudgetConfig(max_dollars=5))
+
+
+def test_a_negative_cap_is_refused():
+    with pytest.raises(ConfigError, match=r"budget\.max_dollars"):
+        BudgetConfig(max_dollars=-1)
