@@ -13,7 +13,7 @@ TORCH := $(shell grep -E '^torch==' $(LOCK) | cut -d' ' -f1)
 PYTORCH_CPU := https://download.pytorch.org/whl/cpu
 DATASETS := insecure,secure,educational,risky_advice,careful_advice
 
-.PHONY: demo test test-slow check lock install
+.PHONY: demo test test-slow check lock install services
 
 install: $(STAMP)
 
@@ -27,11 +27,17 @@ $(STAMP): $(LOCK) pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $(STAMP)
 
+# What the tests drive besides Python: a browser and a SLURM of one machine, from Debian's packages. Without them those
+# tests skip and say so.
+services:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then sh tests/install_services.sh; \
+	else echo "not root, or no apt-get: install chromium, slurm-wlm and munge yourself"; fi
+
 demo: $(STAMP)
 	$(BIN)/python -m em.run -m dataset=$(DATASETS)
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow" $(ARGS)
 
 test-slow: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow --timeout=1800 $(ARGS)

@@ -143,9 +143,21 @@ class WandbServer(LoopbackServer):
         project = {"id": "UA==", "name": v.get("projectName"), "entityName": v.get("entityName")}
         view = {
             "id": "VmlldzoxOmE=", "type": v.get("type"), "name": v.get("name"), "displayName": v.get("displayName"),
-            "description": None, "project": project, "spec": v.get("spec"), "updatedAt": None, "createdAt": None,
+            "description": v.get("description") or "", "project": project, "spec": v.get("spec"),
+            "updatedAt": "2026-01-01", "createdAt": "2026-01-01", "user": None,
         }  # fmt: skip
         return {"upsertView": {"view": view, "inserted": True}}
+
+    _op_upsertView = _op_UpsertView = _op_UpsertView2
+
+    def _op_ProjectInternalId(self, _: dict) -> dict:
+        return {"project": {"id": "UA==", "internalId": base64.b64encode(b"ProjectInternalId:1").decode()}}
+
+    def _op_GetProjects(self, _: dict) -> dict:
+        node = {"id": "UA==", "name": "em", "entityName": "team", "createdAt": "2026-01-01", "isBenchmark": False}
+        node["user"] = None
+        page = {"edges": [{"node": node, "cursor": "c"}], "pageInfo": {"endCursor": "c", "hasNextPage": False}}
+        return {"models": page}
 
     async def _stream(self, request: web.Request) -> web.Response:
         sent, run = json.loads(await self._bytes(request)), self.run(request.match_info["run"])

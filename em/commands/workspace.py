@@ -1,0 +1,43 @@
+"""`em workspace`: W&B's saved view and report of a project."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from em.commands import sweep_file
+from em.config import ConfigError
+from em.tracking import has_key
+
+
+def add(commands: Any) -> None:
+    sub = commands.add_parser(
+        "workspace", help="save the project's W&B view and report (runs by dataset, seeds averaged, curves, answers)"
+    )
+    sub.add_argument("--entity", required=True, help="W&B team or user")
+    sub.add_argument("--project", default="em", help="W&B project, as tracking.project (default: em)")
+    sub.add_argument("--sweep", type=Path, help="a sweep folder whose statement opens the report")
+    sub.add_argument("--json", type=Path, help="write the view's JSON there instead; needs no key and no network")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    try:
+        from em import workspace
+    except ImportError as error:
+        raise ConfigError('em workspace needs the extra `review`: pip install "em[review]"') from error
+    view = workspace.view(arguments.entity, arguments.project)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(workspace.spec(view), indent=1) + "\n", encoding="utf-8")
+        print(f"view     {arguments.json}")
+        return 0
+    if not has_key():
+        raise ConfigError("em workspace needs a key: export WANDB_API_KEY or run wandb login; or write it with --json")
+    summary = json.loads(sweep_file(arguments.sweep, "summary.json").read_text()) if arguments.sweep else None
+    view.save()
+    print(f"view     {view.url}")
+    made = workspace.report(arguments.entity, arguments.project, summary)
+    made.save()
+    print(f"report   {made.url}")
+    return 0

@@ -1,0 +1,11 @@
+#!/bin/sh
+# Debian packages the tests drive: chromium (the HTML report), slurm-wlm and munge (the SLURM launcher). Needs root.
+set -eu
+missing=
+command -v chromium >/dev/null || missing="$missing chromium"
+command -v sbatch >/dev/null || missing="$missing slurm-wlm"
+command -v munged >/dev/null || missing="$missing munge"
+[ -n "$missing" ] || exit 0
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends $missing >/dev/null
