@@ -6,51 +6,77 @@ Hydra composes; one cell is a sweep of one; all cells of `-m` are run together, 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig
 
 from em import config, help
 from em.config import CONF_DIR, ConfigError, ExperimentConfig
+from em.preempt import PREEMPTED, Preempted, raised_when_asked
+
+if TYPE_CHECKING:
+    from em.sweep import Share
 
 config.register()
 
 
 def run_cells(composed: Sequence[DictConfig]) -> list[str]:
     """Run cells as one sweep and print what came out. Returns one error sentence a cell, "" where it is done."""
-    try:
+    with _told():
         cells = [config.load(c) for c in composed]
-    except ConfigError as error:
-        sys.exit(f"em: {error}")
     return run_loaded(cells)
 
 
-def run_loaded(cells: Sequence[ExperimentConfig]) -> list[str]:
-    """`run_cells` for configs that are typed already, as `em resume` has them."""
+def run_loaded(cells: Sequence[ExperimentConfig], share: Share | None = None) -> list[str]:
+    """`run_cells` for typed configs, as `em resume` has them. With a share: one sentence for each of its models."""
     from em import results, sweep, track
+    from em.report import table
+
+    with _told(), raised_when_asked():
+        done = sweep.run(cells, share)
+        if "report" in done.stages:
+            summary = results.write(done)
+            track.log(done, summary)
+            _print(table(summary))
+            _print("\n" + summary["statement"] + "\n")
+            for name in ("figures", "report.html", "summary.json"):
+                _print(f"{name.split('.')[0]:8} {done.folder / name}")
+            _print("counters " + ", ".join(f"{k} {v}" for k, v in summary["counters"].items()))
+    return [done.why(subject) for subject in (done.subjects() if share else done.plan.cells)]
+
+
+def submit_cells(composed: Sequence[DictConfig], settings: dict[str, Any]) -> None:
+    """Hand a sweep to SLURM and return; `settings` are hydra.launcher's (em_slurm)."""
+    from em import slurm, sweep
+
+    with _told():
+        planned = sweep.planned([config.load(c) for c in composed])
+        sweep.check_budget(planned)
+        jobs = slurm.submit(planned, settings)
+    for line in slurm.submitted(planned.folder, jobs):
+        _print(line)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors that a person can mend end the program with their sentence, without a traceback."""
     from em.assets import AssetError
     from em.chat import ChatError
     from em.models import ModelError
-    from em.report import table
     from em.store import StoreError
 
     try:
-        done = sweep.run(cells)
-        summary = results.write(done)
-        track.log(done, summary)
+        yield
     except (ConfigError, AssetError, ModelError, StoreError, ChatError) as error:
         sys.exit(f"em: {error}")
-    except KeyboardInterrupt:
-        sys.stderr.write("\nem: stopped. What is finished is kept; the same command continues.\n")
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"\nem: {stop or 'stopped'}. What is finished is kept; the same command continues.\n")
+        if isinstance(stop, Preempted):
+            raise
         sys.exit(130)
-    _print(table(summary))
-    _print("\n" + summary["statement"])
-    _print("")
-    for name in ("figures", "report.html", "summary.json"):
-        _print(f"{name.split('.')[0]:8} {done.folder / name}")
-    _print("counters " + ", ".join(f"{k} {v}" for k, v in summary["counters"].items()))
-    return [done.why(cell) for cell in done.plan.cells]
 
 
 def _print(text: str) -> None:
@@ -67,4 +93,7 @@ def main(cfg: DictConfig) -> None:
 if __name__ == "__main__":
     if help.wanted(sys.argv[1:]):
         sys.exit(help.show(sys.argv[1:]))
-    main()
+    try:
+        main()
+    except Preempted:
+        sys.exit(PREEMPTED)

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from em.config import ConfigError
 from em.events import FD_VARIABLE
 from em.plan import Job
+from em.preempt import PREEMPTED, Preempted
 from em.store import content_key, write_atomic
 
 if TYPE_CHECKING:
@@ -87,9 +88,8 @@ class Scheduler:
                     self._read(ready.data)
                 if time.monotonic() > end:
                     self._time_out()
-        except BaseException:
-            for worker in self.workers:
-                _stop(worker.process)
+        except BaseException as stop:
+            _stop([w.process for w in self.workers], patient=isinstance(stop, Preempted))
             raise
         finally:
             self.selector.close()
@@ -171,9 +171,8 @@ def run_stages(sweep: Sweep) -> None:
     units = []
     for stage in STAGES:
         batches: dict[str, list[Job]] = {}
-        for job in sweep.plan.stage(stage):
-            if not sweep.store.has(stage, job.key):
-                batches.setdefault(job.batch, []).append(job)
+        for job in sweep.todo(stage):
+            batches.setdefault(job.batch, []).append(job)
         for jobs in batches.values():
             held = _devices_held(stage, jobs[0], ids)
             parts = shard(jobs, len(ids) // held) if stage != "judge" else [jobs]
@@ -295,6 +294,8 @@ def close(sweep: Sweep, worker: Worker) -> list[tuple[Job, str]]:
     if worker.process.stdin:
         worker.process.stdin.close()
     code = worker.process.wait()
+    if code == PREEMPTED:
+        raise Preempted
     how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
     error = f"the {worker.unit.stage} worker ended with {how} before this was done; its log: {worker.log}"
     left = [(job, error) for job in worker.waiting.values()]
@@ -303,13 +304,17 @@ def close(sweep: Sweep, worker: Worker) -> list[tuple[Job, str]]:
     return left
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ctrl-C reached the worker too; give it a moment to end, then make it."""
-    try:
-        process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _stop(processes: list[subprocess.Popen[bytes]], patient: bool) -> None:
+    """Ctrl-C reached the workers too: a moment to end, then they are made to. Preempted ones save as long as they
+    need; whoever preempts has a limit of its own."""
+    for process in processes if patient else []:
+        process.send_signal(signal.SIGUSR2)
+    for process in processes:
+        try:
+            process.wait(timeout=None if patient else 5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 class _Bars:

@@ -2,7 +2,7 @@
 
     <out>/sweeps/<name>-<hash of the cells>/
         sweep.json        the cells: id, label, resolved config, stage keys
-        ledger.jsonl      every stage job: started, done, failed with its sentence
+        ledger.jsonl      every stage job: started, done, failed with its sentence (of a share: ledger.<share>.jsonl)
         logs/             one log a worker
         summary.json, table.txt, table.csv, report.html, figures/, cells/<id>/metrics.json   (em/results.py)
 
@@ -24,12 +24,12 @@ from typing import Any
 from tqdm import tqdm
 
 from em import config as config_module
-from em import data, estimate, models
+from em import data, estimate, ledger, models
 from em.config import ConfigError, ExperimentConfig, JudgeKind, TrackingMode
 from em.events import sentence
 from em.plan import Job, Plan, Subject, folder_of, plan, stages
 from em.records import write_jsonl
-from em.schedule import run_batch, run_stages
+from em.schedule import STAGES, run_batch, run_stages
 from em.scripted_judge import ScriptedJudgeError, load_rules
 from em.store import SWEEP_FORMAT, Store, StoreError, is_disk_full, require_space, write_atomic
 from em.tracking import has_key, mode
@@ -48,11 +48,23 @@ SPACE_PER_RUN = 400_000_000
 """Bytes of disk asked for a training run before it starts: adapter, optimiser state of one checkpoint, rows."""
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes does of a sweep, e.g. one SLURM job."""
+
+    name: str
+    """Names its ledger: appending to one file from several nodes is not safe on a network file system."""
+    subjects: tuple[str, ...]
+    """Ids of the models whose stages it runs."""
+
+
 @dataclass
 class Sweep:
     folder: Path
     store: Store
     plan: Plan
+    share: Share | None = None
+    """None: all of it."""
     counters: Counter[str] = field(default_factory=Counter)
     failed: dict[tuple[str, str], str] = field(default_factory=dict)
     """(stage, key) → why."""
@@ -66,7 +78,8 @@ class Sweep:
             "key": job.key,
             "label": job.label,
         } | {k: v for k, v in more.items() if v is not None}
-        with (self.folder / "ledger.jsonl").open("a", encoding="utf-8") as file:
+        name = f"ledger.{self.share.name}.jsonl" if self.share else "ledger.jsonl"
+        with (self.folder / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def fail(self, job: Job, error: str, log: str | None = None) -> None:
@@ -79,39 +92,78 @@ class Sweep:
         wanted = [(stage, key) for stage, keys in stages(self.plan, subject).items() for key in keys]
         return next((self.failed[w] for w in wanted if w in self.failed), "")
 
+    @property
+    def stages(self) -> list[str]:
+        """Those to run here (launch.stages), a dataset with its training."""
+        wanted = self.plan.cells[0].config.launch.stages
+        return ["data", *wanted] if "train" in wanted else list(wanted)
+
+    def subjects(self) -> list[Subject]:
+        """The models whose stages are run here."""
+        every = [*self.plan.bases, *self.plan.cells]
+        return [s for s in every if self.share is None or s.id in self.share.subjects]
+
+    def todo(self, stage: str) -> list[Job]:
+        """Jobs of a stage that are left to do here."""
+        if stage not in self.stages:
+            return []
+        mine = {key for subject in self.subjects() for key in stages(self.plan, subject).get(stage, [])}
+        return [j for j in self.plan.stage(stage) if j.key in mine and not self.store.has(stage, j.key)]
+
 
 def say(text: str) -> None:
     """A line for the person at the terminal, above any progress bar."""
     tqdm.write(text, file=sys.stderr)
 
 
-def run(configs: Sequence[ExperimentConfig]) -> Sweep:
-    """Plan and run all cells. Returns the sweep; failed jobs are in `failed`, their cells have no numbers."""
-    first = configs[0]
-    if any(c.out != first.out for c in configs):
-        raise ConfigError("out differs between the cells of a sweep: give one")
-    store = Store.open(Path(first.out))
-    _check_keys(configs)
-    sweep = Sweep(folder_of(configs), store, plan(configs, store))
-    _make_folder(sweep.folder)
-    sweep.counters.update(dict.fromkeys(COUNTERS, 0))
-    _write_cells(sweep)
+def run(configs: Sequence[ExperimentConfig], share: Share | None = None) -> Sweep:
+    """Plan all cells and run them, or a share of them. Failed jobs are in `failed`, their cells have no numbers."""
+    sweep = planned(configs, share)
+    store = sweep.store
     for stage, key, problem in set_aside_damaged(sweep.plan, store):
         _note_damaged(sweep, stage, key, problem)
     sweep.counters["stages_reused"] = sum(store.has(j.stage, j.key) for j in sweep.plan.jobs.values())
-    todo = [j for j in sweep.plan.jobs.values() if not store.has(j.stage, j.key)]
+    todo = [job for stage in ("data", *STAGES) for job in sweep.todo(stage)]
     say(
         f"em: {len(sweep.plan.cells)} cells, {len(todo)} stage jobs to do, {sweep.counters['stages_reused']} reused "
         f"→ {sweep.folder}"
     )
     if todo:
-        _check_budget(sweep)
+        check_budget(sweep)
         _preflight(sweep, todo)
     _build_data(sweep)
     if all(sweep.why(cell) for cell in sweep.plan.cells):  # the untouched model alone answers no question
         raise ConfigError(f"no cell has data to train on; the first: {sweep.why(sweep.plan.cells[0])}")
     run_stages(sweep)
+    _explain_missing(sweep)
     return sweep
+
+
+def planned(configs: Sequence[ExperimentConfig], share: Share | None = None) -> Sweep:
+    """A sweep of which nothing has run yet. Raises what can be known now: ConfigError, AssetError, ModelError."""
+    first = configs[0]
+    for name in ("out", "launch"):
+        if any(getattr(c, name) != getattr(first, name) for c in configs):
+            raise ConfigError(f"{name} differs between the cells of a sweep: give one")
+    store = Store.open(Path(first.out))
+    _check_keys(configs)
+    sweep = Sweep(folder_of(configs), store, plan(configs, store), share)
+    _make_folder(sweep.folder)
+    sweep.counters.update(dict.fromkeys(COUNTERS, 0))
+    _write_cells(sweep)
+    return sweep
+
+
+def _explain_missing(sweep: Sweep) -> None:
+    """What no stage of this run makes and the store does not have: the sentence of whoever tried, if anyone did."""
+    if "report" not in sweep.stages:
+        return
+    last = {(row["stage"], row["key"]): row for row in ledger.rows(sweep.folder)}
+    for job in sweep.plan.jobs.values():
+        name = job.stage, job.key
+        if job.stage not in sweep.stages and not sweep.store.has(*name):
+            said = last.get(name, {}).get("error")
+            sweep.failed[name] = said or f"{job.stage} {job.key} is not there and launch.stages leaves it out"
 
 
 def _make_folder(folder: Path) -> None:
@@ -164,7 +216,8 @@ def _check_keys(configs: Sequence[ExperimentConfig]) -> None:
             )
 
 
-def _check_budget(sweep: Sweep) -> None:
+def check_budget(sweep: Sweep) -> None:
+    """Raises ConfigError when what is left to do costs more than the caps of budget.*, by estimate."""
     budget = sweep.plan.cells[0].config.budget
     if any(cap is not None for cap in vars(budget).values()):
         estimate.check(estimate.estimate(sweep.plan, sweep.store), budget)
@@ -211,7 +264,7 @@ def _require_memory(paths: Any) -> None:
 
 
 def _build_data(sweep: Sweep) -> None:
-    for job in sweep.plan.stage("data"):
+    for job in sweep.todo("data"):
         try:
             with sweep.store.claim("data", job.key) as folder:
                 if folder is None:

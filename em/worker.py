@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from em.events import Emitter
+from em.preempt import exit_when_asked
 from em.store import Store
 
 MODULES = {
@@ -29,6 +30,7 @@ PR_SET_PDEATHSIG = 1
 def main() -> None:
     stage, path = sys.argv[1], Path(sys.argv[2])
     _die_with_parent()
+    exit_when_asked()
     batch = json.loads(path.read_text(encoding="utf-8"))
     emit = Emitter.from_environment()
     importlib.import_module(MODULES[stage]).work(Store.open(Path(batch["out"])), batch["jobs"], emit)

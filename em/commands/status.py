@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
+from em import ledger
 from em.commands import out_of, read_sweep
 from em.store import Store
 
@@ -40,6 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{states[-1]:10} {cell['label']:28} {'  '.join(parts)}")
         for line in dict.fromkeys(_error_line(folder, row) for row in errors):
             print(f"           {line}")
+    if (folder / "jobs.json").exists():  # submitted to SLURM
+        from em import slurm
+
+        print("\n".join(slurm.lines(folder)))
     print(f"logs: {folder / 'logs'}")
     if set(states) != {"done"}:
         print(f"go on with: em resume {folder}")
@@ -48,10 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def last_events(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """(stage, key) → the last line of the ledger about it."""
-    ledger = folder / "ledger.jsonl"
-    text = ledger.read_text(encoding="utf-8") if ledger.exists() else ""
-    rows = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]  # a kill may have cut the last one
-    return {(row["stage"], row["key"]): row for row in rows}
+    return {(row["stage"], row["key"]): row for row in ledger.rows(folder)}
 
 
 def progress(store: Store, stage: str, key: str, work: dict[str, dict[str, int]]) -> str:

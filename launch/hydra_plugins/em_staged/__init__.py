@@ -58,10 +58,9 @@ class StagedLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from em.compose import compose_all
-        from em.run import run_cells
 
         composed = compose_all(job_overrides, self.config.hydra.job.config_name)
-        errors = run_cells(composed)
+        errors = self.run(composed)
         results = []
         for overrides, cfg, error in zip(job_overrides, composed, errors, strict=True):
             result = JobReturn()
@@ -71,3 +70,9 @@ class StagedLauncher(Launcher):
             result.return_value = SystemExit(1) if error else None
             results.append(result)
         return results
+
+    def run(self, composed: Sequence[DictConfig]) -> Sequence[str]:
+        """One error sentence a cell, "" for none."""
+        from em.run import run_cells
+
+        return run_cells(composed)
