@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from em.store import is_disk_full
+
 FD_VARIABLE = "EM_EVENTS_FD"
 
 
@@ -44,6 +46,10 @@ class Emitter:
     def failed(self, job: str, error: str) -> None:
         self._event("failed", job=job, error=error)
 
+    def warn(self, text: str) -> None:
+        """Something that a person should know and that stops nothing."""
+        self._event("warning", text=text)
+
     def count(self, name: str, by: int = 1) -> None:
         """Add to one of the sweep's counters (summary.json)."""
         self._event("count", name=name, by=by)
@@ -63,5 +69,7 @@ class Emitter:
 
 def sentence(error: BaseException) -> str:
     """One line that says what went wrong."""
+    if isinstance(error, OSError) and is_disk_full(error):
+        return f"the disk is full ({error.filename or error.strerror}): free some, or change out="
     text = " ".join(str(error).split())
     return text if text and isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: {text}"

@@ -123,12 +123,13 @@ def _grader(config: JudgeConfig, job: JudgeJob, store: Store, emit: Emitter) -> 
     if config.kind in LOCAL:
         yield _Local(config, job, store, emit)
         return
-    from em.judge_cache import JudgeCache
+    from em.judge_cache import JudgeCache, mend
     from em.judge_client import JudgeClient, JudgeRequest
     from em.scripted_judge import ScriptedJudge
 
     server = ScriptedJudge.from_file(Path(config.script)) if config.kind == JudgeKind.scripted else None
-    with server or contextlib.nullcontext(), contextlib.closing(JudgeCache(store.root / "judge_cache.sqlite")) as cache:
+    mend(path := store.root / "judge_cache.sqlite", emit.warn)
+    with server or contextlib.nullcontext(), contextlib.closing(JudgeCache(path)) as cache:
         if server:
             config.base_url, config.model = server.base_url, "scripted"
 

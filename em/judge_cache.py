@@ -13,12 +13,15 @@ import json
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from filelock import FileLock
 
 from em.records import Outcome
 
@@ -29,6 +32,10 @@ BUSY_TIMEOUT_S = 60.0
 
 class JudgeCacheError(RuntimeError):
     """The cache file cannot be used; the message names it and says what to do."""
+
+
+class DamagedCacheError(JudgeCacheError):
+    """The file is no longer what was written."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ class JudgeCache:
         with self._named_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+            self._db.text_factory = _text
         try:
             with self._named_errors():
                 self._prepare()
@@ -183,12 +191,62 @@ class JudgeCache:
         except OSError as error:
             raise JudgeCacheError(f"cannot use {self.path} ({error.strerror}): use another out=") from error
 
-    def _damaged(self, what: str) -> JudgeCacheError:
-        return JudgeCacheError(f"{self.path} is damaged ({what}): restore it, or delete it to ask the judge again")
+    def check(self) -> None:
+        """Read the whole file. Raises DamagedCacheError when the index, a page or a row is not as it was written."""
+        with self._named_errors():
+            (said,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
+            if said != "ok":
+                raise self._damaged(" ".join(said.split()))
+            for _, crc, text in self._db.execute("SELECT key, crc, json FROM verdicts"):
+                if not isinstance(text, str) or crc != _crc(text):
+                    raise self._damaged("a row does not match its checksum")
+
+    def _damaged(self, what: str) -> DamagedCacheError:
+        return DamagedCacheError(f"{self.path} is damaged ({what}): restore it, or delete it to ask the judge again")
+
+
+def mend(path: Path, warn: Callable[[str], None]) -> None:
+    """Before a run: a damaged file is moved aside and the verdicts that are whole are kept; the others are asked again.
+
+    `warn` is told what was wrong, where the old file is and how much was kept.
+    """
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            return
+        try:
+            with JudgeCache(path) as cache:
+                cache.check()
+            return
+        except DamagedCacheError as error:
+            problem = str(error).partition(": restore it")[0]
+        aside = next(p for n in count(1) if not (p := path.with_name(f"{path.name}.damaged-{n}")).exists())
+        for tail in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                Path(f"{path}{tail}").rename(f"{aside}{tail}")
+        kept = _salvage(aside, path)
+    warn(f"{problem}; moved to {aside.name}, {kept} whole verdicts kept, the others are asked again")
+
+
+def _salvage(damaged: Path, path: Path) -> int:
+    """Copy the rows that match their checksum, as far as SQLite can read them. Returns how many."""
+    whole: list[tuple[bytes, int, str]] = []
+    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(damaged)) as db:  # what it cannot read is lost
+        db.text_factory = _text
+        for key, crc, text in db.execute("SELECT key, crc, json FROM verdicts NOT INDEXED"):
+            if isinstance(key, bytes) and len(key) == 32 and isinstance(text, str) and crc == _crc(text):
+                whole.append((key, crc, text))
+    with JudgeCache(path) as cache, cache._transaction():
+        cache._db.executemany("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?)", whole)
+    return len(whole)
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _text(raw: bytes) -> str:
+    """Damaged text is read with marks in it, so that its checksum, not the decoder, says so."""
+    return raw.decode(errors="replace")
 
 
 def _crc(text: str) -> int:

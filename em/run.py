@@ -65,13 +65,18 @@ def _told() -> Iterator[None]:
     """Errors that a person can mend end the program with their sentence, without a traceback."""
     from em.assets import AssetError
     from em.chat import ChatError
+    from em.events import sentence
     from em.models import ModelError
-    from em.store import StoreError
+    from em.store import StoreError, cannot_write
 
     try:
         yield
     except (ConfigError, AssetError, ModelError, StoreError, ChatError) as error:
         sys.exit(f"em: {error}")
+    except OSError as error:
+        if not cannot_write(error):
+            raise
+        sys.exit(f"em: {sentence(error)}. What is finished is kept; the same command continues.")
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"\nem: {stop or 'stopped'}. What is finished is kept; the same command continues.\n")
         if isinstance(stop, Preempted):

@@ -271,6 +271,8 @@ def handle(sweep: Sweep, worker: Worker, event: dict[str, Any]) -> tuple[Job, st
     elif kind == "progress":
         number, total = len(worker.unit.jobs) - len(waiting) + 1, len(worker.unit.jobs)
         worker.bars.show(f"{stage} {number}/{total} {job.label}" if job else f"{stage} {event['job']}", event)
+    elif kind == "warning":
+        sweep.warn(event["text"])
     elif job is None:
         return None
     elif kind == "started":

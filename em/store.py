@@ -194,6 +194,14 @@ class Store:
             if file_sha256(path) != pin["sha256"]:
                 raise DamagedError(f"{path} does not match the sha256 in its manifest")
 
+    def require_writable(self) -> None:
+        """Raise StoreError when nothing can be written: known before hours of work, not after."""
+        try:
+            write_atomic(probe := self.root / f".probe.{os.getpid()}", "")
+            probe.unlink()
+        except OSError as error:
+            raise StoreError(f"cannot write to {self.root} ({error.strerror}); change out=") from error
+
     def set_aside(self, stage: str, key: str) -> Path | None:
         """Move a damaged stage below damaged/, so that it is made again. Returns where it is now.
 
@@ -235,3 +243,8 @@ def require_space(path: Path, needed: int, why: str) -> None:
 
 def is_disk_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def cannot_write(error: OSError) -> bool:
+    """The place is full, read-only or not ours: for a person to mend, no fault of the program."""
+    return is_disk_full(error) or error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)

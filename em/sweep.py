@@ -31,7 +31,7 @@ from em.plan import Job, Plan, Subject, folder_of, plan, stages
 from em.records import write_jsonl
 from em.schedule import STAGES, run_batch, run_stages
 from em.scripted_judge import ScriptedJudgeError, load_rules
-from em.store import SWEEP_FORMAT, Store, StoreError, is_disk_full, require_space, write_atomic
+from em.store import SWEEP_FORMAT, Store, StoreError, require_space, write_atomic
 from em.tracking import has_key, mode
 from em.verify import set_aside_damaged
 
@@ -79,13 +79,19 @@ class Sweep:
             "label": job.label,
         } | {k: v for k, v in more.items() if v is not None}
         name = f"ledger.{self.share.name}.jsonl" if self.share else "ledger.jsonl"
-        with (self.folder / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        try:
+            with (self.folder / name).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        except OSError as error:  # what is done is decided by the store; the ledger only tells
+            say(f"em: the ledger cannot be written ({error.strerror}): {event} {job.stage} {job.label}")
 
     def fail(self, job: Job, error: str, log: str | None = None) -> None:
         self.failed[job.stage, job.key] = error
         self.note("failed", job, error=error, log=log)
         say(f"FAILED {job.stage} {job.label}: {error}")
+
+    def warn(self, text: str) -> None:
+        say(f"WARNING {text}")
 
     def why(self, subject: Subject) -> str:
         """The first error that stands between a subject and its numbers, or ""."""
@@ -225,6 +231,7 @@ def check_budget(sweep: Sweep) -> None:
 
 def _preflight(sweep: Sweep, todo: list[Job]) -> None:
     """Everything that can be known to fail before any training: disk, memory, model folders."""
+    sweep.store.require_writable()
     runs = sum(j.stage == "train" for j in todo)
     require_space(sweep.store.root, SPACE_PER_RUN * max(1, runs), f"{runs} training runs")
     wanted = {s.config.model.path: s.config.model for s in sweep.plan.cells}
@@ -273,15 +280,7 @@ def _build_data(sweep: Sweep) -> None:
                 write_jsonl(folder / "dataset.jsonl", rows)
                 sweep.store.finish("data", job.key, job.spec["inputs"], {"rows": len(rows)})
         except (ValueError, RuntimeError, OSError) as error:
-            sweep.fail(job, _disk_sentence(error) or sentence(error))
+            sweep.fail(job, sentence(error))
             continue
         sweep.note("done", job)
         sweep.counters["stages_run"] += 1
-
-
-def _disk_sentence(error: BaseException) -> str:
-    return (
-        f"the disk is full ({error}): free some, or change out="
-        if isinstance(error, OSError) and is_disk_full(error)
-        else ""
-    )

@@ -7,8 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from em.judge_cache import JudgeCache, JudgeCacheError, Verdict, cache_key
+from em.judge_cache import JudgeCache, JudgeCacheError, Verdict, cache_key, mend
 from em.records import Outcome
 
 IDENTITY = {"kind": "openai", "model": "m", "base_url": "u", "top_logprobs": 20, "min_mass": 0.25}
@@ -168,6 +170,46 @@ def test_a_damaged_file_is_named(tmp_path, harm):
     with pytest.raises(JudgeCacheError, match=r"judge\.sqlite is damaged") as error:
         read_all(path)
     assert "\n" not in str(error.value)
+
+
+def test_mend_leaves_a_whole_file_alone(tmp_path):
+    said = []
+    filled(tmp_path / "c")
+    mend(tmp_path / "c", said.append)
+    mend(tmp_path / "none", said.append)
+    assert said == [] and sorted(p.name for p in tmp_path.glob("*.damaged*")) == []
+    read_all(tmp_path / "c")
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_a_flipped_bit_is_found_before_use_and_whole_verdicts_are_kept(tmp_path_factory, data):
+    """No bit of the file can turn one verdict into another: what is not kept is a miss, and is asked again."""
+    path = tmp_path_factory.mktemp("cache") / "c"
+    with JudgeCache(path) as cache:
+        for i in range(120):
+            cache.put(cache_key({}, str(i)), Verdict(Outcome.scored, float(i % 101)))
+    raw = bytearray(path.read_bytes())
+    at = data.draw(st.integers(8 * 100, 8 * len(raw) - 1))  # past the file header, whose damage is refused
+    raw[at // 8] ^= 1 << at % 8
+    path.write_bytes(raw)
+    said = []
+    mend(path, said.append)
+    with JudgeCache(path) as cache:
+        cache.check()
+        found = [cache.get(cache_key({}, str(i))) for i in range(120)]
+    assert all(v is None or v.score == i % 101 for i, v in enumerate(found))
+    assert len(said) == len(list(path.parent.glob("c.damaged-?")))
+    assert said or None not in found  # nothing is lost in silence
+
+
+def test_a_file_that_is_no_database_is_moved_and_begun_anew(tmp_path):
+    said = []
+    (tmp_path / "c").write_text("hello " * 1000)
+    mend(tmp_path / "c", said.append)
+    assert "c is damaged" in said[0] and "moved to c.damaged-1, 0 whole verdicts kept" in said[0]
+    with JudgeCache(tmp_path / "c") as cache:
+        cache.put(cache_key(IDENTITY, "a"), SCORED)
 
 
 def test_a_row_that_is_no_verdict_is_damage(tmp_path):
