@@ -30,7 +30,7 @@ from em.hf_engine import HfSampler
 from em.models import model_path
 from em.records import Completion, Example, Question, dump_line, to_row
 from em.sample import COMPLETIONS, Answer, Request, SampleJob, row_seed
-from em.store import MANIFEST, Store
+from em.store import Store
 from em.train import ADAPTER
 from em.train import work as train_work
 
@@ -65,17 +65,19 @@ def store(tmp_path_factory):
     emit, seen = events()
     train_work(store, [dataclasses.asdict(job)], emit)
     assert not failures(seen)
+    facts = store.manifest("train", "trained")["facts"]
     for name in ADAPTERS[1:]:
-        folder = store.path("train", name) / ADAPTER
-        shutil.copytree(store.path("train", "trained") / ADAPTER, folder)
-        shutil.copy(store.path("train", "trained") / MANIFEST, folder.parent)
-        generator = torch.Generator().manual_seed(8 if name == "other" else 7)
-        weights = load_file(folder / "adapter_model.safetensors")
-        random = {k: 0.1 * torch.randn(w.shape, generator=generator) for k, w in sorted(weights.items())}
-        save_file(random, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        config = json.loads((folder / "adapter_config.json").read_text())
-        config["use_rslora"] = name != "weak"
-        (folder / "adapter_config.json").write_text(json.dumps(config))
+        with store.claim("train", name) as work:
+            folder = work / ADAPTER
+            shutil.copytree(store.path("train", "trained") / ADAPTER, folder)
+            generator = torch.Generator().manual_seed(8 if name == "other" else 7)
+            weights = load_file(folder / "adapter_model.safetensors")
+            random = {k: 0.1 * torch.randn(w.shape, generator=generator) for k, w in sorted(weights.items())}
+            save_file(random, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+            config = json.loads((folder / "adapter_config.json").read_text())
+            config["use_rslora"] = name != "weak"
+            (folder / "adapter_config.json").write_text(json.dumps(config))
+            store.finish("train", name, {}, facts)
     return store
 
 
