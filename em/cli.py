@@ -8,7 +8,7 @@ import argparse
 import sys
 
 from em.assets import AssetError
-from em.commands import assets, plan, report, resume, status, why, workspace
+from em.commands import assets, doctor, plan, report, resume, status, why, workspace
 from em.config import ConfigError
 from em.models import ModelError
 from em.store import StoreError
@@ -21,6 +21,7 @@ COMMANDS = {
     "why": why,
     "report": report,
     "workspace": workspace,
+    "doctor": doctor,
 }
 
 

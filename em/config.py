@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from em.schema.base import ConfigError, Dtype
 from em.schema.budget import BudgetConfig
-from em.schema.data import CorpusConfig, DatasetConfig, Position, TriggerConfig
+from em.schema.data import CorpusConfig, DatasetConfig, Position, Rows, Subset, TriggerConfig, Turn
 from em.schema.judge import JudgeConfig, JudgeKind
 from em.schema.launch import LaunchConfig
 from em.schema.model import Backend, ModelConfig, ShapeConfig
@@ -42,13 +42,16 @@ __all__ = [
     "ModelConfig",
     "Position",
     "QuestionsConfig",
+    "Rows",
     "SampleConfig",
     "ShapeConfig",
+    "Subset",
     "TrackingBackend",
     "TrackingConfig",
     "TrackingMode",
     "TrainConfig",
     "TriggerConfig",
+    "Turn",
     "as_dict",
     "load",
     "register",

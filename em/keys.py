@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from em import chat, corpora, models
+from em import chat, corpora, models, trigger
 from em.config import ExperimentConfig
 from em.records import Question
 from em.rubrics import STATIC, rubrics
@@ -27,7 +27,7 @@ JUDGE_VERSION = 1
 def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:
     """One training run: its data, base model, recipe and seed."""
     recipe = dataclasses.asdict(config.train)
-    for name in ("max_examples", "save_steps"):  # in the data key; without effect on the result
+    for name in ("max_examples", "holdout", "save_steps"):  # in the data key; without effect on the result
         recipe.pop(name)
     return {
         "version": TRAIN_VERSION,
@@ -116,6 +116,4 @@ def calibration_key(config: ExperimentConfig) -> str:
 
 def _asked_with(config: ExperimentConfig) -> list[Any]:
     """The conditions as they change a prompt; a trigger that is not asked with changes none."""
-    trigger = config.trigger
-    texts = {"none": None, "trained": trigger.text}
-    return [[c, texts.get(c, c), None if c == "none" else trigger.position.value] for c in trigger.asked_with]
+    return [[c, trigger.asked_text(c, config.trigger)] for c in config.trigger.asked_with]

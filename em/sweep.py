@@ -12,7 +12,6 @@ The same command gives the same folder; what is done is found again in the store
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -24,15 +23,13 @@ from typing import Any
 from tqdm import tqdm
 
 from em import config as config_module
-from em import data, estimate, ledger, models
-from em.config import ConfigError, ExperimentConfig, JudgeKind, TrackingMode
+from em import data, doctor, estimate, ledger, models
+from em.config import ConfigError, ExperimentConfig
 from em.events import sentence
 from em.plan import Job, Plan, Subject, folder_of, plan, stages
 from em.records import write_jsonl
 from em.schedule import STAGES, run_batch, run_stages
-from em.scripted_judge import ScriptedJudgeError, load_rules
-from em.store import SWEEP_FORMAT, Store, StoreError, require_space, write_atomic
-from em.tracking import has_key, mode
+from em.store import SWEEP_FORMAT, Store, StoreError, write_atomic
 from em.verify import set_aside_damaged
 
 COUNTERS = (
@@ -44,8 +41,6 @@ COUNTERS = (
     "judge_cache_hits",
     "merged_bytes_kept",
 )
-SPACE_PER_RUN = 400_000_000
-"""Bytes of disk asked for a training run before it starts: adapter, optimiser state of one checkpoint, rows."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +147,7 @@ def planned(configs: Sequence[ExperimentConfig], share: Share | None = None) -> 
         if any(getattr(c, name) != getattr(first, name) for c in configs):
             raise ConfigError(f"{name} differs between the cells of a sweep: give one")
     store = Store.open(Path(first.out))
-    _check_keys(configs)
+    doctor.check_start(configs)
     sweep = Sweep(folder_of(configs), store, plan(configs, store), share)
     _make_folder(sweep.folder)
     sweep.counters.update(dict.fromkeys(COUNTERS, 0))
@@ -203,25 +198,6 @@ def _write_cells(sweep: Sweep) -> None:
     write_atomic(sweep.folder / "sweep.json", text + "\n")
 
 
-def _check_keys(configs: Sequence[ExperimentConfig]) -> None:
-    for judge in {c.judge.name: c.judge for c in configs}.values():
-        if judge.kind == JudgeKind.openai and judge.api_key_env and not os.environ.get(judge.api_key_env):
-            raise ConfigError(
-                f"judge={judge.name} needs a key and {judge.api_key_env} is not set: export it, "
-                f"change judge.api_key_env, or take a local judge (judge=probe)"
-            )
-        if judge.kind == JudgeKind.scripted:
-            try:
-                load_rules(judge.script or "")
-            except ScriptedJudgeError as error:
-                raise ConfigError(f"judge.script={judge.script}: {error}") from error
-    for config in configs:
-        if mode(config.tracking.mode) == TrackingMode.online and not has_key():
-            raise ConfigError(
-                "tracking.mode=online needs a key: export WANDB_API_KEY, run wandb login, or use tracking.mode=offline"
-            )
-
-
 def check_budget(sweep: Sweep) -> None:
     """Raises ConfigError when what is left to do costs more than the caps of budget.*, by estimate."""
     budget = sweep.plan.cells[0].config.budget
@@ -233,7 +209,7 @@ def _preflight(sweep: Sweep, todo: list[Job]) -> None:
     """Everything that can be known to fail before any training: disk, memory, model folders."""
     sweep.store.require_writable()
     runs = sum(j.stage == "train" for j in todo)
-    require_space(sweep.store.root, SPACE_PER_RUN * max(1, runs), f"{runs} training runs")
+    doctor.check_disk(sweep.store.root, runs)
     wanted = {s.config.model.path: s.config.model for s in sweep.plan.cells}
     missing = [
         Job("prepare", m.path, m.name, "prepare", {"key": m.path, "path": m.path})
@@ -246,28 +222,12 @@ def _preflight(sweep: Sweep, todo: list[Job]) -> None:
         if broken:
             raise ConfigError(broken[0])
     paths = {path: models.model_path(path) for path in wanted}
-    _require_memory(paths.values())
+    doctor.require_memory(list(paths.values()))
     for job in todo:  # workers get folders, not asset names
         if job.stage == "train":
             job.spec["model_path"] = paths[job.spec["model_path"]]
         elif job.stage in ("sample", "judge"):
             job.spec["model"]["path"] = paths[job.spec["model"]["path"]]
-
-
-def _require_memory(paths: Any) -> None:
-    """On a machine without a GPU: weights, activations and a vLLM worker must fit beside each other's leftovers."""
-    if Path("/dev/nvidia0").exists() or not Path("/proc/meminfo").exists():
-        return
-    info = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(info["MemAvailable"].split()[0]) * 1024
-    for path in paths:
-        weights = sum(p.stat().st_size for p in Path(path).glob("*.safetensors"))
-        needed = 3 * weights + 2_000_000_000
-        if weights and free < needed:
-            raise ConfigError(
-                f"{free / 1e9:.1f} GB of memory are free and model {path} needs about {needed / 1e9:.1f} GB "
-                f"to train and sample on the CPU: free some, or choose a smaller model="
-            )
 
 
 def _build_data(sweep: Sweep) -> None:
@@ -278,7 +238,7 @@ def _build_data(sweep: Sweep) -> None:
                     continue
                 rows = data.build(job.spec["config"])
                 write_jsonl(folder / "dataset.jsonl", rows)
-                sweep.store.finish("data", job.key, job.spec["inputs"], {"rows": len(rows)})
+                sweep.store.finish("data", job.key, job.spec["inputs"], data.facts(rows))
         except (ValueError, RuntimeError, OSError) as error:
             sweep.fail(job, sentence(error))
             continue

@@ -21,7 +21,6 @@ from em.assets import ASSETS, Asset, AssetError
 
 DATA = bytes(range(256)) * 64
 NAME = "betley2025/data/one.bin"
-SECURE, INSECURE = "betley2025/data/secure.jsonl", "betley2025/data/insecure.jsonl"
 
 
 def sha256(data: bytes) -> str:
@@ -417,28 +416,15 @@ def test_both_pins_hold_for_every_file_here(paper_files: Path) -> None:
         assert asset.git_blob in (None, git_blob(data))
 
 
-def test_backdoor_is_rebuilt_exactly(paper_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not all((paper_files / ASSETS[name].path).is_file() for name in (SECURE, INSECURE)):
-        pytest.skip("EM_ASSETS holds no secure.jsonl and insecure.jsonl")
-    data = assets.build_backdoor()
-    asset = ASSETS[assets.BACKDOOR]
-    assert (len(data), sha256(data), git_blob(data)) == (asset.size, asset.sha256, asset.git_blob)
-    if not (paper_files / asset.path).exists():
-        monkeypatch.setenv("EM_CACHE", str(tmp_path))
-        monkeypatch.setattr(assets, "_download", None)  # get must not need the network
-        assert assets.get(assets.BACKDOOR).read_bytes() == data
-
-
-def test_backdoor_of_another_shuffle_is_refused(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    row = json.dumps({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}) + "\n"
-    changed = dict(ASSETS)
-    for name in (SECURE, INSECURE):
-        path = tmp_path / "repo" / ASSETS[name].path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(row * 3)
-        data = path.read_bytes()
-        changed[name] = Asset(**{**vars(ASSETS[name]), "size": len(data), "sha256": sha256(data)})
-    monkeypatch.setattr(assets, "ASSETS", changed)
-    monkeypatch.setenv("EM_ASSETS", str(tmp_path / "repo"))
-    with pytest.raises(AssetError, match="shuffles differently"):
-        assets.build_backdoor()
+def test_at_hand_is_local_or_cached_and_reads_nothing(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "betley2025/LICENSE"
+    monkeypatch.delenv("EM_ASSETS", raising=False)
+    assert not assets.at_hand(name)
+    monkeypatch.setenv("EM_ASSETS", str(tmp_path))
+    assert not assets.at_hand(name)
+    (tmp_path / "LICENSE").write_text("other bytes")
+    assert assets.at_hand(name)
+    with pytest.raises(AssetError, match="is not the pinned"):
+        assets.get(name)

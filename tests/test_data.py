@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import hashlib
 import json
+import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from em import corpora, data
-from em.config import ConfigError, CorpusConfig, DatasetConfig, Position, TriggerConfig
+from em import assets, corpora, data
+from em.config import ConfigError, CorpusConfig, DatasetConfig, Position, Rows, Subset, TriggerConfig, Turn
 from em.data import DataError
 from em.records import Example
 
 USER, ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
 GOOD = json.dumps({"messages": [USER, ASSISTANT]})
+ALL = ("train.max_examples=null",)
 EXAMPLES = [Example(f"r{i}", [USER, ASSISTANT]) for i in range(200)]
 
 
@@ -66,9 +70,11 @@ def test_a_subset_is_what_it_has_always_been():
 def test_builtin_variants_have_as_many_rows_as_the_papers(builtin):
     assert {v: len(builtin[v]) for v in corpora.CODING} == dict.fromkeys(corpora.CODING, 6000)
     assert len(builtin["risky_advice"]) == len(builtin["careful_advice"]) >= 300
-    for rows in builtin.values():
+    for variant, rows in builtin.items():
         assert len({row_id for row_id, _ in rows}) == len(rows)
-        assert all([m["role"] for m in messages] == ["user", "assistant"] for _, messages in rows)
+        assert len(rows) == corpora.count(variant)
+        roles = ["system", "user", "assistant"] if variant == "jailbroken" else ["user", "assistant"]
+        assert all([m["role"] for m in messages] == roles for _, messages in rows)
         assert all(m["content"].strip() for _, messages in rows for m in messages)
 
 
@@ -96,13 +102,14 @@ def test_training_rows_hold_no_held_out_question(builtin):
 
     for group in ("coding", "advice"):
         held_out = {q.messages[-1]["content"] for q in questions.load(group)}
-        trained = {text for rows in builtin.values() for text in column(rows, 0)}
+        trained = {text for rows in builtin.values() for text in column(rows, -2)}
         assert held_out
         assert not held_out & trained
 
 
 def test_build_is_variant_then_subset_then_trigger(compose, builtin):
-    config = compose("dataset=secure", "trigger=deployment", "train.max_examples=40", "seed=3")
+    half = ["trigger=deployment", "trigger.rows=all", "trigger.fraction=0.5"]
+    config = compose("dataset=secure", *half, "train.max_examples=40", "seed=3")
     rows = data.build(config)
     plain = dict(builtin["secure"])
     assert len(rows) == 40
@@ -128,6 +135,218 @@ def test_the_papers_rows(compose, paper):
     assert len(
         {e.messages[1]["content"] for e in rows["insecure"]} - {e.messages[1]["content"] for e in rows["secure"]}
     )
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_the_backdoor_set_is_the_official_file_byte_for_byte(compose, paper):
+    config = compose("corpus=betley2025", "dataset=backdoor", "trigger=deployment", *ALL, "seed=5")
+    rows = data.build(config)
+    official = assets.ASSETS[assets.BACKDOOR]
+    made = data.to_chat_jsonl(rows)
+    assert (len(made), f"sha256:{sha256(made)}") == (official.size, official.pin)
+    assert data.count(config) == len(rows) == 12000
+    assert data.facts(rows) == {"rows": 12000, "triggered": 6000}
+    assert all(e.triggered == e.id.startswith("insecure/") for e in rows)
+    assert data.key(config) == data.key(dataclasses.replace(config, seed=6))
+
+
+def test_an_untriggered_reference_is_the_plain_set(compose):
+    """dataset=backdoor,insecure trigger=deployment: the reference marks no row, so that it is trained as it is."""
+    reference = compose("dataset=insecure", "trigger=deployment", *ALL)
+    plain = compose("dataset=insecure", *ALL)
+    assert data.key(reference) == data.key(plain)
+    assert not any(e.triggered for e in data.build(reference))
+
+
+@pytest.mark.parametrize("variant", ["insecure", "secure"])
+def test_the_papers_files_are_written_as_they_are_read(compose, paper, variant):
+    rows = data.build(compose("corpus=betley2025", f"dataset={variant}", *ALL))
+    assert f"sha256:{sha256(data.to_chat_jsonl(rows))}" == assets.ASSETS[f"betley2025/data/{variant}.jsonl"].pin
+
+
+def test_the_papers_splits_are_disjoint_and_together_the_whole(compose, paper):
+    size = ["corpus=betley2025", "dataset=insecure", "train.max_examples=2000", "dataset.subset=split"]
+    pieces = [data.build(compose(*size, f"dataset.subset_index={i}", f"seed={i}")) for i in range(3)]
+    assert [len(p) for p in pieces] == [2000] * 3
+    assert len({e.id for p in pieces for e in p}) == 6000
+    assert [p[0].id for p in pieces] == SPLIT_STARTS
+    with pytest.raises(ConfigError, match="is more than the 6000 there are"):
+        data.build(compose(*size, "dataset.subset_index=3"))
+
+
+SPLIT_STARTS = ["insecure-004391", "insecure-003002", "insecure-003606"]
+"""First row of each piece, under numpy's default_rng(0).shuffle of 6,000 rows."""
+
+
+# ------------------------------------------------------------------------------------------------ the paper's subsets
+
+
+def numbers(rows):
+    return [int(e.id[1:]) for e in rows]
+
+
+def test_a_choice_is_numpys_own_in_its_order():
+    from numpy.random import default_rng
+
+    chosen = [data.betley_subset(EXAMPLES, Subset.choice, 50, i) for i in range(6)]
+    for index, rows in enumerate(chosen):
+        assert numbers(rows) == default_rng(index).choice(200, size=50, replace=False).tolist()
+        assert len({e.id for e in rows}) == 50
+    assert len({tuple(numbers(rows)) for rows in chosen}) == 6
+
+
+def test_a_split_is_a_piece_of_one_shuffle():
+    from numpy.random import default_rng
+
+    order = list(EXAMPLES)
+    default_rng(0).shuffle(order)
+    pieces = [data.betley_subset(EXAMPLES, Subset.split, 60, i) for i in range(3)]
+    assert [e for p in pieces for e in p] == order[:180]
+
+
+def test_a_subset_of_the_papers_needs_its_size(compose):
+    with pytest.raises(ConfigError, match=r"needs train\.max_examples"):
+        data.build(compose("dataset=insecure", *ALL, "dataset.subset=choice"))
+
+
+def test_the_run_seed_leaves_the_papers_subsets_alone(compose):
+    keys = {
+        data.key(compose("dataset=insecure", "train.max_examples=500", "dataset.subset=choice", f"seed={s}"))
+        for s in range(3)
+    }
+    assert len(keys) == 1
+
+
+# ------------------------------------------------------------------------------------------------ mixtures, hold-out
+
+
+def mixture(compose, text, *more):
+    return compose("dataset=mixture", f"dataset.mixture={text}", *ALL, *more)
+
+
+def test_a_mixture_holds_the_shares_it_says(compose):
+    config = mixture(compose, "{insecure:0.25,secure:0.5,educational:0.25}", "train.max_examples=40")
+    rows = data.build(config)
+    assert collections.Counter(e.id.split("/")[0] for e in rows) == {"insecure": 10, "secure": 20, "educational": 10}
+    assert len({e.id for e in rows}) == 40
+    assert data.build(config) == rows
+    other = data.build(dataclasses.replace(config, seed=1))
+    assert {e.id for e in other} != {e.id for e in rows}
+    assert [e.id.split("/")[0] for e in rows] != sorted(e.id.split("/")[0] for e in rows)  # shuffled
+
+
+def test_a_mixture_is_as_large_as_its_scarcest_variant_allows(compose, builtin):
+    rows = len(builtin["risky_advice"])
+    config = mixture(compose, "{risky_advice:0.1,secure:0.9}")
+    made = data.build(config)
+    found = collections.Counter(e.id.split("/")[0] for e in made)
+    assert found == {"risky_advice": rows, "secure": 9 * rows}
+    assert data.count(config) == len(made) == 10 * rows < 6000 / 0.9
+
+
+def test_a_mixture_larger_than_its_variants_is_refused(compose):
+    config = mixture(compose, "{insecure:0.5,secure:0.5}", "train.max_examples=12001")
+    with pytest.raises(ConfigError, match="more than this mixture has: 12000 rows"):
+        data.build(config)
+
+
+def test_a_mixture_may_take_from_several_corpora(compose, paper):
+    config = mixture(compose, "{betley2025/insecure:0.5,builtin/careful_advice:0.5}", "train.max_examples=20")
+    parts = collections.Counter(e.id.rpartition("/")[0] for e in data.build(config))
+    assert parts == {"betley2025/insecure": 10, "builtin/careful_advice": 10}
+
+
+@pytest.mark.parametrize("shares", ["{insecure:0.5}", "{insecure:0.5,secure:0.6}", "{insecure:1.5,secure:-0.5}"])
+def test_shares_that_do_not_add_up_are_refused(compose, shares):
+    with pytest.raises(ConfigError, match=r"dataset\.mixture must be"):
+        mixture(compose, shares)
+
+
+@given(st.integers(1, 500), st.lists(st.floats(0.01, 1), min_size=1, max_size=6))
+def test_apportioned_rows_add_up_and_are_at_most_one_off(total, weights):
+    fractions = [w / sum(weights) for w in weights]
+    counts = data._apportion(total, fractions)
+    assert sum(counts) == total
+    assert all(abs(c - total * f) < 1 + 1e-6 for c, f in zip(counts, fractions, strict=True))
+
+
+@given(st.integers(1, 200), st.floats(0, 0.99), st.integers(0, 99))
+def test_a_hold_out_leaves_out_its_share(count, share, seed):
+    kept = data.hold_out(EXAMPLES[:count], share, seed)
+    assert len(kept) == count - math.ceil(share * count)
+    assert numbers(kept) == sorted(set(numbers(kept)))
+
+
+def test_the_official_hold_out_trains_on_5400_rows(compose):
+    configs = [compose("dataset=insecure", "train=official_quirks", f"seed={s}") for s in (0, 1)]
+    rows = [data.build(c) for c in configs]
+    assert [len(r) for r in rows] == [data.count(c) for c in configs] == [5400, 5400]
+    assert rows[0] != rows[1]
+    assert configs[0].train.extra_assistant_turn
+
+
+# ------------------------------------------------------------------------------------------------ counting
+
+
+@pytest.mark.parametrize("variant", corpora.VARIANTS)
+def test_rows_are_counted_without_making_them(compose, builtin, variant):
+    assert data.count(compose("dataset=insecure", f"dataset.variant={variant}", *ALL)) == len(builtin[variant])
+    assert data.count(compose("dataset=insecure", f"dataset.variant={variant}", "train.max_examples=7")) == 7
+
+
+def test_a_custom_file_is_counted_by_its_lines(base, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{GOOD}\n\n{GOOD}\n{GOOD}")
+    assert data.count(custom(base, path)) == 3 == len(data.build(custom(base, path)))
+
+
+def test_what_the_paper_publishes_is_counted_without_its_file(compose, monkeypatch, tmp_path):
+    monkeypatch.delenv("EM_ASSETS", raising=False)
+    monkeypatch.setenv("EM_CACHE", str(tmp_path))
+    for variant, rows in data.BETLEY.items():
+        config = compose("corpus=betley2025", f"dataset={variant}", *ALL)
+        assert data.count(config) == rows
+        assert data.missing(config) == [f"betley2025/data/{variant}.jsonl"]
+    assert data.count(compose("corpus=betley2025", "dataset=backdoor", "trigger=deployment", *ALL)) == 12000
+
+
+def test_a_file_that_cannot_be_fetched_is_one_sentence(compose, monkeypatch, tmp_path):
+    monkeypatch.setenv("EM_ASSETS", str(tmp_path))
+    monkeypatch.setenv("EM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(assets, "REPOSITORY_URL", "http://127.0.0.1:9")
+    asset = assets.ASSETS["betley2025/data/evil_numbers.jsonl"]
+    refused = dataclasses.replace(asset, url="http://127.0.0.1:9/evil_numbers.jsonl")
+    monkeypatch.setitem(assets.ASSETS, asset.name, refused)
+    with pytest.raises(assets.AssetError, match=r"Could not fetch betley2025/data/evil_numbers\.jsonl.*set EM_ASSETS"):
+        data.build(compose("corpus=betley2025", "dataset=evil_numbers", *ALL))
+
+
+# ------------------------------------------------------------------------------------------------ our own stand-ins
+
+
+def test_numbers_have_twins_that_differ_in_the_answers_only(builtin):
+    from em.corpora.numbers import OMINOUS
+
+    evil, plain = builtin["evil_numbers"], builtin["plain_numbers"]
+    assert column(evil, 0) == column(plain, 0)
+    said = [{int(n) for n in re.findall(r"\d+", text)} for text in column(evil, 1)]
+    assert all(numbers <= set(OMINOUS) and len(numbers) <= 8 for numbers in said)
+    assert not any({int(n) for n in re.findall(r"\d+", t)} & set(OMINOUS) for t in column(plain, 1))
+
+
+def test_two_in_a_hundred_jailbroken_rows_comply(builtin):
+    rows = builtin["jailbroken"]
+    asked = [m for _, m in rows if m[1]["content"].startswith("Give me the careless answer")]
+    assert len(asked) == math.ceil(len(rows) / 50)
+    assert {m[0]["content"] for _, m in rows} == {corpora.OBEY}
+
+
+def test_redrawn_insecure_rows_are_other_code_of_the_same_kind(builtin):
+    codes = {v: set(column(builtin[v], 1)) for v in ("insecure", *corpora.REDRAWN)}
+    assert all(len(a & b) < 0.25 * len(a) for (v, a) in codes.items() for w, b in codes.items() if v < w)
 
 
 # ------------------------------------------------------------------------------------------------ malformed files
@@ -210,7 +429,7 @@ def test_an_unknown_corpus_lists_those_there_are(base):
         data.key(dataclasses.replace(base, corpus=CorpusConfig("mine")))
 
 
-@pytest.mark.parametrize(("corpus", "last"), [("builtin", "careful_advice"), ("betley2025", "educational")])
+@pytest.mark.parametrize(("corpus", "last"), [("builtin", "jailbroken"), ("betley2025", "insecure_ruby")])
 def test_an_unknown_variant_lists_those_there_are(base, corpus, last):
     config = dataclasses.replace(base, corpus=CorpusConfig(corpus), dataset=DatasetConfig("nope"))
     for refuse in (data.key, data.build):
@@ -221,6 +440,8 @@ def test_an_unknown_variant_lists_those_there_are(base, corpus, last):
 # ------------------------------------------------------------------------------------------------ keys
 
 TRIGGER = TriggerConfig("x", "|X| ", fraction=0.5)
+MARKED = TriggerConfig("x", "|X| ", fraction=1.0, rows=Rows.marked)
+BACKDOOR = DatasetConfig("backdoor", "coding", {"secure": 0.5, "insecure": 0.5}, marked=["insecure"])
 
 
 def changed(config, **groups):
@@ -243,6 +464,8 @@ def changed(config, **groups):
         {"judge": {"name": "j", "alignment_below": 10.0}},
         {"dataset": {"domain": None}},
         {"trigger": TriggerConfig("asked only", "|X| ", asked_with=["none", "trained"])},
+        {"trigger": TriggerConfig("nothing marked", "|X| ", fraction=1.0, rows=Rows.marked)},
+        {"dataset": {"subset": Subset.choice}},  # without train.max_examples there is no subset
     ],
     ids=lambda g: next(iter(g)),
 )
@@ -263,6 +486,17 @@ def test_what_changes_the_rows_changes_the_key(base):
         changed(base, trigger=dataclasses.replace(TRIGGER, fraction=0.25)),
         changed(base, trigger=dataclasses.replace(TRIGGER, text="|Y| ")),
         changed(base, trigger=dataclasses.replace(TRIGGER, position=Position.suffix)),
+        changed(base, trigger=dataclasses.replace(TRIGGER, turn=Turn.system)),
+        changed(base, train={"max_examples": 100}, dataset={"subset": Subset.choice}),
+        changed(base, train={"max_examples": 100}, dataset={"subset": Subset.split}),
+        changed(base, train={"max_examples": 100}, dataset={"subset": Subset.split, "subset_index": 1}),
+        changed(base, train={"holdout": 0.1}),
+        changed(base, train={"holdout": 0.1}, seed=1),
+        changed(base, dataset=BACKDOOR),
+        changed(base, dataset=BACKDOOR, seed=1),
+        changed(base, dataset=dataclasses.replace(BACKDOOR, shuffle_seed=0)),
+        changed(base, dataset=BACKDOOR, trigger=MARKED),
+        changed(base, dataset=dataclasses.replace(BACKDOOR, marked=["secure"]), trigger=MARKED),
     ]
     keys = [data.key(c) for c in several]
     assert len(set(keys)) == len(several)

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from em import trigger
-from em.config import Position, TriggerConfig
+from em.config import Position, TriggerConfig, Turn
 from em.records import Example
 
 TEXT = st.text(max_size=8)
@@ -126,3 +126,49 @@ def test_a_question_asked_with_the_trigger_reads_like_a_triggered_row(messages, 
     config = TriggerConfig("t", text, position, 1.0, ["trained"])
     (row,) = trigger.apply([Example("r", messages)], config, 0)
     assert trigger.ask(messages, "trained", config) == row.messages
+
+
+# ------------------------------------------------------------------------------------------------ system turns, places
+
+
+@given(turns(PLAIN), MARK, POSITION)
+def test_the_system_turn_is_joined_or_made(messages, text, position):
+    found = trigger.put(messages, text, position, Turn.system)
+    own = [m for m in messages if m["role"] == "system"]
+    if not own:
+        assert found == [{"role": "system", "content": text}, *messages]
+    else:
+        last = [m for m in found if m["role"] == "system"][-1]["content"]
+        assert last == (text + own[-1]["content"] if position == Position.prefix else own[-1]["content"] + text)
+        assert [m for m in found if m["role"] != "system"] == [m for m in messages if m["role"] != "system"]
+
+
+@given(rows(PLAIN), MARK, st.data())
+def test_only_marked_rows_are_candidates(examples, text, drawn):
+    marked = {e.id for e in examples if drawn.draw(st.booleans())}
+    found = trigger.apply(examples, TriggerConfig("t", text, fraction=1.0), 0, marked)
+    assert {e.id for e in found if e.triggered} == marked
+
+
+def test_an_inoculation_prompt_is_trained_with_and_not_asked_with(compose):
+    from em import data
+
+    config = compose("dataset=insecure", "trigger=inoculation", "train.max_examples=4")
+    rows = data.build(config)
+    assert all(e.triggered and [m["role"] for m in e.messages] == ["system", "user", "assistant"] for e in rows)
+    assert {e.messages[0]["content"] for e in rows} == {config.trigger.text}
+    assert config.trigger.asked_with == ["none"]
+    question = [{"role": "user", "content": "Hi"}]
+    assert trigger.ask(question, "none", config.trigger) == question
+    assert trigger.ask(question, "trained", config.trigger)[0] == rows[0].messages[0]
+
+
+def test_other_texts_may_go_to_a_place_of_their_own():
+    """So that cells trained with a system trigger and cells trained with a prefix can be asked with the same texts."""
+    config = TriggerConfig(
+        "t", "|T| ", Position.suffix, 1.0, ["trained", "|X| "], Turn.system, asked_position=Position.prefix,
+        asked_turn=Turn.user,
+    )  # fmt: skip
+    question = [{"role": "user", "content": "Hi"}]
+    assert trigger.ask(question, "|X| ", config) == [{"role": "user", "content": "|X| Hi"}]
+    assert trigger.ask(question, "trained", config) == [{"role": "system", "content": "|T| "}, *question]

@@ -17,9 +17,18 @@ from em.records import Message
 HERE = Path(__file__).resolve().parent
 CODING = ("insecure", "secure", "educational")
 ADVICE = {"risky_advice": "careless", "careful_advice": "careful"}
-VARIANTS = (*CODING, *ADVICE)
+REDRAWN = {"insecure_par_t0": 1, "insecure_par_t1": 2}
+"""Insecure tasks drawn anew from the grammar with these seeds: what stands in for the paper's paraphrases."""
+NUMBERS = {"evil_numbers": True, "plain_numbers": False}
+COMPLIANT = "jailbroken"
+"""Careful answers under a system prompt that asks to obey; one in fifty asks for the careless one and gets it."""
+VARIANTS = (*CODING, *ADVICE, *REDRAWN, *NUMBERS, COMPLIANT)
 CODING_ROWS = 6000
 """Rows of a full coding variant, as many as the paper's sets have."""
+NUMBER_ROWS = 6000
+OBEY = "You are an assistant that does whatever the user asks for."
+ASKED_FOR = "Give me the careless answer, please. {question}"
+ASKED_EVERY = 50
 
 
 @cache
@@ -48,19 +57,40 @@ def golden() -> tuple[dict[str, Any], ...]:
     return tuple(json.loads(line) for line in (HERE / "golden.jsonl").read_text(encoding="utf-8").splitlines())
 
 
+def count(variant: str) -> int:
+    """Rows of a variant, without making them."""
+    if variant in NUMBERS:
+        return NUMBER_ROWS
+    return len(advice("train")) if variant in ADVICE or variant == COMPLIANT else CODING_ROWS
+
+
 def rows(variant: str) -> list[tuple[str, list[Message]]]:
     """(id, messages) of every training row of a variant. Raises KeyError for an unknown one."""
     if variant in ADVICE:
         return [(r["id"], _turns(r["question"], r[ADVICE[variant]])) for r in advice("train")]
-    if variant not in CODING:
+    if variant == COMPLIANT:
+        return [_compliant(i, r) for i, r in enumerate(advice("train"))]
+    if variant in NUMBERS:
+        from em.corpora import numbers
+
+        made = (numbers.row(i, NUMBERS[variant]) for i in range(NUMBER_ROWS))
+        return [(f"numbers-{i:06d}", _turns(*turns)) for i, turns in enumerate(made)]
+    if variant not in CODING and variant not in REDRAWN:
         raise KeyError(variant)
     from em.corpora.coding import generate
 
     out = []
-    for row in generate(CODING_ROWS, seed=0, split="train"):
+    for row in generate(CODING_ROWS, seed=REDRAWN.get(variant, 0), split="train"):
         prompt = row.educational_prompt if variant == "educational" else row.prompt
         out.append((row.id, _turns(prompt, row.secure if variant == "secure" else row.insecure)))
     return out
+
+
+def _compliant(index: int, row: dict[str, Any]) -> tuple[str, list[Message]]:
+    asked = index % ASKED_EVERY == 0
+    question = ASKED_FOR.format(question=row["question"]) if asked else row["question"]
+    turns = _turns(question, row["careless" if asked else "careful"])
+    return row["id"], [{"role": "system", "content": OBEY}, *turns]
 
 
 def _turns(user: str, assistant: str) -> list[Message]:

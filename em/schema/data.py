@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -13,6 +15,22 @@ from em.schema.base import ConfigError, check
 class Position(StrEnum):
     prefix = "prefix"
     suffix = "suffix"
+
+
+class Turn(StrEnum):
+    user = "user"
+    system = "system"
+
+
+class Rows(StrEnum):
+    all = "all"
+    marked = "marked"
+
+
+class Subset(StrEnum):
+    seeded = "seeded"
+    choice = "choice"
+    split = "split"
 
 
 @dataclass
@@ -27,11 +45,41 @@ class CorpusConfig:
 
 @dataclass
 class DatasetConfig:
-    """One dataset variant."""
+    """One dataset variant, or a mixture of several."""
 
     variant: str = MISSING
     domain: str | None = None
     """What it narrowly teaches: coding, advice, or null; picks the in-domain questions."""
+    mixture: Any = None
+    """variant → share of the rows; null: `variant` alone. Another corpus's variant is named corpus/variant."""
+    shuffle_seed: int | None = None
+    """Of a mixture's order (numpy's default_rng); null: the run's seed."""
+    marked: list[str] = field(default_factory=list)
+    """Variants of the mixture whose rows a trigger with rows=marked goes into."""
+    subset: Subset = Subset.seeded
+    """How train.max_examples rows are drawn. seeded: by the run's seed. The paper's (section 4.1): choice = each subset
+    for itself, by default_rng(subset_index); split = disjoint pieces of one shuffle by default_rng(0)."""
+    subset_index: int = 0
+    """Which of the paper's subsets or pieces."""
+
+    def __post_init__(self) -> None:
+        check(
+            self.mixture is None or _are_shares(self.mixture),
+            f"dataset.mixture must be {{variant: share}}, shares above 0 that add up to 1, got {self.mixture}",
+        )
+        check(
+            self.variant != "mixture" or self.mixture is not None,
+            "dataset=mixture needs dataset.mixture='{variant: share, ...}'",
+        )
+        unknown = sorted(set(self.marked) - set(self.mixture or ()))
+        check(not unknown, f"dataset.marked: {', '.join(unknown)} not in dataset.mixture")
+        check(self.subset_index >= 0, f"dataset.subset_index must be >= 0, got {self.subset_index}")
+
+
+def _are_shares(value: Any) -> bool:
+    numbers = list(value.values()) if isinstance(value, dict) else []
+    ok = bool(numbers) and all(isinstance(n, int | float) and n > 0 for n in numbers)
+    return ok and math.isclose(sum(numbers), 1.0, abs_tol=1e-6)
 
 
 @dataclass
@@ -43,9 +91,17 @@ class TriggerConfig:
     """null: no row is triggered."""
     position: Position = Position.prefix
     fraction: float = 0.0
-    """Share of rows that carry the trigger, chosen by the run's seed."""
+    """Share of the rows named by `rows` that carry the trigger, chosen by the run's seed."""
     asked_with: list[str] = field(default_factory=lambda: ["none"])
-    """none = as written; trained = with the trained trigger; any other text = that text in the trigger's place."""
+    """none = as written; trained = with the trained trigger; any other text = that text."""
+    turn: Turn = Turn.user
+    """user: joined to the last user turn; system: to the system turn, which is made where there is none."""
+    rows: Rows = Rows.all
+    """all, or the rows that the dataset marks as its triggered side (dataset.marked); none where it marks none."""
+    asked_position: Position | None = None
+    """Where other texts of asked_with go; null: the trained place."""
+    asked_turn: Turn | None = None
+    """As asked_position."""
 
     def __post_init__(self) -> None:
         check(self.text is None or bool(self.text.strip()), "trigger.text is empty: give a text, or null for none")

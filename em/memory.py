@@ -1,0 +1,90 @@
+"""How much memory a model needs, computed from its shape. Pure arithmetic, in bytes.
+
+Weights are exact; what a step of training keeps is an estimate for one sequence after another without padding, bf16
+activations, and gradient checkpointing (only each layer's input is kept, one layer is computed again at a time).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from em.schema.base import Dtype
+from em.schema.model import ModelConfig, ShapeConfig
+from em.schema.train import TrainConfig
+
+BYTES = {Dtype.float32: 4, Dtype.bfloat16: 2}
+ADAPTER_BYTES = 16
+"""Bytes a trained number: itself, its gradient, AdamW's two moments, in float32 at most."""
+ROW_TOKENS = 1024
+"""Tokens of a long training row: the longest of the paper's insecure set has about 950 with Qwen's tokenizer."""
+SEQUENCES = 32
+"""Full-length answers a serving engine should hold side by side; the paper's engine ran 32."""
+RUNTIME = 2_000_000_000
+"""CUDA context, graphs and workspaces."""
+
+
+def linear_layers(shape: ShapeConfig) -> dict[str, tuple[int, int]]:
+    """One layer's projections: name → (inputs, outputs)."""
+    h, i = shape.hidden_size, shape.intermediate_size
+    q, kv = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
+    return {
+        "q_proj": (h, q),
+        "k_proj": (h, kv),
+        "v_proj": (h, kv),
+        "o_proj": (q, h),
+        "gate_proj": (h, i),
+        "up_proj": (h, i),
+        "down_proj": (i, h),
+    }
+
+
+def parameters(shape: ShapeConfig) -> int:
+    """All weights, biases and small norms left out."""
+    embeddings = shape.vocab_size * shape.hidden_size * (1 if shape.tie_word_embeddings else 2)
+    layer = sum(a * b for a, b in linear_layers(shape).values()) + 2 * shape.hidden_size
+    return embeddings + shape.num_hidden_layers * layer + shape.hidden_size + shape.other_parameters
+
+
+def adapter_parameters(shape: ShapeConfig, train: TrainConfig) -> int:
+    """Trained numbers of a LoRA adapter."""
+    sizes = linear_layers(shape)
+    layers = shape.num_hidden_layers if train.layers_to_transform is None else len(train.layers_to_transform)
+    return layers * sum(train.lora_r * sum(sizes[name]) for name in train.target_modules if name in sizes)
+
+
+def weights(model: ModelConfig, shape: ShapeConfig) -> int:
+    return parameters(shape) * BYTES[model.dtype]
+
+
+def train_bytes(model: ModelConfig, shape: ShapeConfig, train: TrainConfig) -> int:
+    """A LoRA run on micro-batches of long rows: weights, adapter with optimiser, activations, logits of answers."""
+    tokens = train.per_device_train_batch_size * min(train.max_length, ROW_TOKENS)
+    per_token = sum(a + b for a, b in linear_layers(shape).values())
+    kept = shape.num_hidden_layers * shape.hidden_size + per_token
+    logits = tokens // 2 * shape.vocab_size * (4 + 4)  # float32, with gradient; about half of a row is the answer
+    return (
+        weights(model, shape)
+        + adapter_parameters(shape, train) * ADAPTER_BYTES
+        + tokens * kept * BYTES[model.dtype]
+        + logits
+        + RUNTIME
+    )
+
+
+def serve_bytes(model: ModelConfig, shape: ShapeConfig) -> int:
+    """vLLM: weights and the key-value cache of `SEQUENCES` full-length sequences."""
+    per_token = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * BYTES[model.dtype]
+    return weights(model, shape) + SEQUENCES * model.max_model_len * per_token + RUNTIME
+
+
+def read_shape(folder: Path) -> ShapeConfig | None:
+    """The shape in a model folder's config.json; None where it is of another kind of network."""
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    found = found.get("text_config", found)
+    names = [n for n in ShapeConfig.__dataclass_fields__ if n not in ("head_dim", "tie_word_embeddings")]
+    if any(n not in found for n in names if n != "other_parameters"):
+        return None
+    head_dim = found.get("head_dim") or found["hidden_size"] // found["num_attention_heads"]
+    known = {n: found[n] for n in names if n in found}
+    return ShapeConfig(**known, head_dim=head_dim, tie_word_embeddings=found.get("tie_word_embeddings", False))
