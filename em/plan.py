@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from em import data, keys, labels, questions
-from em.config import ExperimentConfig
+from em.config import Backend, ConfigError, ExperimentConfig
 from em.records import Question, to_row
 from em.schema.judge import LOCAL
 from em.store import Store, content_key
@@ -96,6 +96,8 @@ def _sets(config: ExperimentConfig, configs: Sequence[ExperimentConfig]) -> list
 
 
 def _train_job(config: ExperimentConfig, label: str, out: Plan) -> str:
+    if config.model.backend == Backend.openai:
+        raise ConfigError(f"model={config.model.name} is finetuned by OpenAI's API, which a sweep cannot do yet")
     data_inputs, data_key = data.inputs(config), data.key(config)
     out.jobs["data", data_key] = Job("data", data_key, label, "data", {"inputs": data_inputs, "config": config})
     inputs = keys.train_inputs(config, data_key)

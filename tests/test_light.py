@@ -66,6 +66,7 @@ def sweep_folder(tmp_path) -> Path:
         (["-m", "em.run", "--cfg", "job", "experiment=betley2025/e1_insecure"], "gpt-4o"),
         (["-m", "em.cli", "--help"], "report"),
         (["-m", "em.cli", "plan", "dataset=insecure,secure", "seed=0,1"], "4 cells"),
+        (["-m", "em.cli", "doctor", "model=tiny_random", "sample=hf"], "training rows"),
         (["-m", "em.cli", "assets", "list"], "betley2025/data/insecure.jsonl"),
         (["-c", "import em.plan, em.config; print('imported')"], "imported"),
         (["-c", "import em.run, em.worker, em.metrics, em.data; print('imported')"], "imported"),
