@@ -68,7 +68,11 @@ def choice(option: Path) -> list[str]:
 def test_the_shipped_options_are_found():
     assert len(SHIPPED) >= 28
     assert {p.parts[0] for p in SHIPPED} == {
-        *(f.name for f in dataclasses.fields(config.ExperimentConfig) if f.name not in ("seed", "name", "out")),
+        *(
+            f.name
+            for f in dataclasses.fields(config.ExperimentConfig)
+            if f.name not in ("seed", "name", "out", "budget")
+        ),
         "experiment",
     }
 

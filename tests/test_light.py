@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from em.config import CONF_DIR
 from em.store import Store
 
 HEAVY = (
@@ -102,13 +103,17 @@ def test_planning_a_cell_imports_nothing_heavy(modules, tmp_path):
     assert not loaded & set(HEAVY)
 
 
+def options(group: str) -> str:
+    return ", ".join(sorted(p.stem for p in (Path(CONF_DIR) / group).glob("*.yaml")))
+
+
 def test_help_shows_the_groups_and_an_example(modules):
     done, _ = modules("-m", "em.run", "--help")
     for line in (
         "python -m em.run dataset=risky_advice",
-        "dataset: careful_advice, custom, educational, insecure, risky_advice, secure",
-        "model: qwen2_5_coder_32b, smollm2_135m, tiny_random",
-        "experiment/betley2025: e1_insecure",
+        "dataset: " + options("dataset"),
+        "model: " + options("model"),
+        "experiment/betley2025: " + options("experiment/betley2025"),
     ):
         assert line in done.stdout
     for group in ("corpus", "trigger", "train", "sample", "questions", "judge", "tracking"):
