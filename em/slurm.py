@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -163,6 +164,7 @@ def submit(sweep: Sweep, settings: dict[str, Any]) -> list[SlurmJob]:
     record = {
         "format": 1,
         "submitted": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "command": shlex.join(["python", "-m", "em.run", *sys.argv[1:]]),
         "jobs": [asdict(j) for j in submission.jobs],
     }
     write_atomic(sweep.folder / JOBS, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
@@ -218,7 +220,8 @@ class _Submission:
             jobs = executor.submit_array(elements)
         except (FailedJobError, FailedSubmissionError, RuntimeError, ValueError) as error:
             raise ConfigError(
-                f"SLURM refused the {stage} jobs ({' '.join(str(error).split())}): see hydra.launcher"
+                f"SLURM refused the {stage} jobs ({' '.join(str(error).split())[-300:]}): see hydra.launcher; "
+                f"where an array is too long, a larger cells_per_job makes it shorter"
             ) from error
         for job, element in zip(jobs, elements, strict=True):
             labels = [self.labels[s] for s in element.share.subjects]
@@ -270,6 +273,11 @@ def _refuse_twice(folder: Path) -> None:
         )
 
 
+def command(folder: Path) -> str:
+    """The command that submitted a sweep; after its jobs have ended it submits what is missing."""
+    return json.loads((folder / JOBS).read_text(encoding="utf-8"))["command"]
+
+
 def read_jobs(path: Path) -> list[SlurmJob]:
     """The jobs of the last submission. Raises ConfigError when the file is not ours."""
     try:
@@ -312,8 +320,6 @@ def submitted(folder: Path, jobs: Sequence[SlurmJob]) -> list[str]:
 
 def lines(folder: Path) -> list[str]:
     """What `em status` says about a submitted sweep: one line a job that is not just done."""
-    if not (folder / JOBS).exists():
-        return []
     states, jobs = job_states(folder / JOBS), read_jobs(folder / JOBS)
     counts: dict[str, int] = {}
     for s in states.values():

@@ -151,7 +151,8 @@ def planned(configs: Sequence[ExperimentConfig], share: Share | None = None) -> 
     sweep = Sweep(folder_of(configs), store, plan(configs, store), share)
     _make_folder(sweep.folder)
     sweep.counters.update(dict.fromkeys(COUNTERS, 0))
-    _write_cells(sweep)
+    if share is None:  # or whoever shared it out has written it
+        _write_cells(sweep)
     return sweep
 
 

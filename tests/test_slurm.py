@@ -147,6 +147,13 @@ def test_status_shows_the_queue(sweeps):
     assert done.returncode == 1
     assert "2 CANCELLED, 5 COMPLETED, 2 FAILED" in done.stdout
     assert "FAILED (NonZeroExitCode)" in done.stdout and "(DependencyNeverSatisfied)" in done.stdout
+    assert "go on with: python -m em.run -m hydra/launcher=slurm " in done.stdout
+
+
+def test_jobs_leave_the_sweeps_own_record_alone(sweeps):
+    """`em resume` reads it: a job's single stage must not get there."""
+    cells = json.loads((sweeps["mine"] / "sweep.json").read_text())["cells"]
+    assert {tuple(c["config"]["launch"]["stages"]) for c in cells} == {("train", "sample", "judge", "report")}
 
 
 def test_only_what_needs_a_gpu_holds_one(sweeps):

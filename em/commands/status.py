@@ -40,13 +40,15 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{states[-1]:10} {cell['label']:28} {'  '.join(parts)}")
         for line in dict.fromkeys(_error_line(folder, row) for row in errors):
             print(f"           {line}")
+    go_on = f"em resume {folder}"
     if (folder / "jobs.json").exists():  # submitted to SLURM
         from em import slurm
 
         print("\n".join(slurm.lines(folder)))
+        go_on = slurm.command(folder)
     print(f"logs: {folder / 'logs'}")
     if set(states) != {"done"}:
-        print(f"go on with: em resume {folder}")
+        print(f"go on with: {go_on}")
     return 1 if "failed" in states else 0
 
 
