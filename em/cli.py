@@ -8,7 +8,7 @@ import argparse
 import sys
 
 from em.assets import AssetError
-from em.commands import assets, doctor, plan, report, resume, status, why, workspace
+from em.commands import assets, doctor, export, plan, report, resume, status, why, workspace
 from em.config import ConfigError
 from em.models import ModelError
 from em.store import StoreError
@@ -20,6 +20,7 @@ COMMANDS = {
     "resume": resume,
     "why": why,
     "report": report,
+    "export": export,
     "workspace": workspace,
     "doctor": doctor,
 }

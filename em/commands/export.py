@@ -1,0 +1,51 @@
+"""`em export`: a sweep's answers and adapters for other tools."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from em.commands import read_sweep, sweep_file
+from em.config import ConfigError
+
+FORMS = ("csv", "parquet", "inspect", "card")
+
+
+def add(commands: Any) -> None:
+    sub = commands.add_parser("export", help="answers as CSV, Parquet or Inspect logs; model cards for adapters")
+    sub.add_argument("folder", type=Path, help="a folder below outputs/sweeps")
+    sub.add_argument("form", choices=FORMS)
+    sub.add_argument("--to", type=Path, help="where (default: export/ in the sweep's folder)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from em import answers, export
+
+    folder, form = arguments.folder, arguments.form
+    summary = json.loads(sweep_file(folder, "summary.json").read_text(encoding="utf-8"))
+    out = arguments.to or folder / "export"
+    out.mkdir(parents=True, exist_ok=True)
+    if form == "card":
+        models = {m["id"]: m for m in summary["models"]}
+        for cell in (c for c in read_sweep(folder)["cells"] if c["kind"] == "cell"):
+            path = out / f"{cell['id']}.md"
+            path.write_text(export.card(cell, models[cell["id"]], summary), encoding="utf-8")
+            print(path)
+        return 0
+    if form == "inspect":
+        try:
+            paths = export.write_inspect(answers.read(folder), summary, out)
+        except ImportError as error:
+            raise ConfigError(
+                f'em export inspect needs the extra `inspect`: pip install "em[inspect]" ({error})'
+            ) from error
+        for path in paths:
+            print(path)
+        return 0
+    groups = {m["id"]: m["variant"] or "untouched" for m in summary["models"]}
+    path = out / f"answers.{form}"
+    write = {"csv": export.write_csv, "parquet": export.write_parquet}[form]
+    print(f"{path}  {write(export.table_rows(answers.read(folder), groups), path)} answers")
+    return 0
