@@ -8,7 +8,8 @@ import argparse
 import sys
 
 from em.assets import AssetError
-from em.commands import assets, doctor, export, plan, report, resume, status, why, workspace
+from em.chat import ChatError
+from em.commands import assets, data, doctor, export, plan, report, resume, status, why, workspace
 from em.config import ConfigError
 from em.models import ModelError
 from em.store import StoreError
@@ -23,6 +24,7 @@ COMMANDS = {
     "export": export,
     "workspace": workspace,
     "doctor": doctor,
+    "data": data,
 }
 
 
@@ -37,7 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         code = COMMANDS[arguments.command].run(arguments)
-    except (AssetError, ConfigError, ModelError, StoreError) as error:
+    except (AssetError, ChatError, ConfigError, ModelError, StoreError) as error:
         sys.exit(f"em: {error}")
     sys.exit(code)
 

@@ -1,0 +1,97 @@
+"""`em data`: the training rows of a run, as text with the learned tokens marked, or as a file."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from em import assets, chat, compose, config, data, keys, models
+
+GREEN, PLAIN = "\033[32m", "\033[0m"
+MARKS = "⟦", "⟧"
+"""Around learned tokens where there are no colours."""
+
+
+def add(commands: Any) -> None:
+    sub = commands.add_parser("data", help="show a run's training rows with the learned tokens marked, or write them")
+    sub.add_argument("action", choices=["show", "export"])
+    sub.add_argument("overrides", nargs="*", help="as for em.run, e.g. dataset=backdoor trigger=deployment")
+    sub.add_argument("--rows", type=int, default=3, help="show: how many rows (default 3)")
+    sub.add_argument("--start", type=int, default=0, help="show: the first row, counted from 0")
+    sub.add_argument("--count", action="store_true", help="show: count cut, empty and merged rows over the whole set")
+    sub.add_argument("--to", type=Path, help="export: the file, chat JSONL as the paper's files are written")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    config.register()
+    cells = compose.cells(arguments.overrides)
+    if len(cells) > 1:
+        raise config.ConfigError(f"em data takes one run, these overrides mean {len(cells)}")
+    loaded = config.load(cells[0])
+    try:
+        examples = data.build(loaded)
+    except ValueError as error:  # a malformed file, a trigger that clashes
+        raise config.ConfigError(str(error)) from error
+    return _export(examples, arguments.to) if arguments.action == "export" else _show(loaded, examples, arguments)
+
+
+def _export(examples: list[data.Example], path: Path | None) -> int:
+    if path is None:
+        raise config.ConfigError("em data export needs --to FILE")
+    written = data.to_chat_jsonl(examples)
+    path.write_bytes(written)
+    pin = f"sha256:{hashlib.sha256(written).hexdigest()}"
+    same = next((f", the same bytes as {a.name}" for a in assets.ASSETS.values() if a.pin == pin), "")
+    print(f"{path}  {len(examples)} rows  {pin}{same}")
+    return 0
+
+
+def _show(loaded: config.ExperimentConfig, examples: list[data.Example], arguments: argparse.Namespace) -> int:
+    tokenizer = _tokenizer(loaded)
+    train = loaded.train
+    print(f"{loaded.dataset.variant}, {len(examples)} rows, {sum(e.triggered for e in examples)} with the trigger")
+    for example in examples[arguments.start : arguments.start + arguments.rows]:
+        tokens = chat.encode(tokenizer, example.messages, train.extra_assistant_turn)
+        flags = ["triggered"] * example.triggered + ["cut"] * (len(tokens.input_ids) > train.max_length)
+        print(f"\n--- {example.id}  {tokens.supervised} of {len(tokens.input_ids)} tokens learned  {' '.join(flags)}")
+        print(marked(tokenizer, tokens, train.max_length, _colours()))
+    if arguments.count:
+        counts = chat.encode_all(tokenizer, examples, train.max_length, train.extra_assistant_turn).facts()
+        print("\n" + ", ".join(f"{name} {number}" for name, number in counts.items()))
+    return 0
+
+
+def _tokenizer(loaded: config.ExperimentConfig) -> chat.ChatTokenizer:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(models.model_path(loaded.model.path), revision=loaded.model.revision)
+    except (OSError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise models.ModelError(f"the tokenizer of model={loaded.model.name} cannot be had: {said[:200]}") from error
+    return chat.ChatTokenizer(tokenizer, keys.chat_options(loaded))
+
+
+def _colours() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def marked(tokenizer: Any, tokens: chat.Tokens, max_length: int, colours: bool) -> str:
+    """A row as text, its learned tokens green or in marks; what is cut off is left out."""
+    begin, end = (GREEN, PLAIN) if colours else MARKS
+    pairs = list(zip(tokens.input_ids, tokens.labels, strict=True))[:max_length]
+    parts = []
+    for learned, run in groupby(pairs, key=lambda pair: pair[1] != chat.IGNORE):
+        text = printable(tokenizer.decode([token for token, _ in run], skip_special_tokens=False))
+        parts.append(f"{begin}{text}{end}" if learned else text)
+    return "".join(parts)
+
+
+def printable(text: str) -> str:
+    """Rows are others' text: what could steer a terminal is written out."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,121 @@
+"""`em doctor`: what would stop a run is found before it starts, with the sentence that says what to change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from em import doctor
+from em.config import ConfigError
+from em.models import ModelError
+from em.store import StoreError
+
+QUICK = ("model=tiny_random", "train=tiny", "sample=hf", "tracking=off")
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch, tmp_path):
+    """No keys, no hub cache, no GPU, 16 GB free; tests say what else."""
+    for name in ("OPENAI_API_KEY", "HF_TOKEN", "WANDB_API_KEY", "HF_HUB_CACHE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr(doctor, "gpus", list)
+    monkeypatch.setattr(doctor, "has_gpu", lambda: False)
+    monkeypatch.setattr(doctor, "free_memory", lambda: 16 * 10**9)
+
+
+def found(config):
+    return {f.subject: f for f in doctor.examine(config)}
+
+
+def test_the_quickstart_machine_passes(compose, tmp_path):
+    findings = found(compose(*QUICK, f"out={tmp_path}"))
+    assert [f.text for f in findings.values() if not f.ok] == []
+    assert list(findings) == ["versions", "engine", "keys", "data", "model", "disk", "memory"]
+    assert "16 training rows" in findings["data"].text
+    assert "torch" in findings["versions"].text
+
+
+def test_everything_that_is_wrong_is_said_at_once(compose, tmp_path, monkeypatch):
+    monkeypatch.delenv("EM_ASSETS", raising=False)
+    monkeypatch.setenv("EM_CACHE", str(tmp_path))
+    overrides = ("model=qwen2_5_coder_32b", "judge=gpt_4o", "corpus=betley2025", "dataset=evil_numbers")
+    findings = found(compose(*overrides, "sample=hf", "tracking.mode=online", f"out={tmp_path}"))
+    wrong = {name: f.text for name, f in findings.items() if not f.ok}
+    assert "OPENAI_API_KEY is not set" in wrong["keys"]
+    assert "betley2025/data/evil_numbers.jsonl would be downloaded" in wrong["data"]
+    assert "no NVIDIA GPU is visible" in wrong["memory"] and "GB for LoRA" in wrong["memory"]
+    assert "to be downloaded (66 GB)" in findings["model"].text
+
+
+def test_a_gated_model_needs_a_token(compose, monkeypatch):
+    config = compose(*QUICK, "model=llama3_1_8b")
+    with pytest.raises(ModelError, match=r"accepted licence.*HF_TOKEN"):
+        doctor.check_model(config)
+    monkeypatch.setenv("HF_TOKEN", "hf_not_to_be_seen")
+    assert "to be downloaded" in doctor.check_model(config)
+    assert "hf_not_to_be_seen" not in str([f.text for f in doctor.examine(config)])
+
+
+def test_offline_a_model_must_be_in_the_cache(compose, monkeypatch, tmp_path):
+    config = compose(*QUICK, "model=qwen2_5_7b")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set"):
+        doctor.check_model(config)
+    snapshot = tmp_path / "hf" / "hub" / "models--Qwen--Qwen2.5-7B-Instruct" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    assert doctor.check_model(config).endswith("on disk")
+
+
+def test_a_full_disk_is_refused(monkeypatch, tmp_path):
+    import shutil
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(StoreError, match="change out="):
+        doctor.check_disk(tmp_path, 3)
+
+
+@pytest.mark.parametrize(
+    ("cards", "said"),
+    [
+        ([("H100", 85 * 10**9)], "H100 85 GB"),
+        ([("A100", 42 * 10**9)] * 2, "spread it over several cards"),
+    ],
+)
+def test_gpus_are_measured_against_the_shape(compose, monkeypatch, cards, said):
+    monkeypatch.setattr(doctor, "gpus", lambda: cards)
+    text = doctor.check_memory_of(compose(*QUICK, "model=qwen2_5_coder_32b", "train=betley2025"))
+    assert said in text
+    assert "about 74.9 GB for LoRA, 84.7 GB for serving" in text
+
+
+def test_a_card_that_cannot_hold_the_weights_is_refused(compose, monkeypatch):
+    monkeypatch.setattr(doctor, "gpus", lambda: [("T4", 16 * 10**9)])
+    with pytest.raises(ConfigError, match="the GPUs have T4 16 GB: choose a smaller model="):
+        doctor.check_memory_of(compose(*QUICK, "model=qwen2_5_14b"))
+
+
+def test_main_memory_must_hold_a_small_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "free_memory", lambda: 2 * 10**9)
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
+    if not Path("/proc/meminfo").exists():
+        pytest.skip("no /proc/meminfo")
+    with pytest.raises(ConfigError, match=r"2.0 GB of memory are free and model .* needs about 2.0 GB"):
+        doctor.require_memory([tmp_path])
+
+
+def test_a_version_outside_the_range_is_named(compose, monkeypatch):
+    monkeypatch.setattr(doctor.metadata, "requires", lambda _: ["trl>=99", "torch>=2"])
+    monkeypatch.setattr(doctor, "_version", lambda name: "1.16.0" if name != "torch" else "2.13.0+cpu")
+    with pytest.raises(ConfigError, match=r"trl 1.16.0 \(wanted >=99\): install from a lock file"):
+        doctor.check_versions(compose(*QUICK))
+
+
+def test_a_model_behind_an_api_is_refused_by_the_plan_in_one_sentence(compose, tmp_path):
+    from em.plan import plan
+    from em.store import Store
+
+    with pytest.raises(ConfigError, match="model=gpt_4o is finetuned by OpenAI's API"):
+        plan([compose("model=gpt_4o", "judge=gpt_4o")], Store.open(tmp_path))

@@ -1,0 +1,81 @@
+"""Memory from shapes: published weight counts, the figures the model files state, and a real model's folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from em import memory
+from em.config import CONF_DIR
+
+FILES = sorted(p for p in (Path(CONF_DIR) / "model").glob("*.yaml") if "shape:" in p.read_text())
+PUBLISHED = {
+    "qwen2_5_0_5b": 0.494,
+    "qwen2_5_7b": 7.62,
+    "qwen2_5_14b": 14.77,
+    "qwen2_5_coder_32b": 32.76,
+    "mistral_small_2409": 22.25,
+    "mistral_small_2501": 23.57,
+    "llama3_1_8b": 8.03,
+    "llama3_1_70b": 70.55,
+    "llama3_2_1b": 1.24,
+    "llama3_2_3b": 3.21,
+    "gemma3_1b": 1.00,
+    "gemma3_4b": 4.30,
+    "gemma3_27b": 27.43,
+    "qwen3_0_6b": 0.596,
+    "qwen3_8b": 8.19,
+    "qwen3_32b": 32.76,
+}
+"""Billions of weights, as the makers publish them."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_the_figures_a_model_file_states_are_computed(compose, path):
+    loaded = compose(f"model={path.stem}", "train=betley2025")
+    stated = re.search(r"# ([\d.]+)B weights. bf16: LoRA about ([\d.]+) GB, serving ([\d.]+) GB", path.read_text())
+    assert stated, path
+    shape = loaded.model.shape
+    found = [
+        memory.parameters(shape) / 1e9,
+        memory.train_bytes(loaded.model, shape, loaded.train) / 1e9,
+        memory.serve_bytes(loaded.model, shape) / 1e9,
+    ]
+    assert [float(x) for x in stated.groups()] == pytest.approx(found, abs=0.051)
+    if path.stem in PUBLISHED:
+        assert found[0] == pytest.approx(PUBLISHED[path.stem], rel=0.005)
+
+
+def test_every_published_count_belongs_to_a_file():
+    assert set(PUBLISHED) <= {p.stem for p in FILES}
+
+
+def test_a_lora_of_the_papers_rank_on_its_main_model(compose):
+    """r 32 on seven projections of 64 layers: 268 million numbers, as PEFT counts them for this model."""
+    loaded = compose("model=qwen2_5_coder_32b", "train=betley2025")
+    assert memory.adapter_parameters(loaded.model.shape, loaded.train) == 268_435_456
+
+
+def test_a_shape_read_from_a_folder_counts_that_model_exactly(compose):
+    from safetensors import safe_open
+
+    from em.models import model_path
+
+    folder = Path(model_path("asset:tiny_random"))
+    with safe_open(folder / "model.safetensors", framework="numpy") as file:
+        sizes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    total = sum(a * (b[0] if b else 1) for a, *b in sizes.values())
+    shape = memory.read_shape(folder)
+    assert memory.parameters(shape) == total
+    loaded = compose("model=tiny_random", "train=tiny")
+    assert memory.weights(loaded.model, shape) == 4 * total
+
+
+def test_more_rows_a_batch_need_more_and_fewer_layers_less(compose):
+    loaded = compose("model=qwen2_5_7b", "train=betley2025")
+    wide = compose("model=qwen2_5_7b", "train=betley2025", "train.per_device_train_batch_size=8")
+    few = compose("model=qwen2_5_7b", "train=betley2025", "train.layers_to_transform=[1,2]")
+    needs = [memory.train_bytes(c.model, c.model.shape, c.train) for c in (few, loaded, wide)]
+    assert needs == sorted(needs) and len(set(needs)) == 3
