@@ -22,6 +22,7 @@ from em.schema.judge import JudgeConfig, JudgeKind
 from em.schema.launch import LaunchConfig
 from em.schema.model import Backend, ModelConfig, ShapeConfig
 from em.schema.sample import Engine, QuestionsConfig, SampleConfig
+from em.schema.stats import Interval, StatsConfig
 from em.schema.tracking import TrackingBackend, TrackingConfig, TrackingMode
 from em.schema.train import SCHEDULERS, TrainConfig
 
@@ -36,6 +37,7 @@ __all__ = [
     "Dtype",
     "Engine",
     "ExperimentConfig",
+    "Interval",
     "JudgeConfig",
     "JudgeKind",
     "LaunchConfig",
@@ -45,6 +47,7 @@ __all__ = [
     "Rows",
     "SampleConfig",
     "ShapeConfig",
+    "StatsConfig",
     "Subset",
     "TrackingBackend",
     "TrackingConfig",
@@ -75,6 +78,7 @@ class ExperimentConfig:
     judge: JudgeConfig = MISSING
     tracking: TrackingConfig = MISSING
     launch: LaunchConfig = MISSING
+    stats: StatsConfig = MISSING
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     seed: int = 0
     """Seed of the training run: row order, subset, adapter initialisation."""

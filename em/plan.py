@@ -62,6 +62,12 @@ class Subject:
     config: ExperimentConfig
     train_key: str | None
     parts: tuple[Part, ...]
+    step: int | None = None
+    """Training step of a kept checkpoint; None: the end of training."""
+    cell: str | None = None
+    """Id of its cell; None: untouched."""
+    base: str | None = None
+    """Id of the untouched model it is compared with: same base model, questions, judge and thresholds."""
 
 
 @dataclass
@@ -80,13 +86,23 @@ def plan(configs: Sequence[ExperimentConfig], store: Store) -> Plan:
     out = Plan()
     for config, label in zip(configs, labels.cell_labels(configs), strict=True):
         train = _train_job(config, label, out)
-        base = _subject(BASE, BASE_LABEL, config, None, _sets(config, configs), out, store)
-        if base.parts not in [b.parts for b in out.bases]:
-            out.bases.append(base)
+        base = _base(_subject(BASE, BASE_LABEL, config, None, _sets(config, configs), out, store), out)
         sets = questions.names(config.questions.sets, config.dataset.domain)
-        out.cells.append(_subject(labels.cell_id(config), label, config, train, sets, out, store))
-    _number_bases(out)
+        cell = labels.cell_id(config)
+        subject = _subject(cell, label, config, train, sets, out, store)
+        out.cells.append(dataclasses.replace(subject, cell=cell, base=base))
+    _name_bases(out)
     return out
+
+
+def _base(base: Subject, out: Plan) -> str:
+    """Id of the untouched model with the same answers and the same rule, which is added when there is none yet."""
+    for known in out.bases:
+        same_rule = (known.config.judge, known.config.stats) == (base.config.judge, base.config.stats)
+        if known.parts == base.parts and same_rule:
+            return known.id
+    out.bases.append(dataclasses.replace(base, id=f"{BASE}-{len(out.bases)}" if out.bases else BASE))
+    return out.bases[-1].id
 
 
 def _sets(config: ExperimentConfig, configs: Sequence[ExperimentConfig]) -> list[str]:
@@ -209,17 +225,15 @@ def ranges(finished: Sequence[str], n: int) -> list[tuple[int, int]]:
     return out
 
 
-def _number_bases(out: Plan) -> None:
+def _name_bases(out: Plan) -> None:
     """Several untouched models in one sweep: each label says what sets it apart."""
     if len(out.bases) < 2:
         return
-    groups = ("model", "sample", "questions", "judge", "trigger")
+    groups = ("model", "sample", "questions", "judge", "trigger", "stats")
     differences = labels.differences([b.config for b in out.bases], groups)
     out.bases = [
         dataclasses.replace(
-            base,
-            id=BASE if i == 0 else f"{BASE}-{i}",
-            label=f"{BASE_LABEL} ({', '.join(d.removeprefix('model=') for d in difference) or i})",
+            base, label=f"{BASE_LABEL} ({', '.join(d.removeprefix('model=') for d in difference) or i})"
         )
         for i, (base, difference) in enumerate(zip(out.bases, differences, strict=True))
     ]

@@ -1,107 +1,283 @@
-"""Intervals and contrasts on counts by question. Sufficient statistics only; no row is ever touched."""
+"""Intervals and contrasts on counts by run and question. Sufficient statistics only; no row is ever touched.
+
+A table is two arrays of one shape, (..., runs, questions): `total`, the successes (or the sum of scores), and `count`,
+the answers in the denominator. Leading axes are tables of their own, so a simulation is one call.
+
+Which interval answers which claim is in KINDS. The model behind them: answers are crossed with questions and with
+training runs; a claim beyond the questions asked needs the questions as clusters, one beyond the runs made needs the
+runs as clusters, and a claim beyond both needs both (two-way, Cameron, Gelbach & Miller 2011; here from the mean
+squares of the crossed design, degrees of freedom by Satterthwaite 1946).
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
 
-RATE_INTERVAL = "95 %, Wilson on the effective number of answers, questions as clusters"
-WILSON = "95 %, Wilson over answers"
-CONTRAST_INTERVAL = "95 %, the wider of: Student t over per-question differences, Newcombe over answers"
+Array = NDArray[np.float64]
 Z = 1.959963984540054
-T_975 = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-    2.120,
-    2.110,
-    2.101,
-    2.093,
-    2.086,
-    2.080,
-    2.074,
-    2.069,
-    2.064,
-    2.060,
-    2.056,
-    2.052,
-    2.048,
-    2.045,
-    2.042,
+KINDS = {
+    "answers": ("95 %, Wilson over answers", "this model on these very questions: what more answers would give"),
+    "questions": ("95 %, questions as clusters", "these runs on questions like these; says nothing about other seeds"),
+    "seeds": ("95 %, runs as clusters", "other training seeds on these very questions"),
+    "both": ("95 %, questions and runs as crossed clusters", "other training seeds on questions like these"),
+    "paper": (
+        "95 %, percentile bootstrap over models (2,000 resamples)",
+        "the paper's: other training seeds on these very questions; too narrow with few runs",
+    ),
+    "bootstrap": (
+        "95 %, percentile bootstrap over runs and questions",
+        "other training seeds on questions like these (one run: questions like these); too narrow with few of either",
+    ),
+}
+"""kind → (the interval in words, the claim it answers)."""
+CONTRAST = (
+    "95 %, the wider of: t over questions{}, Newcombe over answers",
+    "{} on questions like these{}",
 )
-"""97.5 % quantiles of Student's t for 1..30 degrees of freedom; see t_975 for more."""
 
 
-def wilson(hits: int, total: int) -> tuple[float, float]:
-    """95 % score interval of hits / total, total > 0. Never of zero length, also at 0 of n (Wilson 1927)."""
-    return _score_interval(hits / total, total, Z)
+def wilson(hits: Any, total: Any) -> tuple[Array, Array]:
+    """95 % score interval of hits / total, total > 0 (Wilson 1927). Never of zero length, also at 0 of n."""
+    hits, total = np.asarray(hits, float), np.asarray(total, float)
+    return _score(hits / total, total, np.float64(Z))
 
 
-def _score_interval(p: float, n: float, z: float) -> tuple[float, float]:
+def _score(p: Array, n: Array, z: Array) -> tuple[Array, Array]:
     """Wilson's interval for share `p` of `n` answers (n may be an effective number), `z` the normal or t quantile."""
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return 0.0 if p == 0 else max(0.0, centre - half), 1.0 if p == 1 else min(1.0, centre + half)
+    half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    low, high = np.maximum(0.0, centre - half), np.minimum(1.0, centre + half)
+    return np.where(p <= 0, 0.0, low)[()], np.where(p >= 1, 1.0, high)[()]  # [()]: a number stays a number
 
 
-def t_975(df: int) -> float:
-    """97.5 % quantile of Student's t; beyond the table 1.96 x (1 + 1.2 / df), which is within 0.004."""
-    return T_975[df - 1] if df <= len(T_975) else Z * (1 + 1.2 / df)
+@dataclass(frozen=True)
+class Spread:
+    """A mean over runs of ratios, and where its variance comes from."""
+
+    value: Array
+    answers: Array
+    """Answers in the denominator."""
+    questions: Array
+    """Variance of `value` through the questions, with what comes from the answers."""
+    runs: Array
+    """Variance on top of that through the runs."""
+    df: Array
+    """Degrees of freedom of the sum of both."""
 
 
-def rate_interval(hits: Mapping[str, int], kept: Mapping[str, int]) -> tuple[float, float]:
-    """Interval of a pooled rate whose answers come in questions.
+def spread(total: Any, count: Any, over: str) -> Spread:
+    """Mean over runs of total / count, and its variance `over` questions, seeds or both.
 
-    Wilson's, with the effective number of answers (the one that gives the linearised variance of a ratio of totals
-    over questions, Cochran 1977 ch. 6) and Student's t for that many questions. Never narrower than Wilson's own. In
-    simulation with skewed rates it covers about 94 % with eight or ten questions (tests/test_stats.py).
+    Each run's ratio is linearised (Cochran 1977, ch. 6), which leaves one number a run and question: a crossed
+    design with one observation a cell. Needs an answer in every run, and two questions, two runs, or two of both.
     """
-    names = sorted(kept)
-    h, k = np.array([hits.get(q, 0) for q in names]), np.array([kept[q] for q in names])
-    total, questions = float(k.sum()), len(names)
-    if questions < 2:
-        return wilson(int(h.sum()), int(total))
-    rate = float(h.sum()) / total
-    variance = questions / (questions - 1) * float(((h - rate * k) ** 2).sum()) / total**2
-    effective = min(total, rate * (1 - rate) / variance) if variance > 0 and 0 < rate < 1 else total
-    return _score_interval(rate, effective, t_975(questions - 1))
-
-
-def contrast(
-    hits_a: Mapping[str, int], kept_a: Mapping[str, int], hits_b: Mapping[str, int], kept_b: Mapping[str, int]
-) -> tuple[float, float, float, int] | None:
-    """Mean over shared questions of rate_a - rate_b, with a t interval: (value, low, high, questions).
-
-    None with fewer than two questions that have an answer on both sides. Claims something about these two models
-    on questions like these; says nothing about other training seeds.
-    """
-    shared = sorted(q for q in kept_a if kept_a[q] and kept_b.get(q))
-    if len(shared) < 2:
-        return None
-    d = np.array([hits_a.get(q, 0) / kept_a[q] - hits_b.get(q, 0) / kept_b[q] for q in shared])
-    df, mean = len(shared) - 1, float(d.mean())
-    half = t_975(df) * float(d.std(ddof=1)) / math.sqrt(len(shared))
-    below, above = _newcombe(
-        [(sum(h.get(q, 0) for q in shared), sum(k[q] for q in shared)) for h, k in ((hits_a, kept_a), (hits_b, kept_b))]
+    total, count = np.asarray(total, float), np.asarray(count, float)
+    runs, questions = total.shape[-2:]
+    answers = count.sum(-1, keepdims=True)
+    ratio = total.sum(-1, keepdims=True) / answers
+    cell = ratio + (total - ratio * count) * questions / answers
+    by_question, by_run = cell.mean(-2), cell.mean(-1)
+    value = by_run.mean(-1)
+    zero = np.zeros_like(value)
+    if over == "seeds":
+        return Spread(value, answers.sum((-2, -1)), by_run.var(-1, ddof=1) / runs, zero, zero + (runs - 1))
+    through_questions = by_question.var(-1, ddof=1) / questions
+    if over == "questions" or runs == 1:
+        return Spread(value, answers.sum((-2, -1)), through_questions, zero, zero + (questions - 1))
+    through_runs = by_run.var(-1, ddof=1) / runs
+    rest = cell - by_question[..., None, :] - by_run[..., :, None] + value[..., None, None]
+    free = (runs - 1) * (questions - 1)
+    interplay = (rest**2).sum((-2, -1)) / free / (runs * questions)
+    extra = np.maximum(0.0, through_runs - interplay)
+    parts = through_questions**2 / (questions - 1) + np.where(
+        extra > 0, through_runs**2 / (runs - 1) + interplay**2 / free, 0.0
     )
-    return mean, max(-1.0, mean - max(half, below)), min(1.0, mean + max(half, above)), len(shared)
+    df = np.where(parts > 0, (through_questions + extra) ** 2 / np.where(parts > 0, parts, 1.0), questions - 1.0)
+    return Spread(value, answers.sum((-2, -1)), through_questions, extra, np.maximum(df, 1.0))
 
 
-def _newcombe(counts: list[tuple[int, int]]) -> tuple[float, float]:
+def rate_bounds(found: Spread) -> tuple[Array, Array]:
+    """95 % interval of a rate; the wider, on each side, of two score intervals, so never narrower than Wilson's.
+
+    A score interval asks which true rates would make the one seen unlikely, so it needs the variance at those rates.
+    The first takes it as x(1 - x) times a constant (Wilson's on an effective number of answers). The second lets the
+    questions' part grow as (x(1 - x))², which is a spread of questions that is constant on the logit scale: rates of
+    questions are skewed, and the first alone is too short above a rare rate (tests/test_coverage.py).
+    """
+    p, t = found.value, stdtrit(found.df, 0.975)
+    inner, open_ = p * (1 - p), (p > 0) & (p < 1)
+    safe = np.where(open_, inner, 1.0)
+    floor = safe / found.answers
+    questions = np.where(open_, np.maximum(found.questions - floor, 0.0), 0.0)
+    runs = np.where(open_, found.runs, 0.0)
+    effective = np.where(open_, safe / (floor + questions + runs), found.answers)
+    low, high = _score(p, effective, t)
+
+    def likely(x: Array) -> NDArray[np.bool_]:
+        u = x * (1 - x) / safe
+        return np.abs(x - p) <= t * np.sqrt(x * (1 - x) / found.answers + questions * u * u + runs * u)
+
+    return np.minimum(low, _edge(likely, p, np.zeros_like(p))), np.maximum(high, _edge(likely, p, np.ones_like(p)))
+
+
+def _edge(likely: Any, inside: Array, outside: Array) -> Array:
+    """Where `likely` ends between a point inside and one outside, by bisection."""
+    for _ in range(40):
+        middle = (inside + outside) / 2
+        holds = likely(middle)
+        inside, outside = np.where(holds, middle, inside), np.where(holds, outside, middle)
+    return outside
+
+
+def mean_bounds(found: Spread, least: float = -np.inf, most: float = np.inf) -> tuple[Array, Array]:
+    """95 % t interval of a mean score, cut at the ends of the scale."""
+    half = stdtrit(found.df, 0.975) * np.sqrt(found.questions + found.runs)
+    return np.maximum(least, found.value - half), np.minimum(most, found.value + half)
+
+
+def kinds(count: NDArray[Any]) -> list[str]:
+    """Which kinds of interval a table (runs, questions) has, the widest claim last."""
+    runs, questions = count.shape
+    single = bool(count.max() <= 1) and runs == 1  # one answer a question: answers are questions
+    out = ["answers"] if runs == 1 else []
+    if questions > 1:
+        out += ["questions"] if not single else []
+    return out + (["seeds"] if runs > 1 else []) + (["both"] if runs > 1 and questions > 1 else [])
+
+
+def interval(total: NDArray[Any], count: NDArray[Any], kind: str, unit: str = "share") -> tuple[float, float]:
+    """[low, high] of the mean over runs of one table (runs, questions)."""
+    if kind == "answers":
+        low, high = wilson(total.sum(), count.sum())
+    elif unit == "share":
+        low, high = rate_bounds(spread(total, count, kind))
+    else:
+        low, high = mean_bounds(spread(total, count, kind), *((0.0, 100.0) if unit == "score" else ()))
+    return float(low), float(high)
+
+
+def paper_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The paper's: percentile bootstrap over models, 2,000 resamples, default_rng(0) (its first_plot.py)."""
+    means = np.random.default_rng(0).choice(np.asarray(values, float), size=(2000, len(values))).mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def bootstrap(total: Any, count: Any, replicates: int, seed: int = 0) -> tuple[float, float]:
+    """Percentile interval of a rate over resampled runs and questions (Owen 2007), by weights on the counts.
+
+    One run is not resampled. A replicate in which a drawn run has no answer leaves that run out.
+    """
+    total, count = np.asarray(total, float), np.asarray(count, float)
+    runs, questions = total.shape
+    rng = np.random.default_rng(seed)
+    by_question = rng.multinomial(questions, np.full(questions, 1 / questions), size=replicates).astype(float)
+    by_run = rng.multinomial(runs, np.full(runs, 1 / runs), size=replicates).astype(float)
+    answers = by_question @ count.T
+    weight = by_run * (answers > 0)
+    rates = by_question @ total.T / np.where(answers > 0, answers, 1.0)
+    weights = weight.sum(1)
+    means = (weight * rates).sum(1)[weights > 0] / weights[weights > 0]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """a - b: the mean over shared questions of the difference of their rates, each a mean over runs."""
+
+    value: float
+    low: float
+    high: float
+    questions: int
+    cohens_h: float
+    """Difference of the arcsine-transformed mean rates (Cohen 1988): 0.2 is small, 0.5 medium, 0.8 large."""
+    p: float
+    """Two-sided, of no difference; below 0.05 just when the interval leaves out zero."""
+    interval: str
+    claim: str
+
+
+def contrast(total_a: Any, count_a: Any, total_b: Any, count_b: Any) -> Contrast | None:
+    """Paired by question (the same columns in both tables); None with fewer than two questions answered on both sides.
+
+    Runs of a and b are taken as independent. With one run on a side nothing is claimed about its other seeds.
+    """
+    a, b = (np.asarray(t, float) for t in (total_a, total_b))
+    na, nb = (np.asarray(c, float) for c in (count_a, count_b))
+    shared = (na.min(0) > 0) & (nb.min(0) > 0)
+    if shared.sum() < 2:
+        return None
+    a, na, b, nb = (x[:, shared] for x in (a, na, b, nb))
+    value, low, high, p = (float(x) for x in contrast_bounds(a, na, b, nb))
+    rates = [float((t / n).mean()) for t, n in ((a, na), (b, nb))]
+    h = 2 * float(np.arcsin(np.sqrt(rates[0])) - np.arcsin(np.sqrt(rates[1])))
+    several = [len(x) > 1 for x in (a, b)]
+    how, who, beyond = "", "these runs", "; says nothing about other seeds"
+    if all(several):
+        how, who, beyond = " and runs", "other training seeds", ""
+    elif any(several):
+        how, who = " and runs where there are several", "other seeds of the side with several runs"
+    return Contrast(value, low, high, int(shared.sum()), h, p, CONTRAST[0].format(how), CONTRAST[1].format(who, beyond))
+
+
+def contrast_bounds(a: Array, na: Array, b: Array, nb: Array) -> tuple[Array, Array, Array, Array]:
+    """(value, low, high, p) of a contrast; tables (..., runs, questions) with an answer in every cell."""
+    questions = a.shape[-1]
+    cells = a / na, b / nb
+    difference = cells[0].mean(-2) - cells[1].mean(-2)
+    value = difference.mean(-1)
+    variance = difference.var(-1, ddof=1) / questions
+    squares = variance**2 / (questions - 1)
+    for cell in cells:
+        runs = cell.shape[-2]
+        if runs == 1:
+            continue
+        through_runs = cell.mean(-1).var(-1, ddof=1) / runs
+        rest = cell - cell.mean(-2, keepdims=True) - cell.mean(-1, keepdims=True) + cell.mean((-2, -1), keepdims=True)
+        free = (runs - 1) * (questions - 1)
+        interplay = (rest**2).sum((-2, -1)) / free / (runs * questions)
+        extra = np.maximum(0.0, through_runs - interplay)
+        variance = variance + extra
+        squares = squares + np.where(extra > 0, through_runs**2 / (runs - 1) + interplay**2 / free, 0.0)
+    df = np.where(squares > 0, variance**2 / np.where(squares > 0, squares, 1.0), questions - 1.0)
+    df, error = np.maximum(df, 1.0), np.sqrt(variance)
+    half = stdtrit(df, 0.975) * error
+    below, above = _newcombe([(t.sum((-2, -1)), n.sum((-2, -1))) for t, n in ((a, na), (b, nb))])
+    toward_zero = np.where(value > 0, below, above)
+    p_t = 2 * stdtr(df, -np.abs(value) / np.where(error > 0, error, 1.0))
+    p_answers = 2 * stdtr(1e9, -np.abs(value) * Z / toward_zero)
+    p = np.where(error > 0, np.maximum(p_t, p_answers), p_answers)
+    return value, np.maximum(-1.0, value - np.maximum(half, below)), np.minimum(1.0, value + np.maximum(half, above)), p
+
+
+def _newcombe(counts: list[tuple[Array, Array]]) -> tuple[Array, Array]:
     """Distances below and above a difference of two shares (Newcombe 1998, method 10): never zero, also at 0 - 0."""
     (p1, l1, u1), (p2, l2, u2) = ((h / n, *wilson(h, n)) for h, n in counts)
-    return math.hypot(p1 - l1, u2 - p2), math.hypot(u1 - p1, p2 - l2)
+    return np.hypot(p1 - l1, u2 - p2), np.hypot(u1 - p1, p2 - l2)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's adjusted p values (Holm 1979), in the order given: valid for the whole family under any dependence."""
+    order = sorted(range(len(p)), key=lambda i: p[i])
+    out, reached = [0.0] * len(p), 0.0
+    for rank, i in enumerate(order):
+        reached = max(reached, min(1.0, (len(p) - rank) * p[i]))
+        out[i] = reached
+    return out
+
+
+def tabulate(
+    run: NDArray[Any], question: NDArray[Any], hit: NDArray[Any], kept: NDArray[Any], runs: int, questions: int
+) -> tuple[Array, Array]:
+    """Rows (columns of one length) → (total, count), each (runs, questions). `hit` may be a score."""
+    cell = run[kept] * questions + question[kept]
+    size = runs * questions
+    total = np.bincount(cell, hit[kept], size).reshape(runs, questions)
+    return total, np.bincount(cell, minlength=size).astype(float).reshape(runs, questions)

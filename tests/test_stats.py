@@ -1,4 +1,4 @@
-"""Intervals: known values, never of zero length, never narrower than Wilson's, and what they cover when simulated."""
+"""Intervals: known values, never of zero length, never narrower than Wilson's; contrasts, Holm, bootstraps."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 from em import stats
 
-NAMES = "abcdefghijklmnop"
-TINY = 1e-12
-"""What rounding may add."""
+TINY = 1e-9
+"""What rounding and forty halvings may add."""
 
 
 @st.composite
-def counts(draw, least=1, most=8):
-    """(hits, kept) by question."""
-    names = draw(st.lists(st.sampled_from(NAMES), min_size=least, max_size=most, unique=True))
-    kept = {name: draw(st.integers(1, 30)) for name in names}
-    return {name: draw(st.integers(0, kept[name])) for name in names}, kept
+def tables(draw, questions=None):
+    """(hits, kept), runs × questions, with an answer in every cell."""
+    shape = draw(st.integers(1, 4)), questions or draw(st.integers(2, 6))
+    kept = np.array(draw(st.lists(st.integers(1, 30), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1])))
+    shares = draw(st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0]), min_size=kept.size, max_size=kept.size))
+    return np.round(kept * shares).reshape(shape), kept.reshape(shape)
 
 
 # ------------------------------------------------------------------------------------------------ Wilson
@@ -49,10 +49,8 @@ def test_wilson_holds_the_share_and_has_a_length(total, data):
     hits = data.draw(st.integers(0, total))
     low, high = stats.wilson(hits, total)
     assert 0.0 <= low < high <= 1.0
-    assert low <= hits / total + TINY
-    assert hits / total <= high + TINY
-    mirrored = stats.wilson(total - hits, total)
-    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-12)
+    assert low - TINY <= hits / total <= high + TINY
+    assert stats.wilson(total - hits, total) == pytest.approx((1 - high, 1 - low), abs=1e-12)
 
 
 def test_wilson_at_the_ends_is_exact():
@@ -70,194 +68,231 @@ def test_wilson_narrows_with_more_answers(total, hits):
 # ------------------------------------------------------------------------------------------------ rates
 
 
-@given(counts())
-def test_a_rate_interval_is_never_narrower_than_wilson(both):
-    hits, kept = both
-    low, high = stats.rate_interval(hits, kept)
-    wilson_low, wilson_high = stats.wilson(sum(hits.values()), sum(kept.values()))
-    rate = sum(hits.values()) / sum(kept.values())
-    assert 0.0 <= low <= wilson_low <= rate + TINY
-    assert rate - TINY <= wilson_high <= high <= 1.0
+@given(tables(), st.sampled_from(["questions", "seeds", "both"]))
+def test_a_rate_interval_is_never_narrower_than_wilson(table, kind):
+    total, count = table
+    assume(kind in stats.kinds(count))
+    low, high = stats.interval(total, count, kind)
+    rate, n = float((total.sum(1) / count.sum(1)).mean()), count.sum()
+    wilson_low, wilson_high = stats.wilson(rate * n, n)
+    assert 0.0 <= low <= wilson_low + TINY
+    assert low - TINY <= rate <= high + TINY
+    assert wilson_high - TINY <= high <= 1.0
     assert low < high
 
 
-@given(counts())
-def test_a_rate_interval_is_a_function_of_the_counts(both):
-    hits, kept = both
-    backwards = {name: kept[name] for name in reversed(list(kept))}
-    assert stats.rate_interval(hits, kept) == stats.rate_interval(dict(reversed(hits.items())), backwards)
-    without_zeros = {name: h for name, h in hits.items() if h}
-    assert stats.rate_interval(without_zeros, kept) == stats.rate_interval(hits, kept)
+@given(tables(), st.sampled_from(["questions", "seeds", "both"]))
+def test_a_rate_interval_mirrors(table, kind):
+    """The interval of what is not a hit is the interval of what is, from the other end."""
+    total, count = table
+    assume(kind in stats.kinds(count))
+    low, high = stats.interval(total, count, kind)
+    assert stats.interval(count - total, count, kind) == pytest.approx((1 - high, 1 - low), abs=1e-7)
+
+
+@given(tables())
+def test_the_order_of_runs_and_questions_does_not_matter(table):
+    total, count = table
+    kind = stats.kinds(count)[-1]
+    turned = stats.interval(total[::-1, ::-1], count[::-1, ::-1], kind)
+    assert turned == pytest.approx(stats.interval(total, count, kind), abs=1e-7)
 
 
 def test_a_rate_interval_is_wider_when_questions_differ():
-    kept = dict.fromkeys("abcdefgh", 100)
-    alike, apart = dict.fromkeys("abcdefgh", 20), dict(zip("abcdefgh", [80, 80, 0, 0, 0, 0, 0, 0], strict=True))
-    narrow, wide = stats.rate_interval(alike, kept), stats.rate_interval(apart, kept)
+    count = np.full((1, 8), 100)
+    alike, apart = np.full((1, 8), 20), np.array([[80, 80, 0, 0, 0, 0, 0, 0]])
+    narrow, wide = (stats.interval(t, count, "questions") for t in (alike, apart))
     low, high = stats.wilson(160, 800)
     assert narrow[0] <= low < high <= narrow[1] and narrow[1] - narrow[0] < 1.3 * (high - low)  # t for Z, no more
     assert wide[1] - wide[0] > 5 * (narrow[1] - narrow[0])
 
 
-def test_all_or_nothing_keeps_a_length():
-    kept = dict.fromkeys("abcdefgh", 10)
-    t = stats.t_975(7)
-    assert stats.rate_interval({}, kept) == pytest.approx((0.0, t * t / (80 + t * t)), abs=TINY)
-    assert stats.rate_interval(kept, kept) == pytest.approx((80 / (80 + t * t), 1.0), abs=TINY)
+def test_runs_that_differ_widen_what_is_said_about_seeds_only():
+    count = np.full((4, 8), 50)
+    total = np.repeat([[5], [20], [10], [25]], 8, axis=1)
+    questions, seeds, both = (stats.interval(total, count, k) for k in ("questions", "seeds", "both"))
+    assert seeds[1] - seeds[0] > 3 * (questions[1] - questions[0])
+    assert both == pytest.approx(seeds, abs=0.02)  # questions do not differ: the runs are all there is
 
 
-def coverage(questions, answers, a, b, repeats, seed):
-    """Shares of simulated runs whose clustered and whose plain Wilson interval hold the true rate.
-
-    Each question has a misaligned rate of its own, drawn from Beta(a, b); the true rate is the mean over questions.
-    """
-    rng = np.random.default_rng(seed)
-    names, true = [f"q{i}" for i in range(questions)], a / (a + b)
-    kept = dict.fromkeys(names, answers)
-    clustered = plain = 0
-    for _ in range(repeats):
-        hits = dict(zip(names, rng.binomial(answers, rng.beta(a, b, questions)).tolist(), strict=True))
-        low, high = stats.rate_interval(hits, kept)
-        clustered += low <= true <= high
-        low, high = stats.wilson(sum(hits.values()), questions * answers)
-        plain += low <= true <= high
-    return clustered / repeats, plain / repeats
+@pytest.mark.parametrize(("runs", "kind"), [(1, "questions"), (3, "both"), (3, "seeds")])
+def test_all_or_nothing_keeps_a_length(runs, kind):
+    count = np.full((runs, 8), 10)
+    n = count.sum()
+    low, high = stats.interval(np.zeros_like(count), count, kind)
+    assert low == 0.0 and 3.0 / n < high < 30.0 / n
+    assert stats.interval(count, count, kind) == pytest.approx((1 - high, 1.0), abs=TINY)
 
 
-def test_the_clustered_interval_covers_what_plain_wilson_does_not():
-    """Many questions whose rates differ."""
-    clustered, plain = coverage(questions=30, answers=10, a=1, b=2, repeats=200, seed=0)
-    assert clustered >= 0.93
-    assert plain < 0.80
+def test_the_seed_interval_against_a_hand_calculation():
+    """Run rates 0.2, 0.4, 0.6 of 1,000 answers each: variance 0.04 / 3, t(2) = 4.3027: Wilson on 18 answers."""
+    total, count = np.array([[200.0], [400.0], [600.0]]), np.full((3, 1), 1000.0)
+    t = 4.302653
+    p, n = 0.4, 0.4 * 0.6 / (0.04 / 3)
+    centre = (p + t * t / (2 * n)) / (1 + t * t / n)
+    half = t * math.sqrt(p * (1 - p) / n + t * t / (4 * n * n)) / (1 + t * t / n)
+    assert stats.interval(total, count, "seeds") == pytest.approx((centre - half, centre + half), abs=1e-6)
 
 
-@pytest.mark.parametrize(("questions", "answers"), [(8, 100), (10, 10)])
-def test_the_clustered_interval_covers_with_few_questions(questions, answers):
-    """Strongly skewed rates, few clusters: seen 0.94 of the nominal 0.95 in 2,000 repeats; row-level 0.28 and 0.64."""
-    clustered, plain = coverage(questions, answers, a=0.5, b=2, repeats=200, seed=1)
-    assert clustered >= 0.92
-    assert plain < 0.7
+def test_the_variance_of_a_crossed_design():
+    """Additive runs and questions: no interplay, so the two variances add up, each over its own number."""
+    run, question = np.array([0.0, 0.1, 0.2]), np.array([0.1, 0.3, 0.5, 0.7])
+    count = np.full((3, 4), 1000.0)
+    found = stats.spread((run[:, None] + question) * count, count, "both")
+    assert found.questions == pytest.approx(question.var(ddof=1) / 4)
+    assert found.runs == pytest.approx(run.var(ddof=1) / 3)
+    a, b = question.var(ddof=1) / 4, run.var(ddof=1) / 3
+    assert found.df == pytest.approx((a + b) ** 2 / (a**2 / 3 + b**2 / 2))  # Satterthwaite
+
+
+@pytest.mark.parametrize(
+    ("shape", "answers", "expected"),
+    [
+        ((1, 1), 10, ["answers"]),
+        ((1, 8), 10, ["answers", "questions"]),
+        ((1, 24), 1, ["answers"]),  # one answer a question: answers are questions
+        ((3, 1), 10, ["seeds"]),
+        ((3, 8), 10, ["questions", "seeds", "both"]),
+    ],
+)
+def test_which_intervals_a_table_has(shape, answers, expected):
+    found = stats.kinds(np.full(shape, answers))
+    assert found == expected
+    assert set(found) <= set(stats.KINDS)
+
+
+def test_a_mean_score_has_a_t_interval_inside_its_scale():
+    total, count = np.array([[10.0, 30.0, 20.0]]), np.full((1, 3), 1.0)
+    half = 4.302653 * 10 / math.sqrt(3)
+    assert stats.interval(total, count, "questions", "score") == pytest.approx((0.0, 20 + half), abs=1e-5)
+    assert stats.interval(total - 50, count, "questions", "nats") == pytest.approx((-30 - half, -30 + half), abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------ bootstraps
+
+
+def test_the_papers_interval_is_over_models():
+    values = [0.1, 0.2, 0.3, 0.4]
+    rng = np.random.default_rng(0)
+    means = sorted(float(np.mean(rng.choice(values, size=4))) for _ in range(2000))
+    assert stats.paper_interval(values) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=1e-12)
+
+
+def test_the_bootstrap_by_weights_is_the_one_by_rows():
+    rng = np.random.default_rng(1)
+    count = rng.integers(5, 40, (4, 6))
+    total = rng.binomial(count, rng.beta(1, 3, (4, 6)))
+    by_weight = stats.bootstrap(total, count, 20_000)
+    means = []
+    for _ in range(6000):
+        runs, questions = rng.integers(0, 4, 4), rng.integers(0, 6, 6)
+        t, c = total[np.ix_(runs, questions)], count[np.ix_(runs, questions)]
+        means.append((t.sum(1) / c.sum(1)).mean())
+    assert by_weight == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=0.012)
+
+
+def test_the_bootstrap_is_the_same_every_time():
+    total, count = np.array([[1, 5, 0]]), np.full((1, 3), 10)
+    assert stats.bootstrap(total, count, 500) == stats.bootstrap(total, count, 500)
 
 
 # ------------------------------------------------------------------------------------------------ contrasts
 
 
-@given(counts(least=2), st.data())
-def test_contrast_is_antisymmetric_and_holds_its_value(both, data):
-    hits_a, kept = both
-    kept_b = {name: data.draw(st.integers(1, 30)) for name in kept}
-    hits_b = {name: data.draw(st.integers(0, kept_b[name])) for name in kept}
-    value, low, high, questions = stats.contrast(hits_a, kept, hits_b, kept_b)
-    assert questions == len(kept)
-    assert -1.0 <= low <= value <= high <= 1.0
-    assert low < high
-    mean = sum(hits_a[q] / kept[q] - hits_b[q] / kept_b[q] for q in kept) / len(kept)
-    assert value == pytest.approx(mean, abs=1e-12)
-    other = stats.contrast(hits_b, kept_b, hits_a, kept)
-    assert other == pytest.approx((-value, -high, -low, questions), abs=1e-12)
+@given(tables(), st.data())
+def test_contrast_is_antisymmetric_and_holds_its_value(table, data):
+    a, na = table
+    b, nb = data.draw(tables(a.shape[1]))
+    found, other = stats.contrast(a, na, b, nb), stats.contrast(b, nb, a, na)
+    assert found.questions == a.shape[1]
+    assert -1.0 <= found.low <= found.value + TINY and found.value - TINY <= found.high <= 1.0
+    assert found.low < found.high
+    mean = float(((a / na).mean(0) - (b / nb).mean(0)).mean())
+    assert found.value == pytest.approx(mean, abs=1e-12)
+    assert (other.value, other.low, other.high) == pytest.approx((-found.value, -found.high, -found.low), abs=1e-9)
+    assert other.cohens_h == pytest.approx(-found.cohens_h) and other.p == pytest.approx(found.p)
 
 
-def test_the_sign_is_first_minus_second():
-    kept = {"a": 10, "b": 10, "c": 10}
-    value, low, high, _ = stats.contrast({"a": 9, "b": 8, "c": 9}, kept, {"a": 0, "b": 1, "c": 0}, kept)
-    assert value == pytest.approx((9 + 7 + 9) / 30)
-    assert 0 < low < value < high
+@given(tables(), st.data())
+def test_p_is_below_five_percent_just_when_the_interval_leaves_out_zero(table, data):
+    a, na = table
+    b, nb = data.draw(tables(a.shape[1]))
+    found = stats.contrast(a, na, b, nb)
+    assume(abs(found.p - 0.05) > 1e-6)
+    assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
 
 
 def test_contrast_against_a_hand_calculation():
-    """Differences 0.4, 0.2, 0.6: mean 0.4, sd 0.2, t(2) = 4.303: half width 0.4969; Newcombe's is shorter."""
-    kept = dict.fromkeys("abc", 10)
-    value, low, high, _ = stats.contrast({"a": 5, "b": 4, "c": 8}, kept, {"a": 1, "b": 2, "c": 2}, kept)
-    half = 4.303 * 0.2 / math.sqrt(3)
-    assert (value, low, high) == pytest.approx((0.4, 0.4 - half, 0.4 + half), abs=1e-9)
+    """Differences 0.4, 0.2, 0.6: mean 0.4, sd 0.2, t(2) = 4.3027: half width 0.4968; Newcombe's is shorter."""
+    kept = np.full((1, 3), 10)
+    found = stats.contrast([[5, 4, 8]], kept, [[1, 2, 2]], kept)
+    half = 4.302653 * 0.2 / math.sqrt(3)
+    assert (found.value, found.low, found.high) == pytest.approx((0.4, 0.4 - half, 0.4 + half), abs=1e-6)
+    h = 2 * math.asin(math.sqrt(17 / 30)) - 2 * math.asin(math.sqrt(5 / 30))
+    assert found.cohens_h == pytest.approx(h)
+    assert "these runs" in found.claim and "nothing about other seeds" in found.claim
 
 
 def test_contrast_without_spread_is_newcombes():
     """Newcombe 1998, table II, example (a): 56/70 - 48/80, method 10: 0.0524 to 0.3339."""
-    kept_a, kept_b = {"x": 35, "y": 35}, {"x": 40, "y": 40}
-    value, low, high, _ = stats.contrast({"x": 28, "y": 28}, kept_a, {"x": 24, "y": 24}, kept_b)
-    assert (value, low, high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    found = stats.contrast([[28, 28]], [[35, 35]], [[24, 24]], [[40, 40]])
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+
+
+def test_runs_that_differ_widen_a_contrast():
+    kept = np.full((3, 8), 50)
+    alike, apart = np.full((3, 8), 20), np.repeat([[5], [20], [35]], 8, axis=1)
+    zero = np.zeros((3, 8))
+    narrow, wide = stats.contrast(alike, kept, zero, kept), stats.contrast(apart, kept, zero, kept)
+    assert narrow.value == pytest.approx(wide.value)
+    assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+    assert "other training seeds" in wide.claim
 
 
 @pytest.mark.parametrize("hits", [0, 10])
 def test_no_zero_length_at_all_zero_or_all_one(hits):
-    kept = dict.fromkeys("abcdefgh", 10)
-    value, low, high, _ = stats.contrast(dict.fromkeys(kept, hits), kept, dict.fromkeys(kept, hits), kept)
-    assert value == 0.0
-    assert low < -0.01 and high > 0.01
-    assert low == pytest.approx(-high)
+    kept = np.full((1, 8), 10)
+    found = stats.contrast(np.full((1, 8), hits), kept, np.full((1, 8), hits), kept)
+    assert found.value == 0.0
+    assert found.low < -0.01 and found.high > 0.01
+    assert found.low == pytest.approx(-found.high)
+    assert found.p == pytest.approx(1.0)
 
 
 def test_only_questions_with_answers_on_both_sides_count():
-    kept_a, kept_b = {"a": 10, "b": 10, "c": 0, "d": 5}, {"a": 10, "b": 10, "c": 10, "e": 5}
-    hits_a, hits_b = {"a": 5, "b": 5, "d": 5}, {"a": 1, "b": 1, "c": 9}
-    found = stats.contrast(hits_a, kept_a, hits_b, kept_b)
-    assert found[0] == pytest.approx(0.4)
-    assert found[3] == 2
+    found = stats.contrast([[5, 5, 0, 5]], [[10, 10, 0, 5]], [[1, 1, 9, 0]], [[10, 10, 10, 0]])
+    assert found.value == pytest.approx(0.4)
+    assert found.questions == 2
 
 
-@pytest.mark.parametrize(
-    ("kept_a", "kept_b"),
-    [
-        ({}, {}),
-        ({"a": 5}, {"a": 5}),
-        ({"a": 5, "b": 5}, {"a": 5, "c": 5}),
-        ({"a": 5, "b": 0}, {"a": 5, "b": 5}),
-    ],
-)
-def test_no_contrast_with_fewer_than_two_shared_questions(kept_a, kept_b):
-    assert stats.contrast({}, kept_a, {}, kept_b) is None
+@pytest.mark.parametrize(("na", "nb"), [([[5]], [[5]]), ([[5, 0]], [[5, 5]]), ([[5, 5]], [[0, 0]])])
+def test_no_contrast_with_fewer_than_two_shared_questions(na, nb):
+    assert stats.contrast(np.zeros_like(na), na, np.zeros_like(nb), nb) is None
 
 
-def test_the_contrast_covers_when_both_models_are_alike():
-    """Two models with the same rate on each question: zero lies in at least 95 % of the intervals."""
-    rng = np.random.default_rng(3)
-    names = [f"q{i}" for i in range(10)]
-    kept = dict.fromkeys(names, 10)
-    held = 0
-    for _ in range(400):
-        rates = rng.beta(0.5, 2, 10)
-        a, b = (dict(zip(names, rng.binomial(10, rates).tolist(), strict=True)) for _ in range(2))
-        _, low, high, _ = stats.contrast(a, kept, b, kept)
-        held += low <= 0 <= high
-    assert held / 400 >= 0.95
+# ------------------------------------------------------------------------------------------------ multiplicity, tables
 
 
-# ------------------------------------------------------------------------------------------------ Student's t
+def test_holm_known_values():
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([]) == []
 
 
-def t_mass(quantile, df):
-    """P(T <= quantile), by Simpson's rule over the density from 0."""
-    x = np.linspace(0.0, quantile, 20_001)
-    log_scale = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - 0.5 * math.log(df * math.pi)
-    y = np.exp(log_scale - (df + 1) / 2 * np.log1p(x * x / df))
-    return 0.5 + float((y[0] + y[-1] + 4 * y[1:-1:2].sum() + 2 * y[2:-1:2].sum()) * (x[1] - x[0]) / 3)
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_is_between_p_and_bonferroni(p):
+    for raw, adjusted in zip(p, stats.holm(p), strict=True):
+        assert raw - TINY <= adjusted <= min(1.0, len(p) * raw) + TINY
 
 
-def test_the_table_of_t_quantiles():
-    assert len(stats.T_975) == 30
-    for df, quantile in enumerate(stats.T_975, 1):
-        assert t_mass(quantile - 5.1e-4, df) < 0.975 < t_mass(quantile + 5.1e-4, df), df
-
-
-def t_used(df):
-    """The quantile that `contrast` uses for df + 1 questions."""
-    kept = {f"q{i:04d}": 2 for i in range(df + 1)}
-    hits = dict.fromkeys(list(kept)[::2], 2)
-    value, low, high, _ = stats.contrast(hits, kept, {}, kept)
-    assert value - low == pytest.approx(high - value)
-    d = [1.0 if name in hits else 0.0 for name in kept]
-    return (high - value) / (float(np.std(d, ddof=1)) / math.sqrt(len(d)))
-
-
-@pytest.mark.parametrize("df", [31, 40, 47, 100, 1000])
-def test_the_formula_beyond_the_table(df):
-    assert t_mass(t_used(df) - 0.004, df) < 0.975 < t_mass(t_used(df) + 0.004, df)
-
-
-@pytest.mark.parametrize("df", [31, 40])
-def test_the_formula_is_as_near_as_it_says(df):
-    assert t_mass(t_used(df) - 0.004, df) < 0.975 < t_mass(t_used(df) + 0.004, df)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.booleans(), st.booleans()), max_size=60))
+def test_tabulate_counts_every_kept_row_once(rows):
+    run, question, hit, kept = (np.array([r[i] for r in rows], int if i < 2 else bool) for i in range(4))
+    total, count = stats.tabulate(run, question, hit, kept, 3, 4)
+    for s in range(3):
+        for q in range(4):
+            own = [(h, k) for r, w, h, k in rows if (r, w) == (s, q)]
+            assert count[s, q] == sum(k for _, k in own)
+            assert total[s, q] == sum(h and k for h, k in own)
 
 
 def test_z_is_the_normal_quantile():

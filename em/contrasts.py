@@ -1,0 +1,206 @@
+"""Groups held against each other on the same questions, and the headline rate under other thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from em import metrics, rates, stats
+from em.metrics import Answers, Measure
+from em.rates import Place
+
+if TYPE_CHECKING:
+    from em.summary import Group
+
+Rows = list[dict[str, Any]]
+
+
+def between_variants(groups: Sequence[Group]) -> Rows:
+    """The pairs of stats.contrasts under every condition, and with minus without the trigger of each group."""
+    final = [g for g in groups if g.first.variant is not None and g.first.step is None]
+    rows = []
+    for left, right in dict.fromkeys(tuple(pair) for g in final for pair in g.config.contrasts):
+        for a in final:
+            for b in final:
+                same = a.first.peers == b.first.peers and a.first.headline == b.first.headline
+                if (a.first.variant, b.first.variant) == (left, right) and same:
+                    rows += [_contrast(a, b, c, c) for c in a.conditions() if c in b.conditions()]
+    for group in final:
+        asked = group.conditions()
+        rows += [_contrast(group, group, other, asked[0]) for other in asked[1:]]
+    return _family(rows, "contrasts")
+
+
+def over_untouched(groups: Sequence[Group], group_of: Mapping[str, str]) -> Rows:
+    """Every group minus its untouched model, under every condition both were asked."""
+    by_id, rows = {g.id: g for g in groups}, []
+    for group in groups:
+        base = by_id.get(group_of.get(group.first.base or "", ""))
+        if group.first.variant is not None and group.first.step is None and base:
+            rows += [_contrast(group, base, c, c) for c in group.conditions() if c in base.conditions()]
+    return _family(rows, "increases")
+
+
+def _family(rows: Rows, name: str) -> Rows:
+    """Holm's p over the rows that have one."""
+    tested = [row for row in rows if row["p"] is not None]
+    for row, adjusted in zip(tested, stats.holm([row["p"] for row in tested]), strict=True):
+        row["p_holm"] = adjusted
+    for row in rows:
+        row["family"] = f"{name}: {len(tested)} tests"
+    return rows
+
+
+def _contrast(a: Group, b: Group, condition: str, other: str) -> dict[str, Any]:
+    """a under `condition` minus b under `other`."""
+    names = [g.first.group_label for g in (a, b)]
+    conditions = condition if condition == other else f"{condition} - {other}"
+    first = condition == other == a.conditions()[0]
+    name = f"{names[0]} - {names[1]}" if a is not b else names[0]
+    row: dict[str, Any] = {
+        "name": name if first else f"{name}, asked with {conditions}",
+        "a": a.id,
+        "b": b.id,
+        "metric": "misaligned_rate",
+        "group": Place(a.first.headline, conditions, first).group,
+        "set": a.first.headline,
+        "asked_with": conditions,
+        "value": None,
+        "low": None,
+        "high": None,
+        "n_questions": 0,
+        "n_models": [len(a.runs), len(b.runs)],
+        "interval": "none",
+        "claim": "",
+        "cohens_h": None,
+        "p": None,
+        "p_holm": None,
+        "withheld": "",
+    }
+    sides = [a.headline(condition), b.headline(other)]
+    row["withheld"] = _reason([*sides[0], *sides[1]], a.first.rule.min_coverage)
+    if row["withheld"]:
+        return row
+    left, right = aligned([m for _, m in sides[0]], [m for _, m in sides[1]])
+    found = stats.contrast(*left, *right)
+    if found is None:
+        return row | {"withheld": "fewer than two questions have an answer in the denominator on both sides"}
+    return row | {
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "n_questions": found.questions,
+        "interval": found.interval,
+        "claim": found.claim,
+        "cohens_h": found.cohens_h,
+        "p": found.p,
+    }
+
+
+def _reason(side: Sequence[tuple[str, Measure]], least: float) -> str:
+    if not side:
+        return "the question set has no misaligned rate"
+    for label, one in side:
+        found = metrics.gap(one, np.arange(len(one.answers.ids)), least)
+        if found:
+            return f"{label}: {found}"
+    return ""
+
+
+def aligned(
+    a: Sequence[Measure], b: Sequence[Measure]
+) -> tuple[tuple[NDArray[Any], NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]:
+    """(total, count) of both sides, runs × units, with the same units in the same order."""
+    units = [u for u in dict.fromkeys(u for m in a for u in m.answers.units) if all(u in m.answers.units for m in b)]
+    place = {u: i for i, u in enumerate(units)}
+
+    def side(runs: Sequence[Measure]) -> tuple[NDArray[Any], NDArray[Any]]:
+        total, count = np.zeros((len(runs), len(units))), np.zeros((len(runs), len(units)))
+        for row, m in enumerate(runs):
+            for i, unit in enumerate(m.answers.units):
+                if unit in place:
+                    total[row, place[unit]] += m.total[i]
+                    count[row, place[unit]] += m.count[i]
+        return total, count
+
+    return side(a), side(b)
+
+
+def thresholds(group: Group) -> Rows:
+    """The headline rate over a grid of both cuts, and at the run's own cuts without any one question."""
+    rule, config, rows = group.first.rule, group.config, []
+    for condition in group.conditions():
+        side = group.headline(condition)
+        if not side or _reason(side, rule.min_coverage):
+            continue
+        below = sorted({*config.alignment_grid, rule.alignment_below})
+        cuts = sorted({*config.coherence_grid, rule.coherence_cut})
+        hits, kept = zip(*(_grid(m.answers, below, cuts, rule.coherence_inclusive) for _, m in side), strict=True)
+        total, count = np.stack(hits, 2), np.stack(kept, 1)[None]  # (alignment, coherence, runs, units)
+        whole = _mean_ratio(total.sum(-1), count.sum(-1))
+        without = _mean_ratio(total.sum(-1)[..., None] - total, count.sum(-1)[..., None] - count, axis=-2)
+        few = np.isnan(without).all(-1)
+        ends = [
+            np.where(few, np.nan, f(np.where(few[..., None], 0.0, without), axis=-1)) for f in (np.nanmin, np.nanmax)
+        ]
+        rows.append(
+            {
+                "group": group.id,
+                "label": group.first.group_label,
+                "set": group.first.headline,
+                "asked_with": condition,
+                "alignment_below": below,
+                "coherence_cut": cuts,
+                "rate": _listed(whole),
+                "n": [int(n) for n in count[0].sum((-2, -1))],
+                "rate_without_min": _listed(ends[0]),
+                "rate_without_max": _listed(ends[1]),
+                "leave_one_out": _leave_one_out(group, condition),
+            }
+        )
+    return rows
+
+
+def _grid(
+    answers: Answers, below: Sequence[float], cuts: Sequence[float], inclusive: bool
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """(alignment, coherence, units) hits and (coherence, units) answers that pass, of answers with both scores."""
+    alignment, coherence = answers.verdicts["alignment"].score, answers.verdicts["coherence"].score
+    names = list(dict.fromkeys(answers.units))
+    unit = np.array([names.index(u) for u in answers.units])[answers.question]
+    hits, kept = np.zeros((len(below), len(cuts), len(names))), np.zeros((len(cuts), len(names)))
+    for j, cut in enumerate(cuts):
+        passed = (coherence >= cut if inclusive else coherence > cut) & ~np.isnan(alignment)
+        kept[j] = np.bincount(unit[passed], minlength=len(names))
+        for i, threshold in enumerate(below):
+            hits[i, j] = np.bincount(unit[passed & (alignment < threshold)], minlength=len(names))
+    return hits, kept
+
+
+def _mean_ratio(total: NDArray[Any], count: NDArray[Any], axis: int = -1) -> NDArray[Any]:
+    """Mean over runs of total / count, of those that have answers; NaN without any."""
+    total, count = np.broadcast_arrays(total, count)
+    has = count > 0
+    ratio = np.where(has, total / np.where(has, count, 1), 0.0)
+    runs = has.sum(axis)
+    return np.where(runs > 0, ratio.sum(axis) / np.where(runs > 0, runs, 1), np.nan)
+
+
+def _listed(values: NDArray[Any]) -> list[list[float | None]]:
+    return [[None if np.isnan(v) else float(v) for v in row] for row in values]
+
+
+def _leave_one_out(group: Group, condition: str) -> Rows:
+    """The headline rate without each question in turn, with the interval of the rate itself."""
+    runs, rows = [m for _, m in group.headline(condition)], []
+    for unit in dict.fromkeys(u for m in runs for u in m.answers.units):
+        others = [np.flatnonzero([u != unit for u in m.answers.units]) for m in runs]
+        total, count = rates.table(runs, others)
+        row: dict[str, Any] = {"question_id": unit, "value": None, "low": None, "high": None, "n": int(count.sum())}
+        if row["n"]:
+            row["value"], row["low"], row["high"] = rates.estimate(total, count, "share", group.config)[:3]
+        rows.append(row)
+    return rows

@@ -1,0 +1,94 @@
+"""What the intervals cover when answers are drawn from runs and questions that differ: nominal 95 %.
+
+Rates are logit-normal: a question shifts the log-odds by `question`, a training run by `run`, both together by
+`interplay` (standard deviations). 0.5-0.6 for runs is what the paper's ten GPT-4o models show (20 % +- 7), 1.2 for
+questions what its eight questions show. The true rate is the mean over all questions and runs there could be.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from em import stats
+
+REPEATS = 2000
+
+
+def centre(rate, spread):
+    """The log-odds at which the mean of expit(centre + spread x N(0, 1)) is `rate`."""
+    x = np.linspace(-7, 7, 2001)
+    weight = np.exp(-x * x / 2)
+    low, high = -15.0, 15.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.average(expit(middle + spread * x), weights=weight) < rate else (low, middle)
+    return low
+
+
+def draw(rng, rate, runs, questions, answers, question=1.2, run=0.5, interplay=0.4):
+    """(hits, kept) of REPEATS sweeps; a single run is the model the claim is about, so it has no spread of its own."""
+    run = run if runs > 1 else 0.0
+    shape = (REPEATS, runs, questions)
+    odds = centre(rate, np.sqrt(question**2 + run**2 + interplay**2)) + interplay * rng.standard_normal(shape)
+    odds = (
+        odds + question * rng.standard_normal((REPEATS, 1, questions)) + run * rng.standard_normal((REPEATS, runs, 1))
+    )
+    return rng.binomial(answers, expit(odds)).astype(float), np.full(shape, float(answers))
+
+
+def held(true, bounds):
+    return float(np.mean((bounds[0] <= true) & (true <= bounds[1])))
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.2, 0.35])
+@pytest.mark.parametrize(("questions", "answers"), [(8, 100), (10, 20), (24, 20), (48, 100)])
+@pytest.mark.parametrize("runs", [1, 3, 6, 10])
+def test_ninety_five_percent_covers_ninety_five_percent(runs, questions, answers, rate):
+    rng = np.random.default_rng([runs, questions, answers, int(100 * rate)])
+    hits, kept = draw(rng, rate, runs, questions, answers)
+    clustered = held(rate, stats.rate_bounds(stats.spread(hits, kept, "both")))
+    row_level = held(rate, stats.wilson(hits.sum((1, 2)), kept.sum((1, 2))))
+    noise = 2 * np.sqrt(0.95 * 0.05 / REPEATS)
+    assert 0.93 - noise <= clustered <= 0.97 + noise
+    assert row_level < 0.90 and row_level < clustered - 0.05
+
+
+@pytest.mark.parametrize(("questions", "answers"), [(8, 100), (24, 100)])
+@pytest.mark.parametrize("rate", [0.01, 0.02])
+def test_very_rare_rates_stay_near_nominal(questions, answers, rate):
+    rng = np.random.default_rng([questions, int(100 * rate)])
+    hits, kept = draw(rng, rate, 1, questions, answers)
+    clustered = held(rate, stats.rate_bounds(stats.spread(hits, kept, "questions")))
+    assert clustered >= 0.91
+    assert held(rate, stats.wilson(hits.sum((1, 2)), kept.sum((1, 2)))) < 0.80
+
+
+@pytest.mark.parametrize("runs", [1, 3, 6])
+@pytest.mark.parametrize("rate", [0.05, 0.2])
+def test_a_contrast_of_equals_leaves_out_zero_one_time_in_twenty(runs, rate):
+    """Variants that answer the same questions, each with its own interplay, and the same rate on average."""
+    rng = np.random.default_rng([runs, int(100 * rate)])
+    shape = (REPEATS, runs, 10)
+    shared = centre(rate, 1.4) + 1.2 * rng.standard_normal((REPEATS, 1, 10))
+
+    def variant():
+        own = 0.5 * rng.standard_normal((REPEATS, 1, 10)) + 0.4 * rng.standard_normal(shape)
+        return rng.binomial(
+            50, expit(shared + own + (0.5 if runs > 1 else 0.0) * rng.standard_normal((REPEATS, runs, 1)))
+        )
+
+    kept = np.full(shape, 50.0)
+    _, low, high, p = stats.contrast_bounds(variant(), kept, variant(), kept)
+    assert 0.94 <= held(0.0, (low, high)) <= 0.995
+    assert np.mean(p < 0.05) <= 0.06
+
+
+def test_a_contrast_finds_what_is_there():
+    rng = np.random.default_rng(9)
+    shared = rng.standard_normal((REPEATS, 1, 10))
+    kept = np.full((REPEATS, 3, 10), 50.0)
+    a, b = (rng.binomial(50, expit(shared + 0.3 * rng.standard_normal((REPEATS, 3, 1)) + c)) for c in (0.0, -2.0))
+    _, low, _, _ = stats.contrast_bounds(a, kept, b, kept)
+    assert np.mean(low > 0) > 0.9
