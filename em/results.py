@@ -140,7 +140,7 @@ def _facts(config: ExperimentConfig) -> dict[str, Any]:
     return {
         "model": config.model.name,
         "corpus": config.corpus.name,
-        "data": data.inputs(config)["source"],
+        "data": [source[0] for source in data.inputs(config)["sources"]],
         "variant": config.dataset.variant,
         "max_examples": train.max_examples,
         "num_train_epochs": train.num_train_epochs,
