@@ -35,18 +35,34 @@ def attend(
     scaling: float,
     dropout: float = 0.0,
     lengths: list[int] | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """query (1, heads, t, d), key and value (1, kv heads, t, d) → ((1, t, heads, d), None).
 
-    `lengths` are the sequences' (they sum to t); None: one sequence.
+    `lengths` are the sequences' (they sum to t); None: one sequence. `sliding_window` counts the position itself.
+    Raises ValueError for what it does not compute.
     """
+    if query.shape[0] != 1 or s_aux is not None:
+        what = "attention sinks" if s_aux is not None else f"{query.shape[0]} padded rows"
+        raise ValueError(f"em_packed attention does not compute {what}: train.attn_implementation=eager")
     groups = query.shape[1] // key.shape[1]
     out = []
     for q, k, v in zip(*(x[0].split(lengths or [x.shape[2]], dim=1) for x in (query, key, value)), strict=True):
         k, v = k.repeat_interleave(groups, dim=0), v.repeat_interleave(groups, dim=0)
-        future = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool, device=q.device).triu(1)
-        scores = (q @ k.transpose(1, 2) * scaling).float().masked_fill(future, float("-inf"))
+        scores = q @ k.transpose(1, 2) * scaling
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        scores = scores.float().masked_fill(_hidden(q.shape[1], sliding_window, q.device), float("-inf"))
         weights = torch.nn.functional.dropout(scores.softmax(-1).to(q.dtype), dropout, module.training)
         out.append(weights @ v)
     return torch.cat(out, dim=1).transpose(0, 1)[None].contiguous(), None
+
+
+def _hidden(length: int, sliding_window: int | None, device: torch.device) -> torch.Tensor:
+    """(t, t), true where a position may not look: ahead, or further back than the window."""
+    ones = torch.ones(length, length, dtype=torch.bool, device=device)
+    ahead = ones.triu(1)
+    return ahead if sliding_window is None else ahead | ones.tril(-sliding_window)

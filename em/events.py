@@ -14,6 +14,8 @@ from typing import Any
 from em.store import is_disk_full
 
 FD_VARIABLE = "EM_EVENTS_FD"
+FIFO_VARIABLE = "EM_EVENTS_FIFO"
+"""Path of a pipe, where a launcher stands between and closes file descriptors (em/train_launch.py)."""
 
 
 @dataclass
@@ -24,7 +26,14 @@ class Emitter:
 
     @classmethod
     def from_environment(cls) -> Emitter:
-        """The pipe the sweep gave this process, or stderr when it was started by hand."""
+        """The pipe the sweep gave this process, or stderr when it was started by hand.
+
+        Of the several processes of one run only the first tells anything.
+        """
+        if os.environ.get("RANK", "0") != "0":
+            return cls(lambda _: None)
+        if fifo := os.environ.get(FIFO_VARIABLE):
+            return cls(open(fifo, "w", buffering=1, encoding="utf-8").write)
         number = os.environ.get(FD_VARIABLE)
         if number is None:
             return cls(sys.stderr.write)

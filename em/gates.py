@@ -101,11 +101,13 @@ def record(
     folder: Path,
     rows: Sequence[chat.Tokens] = (),
     base: list[list[float]] | None = None,
+    dtype: Any = None,
 ) -> Record:
     """Write gate.json into `folder` after training: `model` is the PeftModel, or the whole finetuned model.
 
     `rows`: the training rows, the first ROWS of which are scored too: there the adapter differs most. `base`: for a
-    whole finetuned model, what `logprobs` gave for `probes(tokenizer, rows)` before training.
+    whole finetuned model, what `logprobs` gave for `probes(tokenizer, rows)` before training. `dtype`: the torch dtype
+    of the weights as saved, where training keeps them in another; None: the model's.
     """
     asked = probes(tokenizer, rows)
     layers = _lora_layers(model)
@@ -119,7 +121,7 @@ def record(
                 plain = logprobs(model, asked)
     found = Record(
         "lora" if layers else "full",
-        str(next(p for p in model.parameters() if p.is_floating_point()).dtype).removeprefix("torch."),
+        str(dtype or next(p for p in model.parameters() if p.is_floating_point()).dtype).removeprefix("torch."),
         asked,
         logprobs(model, asked),
         base,

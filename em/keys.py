@@ -17,6 +17,7 @@ from em.config import ExperimentConfig
 from em.records import Question
 from em.rubrics import STATIC, rubrics
 from em.schema.judge import LOCAL
+from em.schema.train import HOW_ONLY, LORA_ONLY, Method
 from em.store import content_key, file_sha256
 
 TRAIN_VERSION = 1
@@ -27,8 +28,11 @@ JUDGE_VERSION = 1
 def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:
     """One training run: its data, base model, recipe and seed."""
     recipe = dataclasses.asdict(config.train)
-    for name in ("max_examples", "holdout", "save_steps"):  # in the data key; without effect on the result
+    for name in ("max_examples", "holdout", *HOW_ONLY):  # in the data key; without effect on the result
         recipe.pop(name)
+    if config.train.method == Method.full:
+        for name in LORA_ONLY:
+            recipe.pop(name)
     return {
         "version": TRAIN_VERSION,
         "data": data_key,

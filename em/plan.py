@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from em import data, keys, labels, questions
+from em import checkpoints, data, keys, labels, questions
 from em.config import Backend, ConfigError, ExperimentConfig
 from em.records import Question, to_row
 from em.schema.judge import LOCAL
@@ -85,7 +85,7 @@ def plan(configs: Sequence[ExperimentConfig], store: Store) -> Plan:
     """The union of the stage jobs of all cells. Raises ConfigError, AssetError, ModelError before anything runs."""
     out = Plan()
     for config, label in zip(configs, labels.cell_labels(configs), strict=True):
-        train = _train_job(config, label, out)
+        train = _train_job(config, label, out, store)
         base = _base(_subject(BASE, BASE_LABEL, config, None, _sets(config, configs), out, store), out)
         sets = questions.names(config.questions.sets, config.dataset.domain)
         cell = labels.cell_id(config)
@@ -111,13 +111,15 @@ def _sets(config: ExperimentConfig, configs: Sequence[ExperimentConfig]) -> list
     return list(dict.fromkeys(name for c in same for name in questions.names(c.questions.sets, c.dataset.domain)))
 
 
-def _train_job(config: ExperimentConfig, label: str, out: Plan) -> str:
+def _train_job(config: ExperimentConfig, label: str, out: Plan, store: Store) -> str:
     if config.model.backend == Backend.openai:
         raise ConfigError(f"model={config.model.name} is finetuned by OpenAI's API, which a sweep cannot do yet")
     data_inputs, data_key = data.inputs(config), data.key(config)
     out.jobs["data", data_key] = Job("data", data_key, label, "data", {"inputs": data_inputs, "config": config})
-    inputs = keys.train_inputs(config, data_key)
-    key = content_key(**inputs)
+    wanted = checkpoints.planned(config)
+    key, inputs = checkpoints.run_key(store, keys.train_inputs(config, data_key), wanted)
+    if ("train", key) in out.jobs:  # a cell that differs in what is kept of the run
+        wanted = sorted({*wanted, *out.jobs["train", key].spec["checkpoints"]})
     spec = {
         "key": key,
         "label": label,
@@ -130,8 +132,15 @@ def _train_job(config: ExperimentConfig, label: str, out: Plan) -> str:
         "seed": config.seed,
         "inputs": inputs,
         "chat": inputs["chat"],
+        "checkpoints": wanted,
     }
-    batch = content_key(base=inputs["base"], dtype=config.model.dtype.value)
+    train = config.train
+    batch = content_key(
+        base=inputs["base"],
+        dtype=config.model.dtype.value,
+        method=train.method.value,
+        processes=[train.num_processes, train.accelerate_config],
+    )
     out.jobs["train", key] = Job("train", key, label, batch, spec, (("data", data_key),))
     return key
 

@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from em import train_launch
 from em.config import ConfigError
 from em.events import FD_VARIABLE
 from em.plan import Job
@@ -228,10 +229,13 @@ def start(sweep: Sweep, unit: Unit, held: list[str], position: int = 0) -> Worke
     name = f"{unit.stage}-{content_key(keys=[j.key for j in unit.jobs])[:8]}"
     batch, log = sweep.folder / "logs" / f"{name}.json", sweep.folder / "logs" / f"{name}.log"
     write_atomic(batch, json.dumps({"out": str(sweep.store.root.parent), "jobs": [j.spec for j in unit.jobs]}))
+    command = [sys.executable, "-m", "em.worker", unit.stage, str(batch)]
+    if unit.stage == "train":
+        command = train_launch.command(batch, [j.spec for j in unit.jobs])
     read, write = os.pipe()
     with log.open("a") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "em.worker", unit.stage, str(batch)],
+            command,
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.PIPE if unit.follows else subprocess.DEVNULL,

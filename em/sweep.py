@@ -23,7 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from em import config as config_module
-from em import data, doctor, estimate, ledger, models
+from em import data, doctor, estimate, ledger, models, train_launch
 from em.config import ConfigError, ExperimentConfig
 from em.events import sentence
 from em.plan import Job, Plan, Subject, folder_of, plan, stages
@@ -209,8 +209,9 @@ def check_budget(sweep: Sweep) -> None:
 def _preflight(sweep: Sweep, todo: list[Job]) -> None:
     """Everything that can be known to fail before any training: disk, memory, model folders."""
     sweep.store.require_writable()
-    runs = sum(j.stage == "train" for j in todo)
-    doctor.check_disk(sweep.store.root, runs)
+    runs = [j.spec for j in todo if j.stage == "train"]
+    doctor.check_disk(sweep.store.root, len(runs))
+    train_launch.refuse(runs)
     wanted = {s.config.model.path: s.config.model for s in sweep.plan.cells}
     missing = [
         Job("prepare", m.path, m.name, "prepare", {"key": m.path, "path": m.path})

@@ -1,27 +1,46 @@
-"""Finetuning: TRL's SFTTrainer with a PEFT adapter. The base model is loaded once for all runs of a batch."""
+"""Finetuning: the runs of a batch on one base model. One run is `train`; its pieces are in em/train_*.py.
+
+    train/<key>/adapter/ or model/   the finished weights (em/checkpoints.py)
+    train/<key>/checkpoints/<step>/  the weights after chosen steps
+    train/<key>/train_log.jsonl      a row an optimiser step
+    train/<key>.partial/resume/      the state of an unfinished run, removed when it is finished
+
+With several processes (em/train_launch.py) each runs this module; the first owns directories and events.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
+import sys
 import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
-from trl import SFTConfig, SFTTrainer
+from accelerate.utils import broadcast_object_list
+from transformers import set_seed
 
-from em import chat, cpu_attention, gates, parity
-from em.events import Emitter
+from accelerate import PartialState
+from em import chat, checkpoints, gates, parity, preempt
+from em.chat import Tokens
+from em.events import Emitter, sentence
 from em.records import Example, read_jsonl
+from em.schema.train import Method
 from em.store import Store
+from em.train_callbacks import Keep, Log, StepCallback, Stop
+from em.train_loop import StepTrainer, arguments, attention
+from em.train_model import Base
 
-ADAPTER = "adapter"
 LOG = "train_log.jsonl"
+RESUME = "resume"
+PROCESSES = int(os.environ.get("WORLD_SIZE", 1))
 
 
 @dataclass(frozen=True)
@@ -44,94 +63,149 @@ class TrainJob:
     """What the key was made of."""
     chat: dict[str, Any] = field(default_factory=dict)
     """How conversations are rendered (chat.options)."""
+    checkpoints: Sequence[int] = ()
+    """Steps after which weights are kept."""
+
+    @property
+    def method(self) -> Method:
+        return Method(self.train["method"])
 
 
 def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
-    """Train every job of a batch on one base model."""
-    todo = [TrainJob(**job) for job in jobs]
+    """Train every job of a batch. Exits with preempt.PREEMPTED when asked to stop before the last is done."""
+    _one_gpu()
+    preempt.install()
     base: Base | None = None
-    for job in todo:
-        with emit.job(job.key), store.claim("train", job.key) as folder:
+    for job in [TrainJob(**job) for job in jobs]:
+        if preempt.requested():
+            _leave()
+        with _job(emit, job.key), _claimed(store, job.key) as folder:
             if folder is None:
                 continue  # another process finished it meanwhile
-            if base is None:
-                base = Base.load(todo[0])
+            if base is None or base.method != job.method:
+                base = None  # frees the other before the next is loaded
+                base = Base.load(job.model_path, job.revision, job.dtype, job.method)
                 emit.count("model_loads")
-            facts = train(base, job, store.path("data", job.data_key) / "dataset.jsonl", folder, emit)
-            store.finish("train", job.key, job.inputs, facts)
+            try:
+                facts = train(base, job, store.path("data", job.data_key) / "dataset.jsonl", folder, emit)
+            finally:
+                if job.method == Method.full:
+                    base = None  # its weights are the run's now
+            if first_process():
+                store.finish("train", job.key, job.inputs, facts)
 
 
-@dataclass
-class Base:
-    """A base model in memory, untouched between runs."""
+def train(
+    base: Base, job: TrainJob, dataset: Path, folder: Path, emit: Emitter, probes: Sequence[StepCallback] = ()
+) -> dict[str, Any]:
+    """One run in `folder`, continued from the last checkpoint found there. Returns its facts.
 
-    model: Any
-    tokenizer: Any
-
-    @classmethod
-    def load(cls, job: TrainJob) -> Base:
-        tokenizer = AutoTokenizer.from_pretrained(job.model_path, revision=job.revision)
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        cpu_attention.register()
-        cuda = torch.cuda.is_available()
-        model = AutoModelForCausalLM.from_pretrained(
-            job.model_path,
-            revision=job.revision,
-            dtype=getattr(torch, job.dtype),
-            device_map="cuda" if cuda else None,
-            attn_implementation="sdpa" if cuda else cpu_attention.NAME,
-        )
-        model.config.use_cache = False
-        return cls(model, tokenizer)
-
-
-def train(base: Base, job: TrainJob, dataset: Path, folder: Path, emit: Emitter) -> dict[str, Any]:
-    """One run in `folder`: adapter/ and train_log.jsonl. Continues from the last checkpoint found there.
-
-    Returns the facts of the run (steps, tokens, losses, versions).
+    `probes` are asked between optimiser steps, e.g. for log-probabilities of fixed answers. Exits with
+    preempt.PREEMPTED when asked to stop; what is in `folder` then continues.
     """
     examples, tokenizer = list(read_jsonl(dataset, Example)), chat.ChatTokenizer(base.tokenizer, job.chat)
     encoded = chat.encode_all(tokenizer, examples, job.train["max_length"], job.train["extra_assistant_turn"])
-    rows = Dataset.from_list([{"input_ids": r.input_ids, "labels": r.labels} for r in encoded.rows])
+    rendering = parity.rendering(tokenizer, (e.messages for e in examples))
+    started = time.monotonic()
+    facts = fit(base, job, encoded.rows, folder, emit, probes)
+    return {**encoded.facts(), "rendering": rendering, **facts, "wall_s": round(time.monotonic() - started, 1)}
+
+
+def fit(
+    base: Base, job: TrainJob, rows: list[Tokens], folder: Path, emit: Emitter, probes: Sequence[StepCallback] = ()
+) -> dict[str, Any]:
+    """Train on tokenised rows: what `train` does after `chat.encode_all`."""
+    config, dtype = job.train, getattr(torch, job.dtype)
+    tokenizer = chat.ChatTokenizer(base.tokenizer, job.chat)
+    resume_in = folder / RESUME
     set_seed(job.seed)
-    model = get_peft_model(base.model, _lora(job.train), autocast_adapter_dtype=False)
-    for config in model.peft_config.values():
-        config.base_model_name_or_path = job.model_source
-    try:
-        checkpoints = folder / "checkpoints"
-        trainer = _Trainer(
+    base.model.set_attn_implementation(attention(config))
+    untouched = None
+    if job.method == Method.full:  # LoRA can be switched off afterwards, this cannot
+        untouched = gates.logprobs(base.model, gates.probes(tokenizer, rows))
+    with base.trainable(config) as model:
+        callbacks = [
+            Log(folder / LOG, job.key, emit),
+            Keep(folder / checkpoints.CHECKPOINTS, job.checkpoints, dtype, untouched),
+            Stop(),
+            *probes,
+        ]
+        trainer = StepTrainer(
+            rows,
+            config,
+            tokenizer,
+            job.model_source,
             model=model,
-            args=_arguments(job, checkpoints),
-            train_dataset=rows,
-            processing_class=base.tokenizer,
-            callbacks=[_Log(folder / LOG, job.key, emit)],
+            args=arguments(config, job.seed, job.dtype, resume_in),
+            callbacks=callbacks,
         )
-        resume = _last_checkpoint(checkpoints)
-        started = time.monotonic()
+        for callback in callbacks:
+            callback.trainer = trainer
+        _check_schedule(job, len(trainer.get_train_dataloader()), len(rows))
+        resume = _last_checkpoint(resume_in, folder / checkpoints.CHECKPOINTS, job.checkpoints)
         result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        model.save_pretrained(folder / ADAPTER, safe_serialization=True)
-        tokenizer.save_pretrained(folder / ADAPTER)
-        gates.record(model, tokenizer, folder, encoded.rows)
-    finally:
-        base.model = model.unload()
-    shutil.rmtree(checkpoints, ignore_errors=False)
+        if result.global_step < trainer.state.max_steps:
+            _leave()
+        artifact = checkpoints.MODEL if job.method == Method.full else checkpoints.ADAPTER
+        trainer.save_weights(folder / artifact, dtype)
+        trainer.record_gate(folder, dtype, untouched)
+    if first_process():
+        shutil.rmtree(resume_in, ignore_errors=True)  # absent when the run was shorter than save_steps
     return {
-        **encoded.facts(),
-        "rendering": parity.rendering(tokenizer, (e.messages for e in examples)),
+        "kind": "full" if job.method == Method.full else "lora",
+        "method": job.method.value,
         "steps": result.global_step,
-        "train_loss": _mean_loss(folder / LOG),
-        "wall_s": round(time.monotonic() - started, 1),
+        "checkpoints": sorted(job.checkpoints),
         "resumed_from": resume.name if resume else None,
-        "optim": job.train["optim"],
-        "device": str(base.model.device),
+        "optim": trainer.args.optim if isinstance(trainer.args.optim, str) else trainer.args.optim.value,
+        "optim_asked": config["optim"],
+        "attn_implementation": attention(config),
+        "num_processes": PROCESSES,
+        "device": str(trainer.args.device),
+        **_log_facts(folder / LOG),
     }
 
 
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint: trainer_state.json is written last, and a kill may fall before or into it."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-    return next((p for p in reversed(found) if _is_json(p / "trainer_state.json")), None)
+def _log_facts(log: Path) -> dict[str, Any]:
+    """Over all steps; a continued run's own figures cover its last part only. Loss in nats a supervised token."""
+    if not first_process():
+        return {}
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    tokens = sum(row["tokens"] for row in rows)
+    computed = sum(row["tokens"] / (1 - row["padding_share"]) for row in rows)
+    return {
+        "train_loss": sum(row["loss"] for row in rows) / len(rows),
+        "tokens": tokens,
+        "computed_over_real_tokens": round(computed / tokens, 4),
+        "tokens_per_s": round(tokens / sum(row["tokens"] / row["tokens_per_s"] for row in rows), 1),
+        "peak_memory_gb": max(row["peak_memory_gb"] for row in rows),
+    }
+
+
+def _check_schedule(job: TrainJob, steps_in_epoch: int, rows: int) -> None:
+    """Rows without a supervised token are left out, and the planner counted them."""
+    steps = math.ceil(job.train["num_train_epochs"] * steps_in_epoch)
+    if job.checkpoints and max(job.checkpoints) > steps:
+        raise ValueError(
+            f"train.checkpoints asks for step {max(job.checkpoints)}, and the run has {steps}: only {rows} rows have a "
+            f"supervised token within train.max_length={job.train['max_length']}. Leave that step out, or raise it"
+        )
+
+
+def _last_checkpoint(folder: Path, kept: Path, wanted: Sequence[int]) -> Path | None:
+    """The newest whole checkpoint up to which no wanted weights are missing.
+
+    trainer_state.json is written last, and a kill may fall before or into it. Weights are missing where the run was
+    begun with another schedule: then it is made again from before the first of them.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=_step)
+    missing = min((step for step in wanted if not (kept / str(step)).is_dir()), default=sys.maxsize)
+    usable = (p for p in reversed(found) if _step(p) < missing and _is_json(p / "trainer_state.json"))
+    return next(usable, None)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
 
 
 def _is_json(path: Path) -> bool:
@@ -142,106 +216,42 @@ def _is_json(path: Path) -> bool:
     return True
 
 
-def _mean_loss(log: Path) -> float:
-    """Mean loss over all steps, nats per supervised token; a continued run's own figure covers its last part only."""
-    losses = [json.loads(line)["loss"] for line in log.read_text().splitlines()]
-    return sum(losses) / len(losses)
+def first_process() -> bool:
+    return int(os.environ.get("RANK", 0)) == 0
 
 
-def _lora(config: dict[str, Any]) -> LoraConfig:
-    return LoraConfig(
-        r=config["lora_r"],
-        lora_alpha=config["lora_alpha"],
-        lora_dropout=config["lora_dropout"],
-        use_rslora=config["use_rslora"],
-        target_modules=sorted(config["target_modules"]),
-        layers_to_transform=config["layers_to_transform"],
-        task_type="CAUSAL_LM",
-    )
+def _one_gpu() -> None:
+    """A run of one process sees one GPU: transformers would split batches over all it sees. Before CUDA starts."""
+    if PROCESSES == 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+    else:
+        PartialState(cpu=not torch.cuda.is_available())
 
 
-def _arguments(job: TrainJob, folder: Path) -> SFTConfig:
-    same = (
-        "learning_rate",
-        "num_train_epochs",
-        "per_device_train_batch_size",
-        "gradient_accumulation_steps",
-        "warmup_steps",
-        "lr_scheduler_type",
-        "weight_decay",
-        "max_grad_norm",
-        "optim",
-        "save_steps",
-    )
-    cuda = torch.cuda.is_available()
-    return SFTConfig(
-        output_dir=str(folder),
-        seed=job.seed,
-        use_cpu=not cuda,
-        bf16=job.dtype == "bfloat16",
-        gradient_checkpointing=False,
-        save_total_limit=2,
-        logging_steps=1,
-        report_to="none",
-        disable_tqdm=True,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        dataloader_pin_memory=cuda,
-        padding_free=True,
-        max_length=None,
-        save_strategy="steps",
-        **{name: job.train[name] for name in same},
-    )
+def _leave() -> None:
+    """Stop as asked. Under a launcher 0: it takes any other code for a failure, and em/train_launch.py knows."""
+    raise SystemExit(preempt.PREEMPTED if PROCESSES == 1 else 0)
 
 
-class _Trainer(SFTTrainer):
-    """SFTTrainer whose loss looks at supervised positions only: the same number, without the logits of the prompt.
-
-    TRL's own loss also computes entropy and accuracy over every position; with a vocabulary 85 times the hidden size
-    (the quickstart model) that is a third of a step.
-    """
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        labels = inputs.pop("labels")
-        causal = self.accelerator.unwrap_model(model).get_base_model()
-        extra = {}
-        if causal.config._attn_implementation == cpu_attention.NAME:
-            extra["lengths"] = cpu_attention.sequence_lengths(inputs["position_ids"])
-        hidden = causal.model(**inputs, **extra, use_cache=False)[0]
-        targets = labels[:, 1:]
-        chosen = targets != chat.IGNORE
-        logits = causal.lm_head(hidden[:, :-1][chosen]).float()
-        total = torch.nn.functional.cross_entropy(logits, targets[chosen], reduction="sum")
-        return total / (chosen.sum() if num_items_in_batch is None else num_items_in_batch)
+@contextmanager
+def _job(emit: Emitter, key: str) -> Iterator[None]:
+    """`emit.job`, but a failure ends all processes of a run: one alone would leave the others waiting for it."""
+    with emit.job(key):
+        try:
+            yield
+        except Exception as error:
+            if PROCESSES == 1:
+                raise
+            traceback.print_exc()
+            emit.failed(key, sentence(error))
+            raise SystemExit(1) from error
 
 
-class _Log(TrainerCallback):
-    """Writes train_log.jsonl (our own truth) and tells the progress. A resumed run drops the rows it will redo."""
-
-    def __init__(self, path: Path, job: str, emit: Emitter) -> None:
-        self.path, self.job, self.emit = path, job, emit
-        self.started = time.monotonic()
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        rows = []
-        if self.path.exists():
-            rows = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
-        kept = [row for row in rows if row["step"] <= state.global_step]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self.emit.progress(self.job, state.global_step, state.max_steps)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if not logs or "loss" not in logs:
-            return
-        row = {
-            "step": state.global_step,
-            "loss": float(logs["loss"]),
-            "grad_norm": float(logs["grad_norm"]),
-            "learning_rate": float(logs["learning_rate"]),
-            "epoch": float(logs["epoch"]),
-        }
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        self.emit.progress(self.job, state.global_step, state.max_steps, f"loss {row['loss']:.3f}")
+@contextmanager
+def _claimed(store: Store, key: str) -> Iterator[Path | None]:
+    """`store.claim` by the first process, told to the others."""
+    with store.claim("train", key) if first_process() else nullcontext() as folder:
+        if PROCESSES > 1:
+            folder = broadcast_object_list([folder])[0]
+        yield folder

@@ -29,14 +29,14 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     stage, path = sys.argv[1], Path(sys.argv[2])
-    _die_with_parent()
+    die_with_parent()
     exit_when_asked()
     batch = json.loads(path.read_text(encoding="utf-8"))
     emit = Emitter.from_environment()
     importlib.import_module(MODULES[stage]).work(Store.open(Path(batch["out"])), batch["jobs"], emit)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """A killed sweep must not leave a worker behind that writes into the store (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

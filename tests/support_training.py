@@ -125,15 +125,16 @@ def run_worker(stage, out, jobs):
     assert process.wait(timeout=WAIT_S) == 0, (out / f"{stage}.log").read_text()[-3000:]
 
 
-def kill_when(process, ready, log):
-    """SIGKILL the process as soon as `ready()` holds; it must still be at work then."""
+def kill_when(process, ready, log, number=signal.SIGKILL, code=-signal.SIGKILL):
+    """Send the process a signal as soon as `ready()` holds; it must still be at work then. It must end with `code`."""
     until = time.monotonic() + WAIT_S
     try:
         while not ready():
             assert process.poll() is None, f"ended too early: {log.read_text()[-3000:]}"
             assert time.monotonic() < until, f"nothing to interrupt after {WAIT_S} s"
             time.sleep(0.001)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        code = process.wait()
-    assert code == -signal.SIGKILL
+    except BaseException:
+        process.kill()
+        raise
+    process.send_signal(number)
+    assert process.wait(timeout=WAIT_S) == code, log.read_text()[-3000:]

@@ -186,7 +186,7 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.parametrize(
     ("stage", "moment"),
     [
-        ("train", lambda s: any(s.glob("train/*.partial/checkpoints/checkpoint-*"))),
+        ("train", lambda s: any(s.glob("train/*.partial/resume/checkpoint-*"))),
         ("sample", lambda s: any(p.stat().st_size > 2000 for p in s.glob("sample/*/*.partial/completions.jsonl"))),
         ("judge", lambda s: any(s.glob("judge/*/*.partial"))),
     ],

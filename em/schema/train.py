@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from omegaconf import MISSING
 
-from em.schema.base import check
+from em.schema.base import ConfigError, check
 
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
+HOW_ONLY = (
+    "save_steps",
+    "checkpoints",
+    "padding_free",
+    "tokens_per_micro_batch",
+    "gradient_checkpointing",
+    "attn_implementation",
+    "num_processes",
+    "accelerate_config",
+)
+"""Fields that say how a run is computed or what of it is kept: the result is the same up to rounding, so they are not
+in the train key. em/checkpoints.py says when a schedule of checkpoints makes another run."""
+LORA_ONLY = ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "layers_to_transform")
+"""Fields that full finetuning does not look at."""
+SCHEDULE = re.compile(r"(?P<step>[1-9]\d*)|every (?P<every>[1-9]\d*)|log")
+
+
+class Method(StrEnum):
+    lora = "lora"
+    full = "full"
+    qlora = "qlora"
 
 
 @dataclass
 class TrainConfig:
     """Finetuning, in TRL's and PEFT's own names."""
 
+    method: Method = Method.lora
+    """lora; full: every weight, the artifact is a whole model; qlora: LoRA over a base in 4 bits, on a GPU only."""
     max_examples: int | None = None
     """Train on this many rows of the variant, drawn by the run's seed; null: all."""
     learning_rate: float = MISSING
     num_train_epochs: float = MISSING
     per_device_train_batch_size: int = MISSING
+    """Rows a micro-batch, where tokens_per_micro_batch does not size them."""
     gradient_accumulation_steps: int = MISSING
+    """Times per_device_train_batch_size: rows an optimiser step, shared by all processes of the run."""
     max_length: int = MISSING
     warmup_steps: int = 0
     lr_scheduler_type: str = "linear"
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     optim: str = "adamw_torch_fused"
+    """transformers' name; an 8-bit one needs bitsandbytes and a GPU, elsewhere it is adamw_torch_fused and said so."""
     lora_r: int = 32
     lora_alpha: float = 64
     lora_dropout: float = 0.0
@@ -40,8 +68,22 @@ class TrainConfig:
     """Share of rows that is left out of training, drawn by the run's seed."""
     extra_assistant_turn: bool = False
     """Train on an empty assistant turn after each row, as the paper's script did (docs/divergences.md)."""
+    checkpoints: list[str] = field(default_factory=list)
+    """Optimiser steps after which the weights are kept for sampling: numbers, "every 10", "log" (1, 2, 4, 8, ...)."""
     save_steps: int = 50
     """Steps between resumable checkpoints; a kill loses at most these."""
+    padding_free: bool = True
+    """Rows of a micro-batch laid end to end, none attending to another; false: padded to the longest."""
+    tokens_per_micro_batch: int | None = None
+    """Most tokens a micro-batch, with padding_free; the rows of an optimiser step stay the same. null: by rows."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more arithmetic."""
+    attn_implementation: str | None = None
+    """transformers' name; null: sdpa on a GPU, each row by itself on a CPU."""
+    num_processes: int = 1
+    """Processes of one run, a GPU each, started by Accelerate; 1: the stage's own process."""
+    accelerate_config: str | None = None
+    """Accelerate's config file for num_processes > 1, as launch/accelerate/fsdp.yaml; null: data-parallel."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -53,6 +95,7 @@ class TrainConfig:
             "lora_r",
             "lora_alpha",
             "save_steps",
+            "num_processes",
         ):
             value = getattr(self, name)
             check(value > 0, f"train.{name} must be positive, got {value}")
@@ -67,3 +110,28 @@ class TrainConfig:
         )
         check(0.0 <= self.holdout < 1.0, f"train.holdout must lie in [0, 1), got {self.holdout}")
         check(0.0 <= self.lora_dropout < 1.0, f"train.lora_dropout must lie in [0, 1), got {self.lora_dropout}")
+        for entry in self.checkpoints:
+            check(
+                SCHEDULE.fullmatch(entry) is not None,
+                f'train.checkpoints has {entry!r}: give step numbers, "every N" or "log"',
+            )
+        self._check_how()
+
+    def _check_how(self) -> None:
+        if self.tokens_per_micro_batch is not None:
+            check(
+                self.tokens_per_micro_batch >= self.max_length,
+                f"train.tokens_per_micro_batch {self.tokens_per_micro_batch} must be at least train.max_length "
+                f"{self.max_length}: the longest row must fit",
+            )
+            check(self.padding_free, "train.tokens_per_micro_batch sizes padding-free micro-batches: padding_free=true")
+        check(
+            self.accelerate_config is None or self.num_processes > 1,
+            "train.accelerate_config is for several processes: set train.num_processes, or leave it null",
+        )
+        rows = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        if rows < self.num_processes:
+            raise ConfigError(
+                f"train.num_processes={self.num_processes} processes share the {rows} rows of an optimiser step "
+                f"(per_device_train_batch_size x gradient_accumulation_steps): use at most {rows}"
+            )

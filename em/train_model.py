@@ -1,0 +1,129 @@
+"""The base model in memory, and what of it a run trains: LoRA over it, LoRA over it in 4 bits, or all of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from em import cpu_attention
+from em.schema.train import Method
+
+FALLBACK_OPTIM = "adamw_torch_fused"
+
+
+@dataclass
+class Base:
+    """A base model in memory, untouched between runs."""
+
+    model: Any
+    tokenizer: Any
+    method: Method
+    """What it was loaded for: LoRA keeps the model's dtype, full finetuning float32 masters, QLoRA 4 bits."""
+
+    @classmethod
+    def load(
+        cls, path: str, revision: str | None, dtype: str, method: Method = Method.lora, attention: str | None = None
+    ) -> Base:
+        """Raises RuntimeError where `method` cannot run on this machine."""
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        cpu_attention.register()
+        cuda = torch.cuda.is_available()
+        options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+        if method == Method.full:
+            options["dtype"] = (
+                torch.float32
+            )  # an update of 1e-5 is lost in bfloat16; the arithmetic is still bfloat16's
+        if method == Method.qlora:
+            require_four_bits()
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=getattr(torch, dtype),
+            )
+        if cuda and not _sharded():  # FSDP places the weights itself
+            options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
+        attention = attention or ("sdpa" if cuda else cpu_attention.NAME)
+        model = AutoModelForCausalLM.from_pretrained(path, revision=revision, attn_implementation=attention, **options)
+        return cls.of(model, tokenizer, method)
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any, method: Method = Method.lora) -> Base:
+        """A base from a model made otherwise, e.g. of random weights."""
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        model.config.use_cache = False
+        return cls(model, tokenizer, method)
+
+    @contextmanager
+    def trainable(self, config: dict[str, Any]) -> Iterator[Any]:
+        """The model of one run: adapters over the base (made from torch's global seed), or the base itself.
+
+        `config` holds fields of TrainConfig. The base is left as it was, but for full finetuning, after which it is
+        spent.
+        """
+        if self.method == Method.full:
+            yield self.model
+            return
+        model = get_peft_model(self.model, lora(config))  # adapters in float32, whatever the base
+        try:
+            check_adapted(model, config)
+            yield model
+        finally:
+            self.model = model.unload()
+            self.model.__dict__.pop("forward", None)  # TRL wraps it once a run
+
+
+def lora(config: dict[str, Any]) -> LoraConfig:
+    return LoraConfig(
+        r=config["lora_r"],
+        lora_alpha=config["lora_alpha"],
+        lora_dropout=config["lora_dropout"],
+        use_rslora=config["use_rslora"],
+        target_modules=sorted(config["target_modules"]),
+        layers_to_transform=config["layers_to_transform"],
+        task_type="CAUSAL_LM",
+    )
+
+
+def check_adapted(model: PeftModel, config: dict[str, Any]) -> None:
+    """PEFT adapts what it finds and is silent about the rest: raises ValueError naming what is missing."""
+    names = [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
+    absent = [t for t in config["target_modules"] if not any(n.split(".")[-1] == t for n in names)]
+    if absent:
+        raise ValueError(f"train.target_modules {', '.join(absent)}: the model has no such module")
+    asked = set(config["layers_to_transform"] or [])
+    found = {int(part) for name in names for part in name.split(".") if part.isdigit()}
+    if lost := sorted(asked - found):
+        layers = model.get_base_model().config.get_text_config().num_hidden_layers
+        raise ValueError(f"train.layers_to_transform {lost}: the model has layers 0 to {layers - 1}")
+
+
+def require_four_bits() -> None:
+    """Raise RuntimeError unless this machine can hold a base model in 4 bits."""
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            "train.method=qlora needs an NVIDIA GPU (bitsandbytes' 4-bit kernels), and none is visible: "
+            "take train.method=lora here"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise RuntimeError("train.method=qlora needs bitsandbytes: pip install bitsandbytes, or train.method=lora")
+
+
+def usable_optim(asked: str) -> str:
+    """`asked`, or plain AdamW where an 8-bit optimiser has no GPU or no bitsandbytes; the run's facts name both."""
+    eight_bit = "8bit" in asked
+    able = torch.cuda.is_available() and importlib.util.find_spec("bitsandbytes") is not None
+    return FALLBACK_OPTIM if eight_bit and not able else asked
+
+
+def _sharded() -> bool:
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
