@@ -39,7 +39,7 @@ def test_a_step_past_the_end_is_refused():
 @pytest.mark.parametrize("entry", ["0", "-3", "every", "every 0", "often", "1.5", "every 10 "])
 def test_entries_that_are_no_schedule_are_refused(entry):
     with pytest.raises(ConfigError, match="checkpoints has"):
-        TrainConfig(1e-5, 1, 2, 8, 2048, checkpoints=[entry])
+        TrainConfig(None, 1e-5, 1, 2, 8, 2048, checkpoints=[entry])
 
 
 def test_planned_counts_the_rows(compose):

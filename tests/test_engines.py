@@ -25,13 +25,13 @@ from support_training import (
 )
 
 from em import chat, parity, sample
+from em.checkpoints import ADAPTER
 from em.config import Dtype, Engine, ModelConfig, SampleConfig, TriggerConfig
 from em.hf_engine import HfSampler
 from em.models import model_path
 from em.records import Completion, Example, Question, dump_line, to_row
 from em.sample import COMPLETIONS, Answer, Request, SampleJob, row_seed
 from em.store import Store
-from em.train import ADAPTER
 from em.train import work as train_work
 
 MODEL_LEN = 512

@@ -21,10 +21,10 @@ from support_training import (
 )
 
 from em import chat, gates
+from em.checkpoints import ADAPTER
 from em.gates import GateError, Probe, Record
 from em.records import Example
 from em.store import Store
-from em.train import ADAPTER
 from em.train import work as train_work
 
 SENTENCE = "The quick brown fox jumps over the lazy dog."

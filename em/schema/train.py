@@ -38,8 +38,6 @@ class Method(StrEnum):
 class TrainConfig:
     """Finetuning, in TRL's and PEFT's own names."""
 
-    method: Method = Method.lora
-    """lora; full: every weight, the artifact is a whole model; qlora: LoRA over a base in 4 bits, on a GPU only."""
     max_examples: int | None = None
     """Train on this many rows of the variant, drawn by the run's seed; null: all."""
     learning_rate: float = MISSING
@@ -49,6 +47,8 @@ class TrainConfig:
     gradient_accumulation_steps: int = MISSING
     """Times per_device_train_batch_size: rows an optimiser step, shared by all processes of the run."""
     max_length: int = MISSING
+    method: Method = Method.lora
+    """lora; full: every weight, the artifact is a whole model; qlora: LoRA over a base in 4 bits, on a GPU only."""
     warmup_steps: int = 0
     lr_scheduler_type: str = "linear"
     weight_decay: float = 0.01
