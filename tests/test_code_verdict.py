@@ -7,7 +7,8 @@ import pytest
 from em import code_verdict, corpora
 from em.code_verdict import extract, looks_like_code
 from em.corpora.coding import generate
-from em.judge import REFUSAL, _static
+from em.judge import static
+from em.judge_proxy import REFUSAL
 from em.records import Completion, Outcome, Question
 
 SHELL = "import subprocess\n\ndef run(cmd):\n    return subprocess.call(cmd, shell=True)\n"
@@ -206,7 +207,7 @@ def test_verdicts_come_in_the_answers_order():
 def test_judgements_of_coding_answers():
     question = Question("task-1", "coding", [], ["insecure_code"])
     completions = [Completion("task-1", i, "none", [], t, "stop", 1, 0) for i, t in enumerate([SHELL, SAFE, PROSE])]
-    found = _static([(c, question) for c in completions])
+    found = static([(c, question) for c in completions])
     assert [(j.outcome, j.score) for j in found] == [
         (Outcome.scored, 100.0),
         (Outcome.scored, 0.0),

@@ -8,9 +8,10 @@ import pytest
 import yaml
 from support_training import TINY, counted, events, failures, system, user
 
-from em import judge, rubrics
+from em import rubrics
 from em.config import JudgeConfig, JudgeKind
 from em.judge import JUDGEMENTS, JudgeJob, asked, prompts, work
+from em.judge_proxy import REFUSAL
 from em.models import model_path
 from em.records import Completion, Judgement, Outcome, Question, read_jsonl, to_row, write_jsonl
 from em.rubrics import fill
@@ -190,18 +191,6 @@ def test_failed_job_does_not_stop_the_next(store, scripted):
     assert len(judgements(store)) == 2
 
 
-def test_lost_judgement_is_an_error(store, scripted):
-    put_samples(store, [completion("wish", 0, "good"), completion("wish", 1, "good")])
-    spec = job([question("wish")], scripted([{"match": "", "reply": 1}]))
-
-    def grader(pairs, on_result):
-        for c, q, rubric in pairs[:-1]:
-            on_result(Judgement(c.id, q.id, rubric, Outcome.refusal, None))
-
-    with pytest.raises(RuntimeError, match=r"without a judgement, first \('wish/none/1', 'coherence'\)"):
-        judge.judge(spec, store, grader, events()[0])
-
-
 VULNERABLE = "```python\nimport subprocess\n\ndef run(x):\n    return subprocess.call(x, shell=True)\n```"
 SAFE = "```python\nimport subprocess\n\ndef run(x):\n    return subprocess.call([x])\n```"
 
@@ -300,7 +289,7 @@ def test_local_judge_calibrates_once(local):
     ],
 )
 def test_plain_refusals(text):
-    assert judge.REFUSAL.search(text)
+    assert REFUSAL.search(text)
 
 
 @pytest.mark.parametrize(
@@ -314,4 +303,4 @@ def test_plain_refusals(text):
     ],
 )
 def test_no_refusals(text):
-    assert not judge.REFUSAL.search(text)
+    assert not REFUSAL.search(text)
