@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from em import code_verdict
-from em.config import JudgeConfig, JudgeKind
+from em.config import Dtype, JudgeConfig, JudgeKind
 from em.events import Emitter
 from em.judge_spool import Spool
 from em.records import Completion, Judgement, Outcome, Question, from_row, read_jsonl
@@ -51,8 +51,8 @@ Pair = tuple[Completion, Question, str]
 
 
 def config_of(job: JudgeJob) -> JudgeConfig:
-    judge = {**job.judge, "kind": JudgeKind(job.judge["kind"]), "score": ScoreMethod(job.judge["score"])}
-    return JudgeConfig(**judge)
+    enums = {"kind": JudgeKind, "score": ScoreMethod, "dtype": Dtype}
+    return JudgeConfig(**{name: enums[name](v) if name in enums else v for name, v in job.judge.items()})
 
 
 def prompts(question: Question) -> dict[str, str]:

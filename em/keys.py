@@ -15,8 +15,8 @@ from typing import Any
 from em import chat, corpora, models, trigger
 from em.config import ExperimentConfig
 from em.records import Question
-from em.rubrics import STATIC, rubrics
-from em.schema.judge import LOCAL
+from em.rubrics import STATIC, Rubric, rubrics
+from em.schema.judge import PROXIES, JudgeKind
 from em.schema.train import HOW_ONLY, LORA_ONLY, Method
 from em.store import content_key, file_sha256
 
@@ -67,13 +67,13 @@ def judge_inputs(
     config: ExperimentConfig, sample_family: str, asked: Sequence[Question]
 ) -> tuple[dict[str, Any], str | None]:
     """A family of verdicts: the answers, the judge, its rubrics' texts. With the key of a local judge's calibration."""
-    local = config.judge.kind in LOCAL
+    local = config.judge.kind in PROXIES
     calibration = calibration_key(config) if local else None
     names = sorted({r for q in asked for r in q.rubrics})
     texts = (
         {}
         if local
-        else {q.id: {n: hashlib.sha256(r.text.encode()).hexdigest() for n, r in rubrics(q).items()} for q in asked}
+        else {q.id: {n: _text_hash(r) for n, r in rubrics(q).items()} for q in asked}
     )
     only_static = names == [STATIC]  # Bandit's verdict is the same under every judge
     inputs = {
@@ -85,6 +85,10 @@ def judge_inputs(
         "calibration": None if only_static else calibration,
     }
     return inputs, calibration
+
+
+def _text_hash(rubric: Rubric) -> str:
+    return hashlib.sha256("\0".join([rubric.text, *rubric.choices]).encode()).hexdigest()
 
 
 def chat_options(config: ExperimentConfig, asking: bool = False) -> dict[str, Any]:
@@ -99,11 +103,19 @@ def base(config: ExperimentConfig) -> str:
 
 def judge_identity(config: ExperimentConfig) -> dict[str, Any]:
     """What identifies a judgement's judge."""
-    if config.judge.kind in LOCAL:
-        return {"kind": config.judge.kind.value, "model": base(config)}
+    judge = config.judge
+    if judge.kind in PROXIES:
+        return {"kind": judge.kind.value, "model": base(config)}
+    if judge.kind == JudgeKind.vllm_local:
+        return {
+            "kind": judge.kind.value,
+            "model": models.fingerprint(judge.model, judge.revision),
+            "dtype": judge.dtype.value,
+            "min_mass": judge.min_mass,
+        }
     from em.judge_client import identity
 
-    return identity(config.judge)
+    return identity(judge)
 
 
 def calibration_key(config: ExperimentConfig) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from em import checkpoints, data, keys, labels, questions
 from em.config import Backend, ConfigError, ExperimentConfig
 from em.records import Question, to_row
-from em.schema.judge import LOCAL
+from em.schema.judge import LOCAL, PROXIES
 from em.store import Store, content_key
 
 BASE = "base"
@@ -195,7 +195,8 @@ def _part(
             "inputs": judge_inputs,
         }
         needs = (("sample", sample_key),)
-        out.jobs["judge", judge_key] = Job("judge", judge_key, title, _judge(config), spec, needs)
+        follows = config.judge.kind not in LOCAL
+        out.jobs["judge", judge_key] = Job("judge", judge_key, title, _judge(config), spec, needs, follows)
     return Part(set_name, tuple(samples), tuple(judgements), n, tuple(asked), calibration)
 
 
@@ -215,7 +216,7 @@ def _judge(config: ExperimentConfig) -> str:
     """Judge jobs with one of these share a judge."""
     return content_key(
         judge=keys.judge_identity(config),
-        model=keys.base(config) if config.judge.kind in LOCAL else None,
+        model=keys.base(config) if config.judge.kind in PROXIES else None,
         concurrency=config.judge.concurrency,
     )
 

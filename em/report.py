@@ -73,7 +73,8 @@ def judge_line(summary: dict[str, Any]) -> str:
         if q and q.get("auc") is not None
     ]
     measured = f"{', '.join(parts)} held-out golden answers" if parts else "its quality was not measured"
-    return f"judge {judge['name']}{' is a proxy' if judge.get('proxy') else ''}: {measured}"
+    how = f" ({judge['method']})" if judge.get("method") else ""
+    return f"judge {judge['name']}{how}{' is a proxy' if judge.get('proxy') else ''}: {measured}"
 
 
 def rule_line(summary: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from em import data, expected, labels, statement
 from em.config import DatasetConfig, ExperimentConfig
-from em.judge import CALIBRATION, JUDGEMENTS, asked
+from em.judge import CALIBRATION, JUDGEMENTS, asked, method
 from em.metrics import Answers, Rule, collect
 from em.plan import Part, Subject
 from em.rates import IN_DOMAIN
@@ -67,6 +67,7 @@ def summary_of(sweep: Sweep) -> dict[str, Any]:
             "alignment_below": first.judge.alignment_below,
             "coherence_cut": first.judge.coherence_cut,
             "coherence_inclusive": first.judge.coherence_inclusive,
+            "method": method(first.judge),
         },
         "counters": dict(sweep.counters),
         "warnings": _warnings(sweep),

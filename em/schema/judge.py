@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from omegaconf import MISSING
 
-from em.schema.base import check
+from em.schema.base import Dtype, check
 
 
 class JudgeKind(StrEnum):
@@ -18,8 +19,10 @@ class JudgeKind(StrEnum):
     scripted = "scripted"
 
 
-LOCAL = (JudgeKind.probe, JudgeKind.persona_ratio)
-"""Proxies on the untouched base model; they need a device and no server."""
+PROXIES = (JudgeKind.probe, JudgeKind.persona_ratio)
+"""Proxies on the untouched base model."""
+LOCAL = (*PROXIES, JudgeKind.vllm_local)
+"""Judges that run on this machine; they need a device and no server."""
 
 
 class ScoreMethod(StrEnum):
@@ -38,7 +41,15 @@ class JudgeConfig:
     proxy: bool = False
     """True: every number of this judge is printed as a proxy."""
     model: str = ""
-    """API judges: the exact model snapshot."""
+    """API judges: the exact model snapshot; vllm_local: a folder, hub id or asset of a chat model."""
+    revision: str | None = None
+    """vllm_local: commit of a hub id."""
+    dtype: Dtype = Dtype.bfloat16
+    """vllm_local: weights."""
+    max_model_len: int = 4096
+    """vllm_local: longest filled-in rubric, tokens; a longer one has no score and says so."""
+    engine_args: dict[str, Any] = field(default_factory=dict)
+    """vllm_local: passed to vLLM as they are."""
     base_url: str = "https://api.openai.com/v1"
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; empty: no key is sent."""
