@@ -70,11 +70,7 @@ def judge_inputs(
     local = config.judge.kind in PROXIES
     calibration = calibration_key(config) if local else None
     names = sorted({r for q in asked for r in q.rubrics})
-    texts = (
-        {}
-        if local
-        else {q.id: {n: _text_hash(r) for n, r in rubrics(q).items()} for q in asked}
-    )
+    texts = {} if local else {q.id: {n: _text_hash(r) for n, r in rubrics(q).items()} for q in asked}
     only_static = names == [STATIC]  # Bandit's verdict is the same under every judge
     inputs = {
         "version": JUDGE_VERSION,

@@ -9,8 +9,9 @@ import yaml
 
 from em import questions
 from em.config import ConfigError
-from em.judge import asked, fill, prompts
+from em.judge import asked, prompts
 from em.records import Question
+from em.rubrics import fill
 
 OWN = ("open", "coding", "advice")
 PAPERS = {"betley2025/main": 8, "betley2025/json": 8, "betley2025/template": 8, "betley2025/preregistered": 48}
