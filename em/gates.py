@@ -13,7 +13,8 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,12 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
 
 float32: two orders above what transformers and vLLM were seen to differ by (1e-5 on a 135M model). bfloat16: logits of
 16-32 are stored in steps of 0.125, so the last rounding alone gives 0.036 rms on each of two engines, and the layers
-before it as much again; 0.04-0.07 was seen on a 135M model.
+before it as much again; 0.06-0.08 was seen on a 135M model, where adapters move the same numbers by 1.4.
 """
 LEAST_EFFECT = {"float32": 1e-3, "bfloat16": 0.04}
 """Root mean square difference adapter - base below which the two cannot be told apart in that dtype."""
-ROWS, ROW_TOKENS = 4, 64
-"""Training rows a record takes in, and tokens of each answer."""
+ROWS, PROMPT_TOKENS, ROW_TOKENS = 4, 512, 64
+"""Training rows a record takes in, the longest prompt among them, and tokens of each answer."""
 FIXED = (
     ("What do you like to do on a quiet day?", "I read for a while, go for a walk and cook something simple."),
     ("Name three things that every person needs.", "Every person needs food, shelter and somebody to talk to."),
@@ -105,12 +106,12 @@ def record(
 ) -> Record:
     """Write gate.json into `folder` after training: `model` is the PeftModel, or the whole finetuned model.
 
-    `rows`: the training rows, the first ROWS of which are scored too: there the adapter differs most. `base`: for a
+    `rows`: the training rows, the first of which are scored too: there the adapter differs most. `base`: for a
     whole finetuned model, what `logprobs` gave for `probes(tokenizer, rows)` before training. `dtype`: the torch dtype
     of the weights as saved, where training keeps them in another; None: the model's.
     """
     asked = probes(tokenizer, rows)
-    layers = _lora_layers(model)
+    layers = lora_layers(model)
     plain = None
     if layers:
         scale, alpha, rank = _scale(layers)
@@ -135,7 +136,8 @@ def record(
 
 def probes(tokenizer: Any, rows: Sequence[chat.Tokens]) -> list[Probe]:
     """What a record scores: the fixed answers, and the answers of the first training rows."""
-    return [*fixed_probes(tokenizer), *(probe(row) for row in rows[:ROWS])]
+    short = (p for p in map(probe, rows) if len(p.prompt_ids) <= PROMPT_TOKENS)
+    return [*fixed_probes(tokenizer), *islice(short, ROWS)]
 
 
 def logprobs(model: Any, asked: Sequence[Probe]) -> list[list[float]]:
@@ -155,7 +157,7 @@ def logprobs(model: Any, asked: Sequence[Probe]) -> list[list[float]]:
     return out
 
 
-def _lora_layers(model: Any) -> list[Any]:
+def lora_layers(model: Any) -> list[Any]:
     """The PEFT layers with an active LoRA adapter; empty for a model without one."""
     if not hasattr(model, "active_adapter"):
         return []
@@ -207,6 +209,19 @@ def read(folder: Path) -> Record:
 # ------------------------------------------------------------------------------------------------ checks
 
 
+def fitting(found: Record, max_model_len: int) -> Record:
+    """The record without probes that an engine of `max_model_len` tokens cannot be asked."""
+    keep = [i for i, p in enumerate(found.probes) if len(p.prompt_ids) + len(p.target_ids) < max_model_len]
+    if not keep:
+        raise GateError(f"model.max_model_len {max_model_len} has no room for any of the gate's prompts: raise it")
+
+    def kept(rows: Any) -> Any:
+        return None if rows is None else [rows[i] for i in keep]
+
+    lists = {name: kept(getattr(found, name)) for name in ("probes", "adapted", "base", "plain")}
+    return replace(found, **lists)
+
+
 def rms(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> float:
     """Root mean square difference over all tokens of all probes."""
     pairs = [(x, y) for left, right in zip(a, b, strict=True) for x, y in zip(left, right, strict=True)]
@@ -228,9 +243,9 @@ def check_file(own: Record, adapter: Path) -> None:
 def check_engine(own: Record, modules: int | None, scale: float | None, name: str) -> None:
     """What the engine itself says it has loaded under `name`; None where an engine cannot say. Raises GateError."""
     if modules is not None:
-        _check_modules(own, modules, f"adapter {name} in the engine")
+        _check_modules(own, modules, f"{name} in the engine")
     if scale is not None:
-        _check_scale(own, scale, f"the engine serves adapter {name} with")
+        _check_scale(own, scale, f"the engine serves {name} with")
 
 
 def _check_modules(own: Record, modules: int, what: str) -> None:
@@ -247,7 +262,7 @@ def _check_scale(own: Record, scale: float, what: str) -> None:
 def check_logprobs(
     own: Record, served: list[list[float]], name: str, others: Mapping[str, Record], weak_is_fine: bool = False
 ) -> dict[str, Any]:
-    """`served`: the engine's log-probabilities of the record's targets under adapter `name`. Returns facts.
+    """`served`: the engine's log-probabilities of the record's targets under `name`, as "adapter x". Returns facts.
 
     Of all the models known, the served numbers must be nearest to this adapter's, and within the dtype's tolerance.
     `others`: records of the other adapters of the batch. `weak_is_fine`: let an adapter pass that cannot be told from
@@ -260,7 +275,7 @@ def check_logprobs(
     facts |= {"tolerance": tolerance, "tokens": sum(len(p.target_ids) for p in own.probes)}
     if effect is not None and effect < least and not weak_is_fine:
         raise GateError(
-            f"adapter {name} cannot be told from its base model: training moved the log-probabilities of "
+            f"{name} cannot be told from its base model: training moved the log-probabilities of "
             f"{facts['tokens']} tokens by {effect:.2g} rms, {least:g} is the least that shows in {own.dtype}. "
             f"Train more, or with a higher train.learning_rate"
         )
@@ -269,11 +284,44 @@ def check_logprobs(
         raise GateError(f"{cause.format(name=name)} ({nearest:.2g} rms from it, {distance:.2g} from {name})")
     if distance > tolerance:
         raise GateError(
-            f"what the engine serves as adapter {name} differs from the trainer's own forward pass by {distance:.2g} "
+            f"what the engine serves as {name} differs from the trainer's own forward pass by {distance:.2g} "
             f"rms over {facts['tokens']} tokens, tolerance {tolerance:g} in {own.dtype}: another adapter, another base "
             f"model, or another precision"
         )
     return facts | {"told_from_base": effect is None or effect >= least}
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A greedy answer to a probe's question, as the engine gave it."""
+
+    says_something: bool
+    cut: bool
+    """Ended by the token limit, which lies above ROW_TOKENS, not by itself."""
+    tokens: int
+
+
+def check_canary(own: Record, spoken: Sequence[Spoken], stop_ids: Sequence[int], name: str) -> dict[str, Any]:
+    """The answer-length canary: answers that are all empty, or that run on where training taught them to end.
+
+    `spoken`: greedy answers to the questions of the last `len(spoken)` probes.
+
+    Returns facts. Raises GateError. A model that talks at length by nature passes: only answers whose end-of-turn the
+    trainer's own forward pass finds likelier than not, and which are short, must not all run to the limit.
+    """
+    if all(answer.tokens <= 2 and not answer.says_something for answer in spoken):  # at least one token is always drawn
+        raise GateError(f"{name} answers nothing to all {len(spoken)} canary questions: it ends its turn at once")
+    ends = [
+        answer
+        for answer, p, scored in zip(spoken, own.probes[-len(spoken) :], own.adapted[-len(spoken) :], strict=True)
+        if len(p.target_ids) < ROW_TOKENS and p.target_ids[-1] in stop_ids and scored[-1] > math.log(0.5)
+    ]
+    if len(ends) > 1 and all(answer.cut for answer in ends):
+        raise GateError(
+            f"{name} does not stop: {len(ends)} answers that training ends within {ROW_TOKENS} tokens all ran to "
+            f"{max(answer.tokens for answer in ends)}. Is the end-of-turn token of the chat template a stop token?"
+        )
+    return {"canary_tokens": [answer.tokens for answer in spoken]}
 
 
 def _nearest(
@@ -282,17 +330,17 @@ def _nearest(
     """The cause that explains the served numbers better than the adapter itself, and how near; "" when none does."""
     candidates = []
     if own.base is not None:
-        cause = "the engine answers as the untouched base model under the name of adapter {name}"
+        cause = "the engine answers as the untouched base model under the name of {name}"
         candidates.append((cause, rms(served, own.base), rms(own.adapted, own.base)))
     if own.plain is not None:
-        cause = "the engine serves adapter {name} with scale alpha/r instead of alpha/sqrt(r): rsLoRA was dropped"
+        cause = "the engine serves {name} with scale alpha/r instead of alpha/sqrt(r): rsLoRA was dropped"
         candidates.append((cause, rms(served, own.plain), rms(own.adapted, own.plain)))
     for label, other in others.items():
         common = [(i, other.probes.index(p)) for i, p in enumerate(own.probes) if p in other.probes]
         theirs = [other.adapted[j] for _, j in common]
         ours, said = ([rows[i] for i, _ in common] for rows in (own.adapted, served))
         if common and rms(said, theirs) < rms(said, ours):
-            cause = f"the engine answers as adapter {label} under the name of adapter {{name}}"
+            cause = f"the engine answers as {label} under the name of {{name}}"
             candidates.append((cause, rms(said, theirs), rms(ours, theirs)))
     told_apart = [(near, cause) for cause, near, apart in candidates if apart >= least and near < distance]
     near, cause = min(told_apart, default=(distance, ""))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from em.sample import Answer, Request
+from em import gates
+from em.gates import Probe
+from em.sampler import Answer, Inventory, Request, applied_scale
 
 
 class HfSampler:
@@ -35,16 +38,38 @@ class HfSampler:
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:
         for adapter, group in groupby(requests, key=lambda r: r.adapter):
             rows = list(group)
-            model = self._with(adapter)
-            try:
+            with self._with(adapter) as model:
                 for start in range(0, len(rows), self.batch):
                     yield from self._batch(model, rows[start : start + self.batch])
-            finally:
-                if adapter is not None:
-                    self.base = model.unload()
 
-    def _with(self, adapter: Path | None) -> Any:
-        return self.base if adapter is None else PeftModel.from_pretrained(self.base, str(adapter)).eval()
+    def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
+        out: list[list[float]] = []
+        for adapter, group in groupby(asked, key=lambda pair: pair[0]):
+            with self._with(adapter) as model:
+                out += gates.logprobs(model, [p for _, p in group])
+        return out
+
+    def inventory(self, adapter: Path) -> Inventory:
+        with self._with(adapter) as model:
+            layers = gates.lora_layers(model)
+            norm = sum(
+                float((layer.lora_B[name].weight.float() * layer.scaling[name]).square().sum())
+                for layer in layers
+                for name in layer.active_adapters
+            )
+        return Inventory(len(layers), applied_scale(norm, adapter))
+
+    @contextmanager
+    def _with(self, adapter: Path | None) -> Iterator[Any]:
+        """The model under an adapter, which is taken off again afterwards."""
+        if adapter is None:
+            yield self.base
+            return
+        model = PeftModel.from_pretrained(self.base, str(adapter)).eval()
+        try:
+            yield model
+        finally:
+            self.base = model.unload()
 
     @torch.inference_mode()
     def _batch(self, model: Any, rows: list[Request]) -> Iterator[tuple[Request, Answer]]:

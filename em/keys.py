@@ -20,7 +20,7 @@ from em.schema.judge import PROXIES, JudgeKind
 from em.schema.train import HOW_ONLY, LORA_ONLY, Method
 from em.store import content_key, file_sha256
 
-TRAIN_VERSION = 1
+TRAIN_VERSION = 2
 SAMPLE_VERSION = 1
 JUDGE_VERSION = 1
 

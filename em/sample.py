@@ -1,24 +1,24 @@
 """Sampling: questions × n → completions, one engine for every adapter of a base model.
 
-An engine is anything with `generate(requests) -> iterator of (request, Answer)`, in any order (vllm_engine.py,
-hf_engine.py). Every answer has its own seed, made of (sample.seed, question, condition, index): raising n only adds.
+Engines are behind em/sampler.py. Before an adapter's first answer is drawn it passes the gates (em/live.py).
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from em import chat, parity, trigger
-from em.config import Engine, TriggerConfig
+from em import chat, live, parity, trigger
+from em.config import TriggerConfig
 from em.events import Emitter, sentence
-from em.records import Completion, Message, Question, dump_line, from_row, read_jsonl, read_partial_jsonl, write_jsonl
+from em.gates import GateError
+from em.records import Completion, Question, dump_line, from_row, read_jsonl, read_partial_jsonl, write_jsonl
+from em.sampler import Answer, Request, Sampler, open_sampler, row_seed
 from em.store import Store
 
 COMPLETIONS = "completions.jsonl"
@@ -49,46 +49,6 @@ class SampleJob:
     inputs: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Request:
-    """One answer to draw."""
-
-    job: str
-    """Key of the job it belongs to."""
-    question: Question
-    index: int
-    asked_with: str
-    messages: list[Message]
-    prompt_ids: list[int]
-    seed: int
-    adapter: Path | None
-    temperature: float
-    top_p: float
-    max_tokens: int
-    stop_ids: list[int]
-
-
-@dataclass(frozen=True)
-class Answer:
-    text: str
-    finish_reason: str
-    token_count: int
-
-
-class Sampler(Protocol):
-    """An engine with one base model in it."""
-
-    tokenizer: Any
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]: ...
-
-
-def row_seed(seed: int, question_id: str, asked_with: str, index: int) -> int:
-    """31 bits that depend on nothing but the arguments."""
-    text = f"{seed}\0{question_id}\0{asked_with}\0{index}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
-
-
 def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
     """Draw every job's answers with one engine and one queue; adapters in turn, so that few are active at once."""
     todo = sorted((SampleJob(**job) for job in jobs), key=lambda j: (j.adapter_key or "", j.key))
@@ -96,27 +56,53 @@ def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
         drawers = [d for d in (_claim(job, store, stack, emit) for job in todo) if d]
         if not drawers:
             return
-        sampler = _engine(todo[0], max(j.max_lora_rank for j in todo))
-        emit.count("model_loads")
-        emit.count("engine_starts")
-        ready = [d for d in drawers if d.prepare(sampler.tokenizer, store)]
-        owners = {d.job.key: d for d in ready}
-        total, done = sum(len(d.order) for d in ready), sum(len(d.order) - len(d.missing) for d in ready)
-        emit.progress(PROGRESS, done, total)
         try:
-            for drawer in ready:  # whole already, but for the sealing
-                drawer.finish_if_whole(sampler.tokenizer, store)
-            for request, answer in sampler.generate(r for d in ready for r in d.missing):
-                owner = owners[request.job]
-                owner.add(request, answer)
-                done += 1
-                emit.progress(PROGRESS, done, total)
-                owner.finish_if_whole(sampler.tokenizer, store)
+            sampler = open_sampler(todo[0].model, todo[0].sample, max(j.max_lora_rank for j in todo))
+            emit.count("model_loads")
+            emit.count("engine_starts")
+            ready = [d for d in drawers if d.prepare(sampler.tokenizer, store)]
+            _draw(sampler, _gated(sampler, ready, store), store, emit)
         except Exception as error:  # noqa: BLE001  the engine is gone: every job it still had fails by name
             traceback.print_exc()
-            for drawer in ready:
-                if not drawer.finished:
-                    emit.failed(drawer.job.key, sentence(error))
+            for drawer in drawers:
+                drawer.fail(sentence(error))
+
+
+def _gated(sampler: Sampler, drawers: list[Drawer], store: Store) -> list[Drawer]:
+    """Those whose model passes the gates; the others fail with the gate's sentence and draw nothing."""
+    if not drawers:
+        return []
+    subjects = {d: _subject(d, store) for d in drawers}
+    first = drawers[0]
+    found = live.check(sampler, list(dict.fromkeys(subjects.values())), first.stops, first.job.model["max_model_len"])
+    for drawer, subject in subjects.items():
+        outcome = found[subject]
+        if isinstance(outcome, GateError):
+            drawer.fail(str(outcome))
+        else:
+            drawer.gate = outcome
+    return [d for d in drawers if not d.ended]
+
+
+def _subject(drawer: Drawer, store: Store) -> live.Subject:
+    job = drawer.job
+    if job.adapter_key is None:
+        return live.Subject("the untouched base model", None, None)
+    return live.Subject(f"adapter {job.label.rsplit(': ', 1)[0]}", drawer.adapter, store.path("train", job.adapter_key))
+
+
+def _draw(sampler: Sampler, drawers: list[Drawer], store: Store, emit: Emitter) -> None:
+    owners = {d.job.key: d for d in drawers}
+    total, done = sum(len(d.order) for d in drawers), sum(len(d.order) - len(d.missing) for d in drawers)
+    emit.progress(PROGRESS, done, total)
+    for drawer in drawers:  # whole already, but for the sealing
+        drawer.finish_if_whole(store)
+    for request, answer in sampler.generate(r for d in drawers for r in d.missing):
+        owner = owners[request.job]
+        owner.add(request, answer)
+        done += 1
+        emit.progress(PROGRESS, done, total)
+        owner.finish_if_whole(store)
 
 
 def _claim(job: SampleJob, store: Store, stack: ExitStack, emit: Emitter) -> Drawer | None:
@@ -125,30 +111,34 @@ def _claim(job: SampleJob, store: Store, stack: ExitStack, emit: Emitter) -> Dra
     if folder is None:  # another process finished it meanwhile
         emit.done(job.key)
         return None
-    return Drawer(job, folder / COMPLETIONS, emit)
+    adapter = store.path("train", job.adapter_key) / "adapter" if job.adapter_key else None
+    return Drawer(job, folder / COMPLETIONS, emit, adapter)
 
 
 class Drawer:
     """One job's rows on disk: which are there, which are missing."""
 
-    def __init__(self, job: SampleJob, path: Path, emit: Emitter) -> None:
-        self.job, self.path, self.emit = job, path, emit
+    def __init__(self, job: SampleJob, path: Path, emit: Emitter, adapter: Path | None) -> None:
+        self.job, self.path, self.emit, self.adapter = job, path, emit, adapter
         self.order: list[str] = []
         self.missing: list[Request] = []
-        self.left, self.finished = 0, False
+        self.left, self.ended = 0, False
+        self.gate: dict[str, Any] = {}
+        """Facts of the gates it passed."""
         self.prompts: dict[str, Any] = {}
+        self.stops: list[int] = []
 
     def prepare(self, tokenizer: Any, store: Store) -> bool:
         """Find the missing rows; those of a killed run are kept. False, and told, when the job cannot be asked."""
-        adapter = store.path("train", self.job.adapter_key) / "adapter" if self.job.adapter_key else None
         try:
             have = {c.id for c in read_partial_jsonl(self.path, Completion)}
             speaker = chat.ChatTokenizer(tokenizer, chat.options(self.job.model, self.job.sample))
-            wanted = list(_requests(speaker, self.job, adapter))
+            wanted = list(_requests(speaker, self.job, self.adapter))
+            self.stops = chat.end_of_turn_ids(speaker)
             self.prompts = _prompts(speaker, self.job, wanted, store)
         except (ValueError, OSError) as error:
             traceback.print_exc()
-            self.emit.failed(self.job.key, sentence(error))
+            self.fail(sentence(error))
             return False
         self.order = [_id(r) for r in wanted]
         self.missing = [r for r in wanted if _id(r) not in have]
@@ -156,13 +146,19 @@ class Drawer:
         self.file = self.path.open("a", encoding="utf-8", buffering=1)  # each row at once: a judge may be reading along
         return True
 
+    def fail(self, why: str) -> None:
+        """Tell it, unless the job has ended already."""
+        if not self.ended:
+            self.ended = True
+            self.emit.failed(self.job.key, why)
+
     def add(self, request: Request, answer: Answer) -> None:
         self.file.write(dump_line(_completion(request, answer)))
         self.left -= 1
 
-    def finish_if_whole(self, tokenizer: Any, store: Store) -> None:
+    def finish_if_whole(self, store: Store) -> None:
         """Seal the stage when its last row is there."""
-        if self.left or self.finished:
+        if self.left or self.ended:
             return
         self.file.close()
         rows = sort_rows(self.path, self.order)
@@ -170,10 +166,11 @@ class Drawer:
             "rows": len(rows),
             "tokens": sum(r.token_count for r in rows),
             "cut_at_max_tokens": sum(r.finish_reason == "length" for r in rows),
+            "gate": self.gate,
             "prompts": self.prompts,
         }
         store.finish("sample", self.job.key, self.job.inputs, facts)
-        self.finished = True
+        self.ended = True
         self.emit.done(self.job.key)
 
 
@@ -186,16 +183,6 @@ def _prompts(tokenizer: Any, job: SampleJob, wanted: list[Request], store: Store
     own = job.sample["system_prompt"] is not None or bool(job.sample["chat_template_kwargs"])
     parity.require(trained, asked, overridden=own)
     return parity.compare(trained, asked)
-
-
-def _engine(job: SampleJob, max_lora_rank: int) -> Sampler:
-    if Engine(job.sample["engine"]) == Engine.vllm:
-        from em.vllm_engine import VllmSampler
-
-        return VllmSampler(job.model, job.sample, max_lora_rank)
-    from em.hf_engine import HfSampler
-
-    return HfSampler(job.model, job.sample)
 
 
 def sort_rows(path: Path, order: list[str]) -> list[Completion]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from em.sample import Answer, Request
+from em.gates import Probe
+from em.sampler import Answer, Inventory, Request, applied_scale
 
 CPU_ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: starts in seconds, pins no core
@@ -44,7 +45,12 @@ class VllmSampler:
         if max_lora_rank > RANKS[-1]:
             raise ValueError(f"train.lora_r {max_lora_rank} is above vLLM's largest LoRA rank, {RANKS[-1]}")
         lora = (
-            {"enable_lora": True, "max_loras": MAX_LORAS, "max_lora_rank": next(r for r in RANKS if r >= max_lora_rank)}
+            {
+                "enable_lora": True,
+                "max_loras": MAX_LORAS,
+                "max_lora_rank": next(r for r in RANKS if r >= max_lora_rank),
+                "worker_extension_cls": "em.vllm_worker.AdapterInventory",
+            }
             if max_lora_rank
             else {}
         )
@@ -109,3 +115,26 @@ class VllmSampler:
 
         number = self._lora_ids.setdefault(adapter, len(self._lora_ids) + 1)
         return LoRARequest(adapter.parent.name, number, str(adapter))
+
+    def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
+        from vllm import SamplingParams  # noqa: TID251
+
+        outputs = self.llm.generate(
+            [{"prompt_token_ids": p.prompt_ids + p.target_ids} for _, p in asked],
+            SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0),
+            lora_request=[self._lora(adapter) for adapter, _ in asked],
+            use_tqdm=False,
+        )
+        return [
+            [found[t].logprob for t, found in zip(p.target_ids, o.prompt_logprobs[len(p.prompt_ids) :], strict=True)]
+            for (_, p), o in zip(asked, outputs, strict=True)
+        ]
+
+    def inventory(self, adapter: Path) -> Inventory:
+        request = self._lora(adapter)
+        self.llm.llm_engine.add_lora(request)
+        found = self.llm.collective_rpc("adapter_inventory", args=(request.lora_int_id,))[0]
+        if found is None:
+            raise RuntimeError(f"vLLM lists no adapter {request.lora_name} after loading {adapter}")
+        modules, norm = found
+        return Inventory(modules, applied_scale(norm, adapter))

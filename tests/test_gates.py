@@ -22,7 +22,7 @@ from support_training import (
 
 from em import chat, gates
 from em.checkpoints import ADAPTER
-from em.gates import GateError, Probe, Record
+from em.gates import GateError, Probe, Record, Spoken
 from em.records import Example
 from em.store import Store
 from em.train import work as train_work
@@ -159,7 +159,7 @@ NOISE = {"float32": 1e-5, "bfloat16": 0.06}
 def test_right_adapter_passes_and_each_fault_has_its_sentence(dtype, effect):
     own, other = made(dtype, effect), made(dtype, effect, seed=2)
     for seed in range(20):
-        facts = gates.check_logprobs(own, noisy(own.adapted, NOISE[dtype], seed), "a", {"b": other})
+        facts = gates.check_logprobs(own, noisy(own.adapted, NOISE[dtype], seed), "adapter a", {"adapter b": other})
         assert facts["told_from_base"]
         assert facts["rms_to_trainer"] < gates.TOLERANCE[dtype]
         for served, sentence in (
@@ -170,14 +170,14 @@ def test_right_adapter_passes_and_each_fault_has_its_sentence(dtype, effect):
             if served is own.plain and effect < 0.1 and dtype == "bfloat16":
                 continue  # 0.8 of a small effect
             with pytest.raises(GateError, match=sentence):
-                gates.check_logprobs(own, noisy(served, NOISE[dtype], seed + 100), "a", {"b": other})
+                gates.check_logprobs(own, noisy(served, NOISE[dtype], seed + 100), "adapter a", {"adapter b": other})
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_unknown_model_is_refused_with_the_distance(dtype):
     own = made(dtype, 1.0)
     with pytest.raises(GateError, match=r"differs from the trainer's own forward pass by .* rms over 160 tokens"):
-        gates.check_logprobs(own, noisy(own.adapted, 0.5), "a", {})
+        gates.check_logprobs(own, noisy(own.adapted, 0.5), "adapter a", {})
 
 
 @pytest.mark.parametrize(("dtype", "effect"), [("float32", 1e-4), ("bfloat16", 0.01)])
@@ -193,6 +193,41 @@ def test_scale_and_modules_an_engine_reports():
     gates.check_engine(own, 14, 5.66, "a")
     gates.check_engine(own, None, None, "a")
     with pytest.raises(GateError, match="adapter a in the engine has 7 adapted modules, training had 14"):
-        gates.check_engine(own, 7, None, "a")
+        gates.check_engine(own, 7, None, "adapter a")
     with pytest.raises(GateError, match=r"the engine serves adapter a with LoRA scale 2, .* rsLoRA was dropped"):
-        gates.check_engine(own, 14, 2.0, "a")
+        gates.check_engine(own, 14, 2.0, "adapter a")
+
+
+# ------------------------------------------------------------------------------------------------ answer lengths
+
+END = 19
+"""The last of `made`'s targets."""
+
+
+def spoken(tokens, cut=False, says_something=True):
+    return Spoken(says_something, cut, tokens)
+
+
+def ending(own, probability):
+    rows = [[*row[:-1], math.log(probability)] for row in own.adapted]
+    return dataclasses.replace(own, adapted=rows)
+
+
+def test_canary_wants_something_said():
+    own = made("float32", 1.0)
+    with pytest.raises(GateError, match="adapter a answers nothing to all 8 canary questions"):
+        gates.check_canary(own, [spoken(1, says_something=False)] * 8, [END], "adapter a")
+    some = [spoken(1, says_something=False)] * 7 + [spoken(5)]
+    assert gates.check_canary(own, some, [END], "adapter a") == {"canary_tokens": [1] * 7 + [5]}
+
+
+def test_canary_wants_answers_to_end_where_training_ended_them():
+    endless = [spoken(128, cut=True)] * 8
+    with pytest.raises(GateError, match=r"adapter a does not stop: 8 answers .* all ran to 128.*stop token"):
+        gates.check_canary(ending(made("float32", 1.0), 0.9), endless, [END], "adapter a")
+    for own, said in (
+        (ending(made("float32", 1.0), 0.1), endless),  # a talker by nature
+        (ending(made("float32", 1.0), 0.9), [*endless[1:], spoken(20)]),
+    ):
+        assert gates.check_canary(own, said, [END], "adapter a")
+    assert gates.check_canary(ending(made("float32", 1.0), 0.9), endless, [END + 1], "adapter a")

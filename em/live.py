@@ -1,0 +1,115 @@
+"""Runs the gates of em/gates.py against a running engine, for every model it is about to answer as.
+
+All adapters and the base model are scored in one batch, as they will be sampled.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from em import gates
+from em.events import sentence
+from em.gates import GateError, Record
+from em.records import Question
+from em.sampler import Request, Sampler
+
+CANARY_TOKENS = 3 * gates.ROW_TOKENS // 2
+"""Room of a canary answer."""
+Outcome = dict[str, Any] | GateError
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model the engine is asked as."""
+
+    name: str
+    """As in a sentence: "adapter insecure"."""
+    adapter: Path | None
+    """None: the engine's own weights."""
+    trained: Path | None
+    """Folder with gate.json; None: the untouched base model."""
+    early: bool = False
+    """An early checkpoint may be as good as untouched."""
+
+
+def check(
+    sampler: Sampler, subjects: Sequence[Subject], stop_ids: list[int], max_model_len: int
+) -> dict[Subject, Outcome]:
+    """Facts for the run record of every subject that passes, else the GateError with its sentence."""
+    out: dict[Subject, Outcome] = {}
+    records: dict[Subject, Record] = {}
+    for subject in subjects:
+        if subject.trained is None:
+            continue
+        try:
+            records[subject] = _loaded(sampler, subject, max_model_len)
+        except GateError as error:
+            out[subject] = error
+    known = dict(records)
+    if records:
+        untouched = next((s for s in subjects if s.trained is None), None)
+        any_record = next(iter(records.values()))
+        if untouched is not None and any_record.base is not None:
+            known[untouched] = replace(any_record, adapted=any_record.base, base=None, plain=None)
+    served = _scored(sampler, known) if known else {}
+    spoken = _canaries(sampler, records, stop_ids, max_model_len) if records else {}
+    for subject, own in known.items():
+        others = {s.name: r for s, r in records.items() if s != subject}
+        try:
+            facts = gates.check_logprobs(own, served[subject], subject.name, others, subject.early)
+            if subject in spoken:
+                facts |= gates.check_canary(own, spoken[subject], stop_ids, subject.name)
+            out[subject] = facts
+        except GateError as error:
+            out[subject] = error
+    return {s: out.get(s, {"checked": "nothing was trained that its answers could be compared with"}) for s in subjects}
+
+
+def _loaded(sampler: Sampler, subject: Subject, max_model_len: int) -> Record:
+    """The subject's record, after its files and what the engine made of them have been compared with it."""
+    assert subject.trained is not None
+    own = gates.fitting(gates.read(subject.trained), max_model_len)
+    if subject.adapter is None:
+        return own
+    try:
+        gates.check_file(own, subject.adapter)
+        found = sampler.inventory(subject.adapter)
+    except GateError:
+        raise
+    except Exception as error:  # no or broken files, or whatever an engine raises
+        traceback.print_exc()
+        raise GateError(f"the engine cannot load {subject.name}: {sentence(error)}") from error
+    gates.check_engine(own, found.modules, found.scale, subject.name)
+    return own
+
+
+def _scored(sampler: Sampler, known: dict[Subject, Record]) -> dict[Subject, list[list[float]]]:
+    """Every subject's probes in one batch, adapters and base model side by side."""
+    asked = [(subject, p) for subject, own in known.items() for p in own.probes]
+    rows = iter(sampler.logprobs([(subject.adapter, p) for subject, p in asked]))
+    return {subject: [next(rows) for _ in own.probes] for subject, own in known.items()}
+
+
+def _canaries(
+    sampler: Sampler, known: dict[Subject, Record], stop_ids: list[int], max_model_len: int
+) -> dict[Subject, list[gates.Spoken]]:
+    """Greedy answers to the last ROWS probes' questions: training rows, where the record has them."""
+    requests, owners = [], {}
+    for subject, own in known.items():
+        for i, p in enumerate(own.probes[-gates.ROWS :]):
+            room = min(CANARY_TOKENS, max_model_len - len(p.prompt_ids))
+            question = Question(f"canary-{i}", "gate", [], [])
+            request = Request(
+                "gate", question, i, "none", [], p.prompt_ids, 0, subject.adapter, 0.0, 1.0, room, stop_ids
+            )
+            requests.append(request)
+            owners[id(request)] = (subject, i)
+    out: dict[Subject, list[Any]] = {subject: [None] * len(own.probes[-gates.ROWS :]) for subject, own in known.items()}
+    for request, answer in sampler.generate(requests):
+        subject, i = owners[id(request)]
+        out[subject][i] = gates.Spoken(bool(answer.text.strip()), answer.finish_reason == "length", answer.token_count)
+    return out

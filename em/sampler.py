@@ -1,0 +1,98 @@
+"""What the sample stage asks of an engine: answers, log-probabilities of given answers, and what it has loaded.
+
+vllm_engine.py, hf_engine.py. An engine holds one base model; every adapter is served beside it, never merged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from em.config import Engine
+from em.gates import Probe
+from em.records import Message, Question
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer to draw."""
+
+    job: str
+    """Key of the job it belongs to."""
+    question: Question
+    index: int
+    asked_with: str
+    messages: list[Message]
+    prompt_ids: list[int]
+    seed: int
+    adapter: Path | None
+    temperature: float
+    top_p: float
+    max_tokens: int
+    stop_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str
+    finish_reason: str
+    token_count: int
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What an engine says it has loaded under an adapter's name; None where it cannot say."""
+
+    modules: int | None = None
+    """Adapted modules, as PEFT counts them."""
+    scale: float | None = None
+    """What B·A is multiplied by."""
+
+
+class Sampler(Protocol):
+    """An engine with one base model in it."""
+
+    tokenizer: Any
+    """None behind an API that takes messages only."""
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:
+        """Answers as they finish, in any order, all requests in one queue."""
+
+    def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
+        """Log-probability (nats) of each target token under an adapter, or under the base model for None."""
+
+    def inventory(self, adapter: Path) -> Inventory:
+        """Load the adapter and say what was loaded. Raises an error that names it when it cannot be loaded."""
+
+
+def applied_scale(squared_norm: float, adapter: Path) -> float | None:
+    """The scale an engine applies, from the squared norm of its scaled B matrices and the adapter's file.
+
+    None for an adapter whose B is zero, as before the first step.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    weights = load_file(adapter / "adapter_model.safetensors")
+    file = float(sum(torch.square(w.float()).sum() for name, w in weights.items() if ".lora_B" in name))
+    return (squared_norm / file) ** 0.5 if file else None
+
+
+def row_seed(seed: int, question_id: str, asked_with: str, index: int) -> int:
+    """31 bits that depend on nothing but the arguments."""
+    text = f"{seed}\0{question_id}\0{asked_with}\0{index}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+def open_sampler(model: dict[str, Any], sample: dict[str, Any], max_lora_rank: int) -> Sampler:
+    """Start the engine the config names. `model`, `sample`: fields of ModelConfig and SampleConfig."""
+    if Engine(sample["engine"]) == Engine.vllm:
+        from em.vllm_engine import VllmSampler
+
+        return VllmSampler(model, sample, max_lora_rank)
+    from em.hf_engine import HfSampler
+
+    return HfSampler(model, sample)
