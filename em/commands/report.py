@@ -1,25 +1,35 @@
-"""`em report`: a sweep's table again."""
+"""`em report`: a sweep's table again, and its figures and HTML report made anew."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import webbrowser
 from pathlib import Path
 from typing import Any
 
 from em.commands import sweep_file
+from em.store import StoreError
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("report", help="print a sweep's table again and say where its report is")
+    sub = commands.add_parser("report", help="print a sweep's table and make its figures and report anew")
     sub.add_argument("folder", type=Path, help="a folder below outputs/sweeps")
+    sub.add_argument("--open", choices=("yes", "no"), default="no", help="show the report in a browser (default: no)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from em.report import table
+    from em import report
+    from em.html_report import publish
 
-    summary = json.loads(sweep_file(arguments.folder, "summary.json").read_text(encoding="utf-8"))
-    print(table(summary))
+    folder = arguments.folder
+    summary = json.loads(sweep_file(folder, "summary.json").read_text(encoding="utf-8"))
+    if summary.get("format", 1) != 2:
+        raise StoreError(f"{folder} was made by another version of em: run its command again, nothing is sampled twice")
+    print(report.table(summary))
     print("\n" + summary["statement"])
-    print(f"\nreport   {arguments.folder / 'report.html'}")
+    page = publish(folder, summary)
+    print(f"\nreport   {page} ({page.stat().st_size / 1e6:.1f} MB)")
+    if arguments.open == "yes" and not webbrowser.open(page.resolve().as_uri()):
+        print("no browser was found: open the file by hand")
     return 0
