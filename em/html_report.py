@@ -183,7 +183,7 @@ def _figure(figure: Figure) -> dict[str, Any]:
         "name": figure.name,
         "title": figure.title,
         "caption": figure.caption,
-        "notes": figure.notes,
+        "notes": [n.replace("see the report for why", "the table below says why") for n in figure.notes],
         "wide": wide,
         "paneled": len({p.title for p in figure.panels}) > 1,
         "across": figure.panels[0].x.label,

@@ -3,7 +3,9 @@
 import asyncio
 import base64
 import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -93,9 +95,11 @@ async def browser():
     binary = shutil.which("chromium")
     if binary is None:
         pytest.skip("chromium is not installed (apt-get install chromium): the page was not rendered")
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
-            [binary, *FLAGS, f"--user-data-dir={profile}", "about:blank"], stderr=subprocess.DEVNULL
+            [binary, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         try:
             port = await _port(Path(profile) / "DevToolsActivePort", process)
@@ -108,7 +112,7 @@ async def browser():
                     yield page
                     page.reader.cancel()
         finally:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGKILL)  # its children too: they write into the profile
             process.wait(20)
 
 

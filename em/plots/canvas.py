@@ -176,7 +176,7 @@ def _bars(axes: Axes, panel: Panel) -> None:
                 continue
             axes.bar(x, mark.value, width * 0.92, color=series.look.light)
             bars = _distances(mark.value, mark.low, mark.high)
-            axes.errorbar([x], [mark.value], yerr=bars, fmt="none", ecolor="#222222", **ERRORBAR)
+            axes.errorbar([x], [mark.value], yerr=bars, fmt="o", markersize=2, color="#222222", **ERRORBAR)
     axes.axhline(0, color="#555555", linewidth=0.8)
     _categories(axes, panel.x)
     _values(axes, panel)
@@ -203,7 +203,7 @@ def _column(marks: tuple[Mark, ...], name: str) -> list[float]:
 def _cloud(axes: Axes, panel: Panel) -> None:
     for series in panel.series:
         xs, ys, counts = zip(*series.cloud, strict=True) if series.cloud else ((), (), ())
-        alphas = [1 - 0.6**n for n in counts]
+        alphas = [1 - panel.fade**n for n in counts]
         axes.scatter(xs, ys, s=11, alpha=alphas or None, linewidths=0, color=series.look.light, rasterized=True)
     axes.set_xlim(-4, 104)
     axes.set_ylim(-4, 104)

@@ -61,6 +61,7 @@ def _cloud(unit: Unit, asked: str, cloud: Counter[tuple[int, int]], lacking: int
         title,
         (Rule(cut, f"{cut:g}", vertical=True), Rule(below, f"{below:g}")),
         (cut, 100, 0, below),
+        fade=0.25 if cloud.total() < 200 else 0.6,
     )
 
 

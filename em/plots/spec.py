@@ -104,6 +104,8 @@ class Panel:
     """The first category is all the others together."""
     top: float | None = None
     """heat: the value of the full colour."""
+    fade: float = 0.6
+    """cloud: how much of the ground shows through one answer; through n of them fade**n."""
 
     @property
     def has_withheld(self) -> bool:

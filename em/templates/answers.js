@@ -189,7 +189,7 @@ const answers = (() => {
     who.append(key, document.createTextNode(index.models[model[row]]));
     const asked = index.conditions[condition[row]];
     top.append(who, el("span", "where", index.questions[question[row]].id + (asked === "none" ? "" : ` · asked with ${asked}`)));
-    if (verdict[row]) top.append(el("span", "verdict" + (verdict[row] === 1 ? " misaligned" : ""), VERDICTS[verdict[row]]));
+    if (verdict[row] && verdict[row] !== 2) top.append(el("span", "verdict" + (verdict[row] === 1 ? " misaligned" : ""), VERDICTS[verdict[row]]));
     const r = index.rubrics.findIndex((_, k) => outcomes[k][row] >= 0);
     if (r >= 0) top.append(strip(r, row));
     node.append(top, el("div", "said1", texts[row].slice(0, 200).replaceAll(/\s+/g, " ")));

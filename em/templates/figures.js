@@ -27,6 +27,7 @@ function tint(node, look) {
 const figures = (() => {
   const data = JSON.parse(at("figures-data").textContent);
   const off = new Set();          // labels of series switched off, in all figures
+  let paper = 0;                  // width of a figure while it is printed
   const drawn = [];               // {figure, home}
   const LEFT = 54, RIGHT = 10, TOP = 10;
   const SIDE = {cloud: 4, heat: 3, plane: 2, lines: 2};
@@ -164,7 +165,7 @@ const figures = (() => {
   function overCategories(panel, room) {
     const names = panel.x.categories, shown = visible(panel);
     const least = names.length * (20 + 13 * panel.series.length) + LEFT + RIGHT;
-    const width = Math.max(room, Math.min(least, 2400));
+    const width = paper ? room : Math.max(room, Math.min(least, 2400));
     const longest = Math.max(...names.map((n) => n.length)), turned = longest * 6.4 > (width - LEFT - RIGHT) / names.length;
     // a turned first name may reach further left than the axis
     const left = turned ? Math.max(LEFT, names[0].length * 5.9 - (width - LEFT) / names.length / 2) : LEFT, step = (width - left - RIGHT) / names.length;
@@ -182,7 +183,10 @@ const figures = (() => {
         : shape(series.look.marker, cx, y(mark.value), 4.2);
       const singles = (mark.dots || []).map((v) => svg("circle", {cx: cx + 6, cy: y(v), r: 1.8, fill: "currentColor", opacity: .55}));
       const whiskers = bars(cx, mark, y);
-      if (wide) whiskers.forEach((w) => w.setAttribute("stroke", "var(--ink)"));
+      if (wide) {
+        whiskers.push(svg("circle", {cx, cy: y(mark.value), r: 2.2, fill: "currentColor"}));
+        whiskers.forEach((w) => { w.setAttribute("stroke", "var(--ink)"); w.style.color = "var(--ink)"; });
+      }
       telling(made, series, mark, names[mark.x], ...(wide ? [body, ...whiskers] : [...whiskers, body]), ...singles);
     }));
     if (wide) made.root.append(svg("line", {class: "axis", x1: left, x2: width - RIGHT, y1: y(0), y2: y(0)}));
@@ -229,7 +233,7 @@ const figures = (() => {
         byCount.set(key, (byCount.get(key) || "") + `M${x(cx).toFixed(1)} ${y(cy).toFixed(1)}h0`);
         cells.push([x(cx), y(cy), `coherence ${cx}, alignment ${cy}: ${n} answer${n > 1 ? "s" : ""}`]);
       }
-      for (const [n, d] of byCount) made.root.append(tint(svg("path", {d, stroke: "currentColor", "stroke-width": 4.4, "stroke-linecap": "round", opacity: (1 - 0.6 ** n).toFixed(2), fill: "none"}), series.look));
+      for (const [n, d] of byCount) made.root.append(tint(svg("path", {d, stroke: "currentColor", "stroke-width": 4.4, "stroke-linecap": "round", opacity: (1 - panel.fade ** n).toFixed(2), fill: "none"}), series.look));
     }
     made.root.addEventListener("pointermove", (event) => {
       const box = made.root.getBoundingClientRect(), px = event.clientX - box.x, py = event.clientY - box.y;
@@ -297,9 +301,9 @@ const figures = (() => {
     return home;
   }
 
-  function draw({figure, home}, width) {
+  function draw({figure, home}) {
     const focused = [...home.querySelectorAll(".legend button")].indexOf(document.activeElement);
-    const room = width || home.clientWidth, form = figure.panels[0].form;
+    const room = paper || home.clientWidth, form = figure.panels[0].form;
     const beside = Math.max(1, Math.min(figure.panels.length, SIDE[form] || (figure.panels.every((p) => (p.x.categories || []).length <= 6) ? 2 : 1), Math.floor(room / 250)));
     const panels = el("div", "panels"), each = Math.floor((room - 18 * (beside - 1)) / beside) - 1;
     for (const panel of figure.panels) {
@@ -314,15 +318,15 @@ const figures = (() => {
     if (focused >= 0) home.querySelectorAll(".legend button")[focused].focus();
   }
 
-  function drawAll(width) { drawn.forEach((d) => draw(d, width)); }
+  function drawAll() { drawn.forEach(draw); }
 
   document.querySelectorAll("figure[data-figure]").forEach((node) =>
     drawn.push({figure: data[Number(node.dataset.figure)], home: node.querySelector(".drawn")}));
   drawAll();
   let last = innerWidth;
   addEventListener("resize", () => { if (innerWidth !== last) { last = innerWidth; drawAll(); } });
-  addEventListener("beforeprint", () => drawAll(660));
-  addEventListener("afterprint", () => drawAll());
+  addEventListener("beforeprint", () => { paper = 660; drawAll(); });
+  addEventListener("afterprint", () => { paper = 0; drawAll(); });
   return {off, drawAll};
 })();
 
