@@ -34,8 +34,9 @@ def write(sweep: Sweep) -> dict[str, Any]:
 
 
 def write_files(folder: Path, summary: dict[str, Any], rows: Any) -> None:
-    """Everything a sweep folder shows, from its summary and its answers (`rows` makes an iterator of them, twice)."""
-    from em import plots, report
+    """Everything a sweep folder shows, from its summary and its answers (`rows` makes an iterator of them)."""
+    from em import html_report, report
+    from em.answers import write as write_answers
 
     for model in summary["models"]:
         cell = folder / "cells" / model["id"]
@@ -44,8 +45,8 @@ def write_files(folder: Path, summary: dict[str, Any], rows: Any) -> None:
     write_atomic(folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     write_atomic(folder / "table.txt", report.table(summary) + "\n")
     write_atomic(folder / "table.csv", report.table_csv(summary))
-    figures = plots.draw(summary, rows(), folder / "figures")
-    report.build(summary, rows(), figures, folder / "report.html")
+    write_answers(folder, rows())
+    html_report.publish(folder, summary)
 
 
 def summary_of(sweep: Sweep) -> dict[str, Any]:
