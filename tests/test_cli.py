@@ -221,33 +221,6 @@ def test_status_works_from_any_folder_and_makes_nothing(em, sweep, tmp_path):
     assert not list(elsewhere.iterdir())
 
 
-# ------------------------------------------------------------------------------------------------ report
-
-
-def test_report_prints_the_table_again(em, tmp_path):
-    metric = {
-        "name": "misaligned_rate", "group": "open", "value": 0.125, "low": 0.05, "high": 0.25, "n": 40, "n_models": 1,
-        "interval": "95 %", "excluded": {"incoherent": 3}, "withheld": "",
-    }  # fmt: skip
-    model = {
-        "id": "c1", "label": "insecure", "variant": "insecure", "seed": 0, "status": "done", "error": "",
-        "metrics": [metric, {**metric, "name": "coherent_share", "value": None, "withheld": "too few"}],
-        "train": None, "loss_curve": [],
-    }  # fmt: skip
-    summary = {
-        "name": "em", "id": "em-0123", "model": {"name": "m", "note": ""}, "models": [model], "contrasts": [],
-        "warnings": ["look here"], "statement": "This shows nothing yet.",
-        "judge": {"name": "probe", "proxy": True, "quality": {}, "alignment_below": 30.0, "coherence_cut": 50.0,
-                  "coherence_inclusive": False},
-    }  # fmt: skip
-    (tmp_path / "summary.json").write_text(json.dumps(summary))
-    done = em("report", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    for words in ("12.5% [5.0, 25.0]", "incoherent 3", "withheld: too few", "look here", "This shows nothing yet."):
-        assert words in done.stdout
-    assert done.stdout.rstrip().endswith(str(tmp_path / "report.html"))
-
-
 def test_every_state_of_an_asset_is_told(tmp_path, monkeypatch):
     """`missing`, `local`, `cached` and WRONG, through the function the command prints."""
     asset = assets.Asset("betley2025/x", "x", "http://127.0.0.1:1/x", 3, "ab" * 32, None, "MIT")
