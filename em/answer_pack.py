@@ -30,8 +30,8 @@ class _Numbered(dict[Any, int]):
 class Pack:
     """Chunks of columns, and the index of what their numbers stand for.
 
-    A chunk: m, q, c, i = model, question, condition, sample index of each answer; a = its text; j = rubric → o, s, d,
-    t: outcome, score or null, distribution as [token, probability, …], detail. An answer without the rubric has o = -1.
+    A chunk: m, q, c, i = model, question, condition, sample index of each answer; a = its text; j = rubric → o, s, w,
+    d, t: outcome, score or null, word of a labelled answer, distribution as [token, probability, …], detail. An answer without the rubric has o = -1.
     """
 
     chunks: list[str] = field(default_factory=list)
@@ -78,11 +78,12 @@ def _batched(answers: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]
 
 def _verdicts(rows: Iterable[dict[str, Any]], rubric: str, outcomes: _Numbered) -> dict[str, list[Any]]:
     """One rubric's columns."""
-    out: dict[str, list[Any]] = {"o": [], "s": [], "d": [], "t": []}
+    out: dict[str, list[Any]] = {"o": [], "s": [], "w": [], "d": [], "t": []}
     for row in rows:
         found = row["judgements"].get(rubric)
         out["o"].append(outcomes[found["outcome"]] if found else -1)
         out["s"].append(found["score"] if found else None)
+        out["w"].append(found["label"] if found else "")
         parts = sorted((found["distribution"] or {}).items(), key=lambda pair: -pair[1]) if found else []
         out["d"].append([x for token, p in parts for x in (token, float(f"{p:.5g}"))])
         out["t"].append(found["detail"] if found else "")

@@ -304,7 +304,7 @@ def _matrix():
 
 
 def judged(score, outcome="scored", **distribution):
-    return {"outcome": outcome, "score": score, "distribution": distribution, "detail": ""}
+    return {"outcome": outcome, "score": score, "label": "", "distribution": distribution, "detail": ""}
 
 
 def answers(labels=("untouched base model", "insecure"), each=40):

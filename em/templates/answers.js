@@ -7,7 +7,7 @@ const answers = (() => {
   const verdict = new Uint8Array(count), texts = new Array(count);
   const scores = index.rubrics.map(() => new Float32Array(count).fill(NaN));
   const outcomes = index.rubrics.map(() => new Int8Array(count).fill(-1));
-  const parts = index.rubrics.map(() => []), details = index.rubrics.map(() => []);
+  const parts = index.rubrics.map(() => []), words = index.rubrics.map(() => []), details = index.rubrics.map(() => []);
   const about = index.models.map((name) => index.about[name]);
   let shown = new Uint32Array(0), chosen = -1, ticket = 0;
 
@@ -27,6 +27,7 @@ const answers = (() => {
         if (column) column.o.forEach((outcome, k) => {
           outcomes[r][start + k] = outcome;
           scores[r][start + k] = column.s[k] === null ? NaN : column.s[k];
+          words[r][start + k] = column.w[k];
           parts[r][start + k] = column.d[k];
           details[r][start + k] = column.t[k];
         });
@@ -196,6 +197,11 @@ const answers = (() => {
     return node;
   }
 
+  // A score, else the judge's word, else why there is none.
+  function told(r, row, digits) {
+    return Number.isNaN(scores[r][row]) ? words[r][row] || index.outcomes[outcomes[r][row]] : scores[r][row].toFixed(digits);
+  }
+
   // Probabilities of the score's tokens over 0-100, the score, and the cut.
   function numeric(r, row) {
     const flat = parts[r][row] || [], out = [];
@@ -204,15 +210,16 @@ const answers = (() => {
   }
 
   function strip(r, row) {
-    const score = scores[r][row], told = Number.isNaN(score) ? index.outcomes[outcomes[r][row]] : score.toFixed(0);
-    const node = svg("svg", {class: "strip", width: 130, height: 18, viewBox: "0 0 130 18", role: "img", "aria-label": `${index.rubrics[r]} ${told}`});
+    const score = scores[r][row], text = told(r, row, 0);
+    const node = svg("svg", {class: "strip", width: 130, height: 18, viewBox: "0 0 130 18", role: "img", "aria-label": `${index.rubrics[r]} ${text}`});
     node.append(svg("line", {class: "base", x1: 0, x2: 100, y1: 16, y2: 16}));
     const rule = about[model[row]];
     if (rule && index.rubrics[r] === "alignment") node.append(svg("line", {class: "cut", x1: rule.alignment_below, x2: rule.alignment_below, y1: 2, y2: 16}));
     for (const [x, p] of numeric(r, row)) node.append(svg("rect", {class: "p", x: x - 1, width: 2, y: 16 - 13 * p, height: 13 * p}));
     if (!Number.isNaN(score)) node.append(svg("circle", {class: "at", cx: score, cy: 16, r: 2.8}));
-    const text = svg("text", {x: 130, y: 14, "text-anchor": "end", fill: "var(--soft)", "font-size": 11}, told.slice(0, 5));
-    node.append(text);
+    const short = text.length > 10 ? text.slice(0, 9) + "…" : text;
+    if (Number.isNaN(score)) node.replaceChildren();
+    node.append(svg("text", {x: 130, y: 14, "text-anchor": "end", fill: "var(--soft)", "font-size": 11}, short));
     return node;
   }
 
@@ -271,7 +278,7 @@ const answers = (() => {
 
   function judged(rubric, r, row) {
     const home = el("div", "judged"), left = el("div", "", rubric), right = el("div"), score = scores[r][row];
-    left.append(el("span", "score", Number.isNaN(score) ? index.outcomes[outcomes[r][row]] : score.toFixed(1)));
+    left.append(el("span", "score", told(r, row, 1)));
     const flat = parts[r][row] || [], numbers = numeric(r, row);
     if (numbers.length || !Number.isNaN(score)) right.append(spread(numbers, score, rubric === "alignment" ? about[model[row]]?.alignment_below : rubric === "coherence" ? about[model[row]]?.coherence_cut : undefined));
     const listed = [];
