@@ -31,7 +31,8 @@ class Pack:
     """Chunks of columns, and the index of what their numbers stand for.
 
     A chunk: m, q, c, i = model, question, condition, sample index of each answer; a = its text; j = rubric → o, s, w,
-    d, t: outcome, score or null, word of a labelled answer, distribution as [token, probability, …], detail. An answer without the rubric has o = -1.
+    d, t: outcome, score or null, word of a labelled answer, distribution as [token, probability, …], detail. An
+    answer without the rubric has o = -1.
     """
 
     chunks: list[str] = field(default_factory=list)
