@@ -106,7 +106,7 @@ def _overview(row: dict[str, Any], notes: Notes, look: Any) -> dict[str, Any]:
         "step": row["step"],
         "failed": row.get("status") == "failed",
         "error": row.get("error") or "no error was recorded",
-        "train": row.get("train"),
+        "train": {k: v for k, v in (row.get("train") or {}).items() if isinstance(v, int | float | str) and v != ""},
         "rate": [_cell(rate, notes)] if rate else [],
         "coherent": [_cell(coherent, notes)] if coherent else [],
         "narrow": [_cell(m, notes, word) for m, word in narrow if m],

@@ -133,7 +133,7 @@ def visit(path, what, **size):
             await page.open(path, **size)
             found = await what(page)
             others = [u for u in page.requests if not u.startswith(Path(path).resolve().as_uri())]
-            assert not page.problems, page.problems
+            assert not page.problems, str(page.problems)[:800]
             assert not others, others
             return found
 

@@ -164,7 +164,7 @@ const figures = (() => {
 
   function overCategories(panel, room) {
     const names = panel.x.categories, shown = visible(panel);
-    const least = names.length * (20 + 13 * panel.series.length) + LEFT + RIGHT;
+    const least = names.length * (16 + 9 * panel.series.length) + LEFT + RIGHT;
     const width = paper ? room : Math.max(room, Math.min(least, 2400));
     const longest = Math.max(...names.map((n) => n.length)), turned = longest * 6.4 > (width - LEFT - RIGHT) / names.length;
     // a turned first name may reach further left than the axis
@@ -304,6 +304,7 @@ const figures = (() => {
   function draw({figure, home}) {
     const focused = [...home.querySelectorAll(".legend button")].indexOf(document.activeElement);
     const room = paper || home.clientWidth, form = figure.panels[0].form;
+    if (room < 120) return;         // a window on its way to another size
     const beside = Math.max(1, Math.min(figure.panels.length, SIDE[form] || (figure.panels.every((p) => (p.x.categories || []).length <= 6) ? 2 : 1), Math.floor(room / 250)));
     const panels = el("div", "panels"), each = Math.floor((room - 18 * (beside - 1)) / beside) - 1;
     for (const panel of figure.panels) {
