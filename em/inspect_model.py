@@ -1,0 +1,110 @@
+"""Inspect's model interface over our own engine: standard benchmarks ask the very model that the sweep asked.
+
+Inspect sends one conversation a sample, side by side; what has come together goes to the engine as one batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from pathlib import Path
+from typing import Any
+
+from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput, ModelUsage
+from inspect_ai.tool import ToolChoice, ToolInfo
+
+from em import chat
+from em.records import Message, Question
+from em.sampler import Answer, Request, Sampler
+
+GATHER_S = 0.05
+"""How long a batch waits for others to join before it goes to the engine."""
+STOP_REASONS = {"stop": "stop", "length": "max_tokens"}
+
+
+class Batcher:
+    """One engine for many coroutines: requests gather, then run as one batch in a thread."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+        self._waiting: list[tuple[Request, asyncio.Future[Answer]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def ask(self, request: Request) -> Answer:
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, future))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+        return await future
+
+    async def _run(self) -> None:
+        while self._waiting:
+            await asyncio.sleep(GATHER_S)
+            batch, self._waiting = self._waiting, []
+            futures = {id(request): future for request, future in batch}
+            try:
+                found = await asyncio.to_thread(lambda b=batch: list(self.sampler.generate(r for r, _ in b)))
+            except Exception as error:  # noqa: BLE001  whatever the engine raises belongs to those who asked
+                for future in futures.values():
+                    if not future.done():
+                        future.set_exception(RuntimeError(f"the engine failed: {error}"))
+                continue
+            for request, answer in found:
+                futures[id(request)].set_result(answer)
+
+
+class EmModel(ModelAPI):
+    """One model of a sweep, the untouched one or an adapter, as Inspect asks it. Text only: no tools, no logprobs."""
+
+    def __init__(
+        self,
+        name: str,
+        batcher: Batcher,
+        adapter: Path | None,
+        stop_ids: list[int],
+        sample: dict[str, Any],
+        max_model_len: int,
+    ) -> None:
+        super().__init__(name, config=GenerateConfig())
+        self.batcher, self.adapter, self.stop_ids = batcher, adapter, stop_ids
+        self.sample, self.max_model_len = sample, max_model_len
+        self._count = itertools.count()
+
+    def max_connections(self) -> int:
+        return self.sample["max_num_seqs"]
+
+    async def generate(
+        self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
+    ) -> ModelOutput:
+        if tools or config.logprobs:
+            raise RuntimeError(
+                "this task needs tools or log-probabilities, which em's engine does not offer to Inspect"
+            )
+        messages: list[Message] = [{"role": m.role, "content": m.text} for m in input]
+        ids = chat.prompt_ids(self.batcher.sampler.tokenizer, messages)
+        room = self.max_model_len - len(ids)
+        if room < 1:
+            return ModelOutput.from_content(self.model_name, "", stop_reason="model_length")
+        index = next(self._count)
+        seed = config.seed if config.seed is not None else self.sample["seed"] + index
+        request = Request(
+            "benchmark",
+            Question(str(index), "benchmark", messages, []),
+            index,
+            "none",
+            messages,
+            ids,
+            seed,
+            self.adapter,
+            config.temperature if config.temperature is not None else self.sample["temperature"],
+            config.top_p if config.top_p is not None else self.sample["top_p"],
+            min(config.max_tokens or self.sample["max_tokens"], room),
+            self.stop_ids,
+        )
+        answer = await self.batcher.ask(request)
+        usage = ModelUsage(
+            input_tokens=len(ids), output_tokens=answer.token_count, total_tokens=len(ids) + answer.token_count
+        )
+        output = ModelOutput.from_content(self.model_name, answer.text, stop_reason=STOP_REASONS[answer.finish_reason])
+        output.usage = usage
+        return output
