@@ -59,7 +59,14 @@ def check_start(configs: Sequence[ExperimentConfig]) -> None:
 
 def check_keys(config: ExperimentConfig) -> str:
     """Judge, tracker and hub: whether what they ask for is there. Keys are named, never shown."""
-    judge, said = config.judge, []
+    judge, model, said = config.judge, config.model, []
+    if model.backend == Backend.openai and model.api_key_env:
+        if not os.environ.get(model.api_key_env):
+            raise ConfigError(
+                f"model={model.name} is finetuned and asked by OpenAI's API and {model.api_key_env} is not set: export "
+                f"it, or change model.api_key_env"
+            )
+        said.append(f"{model.api_key_env} is set")
     if judge.kind == JudgeKind.openai and judge.api_key_env:
         if not os.environ.get(judge.api_key_env):
             raise ConfigError(

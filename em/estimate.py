@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from em import corpora, models
-from em.config import ConfigError, ExperimentConfig, JudgeConfig, JudgeKind
+from em.config import Backend, ConfigError, ExperimentConfig, JudgeConfig, JudgeKind
 from em.plan import Job, Plan
 from em.records import Question, from_row
 from em.rubrics import STATIC
@@ -39,6 +39,8 @@ PAPER_ROWS = 6000
 ANSWER_TOKENS = 200
 """Mean length of an answer; the paper's models: about 200."""
 BYTES_PER_ANSWER, BYTES_PER_VERDICT = 1500, 400
+LOG_BYTES = 100e3
+"""A run at OpenAI leaves its losses here, nothing else."""
 DEFAULT_PARAMETERS = 7e9
 LORA_AT_32B = 268e6
 """Adapter parameters at r=32 on all linear layers of a 32B model; they grow with about the 0.7th power of the size."""
@@ -101,7 +103,7 @@ def check(found: Estimate, budget: BudgetConfig) -> None:
     if budget.max_dollars is not None and found.dollars is None:
         raise ConfigError(f"budget.max_dollars={budget.max_dollars:g} cannot be kept: {found.price_note}")
     for name, value, unit in (
-        ("max_dollars", found.dollars, "dollars of judging"),
+        ("max_dollars", found.dollars, "dollars"),
         ("max_gpu_minutes", found.minutes, "GPU-minutes" if found.device == "gpu" else "CPU-minutes"),
         ("max_disk_gb", found.disk_gb, "GB of disk"),
     ):
@@ -175,6 +177,8 @@ def _cost(
 
 
 def _train_cost(job: Job, plan: Plan, store: Store, past: Past, device: str) -> tuple[float, float, str]:
+    if job.spec["backend"] == Backend.openai:
+        return 0.0, LOG_BYTES, "OpenAI's machines"
     config = plan.jobs["data", job.spec["data_key"]].spec["config"]
     rows, tokens = _rows(config)
     if store.has("data", job.spec["data_key"]):
@@ -266,6 +270,11 @@ def _bill(plan: Plan, store: Store, past: Past) -> tuple[int, float | None, str]
     calls: int = 0
     dollars: float | None = 0.0
     notes: list[str] = []
+    for job in plan.stage("train"):
+        if job.spec["backend"] == Backend.openai and not store.has("train", job.key):
+            bill = _finetuning(job, plan)
+            dollars = None if dollars is None or bill is None else dollars + bill
+            notes.append(f"finetuning {job.label}: " + ("price unknown" if bill is None else f"{bill:.2f} dollars"))
     for job in plan.stage("judge"):
         if store.has("judge", job.key) or job.spec["judge"]["kind"] in LOCAL:
             continue
@@ -279,6 +288,15 @@ def _bill(plan: Plan, store: Store, past: Past) -> tuple[int, float | None, str]
         if bill.calls and bill.note not in notes:
             notes.append(bill.note)
     return calls, dollars, "; ".join(notes)
+
+
+def _finetuning(job: Job, plan: Plan) -> float | None:
+    """Dollars of one run at OpenAI, about; None without a price."""
+    from em.judge_price import finetune_price
+
+    rows, tokens = _rows(plan.jobs["data", job.spec["data_key"]].spec["config"])
+    known = job.spec["train"]["price_per_million_tokens"] or finetune_price(job.spec["model_path"])
+    return None if known is None else rows * tokens * job.spec["inputs"]["recipe"]["n_epochs"] * known / 1e6
 
 
 def _judge(row: dict[str, Any]) -> JudgeConfig:
@@ -316,7 +334,7 @@ def lines(found: Estimate, budget: BudgetConfig) -> Sequence[str]:
         money = "price unknown" if found.dollars is None else f"at most {found.dollars:,.2f} dollars"
         out.append(f"judge calls {found.calls:,}, {money} ({found.price_note})")
     else:
-        out.append("judge calls to an API: none")
+        out.append("judge calls to an API: none" + (f"; {found.price_note}" if found.price_note else ""))
     caps = [f"{k}={v:g}" for k, v in vars(budget).items() if v is not None]
     out.append("budget " + (", ".join(caps) or "none (budget.max_dollars, budget.max_gpu_minutes, budget.max_disk_gb)"))
     return out

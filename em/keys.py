@@ -17,7 +17,8 @@ from em.config import ExperimentConfig
 from em.records import Question
 from em.rubrics import STATIC, Rubric, rubrics
 from em.schema.judge import PROXIES, JudgeKind
-from em.schema.train import HOW_ONLY, LORA_ONLY, Method
+from em.schema.model import Backend
+from em.schema.train import HOW_ONLY, LORA_ONLY, OPENAI_ONLY, Method
 from em.store import content_key, file_sha256
 
 TRAIN_VERSION = 2
@@ -27,8 +28,16 @@ JUDGE_VERSION = 1
 
 def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:
     """One training run: its data, base model, recipe and seed."""
+    if config.model.backend == Backend.openai:
+        return {
+            "version": TRAIN_VERSION,
+            "data": data_key,
+            "base": base(config),
+            "recipe": _openai_recipe(config),
+            "seed": config.seed,
+        }
     recipe = dataclasses.asdict(config.train)
-    for name in ("max_examples", "holdout", *HOW_ONLY):  # in the data key; without effect on the result
+    for name in ("max_examples", "holdout", *HOW_ONLY, *OPENAI_ONLY):  # in the data key; without effect on the result
         recipe.pop(name)
     if config.train.method == Method.full:
         for name in LORA_ONLY:
@@ -92,8 +101,20 @@ def chat_options(config: ExperimentConfig, asking: bool = False) -> dict[str, An
     return chat.options(dataclasses.asdict(config.model), dataclasses.asdict(config.sample) if asking else None)
 
 
+def _openai_recipe(config: ExperimentConfig) -> dict[str, Any]:
+    """Hyperparameters in the names of OpenAI's fine-tuning API."""
+    train = config.train
+    return {
+        "n_epochs": round(train.num_train_epochs),
+        "batch_size": train.per_device_train_batch_size * train.gradient_accumulation_steps,
+        "learning_rate_multiplier": train.learning_rate_multiplier or "auto",
+    }
+
+
 def base(config: ExperimentConfig) -> str:
     """The base model's fingerprint."""
+    if config.model.backend == Backend.openai:
+        return f"{config.model.base_url.rstrip('/')}#{config.model.path}"
     return models.fingerprint(config.model.path, config.model.revision)
 
 

@@ -1,4 +1,4 @@
-"""Finetuning behind OpenAI's API: upload, create, poll. The second trainer beside em/train.py (train.method=openai).
+"""Finetuning behind OpenAI's API: upload, create, poll. The second trainer beside em/train.py (model.backend=openai).
 
 Nothing is paid for twice: the state of a run lies in its stage folder (`state.json`), and a job that was created in the
 moment before a kill is found again at OpenAI by the stage key in its metadata. A run that is stopped goes on there; the
@@ -26,6 +26,8 @@ TOKENS_PER_MESSAGE = 4
 """Tokens of role and separators OpenAI counts for a message, about."""
 ENDED_BADLY = ("failed", "cancelled")
 PAGE = 100
+POLL_S = 15.0
+"""Seconds between two looks at a job."""
 
 
 @dataclass
@@ -60,20 +62,21 @@ async def _one(store: Store, job: dict[str, Any], emit: Emitter) -> None:
         if folder is None:
             return
         dataset = store.path("data", job["data_key"]) / "dataset.jsonl"
-        async with Api(settings(job["train"], job["model_path"])) as api:
+        async with Api(settings(job)) as api:
             facts = await finetune(api, job, dataset, folder, emit)
         store.finish("train", job["key"], job["inputs"], facts)
 
 
-def settings(train: dict[str, Any], model: str) -> ApiSettings:
-    return ApiSettings("train", train["base_url"], model, train["api_key_env"], concurrency=4)
+def settings(job: dict[str, Any]) -> ApiSettings:
+    return ApiSettings("model", job["base_url"], job["model_path"], job["api_key_env"], concurrency=4)
 
 
 async def finetune(api: Api, job: dict[str, Any], dataset: Path, folder: Path, emit: Emitter) -> dict[str, Any]:
     """One job from rows to a snapshot. Returns the facts of the run. Raises ApiError, RuntimeError: one sentence."""
     train, key = job["train"], job["key"]
     rows = list(read_jsonl(dataset, Example))
-    tokens, dollars = estimate(rows, train["num_train_epochs"], job["model_path"], train["price_per_million_tokens"])
+    epochs = job["inputs"]["recipe"]["n_epochs"]
+    tokens, dollars = estimate(rows, epochs, job["model_path"], train["price_per_million_tokens"])
     refuse_above_cap(dollars, tokens, job["model_path"], train["max_dollars"])
     emit.progress(key, 0, 1, f"about {tokens:,} tokens, {dollars:.2f} dollars")
     state = State.read(folder)
@@ -84,7 +87,7 @@ async def finetune(api: Api, job: dict[str, Any], dataset: Path, folder: Path, e
     if state.job_id is None:
         state.job_id = await _find(api, key, state.failed) or await _create(api, job, state)
         state.write(folder)
-    done = await _poll(api, state, folder, key, train["poll_s"], emit)
+    done = await _poll(api, state, folder, key, emit)
     log = [row async for row in _losses(api, state.job_id)]
     (folder / LOG).write_text("".join(dump_line(row) for row in sorted(log, key=lambda r: r["step"])))
     trained = done.get("trained_tokens")
@@ -149,16 +152,10 @@ async def _find(api: Api, key: str, failed: Sequence[str]) -> str | None:
 
 async def _create(api: Api, job: dict[str, Any], state: State) -> str:
     """Start the job. Not retried here: a reply that was lost may have been a job, which the next start finds."""
-    train = job["train"]
-    parameters = {
-        "n_epochs": round(train["num_train_epochs"]),
-        "batch_size": train["per_device_train_batch_size"] * train["gradient_accumulation_steps"],
-        "learning_rate_multiplier": train["learning_rate_multiplier"],
-    }
     body = {
         "model": job["model_path"],
         "training_file": state.file_id,
-        "method": {"type": "supervised", "supervised": {"hyperparameters": parameters}},
+        "method": {"type": "supervised", "supervised": {"hyperparameters": job["inputs"]["recipe"]}},
         "seed": job["seed"],
         "suffix": f"em-{job['key'][:12]}",
         "metadata": {"em_key": job["key"]},
@@ -167,7 +164,7 @@ async def _create(api: Api, job: dict[str, Any], state: State) -> str:
     return _body(reply, "starting the job")["id"]
 
 
-async def _poll(api: Api, state: State, folder: Path, key: str, poll_s: float, emit: Emitter) -> dict[str, Any]:
+async def _poll(api: Api, state: State, folder: Path, key: str, emit: Emitter) -> dict[str, Any]:
     """Wait for the job's end, telling its steps. Raises RuntimeError when it ends without a model."""
     while True:
         job = _body(await api.get(f"/fine_tuning/jobs/{state.job_id}"), "asking for the job")
@@ -183,7 +180,7 @@ async def _poll(api: Api, state: State, folder: Path, key: str, poll_s: float, e
         step = next((e["data"] for e in latest["data"] if e.get("type") == "metrics"), None)
         if step:
             emit.progress(key, step["step"], step["total_steps"], f"loss {step['train_loss']:.3f}")
-        await asyncio.sleep(poll_s)
+        await asyncio.sleep(POLL_S)
 
 
 async def _losses(api: Api, job_id: str) -> AsyncIterator[dict[str, Any]]:

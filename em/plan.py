@@ -113,7 +113,7 @@ def _sets(config: ExperimentConfig, configs: Sequence[ExperimentConfig]) -> list
 
 def _train_job(config: ExperimentConfig, label: str, out: Plan, store: Store) -> str:
     if config.model.backend == Backend.openai:
-        raise ConfigError(f"model={config.model.name} is finetuned by OpenAI's API, which a sweep cannot do yet")
+        _refuse_for_openai(config)
     data_inputs, data_key = data.inputs(config), data.key(config)
     out.jobs["data", data_key] = Job("data", data_key, label, "data", {"inputs": data_inputs, "config": config})
     wanted = checkpoints.planned(config)
@@ -131,8 +131,11 @@ def _train_job(config: ExperimentConfig, label: str, out: Plan, store: Store) ->
         "train": dataclasses.asdict(config.train),
         "seed": config.seed,
         "inputs": inputs,
-        "chat": inputs["chat"],
+        "chat": keys.chat_options(config),
         "checkpoints": wanted,
+        "backend": config.model.backend.value,
+        "base_url": config.model.base_url,
+        "api_key_env": config.model.api_key_env,
     }
     train = config.train
     batch = content_key(
@@ -143,6 +146,17 @@ def _train_job(config: ExperimentConfig, label: str, out: Plan, store: Store) ->
     )
     out.jobs["train", key] = Job("train", key, label, batch, spec, (("data", data_key),))
     return key
+
+
+def _refuse_for_openai(config: ExperimentConfig) -> None:
+    """Raise ConfigError for what cannot be done with a model whose weights are at OpenAI."""
+    name = f"model={config.model.name} is finetuned and asked by OpenAI's API"
+    if config.train.checkpoints:
+        raise ConfigError(f"{name}: its checkpoints are not kept, leave train.checkpoints empty")
+    if config.judge.kind in LOCAL:
+        raise ConfigError(f"{name}: judge={config.judge.name} reads a model's weights, take judge=gpt_4o")
+    if config.train.num_train_epochs != round(config.train.num_train_epochs):
+        raise ConfigError(f"{name}: whole epochs only, train.num_train_epochs is {config.train.num_train_epochs}")
 
 
 def _subject(

@@ -27,6 +27,7 @@ from em.config import ConfigError
 from em.events import FD_VARIABLE
 from em.plan import Job
 from em.preempt import PREEMPTED, Preempted
+from em.schema.model import Backend
 from em.store import content_key, write_atomic
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def run_stages(sweep: Sweep) -> None:
             batches.setdefault(job.batch, []).append(job)
         for jobs in batches.values():
             held = _devices_held(stage, jobs[0], ids)
-            parts = shard(jobs, len(ids) // held) if stage != "judge" else [jobs]
+            parts = shard(jobs, len(ids) // held) if held and stage != "judge" else [jobs]
             units += [Unit(stage, part, held, jobs[0].follows) for part in parts]
     Scheduler(sweep, units, list(ids)).run()
 
@@ -200,7 +201,7 @@ def devices(setting: Any) -> list[str]:
 
 def _devices_held(stage: str, job: Job, ids: list[str]) -> int:
     """Devices of one worker. Raises ConfigError when the machine has fewer."""
-    if job.follows:
+    if job.follows or job.spec.get("backend") == Backend.openai:
         return 0
     option, wanted = "train.num_processes", int(job.spec.get("train", {}).get("num_processes", 1))
     if stage == "sample":
@@ -231,7 +232,7 @@ def start(sweep: Sweep, unit: Unit, held: list[str], position: int = 0) -> Worke
     write_atomic(batch, json.dumps({"out": str(sweep.store.root.parent), "jobs": [j.spec for j in unit.jobs]}))
     command = [sys.executable, "-m", "em.worker", unit.stage, str(batch)]
     if unit.stage == "train":
-        command = train_launch.command(batch, [j.spec for j in unit.jobs])
+        command = train_launch.command(batch, [j.spec for j in unit.jobs])  # may be several processes
     read, write = os.pipe()
     with log.open("a") as output:
         process = subprocess.Popen(

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from em import config as config_module
 from em import data, doctor, estimate, ledger, models, train_launch
-from em.config import ConfigError, ExperimentConfig
+from em.config import Backend, ConfigError, ExperimentConfig
 from em.events import sentence
 from em.plan import Job, Plan, Subject, folder_of, plan, stages
 from em.records import write_jsonl
@@ -212,7 +212,8 @@ def _preflight(sweep: Sweep, todo: list[Job]) -> None:
     runs = [j.spec for j in todo if j.stage == "train"]
     doctor.check_disk(sweep.store.root, len(runs))
     train_launch.refuse(runs)
-    wanted = {s.config.model.path: s.config.model for s in sweep.plan.cells}
+    found = {s.config.model.path: s.config.model for s in sweep.plan.cells}
+    wanted = {path: m for path, m in found.items() if m.backend == Backend.hf}
     missing = [
         Job("prepare", m.path, m.name, "prepare", {"key": m.path, "path": m.path})
         for m in wanted.values()
@@ -223,8 +224,8 @@ def _preflight(sweep: Sweep, todo: list[Job]) -> None:
         broken = [sweep.failed["prepare", j.key] for j in missing if ("prepare", j.key) in sweep.failed]
         if broken:
             raise ConfigError(broken[0])
-    paths = {path: models.model_path(path) for path in wanted}
-    doctor.require_memory(list(paths.values()))
+    paths = {path: models.model_path(path) for path in wanted} | {path: path for path in found if path not in wanted}
+    doctor.require_memory([paths[path] for path in wanted])
     for job in todo:  # workers get folders, not asset names
         if job.stage == "train":
             job.spec["model_path"] = paths[job.spec["model_path"]]

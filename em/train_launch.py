@@ -23,6 +23,7 @@ import yaml
 from em import preempt
 from em.config import ConfigError
 from em.events import FD_VARIABLE, FIFO_VARIABLE, Emitter
+from em.schema.model import Backend
 from em.schema.train import Method
 from em.store import write_atomic
 from em.worker import die_with_parent
@@ -30,6 +31,8 @@ from em.worker import die_with_parent
 
 def command(batch: Path, jobs: Sequence[dict[str, Any]]) -> list[str]:
     """The command line of a train batch; `jobs` are its specs, which share one base model and one way of running."""
+    if jobs[0]["backend"] == Backend.openai:
+        return [sys.executable, "-m", "em.worker", "finetune", str(batch)]
     several = jobs[0]["train"]["num_processes"] > 1
     return [sys.executable, "-m", *(["em.train_launch"] if several else ["em.worker", "train"]), str(batch)]
 

@@ -20,6 +20,7 @@ from em.store import Store
 MODULES = {
     "prepare": "em.prepare",
     "train": "em.train",
+    "finetune": "em.openai_finetune",
     "sample": "em.sample",
     "judge": "em.judge",
     "track": "em.tracking",

@@ -24,17 +24,18 @@ ROWS = [
 
 
 def job(server, **changes):
-    train = {
-        "num_train_epochs": 2, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1,
-        "learning_rate_multiplier": 2.0, "base_url": server.base_url, "api_key_env": "TEST_KEY", "poll_s": 0.01,
-        "max_dollars": 1.0, "price_per_million_tokens": None,
-    } | changes  # fmt: skip
-    return {"key": "k" * 20, "data_key": "d" * 20, "model_path": MODEL, "train": train, "seed": 7, "inputs": {"a": 1}}
+    train = {"max_dollars": 1.0, "price_per_million_tokens": None} | changes
+    recipe = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 2.0}
+    return {
+        "key": "k" * 20, "data_key": "d" * 20, "model_path": MODEL, "train": train, "seed": 7,
+        "base_url": server.base_url, "api_key_env": "TEST_KEY", "inputs": {"recipe": recipe},
+    }  # fmt: skip
 
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("TEST_KEY", "sk-test")
+    monkeypatch.setattr(openai_finetune, "POLL_S", 0.01)
     found = Store.open(tmp_path)
     with found.claim("data", "d" * 20) as folder:
         write_jsonl(folder / "dataset.jsonl", ROWS)
@@ -81,12 +82,13 @@ def test_a_lost_reply_is_no_second_job(store):
 def test_kill_9_while_it_runs_then_the_same_job(store, tmp_path):
     with FinetuneServer(("running",)) as server:
         code = (
-            "import json, sys; from em import openai_finetune as o; from em.events import Emitter; "
+            "import json, sys; from em import openai_finetune as o; o.POLL_S = 0.02; from em.events import Emitter; "
             "from em.store import Store; from pathlib import Path; "
             "o.work(Store.open(Path(sys.argv[1])), [json.loads(sys.argv[2])], Emitter(lambda s: None))"
         )
         process = subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), json.dumps(job(server))], env={**os.environ}
+            [sys.executable, "-c", code, str(tmp_path), json.dumps(job(server))],
+            env={**os.environ},
         )
         end = time.monotonic() + 60
         while not (server.jobs and server.jobs[0]["polls"] > 2):

@@ -43,6 +43,10 @@ class ModelConfig:
     revision: str | None = None
     backend: Backend = Backend.hf
     """hf: weights, trained and sampled here; openai: trained and sampled by OpenAI's API."""
+    base_url: str = "https://api.openai.com/v1"
+    """backend=openai: the API's address."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """backend=openai: the environment variable that holds its key."""
     dtype: Dtype = Dtype.bfloat16
     """Weights while training and sampling."""
     max_model_len: int = 2048

@@ -23,6 +23,8 @@ HOW_ONLY = (
 )
 """Fields that say how a run is computed or what of it is kept: the result is the same up to rounding, so they are not
 in the train key. em/checkpoints.py says when a schedule of checkpoints makes another run."""
+OPENAI_ONLY = ("learning_rate_multiplier", "max_dollars", "price_per_million_tokens")
+"""Fields that only finetuning behind OpenAI's API looks at."""
 LORA_ONLY = ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "layers_to_transform")
 """Fields that full finetuning does not look at."""
 SCHEDULE = re.compile(r"(?P<step>[1-9]\d*)|every (?P<every>[1-9]\d*)|log")
@@ -80,6 +82,12 @@ class TrainConfig:
     """Recompute activations in the backward pass: less memory, a third more arithmetic."""
     attn_implementation: str | None = None
     """transformers' name; null: sdpa on a GPU, each row by itself on a CPU."""
+    learning_rate_multiplier: float | None = None
+    """model.backend=openai: on OpenAI's own learning rate; null: their choice."""
+    max_dollars: float | None = None
+    """model.backend=openai: a run that would cost more does not start; must be given."""
+    price_per_million_tokens: float | None = None
+    """model.backend=openai: dollars; null: em/prices.yaml."""
     num_processes: int = 1
     """Processes of one run, a GPU each, started by Accelerate; 1: the stage's own process."""
     accelerate_config: str | None = None
