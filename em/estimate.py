@@ -331,7 +331,7 @@ def lines(found: Estimate, budget: BudgetConfig) -> Sequence[str]:
     total = f"{found.minutes:>9.1f} {_size(found.disk_gb * 1e9):>10}"
     out.append(f"{'all':8} {'':>6} {'':>7} {total}" + ("" if found.device == "gpu" else "   no GPU here"))
     if found.calls:
-        money = "price unknown" if found.dollars is None else f"at most {found.dollars:,.2f} dollars"
+        money = "price unknown" if found.dollars is None else f"in all at most {found.dollars:,.2f} dollars"
         out.append(f"judge calls {found.calls:,}, {money} ({found.price_note})")
     else:
         out.append("judge calls to an API: none" + (f"; {found.price_note}" if found.price_note else ""))

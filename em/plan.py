@@ -153,7 +153,7 @@ def _refuse_for_openai(config: ExperimentConfig) -> None:
     name = f"model={config.model.name} is finetuned and asked by OpenAI's API"
     if config.train.checkpoints:
         raise ConfigError(f"{name}: its checkpoints are not kept, leave train.checkpoints empty")
-    if config.judge.kind in LOCAL:
+    if config.judge.kind in PROXIES:
         raise ConfigError(f"{name}: judge={config.judge.name} reads a model's weights, take judge=gpt_4o")
     if config.train.num_train_epochs != round(config.train.num_train_epochs):
         raise ConfigError(f"{name}: whole epochs only, train.num_train_epochs is {config.train.num_train_epochs}")

@@ -411,7 +411,7 @@ PLAIN = ExperimentConfig(
 
 def test_cell_ids_are_what_they_have_always_been():
     """Changes only with the schema. Then every W&B run and sweep folder of a user gets a new name."""
-    assert cell_id(PLAIN) == "b8d4b9133a"
+    assert cell_id(PLAIN) == "7cddc1250c"
 
 
 def test_cell_ids_are_the_same_in_another_process():
