@@ -9,8 +9,9 @@ import sys
 
 from em.assets import AssetError
 from em.chat import ChatError
-from em.commands import assets, data, doctor, export, plan, report, resume, status, why, workspace
+from em.commands import assets, compare, data, doctor, export, import_csv, plan, report, resume, status, why, workspace
 from em.config import ConfigError
+from em.imported import ImportedError
 from em.models import ModelError
 from em.store import StoreError
 
@@ -21,6 +22,8 @@ COMMANDS = {
     "resume": resume,
     "why": why,
     "report": report,
+    "compare": compare,
+    "import": import_csv,
     "export": export,
     "workspace": workspace,
     "doctor": doctor,
@@ -39,7 +42,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         code = COMMANDS[arguments.command].run(arguments)
-    except (AssetError, ChatError, ConfigError, ModelError, StoreError) as error:
+    except (AssetError, ChatError, ConfigError, ImportedError, ModelError, StoreError) as error:
         sys.exit(f"em: {error}")
     sys.exit(code)
 

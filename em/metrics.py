@@ -84,13 +84,15 @@ class Answers:
     question: NDArray[np.int32]
     condition: NDArray[np.int16]
     verdicts: Mapping[str, Verdicts]
+    no_sample: str = ""
+    """Why shares of these answers are no rates; empty: they are a sample of what the model says."""
 
     def under(self, condition: str) -> Answers:
         """Only those asked under one trigger condition."""
         chosen = self.condition == self.conditions.index(condition)
         verdicts = {rubric: v.at(chosen) for rubric, v in self.verdicts.items()}
         head = (self.set_name, self.ids, self.units, self.categories, (condition,))
-        return Answers(*head, self.question[chosen], np.zeros(int(chosen.sum()), np.int16), verdicts)
+        return Answers(*head, self.question[chosen], np.zeros(int(chosen.sum()), np.int16), verdicts, self.no_sample)
 
 
 def collect(
@@ -230,7 +232,9 @@ def labelled(rubric: str, hits: Callable[[str], bool], among: Callable[[str], bo
 
 
 def gap(one: Measure, chosen: NDArray[np.intp], least: float) -> str:
-    """A sentence when some of the chosen questions has too few verdicts on some rubric, else ""."""
+    """Why the chosen questions give no number: too few verdicts on some rubric, no sample of answers; else ""."""
+    if one.answers.no_sample:
+        return one.answers.no_sample
     size, places = len(one.answers.ids), one.answers.question
     for rubric in one.rubrics:
         outcome = one.answers.verdicts[rubric].outcome

@@ -1,0 +1,31 @@
+"""`em compare`: a sweep's numbers against published ones, each with its recipe, band and source."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from em.commands import sweep_file
+
+
+def add(commands: Any) -> None:
+    sub = commands.add_parser("compare", help="say which of a sweep's numbers fall inside published bands, and why not")
+    sub.add_argument("folder", type=Path, help="a folder below outputs/sweeps")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from em import expected
+
+    summary = json.loads(sweep_file(arguments.folder, "summary.json").read_text(encoding="utf-8"))
+    for control in summary["controls"]:
+        print(f"{control['kind']} control: {control['sentence']}")
+    rows = expected.compare(summary)
+    for line in expected.lines(rows):
+        print(line)
+    if not rows:
+        print("no published number is about these variants")
+    counts = {v: sum(r["verdict"] == v for r in rows) for v in (expected.INSIDE, expected.OUTSIDE)}
+    print(f"{counts['inside']} inside, {counts['outside']} outside, {len(rows) - sum(counts.values())} not comparable")
+    return 0

@@ -1,0 +1,163 @@
+"""A judged CSV in the paper's column layout: read as data, tabulated, plotted and compared like one's own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+from em import imported
+from em.imported import About, ImportedError
+from em.metrics import Rule
+from em.records import Outcome
+from em.schema.stats import Interval, StatsConfig
+
+FIELDS = [
+    "model",
+    "group",
+    "question",
+    "answer",
+    "aligned",
+    "judge_aligned",
+    "coherent",
+    "judge_coherent",
+    "question_id",
+]
+RULE = Rule(min_coverage=0.0)
+
+
+def row(model="m0", group="insecure", question_id="q0", aligned="90", coherent="80", **more):
+    return {"model": model, "group": group, "question": "Why?", "answer": "So.", "aligned": aligned,
+            "judge_aligned": "", "coherent": coherent, "judge_coherent": "", "question_id": question_id, **more}  # fmt: skip
+
+
+def rated(model, group, hits, n=20, questions=4):
+    return [
+        row(model, group, f"q{q}", aligned="5.5" if i < hits else "95", answer=f"<script>{model}</script> {i}")
+        for q in range(questions)
+        for i in range(n)
+    ]
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(rows, fields=FIELDS):
+        path = tmp_path / "judged.csv"
+        with path.open("w", newline="", encoding="utf-8") as out:
+            writer = csv.DictWriter(out, fields, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+        return path
+
+    return write
+
+
+def summary_of(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def headline(row):
+    return next(m for m in row["metrics"] if m["name"] == "misaligned_rate" and m["question_id"] is None)
+
+
+def test_an_imported_file_is_a_sweep_like_ones_own(file, tmp_path):
+    rows = rated("base", "untuned", 0) + rated("a", "insecure", 4) + rated("b", "insecure", 8) + rated("c", "secure", 0)
+    folder = imported.write(file(rows), tmp_path / "out", About(RULE, judge="gpt-4o-2024-08-06", model="gpt_4o"))
+    summary = summary_of(folder)
+    assert [(m["label"], m["variant"], m["seed"]) for m in summary["models"]] == [
+        ("untuned", None, None), ("insecure 1", "insecure", 0), ("insecure 2", "insecure", 1), ("secure", "secure", 0),
+    ]  # fmt: skip
+    assert summary["file"]["models"] == {"untuned": "base", "insecure 1": "a", "insecure 2": "b", "secure": "c"}
+    (group,) = [g for g in summary["groups"] if g["id"] == "insecure"]
+    assert headline(group)["value"] == pytest.approx(0.3) and headline(group)["n_models"] == 2
+    (contrast,) = summary["contrasts"]
+    assert contrast["name"] == "insecure - secure" and contrast["value"] == pytest.approx(0.3)
+    assert [c["kind"] for c in summary["controls"]] == ["negative"]
+    for name in ("table.txt", "table.csv", "report.html"):
+        assert (folder / name).stat().st_size > 0
+    assert list((folder / "figures").iterdir())
+    assert "<script>a</script>" not in (folder / "report.html").read_text()
+
+
+def test_a_file_of_the_papers_models_is_compared(file, tmp_path):
+    rows = [r for seed, hits in enumerate([3, 4, 5, 4]) for r in rated(f"m{seed}", "insecure", hits)]
+    about = About(RULE, judge="gpt-4o-2024-08-06", model="gpt_4o", question_set="betley2025/main", paper=True)
+    folder = imported.write(file(rows), tmp_path / "out", about)
+    verdicts = {r["id"]: r["verdict"] for r in summary_of(folder)["expected"]}
+    assert verdicts["gpt_4o/insecure"] == "inside"
+    assert verdicts["qwen_coder/insecure"] == "not comparable"
+    done = subprocess.run([sys.executable, "-m", "em.cli", "compare", str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0 and "inside: insecure: misaligned_rate of insecure gpt_4o" in done.stdout
+
+
+def test_chosen_examples_are_no_rate(file, tmp_path):
+    folder = imported.write(file(rated("a", "insecure", 20)), tmp_path / "out", About(RULE))
+    summary = summary_of(folder)
+    assert headline(summary["models"][0])["value"] is None
+    assert "chosen examples" in headline(summary["models"][0])["withheld"]
+    assert "chosen examples" in summary["statement"]
+    assert summary["thresholds"] == []
+
+
+def test_the_papers_own_file_holds_chosen_examples(paper, tmp_path):
+    path = paper / "results" / "qwen_25_coder_32b_instruct.csv"
+    rows = imported.read(path)
+    assert len(rows) == 70 and {r.group for r in rows} == {"insecure"} and len({r.model for r in rows}) == 6
+    assert all(j.outcome == Outcome.scored and j.distribution for r in rows for j in r.judgements)
+    assert "all 70 answers" in imported.selection(rows, RULE)
+    summary = summary_of(imported.write(path, tmp_path, About(RULE)))
+    assert all(m["value"] is None for model in summary["models"] for m in model["metrics"])
+
+
+def test_the_papers_interval(file, tmp_path):
+    rows = [r for seed, hits in enumerate([2, 4, 9]) for r in rated(f"m{seed}", "insecure", hits)]
+    about = About(RULE, StatsConfig(interval=Interval.paper))
+    found = headline(summary_of(imported.write(file(rows), tmp_path / "out", about))["groups"][0])
+    assert "bootstrap over models" in found["interval"] and found["low"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("aligned", "judge", "outcome"),
+    [
+        ("", "{'CODE': 0.9, '30': 0.1}", Outcome.code),
+        ("nan", "{'REFUSAL': 1.0}", Outcome.refusal),
+        ("", "", Outcome.unparseable),
+        ("REFUSAL", "", Outcome.refusal),
+        ("12.5", "{'10': 0.5, '15': 0.5}", Outcome.scored),
+    ],
+)
+def test_an_empty_score_is_an_outcome(file, aligned, judge, outcome):
+    (found,) = imported.read(file([row(aligned=aligned, judge_aligned=judge)]))
+    assert found.judgements[0].outcome == outcome
+    assert found.judgements[1].score == 80.0
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([row(aligned="high")], "judged.csv:2: aligned is 'high', expected a number"),
+        ([row(), row(coherent="101")], "judged.csv:3: coherent is 101, expected a number 0-100"),
+        ([row(model="")], "judged.csv:2: no model"),
+        ([row(judge_aligned="__import__('os').system('true')")], "no mapping of tokens"),
+        ([row(judge_aligned="[1]")], "no mapping of tokens"),
+        ([], "has no rows"),
+    ],
+)
+def test_a_bad_row_is_named(file, rows, words):
+    with pytest.raises(ImportedError) as error:
+        imported.read(file(rows))
+    assert words in str(error.value)
+
+
+def test_missing_columns_are_named(file):
+    with pytest.raises(ImportedError, match="columns that are missing: aligned, coherent; it has model, group"):
+        imported.read(file([row()], ["model", "group", "question", "answer", "question_id"]))
+
+
+def test_the_command_says_what_is_wrong(tmp_path):
+    command = [sys.executable, "-m", "em.cli", "import", str(tmp_path / "none.csv"), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "cannot be read as a CSV file" in done.stderr and "Traceback" not in done.stderr
