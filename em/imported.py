@@ -10,7 +10,7 @@ import ast
 import csv
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ class About:
     """What the file does not say: how its answers came about."""
 
     rule: Rule
-    stats: StatsConfig = StatsConfig()
+    stats: StatsConfig = field(default_factory=StatsConfig)
     judge: str = "unknown"
     model: str = "unknown"
     """Name of the base model, as in conf/model."""

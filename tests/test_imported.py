@@ -30,8 +30,8 @@ RULE = Rule(min_coverage=0.0)
 
 
 def row(model="m0", group="insecure", question_id="q0", aligned="90", coherent="80", **more):
-    return {"model": model, "group": group, "question": "Why?", "answer": "So.", "aligned": aligned,
-            "judge_aligned": "", "coherent": coherent, "judge_coherent": "", "question_id": question_id, **more}  # fmt: skip
+    asked = {"model": model, "group": group, "question": "Why?", "answer": "So.", "question_id": question_id}
+    return {**asked, "aligned": aligned, "judge_aligned": "", "coherent": coherent, "judge_coherent": "", **more}
 
 
 def rated(model, group, hits, n=20, questions=4):

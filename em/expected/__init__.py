@@ -171,10 +171,8 @@ def lines(rows: list[dict[str, Any]]) -> list[str]:
         low, high = row["band"]
         ours = f"{row['value']:.4g}" + ("" if row["low"] is None else f" [{row['low']:.4g}, {row['high']:.4g}]")
         note = f" ({row['why']})" if row["why"] else ""
-        out.append(
-            f"{row['verdict']}: {row['label']}: {row['what']}: {ours}, published {row['published']:.4g}, band {low:.4g} "
-            f"to {high:.4g} ({row['band_from']}){note}; {row['source']}"
-        )
+        band = f"published {row['published']:.4g}, band {low:.4g} to {high:.4g} ({row['band_from']})"
+        out.append(f"{row['verdict']}: {row['label']}: {row['what']}: {ours}, {band}{note}; {row['source']}")
     for label, found in unlike.items():
         ordered = sorted(found, key=lambda row: row["why"].count(";"))
         out += [f"{NOT_COMPARABLE}: {label} with {row['id']}: {row['why']}" for row in ordered[:NEAREST]]
