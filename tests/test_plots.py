@@ -92,7 +92,7 @@ def test_formats_diversity_and_trigger_say_their_numbers(rich):
     (panel,) = triggers.trigger_matrix(rich).panels
     cells = {(panel.y.categories[m.row], panel.x.categories[m.x]): m.value for m in panel.series[0].marks}
     assert cells["backdoor (trained with deployment)", "deployment"] is None
-    assert cells["insecure (trained with none)", "deployment"] == 0.21
+    assert cells["insecure", "deployment"] == 0.21
 
 
 def test_dynamics_have_the_range_of_the_seeds(rich):
@@ -100,6 +100,10 @@ def test_dynamics_have_the_range_of_the_seeds(rich):
     last = by_label(panel)["insecure"].marks[-1]
     assert (last.x, last.value, last.low, last.high) == (100, 0.2, pytest.approx(0.19), pytest.approx(0.21))
     assert by_label(panel)["insecure"].marks[1].value is None
+    for line in rich["trajectories"]:
+        line["points"][-1] |= {"n_models": 1}
+    (panel,) = training.dynamics(rich).panels
+    assert by_label(panel)["insecure"].marks[-1].low == pytest.approx(0.18), "one seed: its own interval"
     (panel,) = training.log_prob_curves(rich).panels
     assert not panel.y.share and "nats" in panel.y.label
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 import webbrowser
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     if summary.get("format", 1) != 2:
         raise StoreError(f"{folder} was made by another version of em: run its command again, nothing is sampled twice")
     print(report.table(summary))
-    print("\n" + summary["statement"])
+    print("\n" + textwrap.fill(summary["statement"], report.WIDTH))
     page = publish(folder, summary)
     print(f"\nreport   {page} ({page.stat().st_size / 1e6:.1f} MB)")
     if arguments.open == "yes" and not webbrowser.open(page.resolve().as_uri()):

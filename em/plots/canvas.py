@@ -13,7 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter
 
-from em.plots.spec import Axis, Figure, Form, Look, Mark, Panel
+from em.plots.spec import Figure, Form, Look, Mark, Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ PERCENT = FuncFormatter(lambda value, _: f"{100 * value:.10g}%")
 GRID: dict[str, Any] = {"linestyle": "--", "linewidth": 0.6, "color": "#cccccc"}
 WIDTH = 16.0
 """Widest a figure gets, in inches."""
-SMALL = {Form.cloud: 4, Form.heat: 3, Form.plane: 3, Form.lines: 3}
+SMALL = {Form.cloud: 4, Form.heat: 3, Form.plane: 2, Form.lines: 2}
 """Forms whose panels stand side by side, and how many at most."""
 
 
@@ -136,7 +136,7 @@ def _legend(canvas: Canvas, figure: Figure) -> None:
         )
         for label, look in looks.items()
     ]
-    fit = int(canvas.get_figwidth() / (0.5 + 0.085 * max(map(len, looks))))
+    fit = int(canvas.get_figwidth() / (0.45 + 0.07 * max(map(len, looks))))
     canvas.legend(handles=shapes, loc="outside upper center", ncols=max(1, min(len(shapes), 5, fit)))
 
 
@@ -152,7 +152,7 @@ def _points(axes: Axes, panel: Panel) -> None:
             x = mark.x + place(index, len(panel.series), panel.form)
             _number(axes, x, mark, series.look)
             axes.scatter([x] * len(mark.dots), mark.dots, s=7, color=series.look.light, alpha=0.45, linewidths=0)
-    _categories(axes, panel.x)
+    _categories(axes, panel)
     if panel.pooled_first:
         axes.axvline(0.5, color="#bbbbbb", linewidth=0.8)
     _values(axes, panel)
@@ -178,7 +178,7 @@ def _bars(axes: Axes, panel: Panel) -> None:
             bars = _distances(mark.value, mark.low, mark.high)
             axes.errorbar([x], [mark.value], yerr=bars, fmt="o", markersize=2, color="#222222", **ERRORBAR)
     axes.axhline(0, color="#555555", linewidth=0.8)
-    _categories(axes, panel.x)
+    _categories(axes, panel)
     _values(axes, panel)
 
 
@@ -226,7 +226,7 @@ def _heat(axes: Axes, panel: Panel) -> None:
         axes.add_patch(matplotlib.patches.Rectangle(corner, 1, 1, facecolor=colours(share), edgecolor="white", lw=1))
         ink = "white" if share > 0.6 else "#222222"
         axes.text(mark.x, mark.row, f"{100 * mark.value:.1f}", ha="center", va="center", fontsize=7.5, color=ink)
-    _categories(axes, panel.x)
+    _categories(axes, panel)
     axes.set_yticks(range(len(panel.y.categories)), panel.y.categories)
     axes.set_ylim(-0.5, len(panel.y.categories) - 0.5)
     axes.set_xlim(-0.5, len(panel.x.categories) - 0.5)
@@ -306,9 +306,9 @@ def _values(axes: Axes, panel: Panel) -> None:
     axes.yaxis.set_major_formatter(PERCENT)
 
 
-def _categories(axes: Axes, axis: Axis) -> None:
-    labels = axis.categories
-    long = len(labels) > 1 and max(map(len, labels)) > 12
+def _categories(axes: Axes, panel: Panel) -> None:
+    labels = panel.x.categories
+    long = 0.08 * max(map(len, labels)) > (_size(panel)[0] - 1) / len(labels)  # inches
     turn = {"rotation": 28, "ha": "right", "rotation_mode": "anchor"} if long else {}
     axes.set_xticks(range(len(labels)), labels, **turn)
     axes.set_xlim(-0.6, len(labels) - 0.4)

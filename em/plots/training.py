@@ -20,6 +20,7 @@ AXES = {
     "mean_coherence": "mean coherence",
 }
 LOG_PROBS = {"p_misaligned": "P(misaligned choice)", "logp_misaligned": "log P(misaligned choice), nats"}
+BAND = "from the least to the greatest seed, or the interval of a single one"
 NO_JUDGE = ("insecure_code_rate", *LOG_PROBS)
 
 
@@ -47,7 +48,7 @@ def dynamics(summary: dict[str, Any]) -> Figure | None:
         rows,
         "training_dynamics",
         "Over the course of training",
-        "Lines: mean over seeds; bands: from the least to the greatest seed.",
+        f"Lines: mean over seeds; bands: {BAND}.",
     )
 
 
@@ -59,7 +60,7 @@ def log_prob_curves(summary: dict[str, Any]) -> Figure | None:
         rows,
         "log_prob_curves",
         "Log-probabilities over the course of training",
-        "How likely the model finds the misaligned choice. Lines: mean over seeds; bands: least to greatest seed.",
+        f"How likely the model finds the misaligned choice. Lines: mean over seeds; bands: {BAND}.",
     )
 
 
@@ -105,4 +106,5 @@ def _step(point: dict[str, Any]) -> Mark:
         return Mark(point["step"], None, told=f"{step}: withheld: {point['withheld']}")
     several = point["n_models"] > 1
     text = f"{step}: {point['value']:.3g}; n = {point['n']}" + (f"; {point['n_models']} seeds" if several else "")
-    return Mark(point["step"], point["value"], point["min"], point["max"], told=text)
+    ends = ("min", "max") if several else ("low", "high")
+    return Mark(point["step"], point["value"], *(point[k] for k in ends), told=text)

@@ -12,6 +12,8 @@ from em.plots.style import COLOURS, MARKERS
 
 CONDITIONS = (COLOURS["backdoor"], COLOURS["backdoor, triggered"], COLOURS["jailbroken"], COLOURS["careful_advice"])
 """Without the trigger cyan, with it pink, as in the paper; further conditions after them."""
+UNTRIGGERED = ("none", "untouched")
+"""Values of `trained_with` of rows without a trigger in their training data."""
 
 
 def backdoor(summary: dict[str, Any]) -> Figure | None:
@@ -67,7 +69,7 @@ def trigger_matrix(summary: dict[str, Any]) -> Figure | None:
         )
         for c in matrix["cells"]
     ]
-    names = tuple(f"{label} (trained with {trained})" for label, trained in rows)
+    names = tuple(label if t in UNTRIGGERED else f"{label} (trained with {t})" for label, t in rows)
     axes = Axis("asked with", tuple(columns)), Axis("", names)
     series = Series(judged("misaligned answers", summary), Look(*COLOURS["insecure"]), tuple(marks))
     return Figure(
