@@ -17,7 +17,7 @@ from em.report import IN_DOMAIN, Notes, interval_lines, judge_line, rows_of, rul
 from em.store import write_atomic
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-SCRIPTS = ("figures.js", "answers.js")
+SCRIPTS = ("page.js", "axes.js", "figures.js", "answer_columns.js", "answer_detail.js", "answers.js")
 FOREST = 190.0
 """Width of a table's interval bars, in CSS pixels."""
 OUTCOMES = tuple(o.value for o in Outcome)
