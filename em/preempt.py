@@ -72,17 +72,17 @@ def exit_when_asked() -> None:
         signal.signal(name, lambda number, frame: sys.exit(PREEMPTED))
 
 
-def install() -> None:
-    """Take SIGUSR2 and SIGTERM as requests that set a flag. Main thread only."""
+def install(pass_on: Path | None = None) -> None:
+    """Take SIGUSR2 and SIGTERM as requests that set a flag, and make the stop file `pass_on`. Main thread only."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        global _asked
+        _asked = True
+        if pass_on:
+            pass_on.touch()
+
     for number in SIGNALS:
-        signal.signal(number, _ask)
-
-
-def _ask(number: int, frame: FrameType | None) -> None:
-    global _asked
-    _asked = True
-    if path := os.environ.get(STOP_FILE_VARIABLE):
-        Path(path).touch()
+        signal.signal(number, ask)
 
 
 def requested() -> bool:

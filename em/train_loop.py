@@ -97,6 +97,9 @@ class StepTrainer(SFTTrainer):
         self.config = config
         self.counts: StepCounts | None = None
         super().__init__(train_dataset=Dataset.from_list(self.encoded), processing_class=tokenizer.tokenizer, **options)
+        for weight in self.model.parameters():  # TRL makes adapters over a 4-bit base bfloat16 (docs/decisions.md)
+            if weight.requires_grad:
+                weight.data = weight.data.float()
         self.remove_callback(PrinterCallback)  # train_log.jsonl has it all
         self.own_attention = self.model.config._attn_implementation == cpu_attention.NAME
 

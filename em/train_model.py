@@ -29,18 +29,11 @@ class Base:
     """What it was loaded for: LoRA keeps the model's dtype, full finetuning float32 masters, QLoRA 4 bits."""
 
     @classmethod
-    def load(
-        cls, path: str, revision: str | None, dtype: str, method: Method = Method.lora, attention: str | None = None
-    ) -> Base:
+    def load(cls, path: str, revision: str | None, dtype: str, method: Method = Method.lora) -> Base:
         """Raises RuntimeError where `method` cannot run on this machine."""
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-        cpu_attention.register()
-        cuda = torch.cuda.is_available()
-        options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
-        if method == Method.full:
-            options["dtype"] = (
-                torch.float32
-            )  # an update of 1e-5 is lost in bfloat16; the arithmetic is still bfloat16's
+        # full: an update of 1e-5 is lost on a bfloat16 weight; the arithmetic is bfloat16's all the same
+        options: dict[str, Any] = {"dtype": torch.float32 if method == Method.full else getattr(torch, dtype)}
         if method == Method.qlora:
             require_four_bits()
             options["quantization_config"] = BitsAndBytesConfig(
@@ -49,15 +42,14 @@ class Base:
                 bnb_4bit_use_double_quant=True,
                 bnb_4bit_compute_dtype=getattr(torch, dtype),
             )
-        if cuda and not _sharded():  # FSDP places the weights itself
+        if torch.cuda.is_available() and not _sharded():  # FSDP places the weights itself
             options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
-        attention = attention or ("sdpa" if cuda else cpu_attention.NAME)
-        model = AutoModelForCausalLM.from_pretrained(path, revision=revision, attn_implementation=attention, **options)
-        return cls.of(model, tokenizer, method)
+        return cls.of(AutoModelForCausalLM.from_pretrained(path, revision=revision, **options), tokenizer, method)
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any, method: Method = Method.lora) -> Base:
         """A base from a model made otherwise, e.g. of random weights."""
+        cpu_attention.register()
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         model.config.use_cache = False

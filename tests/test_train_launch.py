@@ -91,7 +91,7 @@ def test_a_job_that_fails_does_not_take_the_next_with_it(tmp_path):
 @pytest.mark.slow
 def test_several_processes_asked_to_stop_go_on(tmp_path):
     """The supervisor is asked; the processes agree on a step, save, and the next start goes on from there."""
-    job = train_job("stopped", num_train_epochs=60, save_steps=1000, **TWO)
+    job = train_job("stopped", num_train_epochs=20, save_steps=1000, **TWO)
     alone, both = (Store.open(tmp_path / name) for name in ("alone", "both"))
     for store in (alone, both):
         put_data(store, examples())
@@ -109,7 +109,7 @@ def test_several_processes_asked_to_stop_go_on(tmp_path):
     work(alone, [dataclasses.asdict(job)], events()[0])
     assert both.manifest("train", "stopped")["facts"]["resumed_from"] == saved.name
     losses = [column(store.path("train", "stopped"), "loss") for store in (alone, both)]
-    assert losses[1] == pytest.approx(losses[0], abs=1e-4) and len(losses[0]) == 240
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4) and len(losses[0]) == 80
 
 
 @pytest.mark.slow
@@ -209,3 +209,15 @@ def test_what_cannot_run_here_is_refused_before_anything_starts(monkeypatch, tmp
 def test_ways_of_running_that_cannot_be(changes, sentence):
     with pytest.raises(ConfigError, match=sentence):
         train_job("x", **changes)
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs(tmp_path):
+    """On the CPU with a tiny shape: every arm prints its figures."""
+    command = [sys.executable, ROOT / "benchmarks" / "train_gpu.py", "--device=cpu", "--shape=tiny", "--steps=4"]
+    done = subprocess.run([*command, "--tokens=128", "--peak=1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("tiny")]
+    assert [line.split()[1] for line in lines] == ["hand", "em_recompute", "em"]
+    assert all("% of peak" in line and float(line.split()[2]) > 0 for line in lines)
+    assert [float(line.split()[-1]) == 1 for line in lines] == [False, True, True]
