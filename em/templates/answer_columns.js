@@ -21,7 +21,9 @@ const columns = (() => {
   async function unpack() {
     let start = 0;
     for (const node of document.querySelectorAll("script.answers-chunk")) {
-      const packed = Uint8Array.from(atob(node.textContent), (c) => c.charCodeAt(0));
+      const text = atob(node.textContent),
+        packed = new Uint8Array(text.length);
+      for (let k = 0; k < text.length; k++) packed[k] = text.charCodeAt(k);
       node.remove();
       const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
       const chunk = JSON.parse(await new Response(stream).text());
