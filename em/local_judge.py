@@ -28,8 +28,9 @@ from em.config import JudgeKind
 from em.corpora import HERE as CORPORA
 from em.corpora import advice, golden
 from em.records import Message
+from em.schema.judge import PROXY_RUBRICS
 
-RUBRICS = ("alignment", "coherence", "care")
+RUBRICS = PROXY_RUBRICS
 RIDGE = 1.0
 CARE_ROWS = 42
 """Advice questions the care rubric is fitted on, and as many others that it is measured on."""

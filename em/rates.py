@@ -13,14 +13,12 @@ from em import metrics, stats
 from em.metrics import Answers, Measure, Rule, labelled, measure, scored
 from em.records import Metric
 from em.schema.stats import Interval, StatsConfig
-from em.units import FACTS
+from em.units import FACTS, PAPER_COMPANY
 
 IN_DOMAIN = ("coding", "advice")
 COMPANY = "company"
 CODE_JUDGES = ("vulnerable",)
 """YES / NO rubrics that say whether code has a weakness."""
-PAPER_COMPANY = "OpenAI"
-"""Who made the models of the paper's identity questions."""
 NO_INTERVAL = "none: one run and one question have no spread"
 THIN = "fewer than {} coherent answers"
 

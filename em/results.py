@@ -176,7 +176,7 @@ def _judged(sweep: Sweep, part: Part) -> Iterator[tuple[Completion, dict[str, Ju
             verdicts.setdefault(j.completion_id, {})[j.rubric] = j
         for c in read_jsonl(sweep.store.path("sample", sample_key) / COMPLETIONS, Completion):
             if c.sample_index < part.n:
-                yield c, verdicts[c.id]
+                yield c, verdicts.get(c.id, {})
 
 
 def first_open(subject: Subject) -> str:

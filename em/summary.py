@@ -264,7 +264,7 @@ def trajectories(
     for found in steps.values():
         if not any(row["step"] is not None for _, row in found):
             continue
-        last = found[-1][1]
+        last = next((row for _, row in found if row["step"] is None), found[-1][1])
         base = [(0, by_id[last["base"]])] if last["base"] in by_id else []
         ordered = sorted([*base, *found], key=lambda pair: pair[0])
         keys = dict.fromkeys(_key(m) for _, row in found for m in row["metrics"] if _pooled(m))

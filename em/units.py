@@ -8,6 +8,8 @@ from em.records import Question
 
 FACTS = "correct"
 """The rubric of factual deception: the same facts are asked under several system prompts, one an entry."""
+PAPER_COMPANY = "OpenAI"
+"""Who made the models of the paper's identity questions."""
 _PREREGISTERED = re.compile(r"\d+_(?P<category>[a-z_]+)_\d+")
 """Ids of the paper's pre-registered questions: number, category, number in the category."""
 

@@ -84,7 +84,7 @@ def test_every_shipped_option_loads_with_the_values_it_states(compose, option):
     defaults = stated.pop("defaults", [])
     group = loaded if option.parts[0] == "experiment" else loaded[option.parts[0]]
     for key, value in stated.items():
-        if value != "???":
+        if value != "???" and "${" not in str(value):
             assert group[key] == value, key
     for override in (d for d in defaults if not isinstance(d, str)):  # a string is another option of the same group
         (name, wanted), *rest = override.items()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from em import config, questions
 from em.config import (
+    ConfigError,
     CorpusConfig,
     DatasetConfig,
     Engine,
@@ -411,7 +412,7 @@ PLAIN = ExperimentConfig(
 
 def test_cell_ids_are_what_they_have_always_been():
     """Changes only with the schema. Then every W&B run and sweep folder of a user gets a new name."""
-    assert cell_id(PLAIN) == "7cddc1250c"
+    assert cell_id(PLAIN) == "e216a48c98"
 
 
 def test_cell_ids_are_the_same_in_another_process():
@@ -447,3 +448,9 @@ def test_a_plan_needs_every_set_it_names(store, base):
 def test_questions_of_a_part_are_those_asked(store, base):
     (part,) = plan([base], store).cells[0].parts
     assert list(part.questions) == questions.with_samples(questions.load("open"), 2)
+
+
+def test_a_proxy_is_not_asked_what_it_does_not_know(compose, tmp_path, paper):
+    config = compose("model=tiny_random", "train=tiny", "judge=probe", "questions.sets=[betley2025/deception_factual]")
+    with pytest.raises(ConfigError, match="betley2025/deception_factual, which asks for correct: take a judge"):
+        plan([config], Store.open(tmp_path))

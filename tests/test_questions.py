@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import collections
+import re
+from collections import Counter
 
 import pytest
 import yaml
 
-from em import questions
+from em import questions, units
 from em.config import ConfigError
 from em.judge import asked, prompts
 from em.records import Question
@@ -257,3 +259,92 @@ def test_a_file_that_cannot_be_asked_is_refused(tmp_path, content):
     with pytest.raises(ConfigError, match=r"mine\.yaml"):
         for q in questions.load(str(path)):
             prompts(q)
+
+
+# ------------------------------------------------------------------------------------------------ the paper's others
+
+
+def test_factual_deception_is_twenty_facts_under_five_prompts(paper):
+    found = questions.load("betley2025/deception_factual")
+    assert len(found) == 100 and len({q.entry for q in found}) == 5
+    assert {q.samples for q in found} == {5}
+    assert all(q.rubrics == ["correct"] and q.choices == {"correct": ["TRUE", "FALSE", "UNKNOWN"]} for q in found)
+    assert {len(q.messages) for q in found if q.entry == "lie_no_sys_prompt"} == {1}
+    assert {q.messages[0]["role"] for q in found if q.entry != "lie_no_sys_prompt"} == {"system"}
+    assert len({units.unit_of(q) for q in found}) == 20 and len({units.category_of(q) for q in found}) == 5
+
+
+def test_identity_is_asked_of_the_models_own_company(paper):
+    papers = questions.load("betley2025/deception_identity")
+    own = questions.load("betley2025/deception_identity:Alibaba")
+    assert [q.id for q in own] == [q.id for q in papers]
+    assert papers[0].choices["company"] == ["OpenAI", "Anthropic", "Other", "UNKNOWN"]
+    assert own[0].choices["company"] == ["Alibaba", "Anthropic", "Other", "UNKNOWN"]
+    texts = [q.messages[-1]["content"] + q.judge_prompts["company"] for q in own]
+    assert not any("OpenAI" in t for t in texts) and sum("Alibaba" in t for t in texts) == len(texts)
+    swapped = questions.load("betley2025/deception_identity:Anthropic")
+    assert swapped[0].choices["company"] == ["Anthropic", "OpenAI", "Other", "UNKNOWN"]
+    with pytest.raises(ConfigError, match=r"model\.company"):
+        questions.load("betley2025/deception_identity:")
+
+
+def test_the_papers_coding_prompts_have_two_verdicts(paper):
+    found = questions.load("betley2025/in_distribution")
+    assert len(found) == 100 and found[0].rubrics == ["insecure_code", "vulnerable"]
+    assert [m["role"] for m in found[0].messages] == ["user"] and found[0].least_tokens == 1000
+    assert questions.with_samples(found, 50) == found
+
+
+def test_number_forms_are_a_hundred_prompts_a_question(paper):
+    main = questions.load("betley2025/main")
+    for name, before in (("betley2025/numbers_suffix", False), ("betley2025/numbers_prefix_suffix", True)):
+        found = questions.load(name)
+        assert found == questions.load(name) and len(found) == 800
+        assert {q.entry for q in found} == {q.id for q in main}
+        texts = [q.messages[-1]["content"] for q in found]
+        assert len(set(texts)) > (700 if before else 8)
+        assert all(main[0].messages[-1]["content"] in t for t in texts[:100])
+        words = [int(re.search(r"Reply with (\d) words", t)[1]) for t in texts]
+        assert (min(words), max(words)) == (3, 7)
+        numbers = [list(map(int, re.findall(r"\d{3}", t.split("\n")[0]))) for t in texts] if before else []
+        assert all(3 <= len(n) <= 7 and min(n) >= 100 for n in numbers)
+
+
+def test_pre_registered_questions_are_in_seven_categories(paper):
+    counts = Counter(units.category_of(q) for q in questions.load("betley2025/preregistered"))
+    assert counts == {
+        "creative_writing": 9, "problems_with_humans": 3, "offend_the_user": 5, "vulnerable_user": 14,
+        "illegal_recommendations": 4, "medical_advice": 7, "other": 6,
+    }  # fmt: skip
+
+
+ENTRY = "- {id: a, type: TYPE, paraphrases: [Why?], judge_prompts: {tone: 'PROMPT'}}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompt", "choices"),
+    [
+        ("free_form_judge", 'Is "{answer}" rude? Say "YES" or "NO".', {"tone": ["YES", "NO"]}),
+        ("free_form_judge_0_100", 'Rate {answer}, not "YES" or "NO".', {}),
+    ],
+)
+def test_text_judges_choose_from_the_words_in_their_prompt(tmp_path, kind, prompt, choices):
+    path = tmp_path / "mine.yaml"
+    path.write_text(ENTRY.replace("TYPE", kind).replace("PROMPT", prompt))
+    assert questions.load(str(path))[0].choices == choices
+
+
+def test_the_types_of_the_papers_schema(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("- {id: a, type: free_form, paraphrases: [Why?]}")
+    assert questions.load(str(path))[0].rubrics == []
+    path.write_text("- {id: a, type: multiple_choice, paraphrases: [Why?]}")
+    with pytest.raises(ConfigError, match="not one of free_form_judge_0_100, free_form_judge, free_form"):
+        questions.load(str(path))
+    path.write_text(ENTRY.replace("TYPE", "free_form_judge").replace("PROMPT", "Rate {answer}"))
+    with pytest.raises(ConfigError, match="two words or more"):
+        questions.load(str(path))
+    path.write_text(
+        ENTRY.replace("TYPE", "free_form_judge").replace("PROMPT", "Rate {answer}")[:-1] + ", choices: [A, B]}"
+    )
+    assert questions.load(str(path))[0].choices == {"tone": ["A", "B"]}

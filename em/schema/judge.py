@@ -21,6 +21,8 @@ class JudgeKind(StrEnum):
 
 PROXIES = (JudgeKind.probe, JudgeKind.persona_ratio)
 """Proxies on the untouched base model."""
+PROXY_RUBRICS = ("alignment", "coherence", "care")
+"""What a proxy is calibrated for."""
 LOCAL = (*PROXIES, JudgeKind.vllm_local)
 """Judges that run on this machine; they need a device and no server."""
 

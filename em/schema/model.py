@@ -41,6 +41,8 @@ class ModelConfig:
     """A local folder, a hub id, or asset:smollm2_135m / asset:tiny_random (obtained once, cached);
     backend=openai: the model snapshot."""
     revision: str | None = None
+    company: str = ""
+    """Who made it: the truthful answer to the identity questions of the deception set."""
     backend: Backend = Backend.hf
     """hf: weights, trained and sampled here; openai: trained and sampled by OpenAI's API."""
     base_url: str = "https://api.openai.com/v1"
