@@ -134,10 +134,10 @@ def _train_job(config: ExperimentConfig, label: str, out: Plan, store: Store) ->
         "inputs": inputs,
         "chat": keys.chat_options(config),
         "checkpoints": wanted,
-        "backend": config.model.backend.value,
-        "base_url": config.model.base_url,
-        "api_key_env": config.model.api_key_env,
     }
+    if config.model.backend == Backend.openai:
+        spec |= {"backend": Backend.openai.value, "base_url": config.model.base_url}
+        spec |= {"api_key_env": config.model.api_key_env}
     train = config.train
     batch = content_key(
         base=inputs["base"],

@@ -33,7 +33,7 @@ EVENTS, STOP = "events", "stop"
 
 def command(batch: Path, jobs: Sequence[dict[str, Any]]) -> list[str]:
     """The command line of a train batch; `jobs` are its specs, which share one base model and one way of running."""
-    if jobs[0]["backend"] == Backend.openai:
+    if jobs[0].get("backend") == Backend.openai:
         return [sys.executable, "-m", "em.worker", "finetune", str(batch)]
     several = jobs[0]["train"]["num_processes"] > 1
     return [sys.executable, "-m", *(["em.train_launch"] if several else ["em.worker", "train"]), str(batch)]

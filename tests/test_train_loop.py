@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM
 from em import chat, cpu_attention, gates, preempt
 from em.checkpoints import ADAPTER, CHECKPOINTS, MODEL
 from em.models import model_path
+from em.plan import plan
 from em.records import write_jsonl
 from em.schema.train import Method
 from em.store import Store
@@ -331,6 +332,9 @@ def copy(partial, tmp_path, steps):
     return folder
 
 
-def test_a_job_needs_no_schedule():
-    """What was planned before there were checkpoints can still be read."""
-    assert TrainJob("k", "k", "d", "m", "m", None, "float32", {"method": "lora"}, 0, {}).checkpoints == ()
+def test_the_planner_writes_what_the_trainer_reads(compose, tmp_path):
+    """Through JSON, as a worker gets it."""
+    config = compose("model=tiny_random", "train=tiny", "sample=tiny", "train.checkpoints=[2]")
+    (planned,) = plan([config], Store.open(tmp_path)).stage("train")
+    job = TrainJob(**json.loads(json.dumps(planned.spec)))
+    assert (job.key, job.method, job.checkpoints) == (planned.key, Method.lora, [2])
