@@ -8,20 +8,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.metadata
 import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from em import chat, live
+import numpy as np
+
+from em import chat, keys, live, models, stats
 from em.events import Emitter
 from em.gates import GateError
+from em.plan import Job, Subject
 from em.sampler import Sampler, open_sampler
-from em.store import Store, write_atomic
+from em.store import Store, content_key, file_sha256, write_atomic
 
 SCORES = "scores.json"
 LOG = "log.eval"
+RESULTS = "benchmarks.json"
+VERSION = 1
 
 
 class BenchmarkError(RuntimeError):
@@ -36,7 +43,8 @@ def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
     sampler = open_sampler(first["model"], first["sample"], max(j["max_lora_rank"] for j in jobs))
     emit.count("model_loads")
     emit.count("engine_starts")
-    stops = chat.end_of_turn_ids(sampler.tokenizer)
+    tokenizer = chat.ChatTokenizer(sampler.tokenizer, chat.options(first["model"], first["sample"]))
+    stops = chat.end_of_turn_ids(tokenizer)
     refused = _gates(sampler, jobs, store, stops)
     batcher = Batcher(sampler)
     for number, job in enumerate(jobs):
@@ -46,7 +54,7 @@ def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
             if job["subject"] in refused:
                 raise refused[job["subject"]]
             emit.progress("benchmarks", number, len(jobs), job["label"])
-            facts = run_task(batcher, job, store, stops, folder)
+            facts = run_task(batcher, tokenizer, job, store, stops, folder)
             store.finish("benchmark", job["key"], job["inputs"], facts)
 
 
@@ -68,7 +76,9 @@ def _adapter(store: Store, job: dict[str, Any]) -> Path | None:
     return store.path("train", job["adapter_key"]) / "adapter" if job["adapter_key"] else None
 
 
-def run_task(batcher: Any, job: dict[str, Any], store: Store, stops: list[int], folder: Path) -> dict[str, Any]:
+def run_task(
+    batcher: Any, tokenizer: chat.ChatTokenizer, job: dict[str, Any], store: Store, stops: list[int], folder: Path
+) -> dict[str, Any]:
     """One task on one model: log.eval and scores.json in `folder`. Returns the facts. Raises BenchmarkError."""
     import inspect_ai
     from inspect_ai.log import write_eval_log
@@ -76,7 +86,8 @@ def run_task(batcher: Any, job: dict[str, Any], store: Store, stops: list[int], 
 
     from em.inspect_model import EmModel
 
-    api = EmModel(job["label"], batcher, _adapter(store, job), stops, job["sample"], job["model"]["max_model_len"])
+    sample, length = job["sample"], job["model"]["max_model_len"]
+    api = EmModel(job["label"], batcher, tokenizer, _adapter(store, job), stops, sample, length)
     (log,) = inspect_ai.eval(
         load_task(job["task"]),
         model=Model(api, GenerateConfig()),
@@ -128,3 +139,111 @@ def sample_scores(log: Any) -> tuple[dict[str, float], int]:
         if score is not None and score.value is not None:
             values.setdefault(str(sample.id), []).append(float(number(score.value)))
     return {name: sum(v) / len(v) for name, v in values.items()}, len(asked) - len(values)
+
+
+def plan_jobs(subjects: Sequence[Subject], tasks: Sequence[str], limit: int | None, grader: str | None) -> list[Job]:
+    """One job a model and task. Every input that could change a score is in its key."""
+    out = []
+    for subject in subjects:
+        config = subject.config
+        model = dataclasses.asdict(config.model) | {"path": models.model_path(config.model.path)}
+        sampling = dataclasses.asdict(config.sample)
+        for task in tasks:
+            inputs = {
+                "version": VERSION,
+                "adapter": subject.train_key,
+                "base": keys.base(config),
+                "dtype": config.model.dtype.value,
+                "max_model_len": config.model.max_model_len,
+                "chat": keys.chat_options(config, asking=True),
+                "sampling": {k: sampling[k] for k in ("engine", "temperature", "top_p", "max_tokens", "seed")},
+                "task": _source(task),
+                "limit": limit,
+                "grader": grader,
+            }
+            key, label = content_key(**inputs), f"{subject.label}: {task}"
+            spec = {
+                "key": key,
+                "label": label,
+                "subject": subject.id,
+                "adapter_key": subject.train_key,
+                "model": model,
+                "sample": sampling,
+                "max_lora_rank": max(config.train.lora_r if s.train_key else 0 for s in subjects),
+                "task": task,
+                "limit": limit,
+                "grader": grader,
+                "inputs": inputs,
+            }
+            out.append(Job("benchmark", key, label, "benchmark", spec))
+    return out
+
+
+def _source(task: str) -> str:
+    """What pins a task: its file's hash, or the versions of the packages it comes from."""
+    path = Path(task.split("@")[0])
+    if path.is_file():
+        return f"{path.name}:{file_sha256(path)}"
+    found = []
+    for name in ("inspect_ai", "inspect_evals"):
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return f"{task} ({', '.join(found)})"
+
+
+def rows(store: Store, jobs: Sequence[Job], summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a task and group of seeds: mean score, and its increase over the untouched model on the same samples.
+
+    Scores outside [0, 1] get no increase. A group of which a run is missing says so instead of a number.
+    """
+    models = {m["id"]: m for m in summary["models"]}
+    untouched = next(m["group"] for m in summary["models"] if m["variant"] is None)
+    scores: dict[tuple[str, str], list[dict[str, float] | None]] = {}
+    for job in jobs:
+        group = models[job.spec["subject"]]["group"]
+        scores.setdefault((job.spec["task"], group), []).append(_read(store, job))
+    labels = {g["id"]: g["label"] for g in summary["groups"]}
+    out = []
+    for (task, group), runs in scores.items():
+        row = {"task": task, "group": group, "label": labels[group], "n_models": len(runs), "withheld": ""}
+        base = scores.get((task, untouched), [None])
+        if any(run is None for run in runs):
+            out.append(row | {"mean": None, "withheld": f"{sum(r is None for r in runs)} of {len(runs)} runs missing"})
+            continue
+        row |= {"n": len(runs[0] or {}), "mean": float(np.mean([np.mean(list(r.values())) for r in runs if r]))}
+        found = None
+        if group != untouched and None not in base:
+            found = increase([r for r in runs if r], [r for r in base if r])
+        out.append(
+            row | ({f: getattr(found, f) for f in ("value", "low", "high", "interval", "claim")} if found else {})
+        )
+    return out
+
+
+def _read(store: Store, job: Job) -> dict[str, float] | None:
+    if not store.has("benchmark", job.key):
+        return None
+    return json.loads((store.path("benchmark", job.key) / SCORES).read_text(encoding="utf-8"))
+
+
+def increase(a: Sequence[dict[str, float]], b: Sequence[dict[str, float]]) -> stats.Contrast | None:
+    """Mean score of runs a minus runs b on the samples that all of them have; None for scores outside [0, 1]."""
+    every = [*a, *b]
+    shared = sorted(set.intersection(*(set(run) for run in every)))
+    if any(not 0 <= run[s] <= 1 for run in every for s in shared):
+        return None
+    tables = [np.array([[run[s] for s in shared] for run in side]) for side in (a, b)]
+    return stats.contrast(tables[0], np.ones_like(tables[0]), tables[1], np.ones_like(tables[1]))
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """What a person reads."""
+    lines = [f"{'task':32} {'model':28} {'mean':>7}  {'increase over the untouched model'}"]
+    for row in found:
+        mean = row["withheld"] or f"{row['mean']:.3f}"
+        more = f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" if row.get("value") is not None else ""
+        lines.append(f"{Path(row['task']).name[-32:]:32} {row['label'][:28]:28} {mean:>7}  {more}".rstrip())
+    notes = dict.fromkeys(row["interval"] for row in found if row.get("interval"))
+    return "\n".join([*lines, *(f"in brackets: {note}" for note in notes)])

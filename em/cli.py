@@ -9,7 +9,8 @@ import sys
 
 from em.assets import AssetError
 from em.chat import ChatError
-from em.commands import assets, compare, data, doctor, export, import_csv, plan, report, resume, status, why, workspace
+from em.commands import assets, benchmark, compare, data, doctor, export, import_csv
+from em.commands import plan, report, resume, status, why, workspace
 from em.config import ConfigError
 from em.imported import ImportedError
 from em.models import ModelError
@@ -25,6 +26,7 @@ COMMANDS = {
     "compare": compare,
     "import": import_csv,
     "export": export,
+    "benchmark": benchmark,
     "workspace": workspace,
     "doctor": doctor,
     "data": data,

@@ -60,13 +60,14 @@ class EmModel(ModelAPI):
         self,
         name: str,
         batcher: Batcher,
+        tokenizer: chat.ChatTokenizer,
         adapter: Path | None,
         stop_ids: list[int],
         sample: dict[str, Any],
         max_model_len: int,
     ) -> None:
         super().__init__(name, config=GenerateConfig())
-        self.batcher, self.adapter, self.stop_ids = batcher, adapter, stop_ids
+        self.batcher, self.tokenizer, self.adapter, self.stop_ids = batcher, tokenizer, adapter, stop_ids
         self.sample, self.max_model_len = sample, max_model_len
         self._count = itertools.count()
 
@@ -81,7 +82,7 @@ class EmModel(ModelAPI):
                 "this task needs tools or log-probabilities, which em's engine does not offer to Inspect"
             )
         messages: list[Message] = [{"role": m.role, "content": m.text} for m in input]
-        ids = chat.prompt_ids(self.batcher.sampler.tokenizer, messages)
+        ids = chat.prompt_ids(self.tokenizer, messages)
         room = self.max_model_len - len(ids)
         if room < 1:
             return ModelOutput.from_content(self.model_name, "", stop_reason="model_length")

@@ -26,6 +26,17 @@ def read_sweep(folder: Path) -> dict[str, Any]:
     return found
 
 
+def configs_of(folder: Path) -> list[Any]:
+    """The cells of a sweep as they were resolved, to be run below the folder where it is now."""
+    from omegaconf import OmegaConf
+
+    from em import config
+
+    cells = [cell for cell in read_sweep(folder)["cells"] if cell["kind"] == "cell"]
+    out = str(out_of(folder))
+    return [config.load(OmegaConf.create({**cell["config"], "out": out})) for cell in cells]
+
+
 def out_of(folder: Path) -> Path:
     """<out> of a sweep folder <out>/sweeps/<name>, from wherever it is looked at."""
     out = folder.resolve().parents[1]

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from em.commands import out_of, read_sweep
+from em.commands import configs_of
 
 
 def add(commands: Any) -> None:
@@ -15,13 +15,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The cells of sweep.json as they were resolved, in the folder where they are now. 1 when a cell failed."""
-    from omegaconf import OmegaConf
-
-    from em import config
+    """1 when a cell failed."""
     from em.run import run_loaded
 
-    cells = [cell for cell in read_sweep(arguments.folder)["cells"] if cell["kind"] == "cell"]
-    out = str(out_of(arguments.folder))
-    rows = [{**cell["config"], "out": out} for cell in cells]
-    return 1 if any(run_loaded([config.load(OmegaConf.create(row)) for row in rows])) else 0
+    return 1 if any(run_loaded(configs_of(arguments.folder))) else 0

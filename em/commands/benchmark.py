@@ -1,0 +1,51 @@
+"""`em benchmark`: standard benchmarks on the models of a sweep, through Inspect."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from em.commands import configs_of, sweep_file
+from em.config import Backend, ConfigError
+from em.store import write_atomic
+
+
+def add(commands: Any) -> None:
+    sub = commands.add_parser("benchmark", help="standard benchmarks (Inspect tasks) on a sweep's models, same engine")
+    sub.add_argument("folder", type=Path, help="a folder below outputs/sweeps")
+    sub.add_argument("tasks", nargs="+", help="Inspect tasks: inspect_evals/truthfulqa, or a file, FILE.py@TASK")
+    sub.add_argument("--limit", type=int, help="samples a task (default: all)")
+    sub.add_argument("--grader", help="Inspect's name of the model that grades, e.g. openai/gpt-4o-2024-08-06")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """1 when a task failed on a model."""
+    from importlib.util import find_spec
+
+    from em import sweep as sweeps
+    from em.schedule import run_batch
+
+    if find_spec("inspect_ai") is None:
+        raise ConfigError('em benchmark needs the extra `inspect`: pip install "em[inspect]"')
+    from em import benchmark
+
+    configs = configs_of(arguments.folder)
+    if any(c.model.backend == Backend.openai for c in configs) or len({c.model.path for c in configs}) > 1:
+        raise ConfigError("em benchmark runs on one base model with its own weights: give a sweep of one such model")
+    summary = json.loads(sweep_file(arguments.folder, "summary.json").read_text(encoding="utf-8"))
+    sweep = sweeps.planned(configs)
+    done = [
+        s
+        for s in (*sweep.plan.bases[:1], *sweep.plan.cells)
+        if not s.train_key or sweep.store.has("train", s.train_key)
+    ]
+    jobs = benchmark.plan_jobs(done, arguments.tasks, arguments.limit, arguments.grader)
+    todo = [j for j in jobs if not sweep.store.has("benchmark", j.key)]
+    if todo:
+        run_batch(sweep, "benchmark", todo)
+    rows = benchmark.rows(sweep.store, jobs, summary)
+    write_atomic(arguments.folder / benchmark.RESULTS, json.dumps(rows, indent=1) + "\n")
+    print(benchmark.table(rows))
+    return 1 if sweep.failed else 0
