@@ -9,8 +9,21 @@ import sys
 
 from em.assets import AssetError
 from em.chat import ChatError
-from em.commands import assets, benchmark, compare, data, doctor, export, import_csv
-from em.commands import plan, report, resume, status, why, workspace
+from em.commands import (
+    assets,
+    benchmark,
+    compare,
+    data,
+    doctor,
+    export,
+    import_csv,
+    plan,
+    report,
+    resume,
+    status,
+    why,
+    workspace,
+)
 from em.config import ConfigError
 from em.imported import ImportedError
 from em.models import ModelError

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from em import corpora, models
-from em.config import Backend, ConfigError, ExperimentConfig, JudgeConfig, JudgeKind
+from em.config import ConfigError, ExperimentConfig, JudgeConfig, JudgeKind
 from em.plan import Job, Plan
 from em.records import Question, from_row
 from em.rubrics import STATIC
@@ -177,7 +177,7 @@ def _cost(
 
 
 def _train_cost(job: Job, plan: Plan, store: Store, past: Past, device: str) -> tuple[float, float, str]:
-    if job.spec.get("backend") == Backend.openai:
+    if "api" in job.spec:
         return 0.0, LOG_BYTES, "OpenAI's machines"
     config = plan.jobs["data", job.spec["data_key"]].spec["config"]
     rows, tokens = _rows(config)
@@ -271,7 +271,7 @@ def _bill(plan: Plan, store: Store, past: Past) -> tuple[int, float | None, str]
     dollars: float | None = 0.0
     notes: list[str] = []
     for job in plan.stage("train"):
-        if job.spec.get("backend") == Backend.openai and not store.has("train", job.key):
+        if "api" in job.spec and not store.has("train", job.key):
             bill = _finetuning(job, plan)
             dollars = None if dollars is None or bill is None else dollars + bill
             notes.append(f"finetuning {job.label}: " + ("price unknown" if bill is None else f"{bill:.2f} dollars"))

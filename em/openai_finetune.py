@@ -68,7 +68,7 @@ async def _one(store: Store, job: dict[str, Any], emit: Emitter) -> None:
 
 
 def settings(job: dict[str, Any]) -> ApiSettings:
-    return ApiSettings("model", job["base_url"], job["model_path"], job["api_key_env"], concurrency=4)
+    return ApiSettings("model", job["api"]["base_url"], job["model_path"], job["api"]["api_key_env"], concurrency=4)
 
 
 async def finetune(api: Api, job: dict[str, Any], dataset: Path, folder: Path, emit: Emitter) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from em.config import ConfigError
 from em.events import FD_VARIABLE
 from em.plan import Job
 from em.preempt import PREEMPTED, Preempted
-from em.schema.model import Backend
 from em.store import content_key, write_atomic
 
 if TYPE_CHECKING:
@@ -201,7 +200,7 @@ def devices(setting: Any) -> list[str]:
 
 def _devices_held(stage: str, job: Job, ids: list[str]) -> int:
     """Devices of one worker. Raises ConfigError when the machine has fewer."""
-    if job.follows or job.spec.get("backend") == Backend.openai:
+    if job.follows or "api" in job.spec:
         return 0
     option, wanted = "train.num_processes", int(job.spec.get("train", {}).get("num_processes", 1))
     if stage == "sample":

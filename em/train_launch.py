@@ -23,17 +23,14 @@ import yaml
 from em import preempt
 from em.config import ConfigError
 from em.events import FD_VARIABLE, FIFO_VARIABLE, Emitter
-from em.schema.model import Backend
 from em.schema.train import Method
 from em.store import write_atomic
 from em.worker import die_with_parent
 
-EVENTS, STOP = "events", "stop"
-
 
 def command(batch: Path, jobs: Sequence[dict[str, Any]]) -> list[str]:
     """The command line of a train batch; `jobs` are its specs, which share one base model and one way of running."""
-    if jobs[0].get("backend") == Backend.openai:
+    if "api" in jobs[0]:
         return [sys.executable, "-m", "em.worker", "finetune", str(batch)]
     several = jobs[0]["train"]["num_processes"] > 1
     return [sys.executable, "-m", *(["em.train_launch"] if several else ["em.worker", "train"]), str(batch)]
@@ -114,7 +111,8 @@ def supervise(path: Path, emit: Emitter) -> int:
     left = {job["key"]: job for job in batch["jobs"]}
     with tempfile.TemporaryDirectory(prefix="em-train-") as name:
         folder = Path(name)
-        preempt.install(pass_on=folder / STOP)
+        os.environ[preempt.STOP_FILE_VARIABLE] = str(folder / "stop")
+        preempt.install()
         while left:
             before = len(left)
             write_atomic(path, json.dumps({**batch, "jobs": list(left.values())}))  # other machines see this folder
@@ -130,7 +128,7 @@ def supervise(path: Path, emit: Emitter) -> int:
 
 def _launch(path: Path, left: dict[str, dict[str, Any]], folder: Path, emit: Emitter) -> int:
     """Start the processes over the jobs left and wait for them; jobs that are done or failed leave `left`."""
-    fifo = folder / EVENTS
+    fifo = folder / "events"
     fifo.unlink(missing_ok=True)
     os.mkfifo(fifo)
     reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
@@ -143,7 +141,7 @@ def _launch(path: Path, left: dict[str, dict[str, Any]], folder: Path, emit: Emi
         return subprocess.Popen(
             accelerate(path, train),
             stdin=subprocess.DEVNULL,
-            env=_environment(folder, train["num_processes"]),
+            env=_environment(fifo, train["num_processes"]),
             preexec_fn=_child,
         ).wait()
     finally:
@@ -160,8 +158,8 @@ def _relay(reading: int, left: dict[str, dict[str, Any]], emit: Emitter) -> None
             emit.write(line)
 
 
-def _environment(folder: Path, processes: int) -> dict[str, str]:
-    env = {**os.environ, FIFO_VARIABLE: str(folder / EVENTS), preempt.STOP_FILE_VARIABLE: str(folder / STOP)}
+def _environment(fifo: Path, processes: int) -> dict[str, str]:
+    env = {**os.environ, FIFO_VARIABLE: str(fifo)}
     env.pop(FD_VARIABLE, None)
     if not Path("/dev/nvidia0").exists():
         env["ACCELERATE_USE_CPU"] = "true"

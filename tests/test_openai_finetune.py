@@ -28,7 +28,7 @@ def job(server, **changes):
     recipe = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 2.0}
     return {
         "key": "k" * 20, "data_key": "d" * 20, "model_path": MODEL, "train": train, "seed": 7,
-        "base_url": server.base_url, "api_key_env": "TEST_KEY", "inputs": {"recipe": recipe},
+        "api": {"base_url": server.base_url, "api_key_env": "TEST_KEY"}, "inputs": {"recipe": recipe},
     }  # fmt: skip
 
 
