@@ -34,6 +34,7 @@ class Page:
     def __init__(self, socket):
         self.socket, self.number = socket, 0
         self.problems, self.requests, self.waiting = [], [], {}
+        self.traced, self.trace_ended = [], asyncio.Event()
         self.reader = asyncio.create_task(self._read())
 
     async def _read(self):
@@ -49,6 +50,10 @@ class Page:
                 self.problems.append(data["params"]["entry"])
             elif data["method"] == "Network.requestWillBeSent":
                 self.requests.append(data["params"]["request"]["url"])
+            elif data["method"] == "Tracing.dataCollected":
+                self.traced += data["params"]["value"]
+            elif data["method"] == "Tracing.tracingComplete":
+                self.trace_ended.set()
 
     async def call(self, method, **params):
         self.number += 1
@@ -83,6 +88,17 @@ class Page:
     async def key(self, key):
         for kind in ("keyDown", "keyUp"):
             await self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+
+    async def tasks(self, work):
+        """Await `work` and return the page's tasks meanwhile: (wall ms, processor ms), the longest first."""
+        await self.call("Tracing.start", transferMode="ReportEvents", categories="toplevel,__metadata")
+        await work
+        await self.call("Tracing.end")
+        await asyncio.wait_for(self.trace_ended.wait(), 60)
+        names = [e for e in self.traced if e.get("name") == "thread_name" and e["args"]["name"] == "CrRendererMain"]
+        main = {(e["pid"], e["tid"]) for e in names}
+        tasks = [e for e in self.traced if e["cat"] == "toplevel" and (e["pid"], e["tid"]) in main and "tdur" in e]
+        return sorted(((e["dur"] / 1000, e["tdur"] / 1000) for e in tasks), reverse=True)
 
     async def screenshot(self, out, whole=True):
         found = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
