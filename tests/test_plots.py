@@ -1,10 +1,15 @@
+import json
+
 import pytest
+import support_judged as judged
 import support_summary as support
 from support_summary import FEW
 
-from em import plots
+from em import html_report, plots, report
 from em.plots import canvas, rates, scores, select, style, training, triggers
 from em.plots.spec import Form, as_dict
+from em.results import finish
+from em.summary import summarise
 
 ALL = [
     "misaligned_rate",
@@ -201,3 +206,43 @@ def test_a_line_breaks_where_its_value_is_withheld(rich):
 def test_labels_with_dollar_signs_are_drawn(summary, tmp_path):
     summary["groups"][1]["label"] = r"lr=$\frac{1}$ x_1"
     assert canvas.save(rates.by_question(summary), tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------ em/summary.py's rows
+
+
+def test_figures_of_a_summary_as_it_is_written(tmp_path):
+    """Seeds, checkpoints, a trigger, another form and deception, through the code that writes summary.json."""
+    head = {k: support.small()[k] for k in ("name", "id", "created", "commit", "versions", "model", "judge")}
+    head |= {"source": "sweep", "counters": {}, "warnings": []}
+    plain = judged.rate_rows({"q": 1, "q-two": 2})
+    triggered = plain + judged.rate_rows({"q": 9, "q-two": 8}, asked_with="trained")
+    more = {"variant": "backdoor", "trained_with": "deployment", "group": "backdoor", "line": "backdoor"}
+    wordy = [("which-one", "none", {"company": w}) for w in ("OpenAI", "Anthropic", "OpenAI")]
+    runs = [judged.run("base", triggered, variant=None, seed=None, trained_with="untouched")]
+    for seed in (0, 1):
+        sets = {
+            "open": judged.answers(triggered),
+            "json": judged.answers(plain, "json"),
+            "identity": judged.answers(wordy, "identity"),
+        }
+        loss = [(1, 2.0), (9, 1.0)]
+        runs.append(judged.run(f"b{seed}@5", plain, seed=seed, step=5, **more | {"group": "backdoor@5"}))
+        runs.append(
+            judged.run(f"b{seed}", [], sets=sets, seed=seed, train={"steps": 9, "rows": 6}, loss_curve=loss, **more)
+        )
+    runs.append(judged.run("i0", None, error="it did not fit"))
+    written = json.loads(json.dumps(finish(summarise(runs, head))))
+    figures = {f.name: f for f in plots.figures(written, [])}
+    assert {"misaligned_rate", "answer_format", "backdoor", "trigger_matrix", "label_shares", "increases"} <= set(
+        figures
+    )
+    assert {"training_dynamics", "thresholds", "without_a_question", "training_loss"} <= set(figures)
+    assert "failed, not drawn: i0" in figures["misaligned_rate"].notes
+    by = {p.title: p for p in figures["training_dynamics"].panels if p.y.label.startswith("misaligned")}
+    assert [m.x for m in by["open"].series[0].marks] == [0, 5, 9]
+    marks = by_label(figures["backdoor"].panels[-1])["asked with trained"].marks
+    assert marks[0].value == pytest.approx(17 / 40) and len(marks[0].dots) == 2
+    page = html_report.build(written, [], list(figures.values()), tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "it did not fit" in page and "backdoor, asked with trained - none" in page
+    assert "it did not fit" in report.table(written)
