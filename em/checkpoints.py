@@ -43,6 +43,21 @@ def planned(config: ExperimentConfig) -> list[int]:
     return scheduled(config.train.checkpoints, optimiser_steps(config.train, data.count(config)))
 
 
+def sampled(config: ExperimentConfig) -> list[int]:
+    """Steps that are sampled beside the finished run (sample.checkpoints). Raises ConfigError where it is not kept."""
+    asked = config.sample.checkpoints
+    if asked is False:
+        return []
+    kept_steps = planned(config)
+    missing = [] if asked is True else sorted(set(asked) - set(kept_steps))
+    if missing or not kept_steps:
+        raise ConfigError(
+            f"sample.checkpoints={asked} asks for weights the run does not keep: train.checkpoints gives steps "
+            f"{', '.join(map(str, kept_steps)) or 'none'} (the last step is the finished run)"
+        )
+    return kept_steps if asked is True else sorted(asked)
+
+
 def scheduled(entries: Sequence[str], total: int) -> list[int]:
     """Steps below `total` that the entries of train.checkpoints name: numbers, "every N", "log" for powers of two."""
     steps: set[int] = set()

@@ -53,15 +53,23 @@ def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:
     }
 
 
-def sample_inputs(config: ExperimentConfig, train_key: str | None, asked: Sequence[Question]) -> dict[str, Any]:
+NOT_SAMPLING = (
+    *("n", "max_num_seqs", "checkpoints", "base_url", "api_key_env", "timeout_s"),
+    *("system_prompt", "chat_template_kwargs"),  # in `chat`
+)
+
+
+def sample_inputs(
+    config: ExperimentConfig, train_key: str | None, asked: Sequence[Question], step: int | None = None
+) -> dict[str, Any]:
     """A family of answers: the model that is asked, what and how. How many is not in it."""
-    sampling = dataclasses.asdict(config.sample)
-    for name in ("n", "max_num_seqs", "system_prompt", "chat_template_kwargs"):  # the last two are in `chat`
-        sampling.pop(name)
+    sampling = {k: v for k, v in dataclasses.asdict(config.sample).items() if k not in NOT_SAMPLING}
+    checkpoint = {} if step is None else {"step": step}
     uniform = len({q.samples for q in asked}) == 1
     return {
         "version": SAMPLE_VERSION,
         "adapter": train_key,
+        **checkpoint,
         "base": base(config),
         "dtype": config.model.dtype.value,
         "max_model_len": config.model.max_model_len,

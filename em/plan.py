@@ -17,6 +17,7 @@ from em import checkpoints, data, keys, labels, questions
 from em.config import Backend, ConfigError, ExperimentConfig
 from em.records import Question, to_row
 from em.schema.judge import LOCAL, PROXIES
+from em.schema.train import Method
 from em.store import Store, content_key
 
 BASE = "base"
@@ -75,7 +76,14 @@ class Plan:
     cells: list[Subject] = field(default_factory=list)
     bases: list[Subject] = field(default_factory=list)
     """One untouched model per base model and question setting of the sweep."""
+    checkpoints: list[Subject] = field(default_factory=list)
+    """Kept steps of the cells' training, each asked as its cell is (sample.checkpoints)."""
     jobs: dict[tuple[str, str], Job] = field(default_factory=dict)
+
+    @property
+    def subjects(self) -> list[Subject]:
+        """Every model of the sweep."""
+        return [*self.bases, *self.cells, *self.checkpoints]
 
     def stage(self, name: str) -> list[Job]:
         return [job for job in self.jobs.values() if job.stage == name]
@@ -91,6 +99,10 @@ def plan(configs: Sequence[ExperimentConfig], store: Store) -> Plan:
         cell = labels.cell_id(config)
         subject = _subject(cell, label, config, train, sets, out, store)
         out.cells.append(dataclasses.replace(subject, cell=cell, base=base))
+        for step in checkpoints.sampled(config):
+            name = f"{label} step {step}"
+            subject = _subject(f"{cell}-{step}", name, config, train, sets, out, store, step)
+            out.checkpoints.append(dataclasses.replace(subject, cell=cell, base=base))
     _name_bases(out)
     return out
 
@@ -159,24 +171,38 @@ def _refuse_for_openai(config: ExperimentConfig) -> None:
 
 
 def _subject(
-    name: str, label: str, config: ExperimentConfig, train_key: str | None, sets: Sequence[str], out: Plan, store: Store
+    name: str,
+    label: str,
+    config: ExperimentConfig,
+    train_key: str | None,
+    sets: Sequence[str],
+    out: Plan,
+    store: Store,
+    step: int | None = None,
 ) -> Subject:
     questions.check_ids(sets, config.questions.ids)
-    parts = [_part(set_name, label, config, train_key, out, store) for set_name in sets]
-    return Subject(name, label, config, train_key, tuple(p for p in parts if p))
+    parts = [_part(set_name, label, config, train_key, step, out, store) for set_name in sets]
+    return Subject(name, label, config, train_key, tuple(p for p in parts if p), step)
 
 
 def _part(
-    set_name: str, label: str, config: ExperimentConfig, train_key: str | None, out: Plan, store: Store
+    set_name: str,
+    label: str,
+    config: ExperimentConfig,
+    train_key: str | None,
+    step: int | None,
+    out: Plan,
+    store: Store,
 ) -> Part | None:
     asked = questions.with_samples(questions.load(set_name, config.questions.ids), config.sample.n)
     if not asked:  # questions.ids has none of this set
         return None
     title, rows = f"{label}: {set_name}", [to_row(q) for q in asked]
-    sample_inputs = keys.sample_inputs(config, train_key, asked)
+    sample_inputs = keys.sample_inputs(config, train_key, asked, step)
     family, n = content_key(**sample_inputs), max(q.samples for q in asked)
     judge_inputs, calibration = keys.judge_inputs(config, family, asked)
     judge_family = content_key(**judge_inputs)
+    whole = train_key is not None and config.train.method == Method.full
     samples, judgements = [], []
     for lo, hi in ranges(store.keys("sample", family), n):
         sample_key, judge_key = f"{family}/{lo}-{hi}", f"{judge_family}/{lo}-{hi}"
@@ -192,11 +218,14 @@ def _part(
             "trigger": dataclasses.asdict(config.trigger),
             "sample": dataclasses.asdict(config.sample),
             "model": dataclasses.asdict(config.model),
-            "max_lora_rank": config.train.lora_r if train_key else 0,
+            "max_lora_rank": 0 if train_key is None or whole else config.train.lora_r,
             "inputs": sample_inputs,
+            "step": step,
+            "whole_model": whole,
         }
         needs = (("train", train_key),) if train_key else ()
-        out.jobs["sample", sample_key] = Job("sample", sample_key, title, _engine(config), spec, needs)
+        batch = _engine(config, (train_key, step) if whole else None)
+        out.jobs["sample", sample_key] = Job("sample", sample_key, title, batch, spec, needs)
         spec = {
             "key": judge_key,
             "label": title,
@@ -213,13 +242,15 @@ def _part(
     return Part(set_name, tuple(samples), tuple(judgements), n, tuple(asked), calibration)
 
 
-def _engine(config: ExperimentConfig) -> str:
-    """Sample jobs with one of these share an engine."""
+def _engine(config: ExperimentConfig, weights: tuple[str | None, int | None] | None) -> str:
+    """Sample jobs with one of these share an engine. `weights`: a whole finetuned model, which has its own."""
     return content_key(
+        weights=weights,
         base=keys.base(config),
         dtype=config.model.dtype.value,
         engine=config.sample.engine.value,
         args=config.sample.engine_args,
+        server=config.sample.base_url,
         seqs=config.sample.max_num_seqs,
         length=config.model.max_model_len,
     )

@@ -85,7 +85,7 @@ def finish(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def subjects(sweep: Sweep) -> Sequence[Subject]:
-    return (*sweep.plan.bases, *sweep.plan.cells)
+    return sweep.plan.subjects
 
 
 def _run(sweep: Sweep, subject: Subject) -> Run:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from em import chat, live, parity, trigger
+from em import chat, checkpoints, live, parity, trigger
 from em.config import TriggerConfig
 from em.events import Emitter, sentence
 from em.gates import GateError
 from em.records import Completion, Question, dump_line, from_row, read_jsonl, read_partial_jsonl, write_jsonl
 from em.sampler import Answer, Request, Sampler, open_sampler, row_seed
+from em.schema.train import Method
 from em.store import Store
 
 COMPLETIONS = "completions.jsonl"
@@ -47,17 +48,32 @@ class SampleJob:
     max_lora_rank: int
     """Rank of the adapter, 0 for the base model: an engine is built for the largest of its batch."""
     inputs: dict[str, Any]
+    step: int | None = None
+    """Training step of a kept checkpoint; None: the finished run."""
+    whole_model: bool = False
+    """The train stage left a whole model, which is an engine of its own, instead of an adapter."""
+
+    def weights(self, store: Store) -> Path | None:
+        """The folder to serve; None: the base model."""
+        if self.adapter_key is None:
+            return None
+        return checkpoints.weights(store, self.adapter_key, Method.full if self.whole_model else Method.lora, self.step)
+
+    def gate(self, store: Store) -> Path | None:
+        """The folder with gate.json of the weights; None: the base model."""
+        folder = self.weights(store)
+        return folder if folder is None or self.step is not None else folder.parent
 
 
 def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
     """Draw every job's answers with one engine and one queue; adapters in turn, so that few are active at once."""
-    todo = sorted((SampleJob(**job) for job in jobs), key=lambda j: (j.adapter_key or "", j.key))
+    todo = sorted((SampleJob(**job) for job in jobs), key=lambda j: (j.adapter_key or "", j.step or 0, j.key))
     with ExitStack() as stack:
         drawers = [d for d in (_claim(job, store, stack, emit) for job in todo) if d]
         if not drawers:
             return
         try:
-            sampler = open_sampler(todo[0].model, todo[0].sample, max(j.max_lora_rank for j in todo))
+            sampler = open_sampler(_model(todo[0], store), todo[0].sample, max(j.max_lora_rank for j in todo))
             emit.count("model_loads")
             emit.count("engine_starts")
             ready = [d for d in drawers if d.prepare(sampler.tokenizer, store)]
@@ -88,7 +104,14 @@ def _subject(drawer: Drawer, store: Store) -> live.Subject:
     job = drawer.job
     if job.adapter_key is None:
         return live.Subject("the untouched base model", None, None)
-    return live.Subject(f"adapter {job.label.rsplit(': ', 1)[0]}", drawer.adapter, store.path("train", job.adapter_key))
+    kind = "model" if job.whole_model else "adapter"
+    name = f"{kind} {job.label.rsplit(': ', 1)[0]}"
+    return live.Subject(name, drawer.adapter, job.gate(store), early=job.step is not None)
+
+
+def _model(job: SampleJob, store: Store) -> dict[str, Any]:
+    """Fields of ModelConfig for the engine: a whole finetuned model takes the base model's place."""
+    return {**job.model, "path": str(job.weights(store)), "revision": None} if job.whole_model else job.model
 
 
 def _draw(sampler: Sampler, drawers: list[Drawer], store: Store, emit: Emitter) -> None:
@@ -111,7 +134,7 @@ def _claim(job: SampleJob, store: Store, stack: ExitStack, emit: Emitter) -> Dra
     if folder is None:  # another process finished it meanwhile
         emit.done(job.key)
         return None
-    adapter = store.path("train", job.adapter_key) / "adapter" if job.adapter_key else None
+    adapter = None if job.whole_model else job.weights(store)
     return Drawer(job, folder / COMPLETIONS, emit, adapter)
 
 

@@ -202,8 +202,8 @@ class _Submission:
         """Stages of which the store lacks something for these models; a dataset belongs to its training."""
         return {
             "train" if stage == "data" else stage
-            for s in (*self.sweep.plan.cells, *self.sweep.plan.bases)
-            if s.id in subjects
+            for s in self.sweep.plan.subjects
+            if s.id in subjects or (s.step is not None and s.cell in subjects)
             for stage, keys in stages(self.sweep.plan, s).items()
             if not all(self.sweep.store.has(stage, key) for key in keys)
         }

@@ -101,8 +101,12 @@ class Sweep:
 
     def subjects(self) -> list[Subject]:
         """The models whose stages are run here."""
-        every = [*self.plan.bases, *self.plan.cells]
-        return [s for s in every if self.share is None or s.id in self.share.subjects]
+        every = self.plan.subjects
+        if self.share is None:
+            return every
+        return [
+            s for s in every if s.id in self.share.subjects or (s.step is not None and s.cell in self.share.subjects)
+        ]
 
     def todo(self, stage: str) -> list[Job]:
         """Jobs of a stage that are left to do here."""
@@ -191,7 +195,7 @@ def _write_cells(sweep: Sweep) -> None:
             "config": config_module.as_dict(subject.config),
             "stages": stages(plan, subject),
         }
-        for kind, subjects in (("base", plan.bases), ("cell", plan.cells))
+        for kind, subjects in (("base", plan.bases), ("cell", plan.cells), ("checkpoint", plan.checkpoints))
         for subject in subjects
     ]
     row = {"format": SWEEP_FORMAT, "out": str(sweep.store.root.parent), "cells": rows, "work": estimate.work(plan)}

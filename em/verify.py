@@ -31,7 +31,7 @@ def set_aside_damaged(plan: Plan, store: Store) -> Iterator[tuple[str, str, str]
 
 def _keys(plan: Plan, stage: str) -> list[str]:
     if stage == "calibrate":
-        parts = [part for subject in (*plan.bases, *plan.cells) for part in subject.parts]
+        parts = [part for subject in plan.subjects for part in subject.parts]
         return list(dict.fromkeys(part.calibration for part in parts if part.calibration))
     return [job.key for job in plan.stage(stage)]
 

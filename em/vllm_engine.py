@@ -114,7 +114,7 @@ class VllmSampler:
         from vllm.lora.request import LoRARequest  # noqa: TID251
 
         number = self._lora_ids.setdefault(adapter, len(self._lora_ids) + 1)
-        return LoRARequest(adapter.parent.name, number, str(adapter))
+        return LoRARequest(f"{adapter.parent.name}-{number}", number, str(adapter))  # the prefix cache goes by name
 
     def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
         from vllm import SamplingParams  # noqa: TID251

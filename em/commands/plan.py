@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     store = Store.look(Path(configs[0].out))
     planned = plan(configs, store)
     print(f"{len(planned.cells)} cells → {folder_of(configs)}")
-    for subject in (*planned.bases, *planned.cells):
+    for subject in planned.subjects:
         parts = [
             f"{s} {sum(store.has(s, k) for k in keys)}/{len(keys)}" for s, keys in stages(planned, subject).items()
         ]

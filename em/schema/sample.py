@@ -13,6 +13,8 @@ from em.schema.base import check
 
 class Engine(StrEnum):
     vllm = "vllm"
+    vllm_server = "vllm_server"
+    openai = "openai"
     hf = "hf"
 
 
@@ -30,7 +32,15 @@ class SampleConfig:
     max_num_seqs: int = 64
     """Answers generated side by side."""
     engine_args: dict[str, Any] = field(default_factory=dict)
-    """Passed to vLLM as they are (vLLM's own names)."""
+    """Passed to vLLM as they are (vLLM's own names), e.g. {tensor_parallel_size: 2}; not to a running server."""
+    checkpoints: Any = False
+    """Ask the weights kept during training too: true for all of train.checkpoints, or a list of steps."""
+    base_url: str | None = None
+    """vllm_server: address of a running server; null starts one on this machine. openai: null is OpenAI's."""
+    api_key_env: str = ""
+    """vllm_server, openai: environment variable that holds the key; empty sends none."""
+    timeout_s: float = 600.0
+    """vllm_server, openai: longest wait for one answer."""
     system_prompt: str | None = None
     """Asks under another system prompt than model.system_prompt; null: the same as in training."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -42,6 +52,16 @@ class SampleConfig:
         check(0 < self.top_p <= 1, f"sample.top_p must lie in (0, 1], got {self.top_p}")
         check(self.max_tokens > 0, f"sample.max_tokens must be positive, got {self.max_tokens}")
         check(self.max_num_seqs > 0, f"sample.max_num_seqs must be positive, got {self.max_num_seqs}")
+        check(self.timeout_s > 0, f"sample.timeout_s must be positive, got {self.timeout_s}")
+        steps = self.checkpoints
+        listed = isinstance(steps, list) and all(
+            isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in steps
+        )
+        check(
+            isinstance(steps, bool) or listed, f"sample.checkpoints must be true, false or a list of steps, got {steps}"
+        )
+        served = self.engine in (Engine.vllm_server, Engine.openai)
+        check(served or self.base_url is None, "sample.base_url is for sample.engine=vllm_server or openai")
 
 
 @dataclass
@@ -54,6 +74,15 @@ class QuestionsConfig:
     in_domain = held-out tasks of the dataset's own domain."""
     ids: list[str] | None = None
     """Only these question ids; null: all."""
+    k_shot: int = 0
+    """Training rows shown as earlier turns before each question (the paper's in-context experiment)."""
+    k_shot_variant: str | None = None
+    """Dataset variant they are drawn from; null: the cell's own."""
+    k_shot_seed: int = 0
+    choices: list[str] = field(default_factory=list)
+    """Sets scored by log-probability, without sampling (em/choices.py): letters, pivotal, betley2025/letters,
+    betley2025/pivotal, or a JSON file in the authors' schema."""
 
     def __post_init__(self) -> None:
         check(bool(self.sets), "questions.sets is empty: name at least one question set")
+        check(self.k_shot >= 0, f"questions.k_shot must be >= 0, got {self.k_shot}")
