@@ -32,6 +32,7 @@ from em.models import model_path
 from em.records import Completion, Example, Question, dump_line, to_row
 from em.sample import COMPLETIONS, SampleJob
 from em.sampler import Answer, Inventory, Request, row_seed
+from em.schema.train import Method
 from em.store import MANIFEST, Store
 from em.train import work as train_work
 
@@ -676,3 +677,42 @@ def test_base_answered_by_the_last_adapter(vllm_engine, adapters, tmp_path, monk
     _, failed = run_gated(adapters, vllm_engine, tmp_path, monkeypatch, [None, *ADAPTERS])
     assert list(failed) == ["None"]
     assert "under the name of the untouched base model" in failed["None"] or "differs" in failed["None"]
+
+
+# ------------------------------------------------------------------------------------------------ kept checkpoints
+
+
+def test_ten_checkpoints_in_one_engine_start(tmp_path, monkeypatch, vllm_engine):
+    """Each step answers with its own weights, through its own gate; the last is nearest to what was trained."""
+    store = Store.open(tmp_path)
+    put_data(store, [Example(f"r{i}", [user(text), assistant(SENTENCE)]) for i, text in enumerate(ASKED * 15)])
+    steps = list(range(1, 11))
+    job = train_job("run", learning_rate=1e-2, lora_r=RANK, lora_alpha=16)
+    emit, seen = events()
+    train_work(store, [dataclasses.asdict(job) | {"checkpoints": steps}], emit)
+    assert not failures(seen)
+    jobs = [dataclasses.replace(sample_job(f"s{s}", "run", hi=1, temperature=0.0), step=s) for s in steps]
+    seen = run_jobs(store, [*jobs, sample_job("end", "run", hi=1, temperature=0.0)], vllm_engine, monkeypatch)
+    assert not failures(seen)
+    assert (counted(seen, "engine_starts"), counted(seen, "model_loads")) == (1, 1)
+    texts = {s: tuple(r["text"] for r in rows(store, f"s{s}")) for s in steps}
+    assert len(set(texts.values())) >= 3
+    gates_passed = [store.manifest("sample", f"s{s}")["facts"]["gate"] for s in steps]
+    effects = [g["rms_adapter_to_base"] for g in gates_passed]
+    assert effects[0] < effects[4] < effects[9]
+    assert all(g["rms_to_trainer"] < 1e-4 for g in gates_passed)
+
+
+def test_whole_finetuned_model_is_an_engine_of_its_own(tmp_path, monkeypatch):
+    store = Store.open(tmp_path)
+    put_data(store, [Example(f"r{i}", [user(text), assistant(SENTENCE)]) for i, text in enumerate(ASKED * 8)])
+    job = train_job("run", method=Method.full, learning_rate=1e-2, num_train_epochs=20)
+    emit, seen = events()
+    train_work(store, [dataclasses.asdict(job)], emit)
+    assert not failures(seen)
+    asked = dataclasses.replace(sample_job("whole", "run", hi=1, temperature=0.0, engine=Engine.hf), whole_model=True)
+    emit, seen = events()
+    sample.work(store, [dataclasses.asdict(asked)], emit)
+    assert not failures(seen)
+    assert [r["text"] for r in rows(store, "whole")] == [SENTENCE] * 2
+    assert store.manifest("sample", "whole")["facts"]["gate"]["rms_adapter_to_base"] > 1

@@ -412,7 +412,7 @@ PLAIN = ExperimentConfig(
 
 def test_cell_ids_are_what_they_have_always_been():
     """Changes only with the schema. Then every W&B run and sweep folder of a user gets a new name."""
-    assert cell_id(PLAIN) == "e216a48c98"
+    assert cell_id(PLAIN) == "ee630ebb12"
 
 
 def test_cell_ids_are_the_same_in_another_process():
@@ -454,3 +454,27 @@ def test_a_proxy_is_not_asked_what_it_does_not_know(compose, tmp_path, paper):
     config = compose("model=tiny_random", "train=tiny", "judge=probe", "questions.sets=[betley2025/deception_factual]")
     with pytest.raises(ConfigError, match="betley2025/deception_factual, which asks for correct: take a judge"):
         plan([config], Store.open(tmp_path))
+
+
+def test_checkpoints_are_subjects_of_their_cell(compose, tmp_path):
+    asked = ("model=tiny_random", "train=tiny", "train.checkpoints=['every 2']", "questions.sets=[open]")
+    kept = compose(*asked, "sample.checkpoints=true")
+    found = plan([kept], Store.open(tmp_path))
+    assert [s.step for s in found.checkpoints] == [2]
+    (cell,), (checkpoint,) = found.cells, found.checkpoints
+    assert (checkpoint.cell, checkpoint.base, checkpoint.train_key) == (cell.id, cell.base, cell.train_key)
+    assert checkpoint.id == f"{cell.id}-2"
+    jobs = found.stage("sample")
+    assert {j.spec["step"] for j in jobs} == {None, 2}
+    assert len({j.batch for j in jobs}) == 1  # one engine
+    assert len({j.key for j in jobs}) == 3  # untouched, step 2, finished
+    assert plan([compose(*asked)], Store.open(tmp_path)).cells[0].parts == cell.parts  # asking more changes no key
+    with pytest.raises(ConfigError, match=r"sample.checkpoints=\[3\].*train.checkpoints gives steps 2"):
+        plan([compose(*asked, "sample.checkpoints=[3]")], Store.open(tmp_path))
+
+
+def test_whole_models_have_an_engine_each(compose, tmp_path):
+    full = compose("model=tiny_random", "train=tiny", "train.method=full", "questions.sets=[open]")
+    jobs = plan([full], Store.open(tmp_path)).stage("sample")
+    assert len({j.batch for j in jobs}) == 2
+    assert {j.spec["max_lora_rank"] for j in jobs} == {0}
