@@ -271,6 +271,21 @@ def test_browser_is_usable_by_keyboard(file, rows):
     support_browser.visit(file, use)
 
 
+def test_browser_opens_at_a_linked_answer(file, rows):
+    async def use(page):
+        await page.js(f"{PICK}('by-question', 'q-1')")
+        await page.js("location.hash = '#answer=42'")
+        said = "at('detail').querySelector('.said').textContent"
+        await page.until(f"{said} === {json.dumps(rows[42]['answer'])}", 5)
+        assert await page.js(SHOWN) == "80 of 80 answers", "the filters hid it"
+        await page.js("[...document.querySelectorAll('.actions button')].find((b) => b.textContent[0] === 'l').click()")
+        assert await page.js("location.hash") == "#answer=42"
+        await page.js("location.hash = '#answer=999'")
+        assert await page.js(said) == rows[42]["answer"], "no such answer: nothing moves"
+
+    support_browser.visit(file, use)
+
+
 def test_browser_draws_withheld_marks_and_hides_series(file):
     async def use(page):
         plot = "document.querySelector('#figure-misaligned_rate svg.plot')"

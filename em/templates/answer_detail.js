@@ -76,6 +76,9 @@ const detail = (() => {
       actions.append(b);
     };
     button("every model on this question", () => filter({set: q.set, question: q.id}));
+    button("link to this answer", () => {
+      location.hash = "answer=" + row; // copied from the address bar; the same file opens at this answer
+    });
     button("all answers of this model", () => filter({models: [index.models[model[row]]]}));
     home.append(actions);
     home.scrollTop = 0;

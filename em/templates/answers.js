@@ -266,6 +266,18 @@ const answers = (() => {
     detail.show(chosen, at("find").value.trim(), filter);
   }
 
+  // Open the answer that the address names: #answer=17.
+  async function linked() {
+    const row = Number((location.hash.match(/^#answer=(\d+)$/) || [])[1] ?? NaN);
+    if (!(row < count)) return;
+    if (!shown.includes(row)) {
+      reset();
+      await choose();
+    }
+    pick(shown.indexOf(row));
+    at("answers").scrollIntoView();
+  }
+
   function walk(event) {
     const page = Math.floor(at("list").clientHeight / ROW),
       here = shown.indexOf(chosen);
@@ -325,7 +337,9 @@ const answers = (() => {
     });
     addEventListener("resize", () => paint(false));
     document.addEventListener("answers", (event) => filter(event.detail));
+    addEventListener("hashchange", linked);
     await choose();
+    await linked();
     document.documentElement.dataset.ready = "yes";
   }
   start();
