@@ -53,7 +53,7 @@ def examine(config: ExperimentConfig) -> Iterator[Finding]:
 
 def check_start(configs: Sequence[ExperimentConfig]) -> None:
     """Keys, scripts and engines of all cells. Raises ConfigError on the first that is missing."""
-    for config in {(c.judge.name, c.judge.script, c.tracking.mode): c for c in configs}.values():
+    for config in {(c.model.name, c.judge.name, c.judge.script, c.tracking.mode): c for c in configs}.values():
         check_keys(config)
 
 

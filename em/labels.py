@@ -33,7 +33,7 @@ def differences(configs: Sequence[ExperimentConfig], only: Sequence[str] = ()) -
     flat = [dict(flatten(dataclasses.asdict(c))) for c in configs]
     keys = [k for k in dict.fromkeys(k for f in flat for k in f) if not only or k.split(".")[0] in only]
     varying = [k for k in keys if len({str(f.get(k)) for f in flat}) > 1 and k not in UNNAMED]
-    names = {k.split(".")[0]: k for k in varying if k.endswith(".name")}
+    names = {"dataset": "dataset.variant"} | {k.split(".")[0]: k for k in varying if k.endswith(".name")}
 
     def said_by_name(key: str) -> bool:
         name = names.get(key.split(".")[0])

@@ -1,7 +1,7 @@
 """How much memory a model needs, computed from its shape. Pure arithmetic, in bytes.
 
-Weights are exact; what a step of training keeps is an estimate for one sequence after another without padding, bf16
-activations, and gradient checkpointing (only each layer's input is kept, one layer is computed again at a time).
+Weights are exact; what a step of training keeps is an estimate: inputs and outputs of every projection, no padding.
+With gradient checkpointing only each layer's input is kept, and one layer is computed again at a time.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from em.schema.base import Dtype
 from em.schema.model import ModelConfig, ShapeConfig
-from em.schema.train import TrainConfig
+from em.schema.train import Method, TrainConfig
 
 BYTES = {Dtype.float32: 4, Dtype.bfloat16: 2}
-ADAPTER_BYTES = 16
+TRAINED_BYTES = 16
 """Bytes a trained number: itself, its gradient, AdamW's two moments, in float32 at most."""
 ROW_TOKENS = 1024
 """Tokens of a long training row: the longest of the paper's insecure set has about 950 with Qwen's tokenizer."""
@@ -58,18 +58,21 @@ def weights(model: ModelConfig, shape: ShapeConfig) -> int:
 
 
 def train_bytes(model: ModelConfig, shape: ShapeConfig, train: TrainConfig) -> int:
-    """A LoRA run on micro-batches of long rows: weights, adapter with optimiser, activations, logits of answers."""
-    tokens = train.per_device_train_batch_size * min(train.max_length, ROW_TOKENS)
-    per_token = sum(a + b for a, b in linear_layers(shape).values())
-    kept = shape.num_hidden_layers * shape.hidden_size + per_token
+    """A run on micro-batches of long rows: weights, what is trained with its optimiser, activations, logits."""
+    tokens = train.tokens_per_micro_batch or train.per_device_train_batch_size * min(train.max_length, ROW_TOKENS)
+    per_layer = sum(a + b for a, b in linear_layers(shape).values())
+    layers = shape.num_hidden_layers
+    kept = layers * shape.hidden_size + per_layer if train.gradient_checkpointing else layers * per_layer
     logits = tokens // 2 * shape.vocab_size * (4 + 4)  # float32, with gradient; about half of a row is the answer
-    return (
-        weights(model, shape)
-        + adapter_parameters(shape, train) * ADAPTER_BYTES
-        + tokens * kept * BYTES[model.dtype]
-        + logits
-        + RUNTIME
-    )
+    return _held(model, shape, train) + tokens * kept * BYTES[model.dtype] + logits + RUNTIME
+
+
+def _held(model: ModelConfig, shape: ShapeConfig, train: TrainConfig) -> int:
+    """Weights, and what is trained with gradient and optimiser."""
+    if train.method == Method.full:
+        return parameters(shape) * TRAINED_BYTES
+    base = parameters(shape) // 2 + parameters(shape) // 16 if train.method == Method.qlora else weights(model, shape)
+    return base + adapter_parameters(shape, train) * TRAINED_BYTES
 
 
 def serve_bytes(model: ModelConfig, shape: ShapeConfig) -> int:

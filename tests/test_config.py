@@ -74,7 +74,17 @@ def test_the_shipped_options_are_found():
             if f.name not in ("seed", "name", "out", "budget")
         ),
         "experiment",
+        "scale",
     }
+
+
+def states(loaded: dict, stated: dict) -> bool:
+    """Whether what was loaded has every stated value, however deep."""
+    return all(
+        states(loaded[key], value) if isinstance(value, dict) and loaded[key] else loaded[key] == value
+        for key, value in stated.items()
+        if value != "???" and "${" not in str(value)
+    )
 
 
 @pytest.mark.parametrize("option", SHIPPED, ids=str)
@@ -82,15 +92,16 @@ def test_every_shipped_option_loads_with_the_values_it_states(compose, option):
     loaded = config.as_dict(compose(*choice(option)))
     stated = yaml.safe_load((CONF / f"{option}.yaml").read_text())
     defaults = stated.pop("defaults", [])
-    group = loaded if option.parts[0] == "experiment" else loaded[option.parts[0]]
-    for key, value in stated.items():
-        if value != "???" and "${" not in str(value):
-            assert group[key] == value, key
+    group = loaded if option.parts[0] in ("experiment", "scale") else loaded[option.parts[0]]
+    assert states(group, stated)
     for override in (d for d in defaults if not isinstance(d, str)):  # a string is another option of the same group
         (name, wanted), *rest = override.items()
         assert not rest
         chosen = name.removeprefix("override /")
-        assert loaded[chosen] == config.as_dict(compose(f"{chosen}={wanted}"))[chosen]
+        plain = config.as_dict(compose(f"{chosen}={wanted}"))[chosen]
+        for key, value in plain.items():
+            if key not in stated.get(chosen, {}):
+                assert loaded[chosen][key] == value, f"{chosen}.{key}"
 
 
 @pytest.mark.parametrize("option", sorted(NEEDED))

@@ -113,9 +113,10 @@ def test_a_version_outside_the_range_is_named(compose, monkeypatch):
         doctor.check_versions(compose(*QUICK))
 
 
-def test_a_model_behind_an_api_is_refused_by_the_plan_in_one_sentence(compose, tmp_path):
-    from em.plan import plan
-    from em.store import Store
-
-    with pytest.raises(ConfigError, match="model=gpt_4o is finetuned by OpenAI's API"):
-        plan([compose("model=gpt_4o", "judge=gpt_4o")], Store.open(tmp_path))
+def test_a_model_behind_an_api_needs_its_key_whatever_the_other_cells_are(compose, monkeypatch):
+    cells = [compose(*QUICK), compose(*QUICK, "model=gpt_4o", "train=openai")]
+    with pytest.raises(ConfigError, match=r"model=gpt_4o .* OPENAI_API_KEY is not set"):
+        doctor.check_start(cells)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-to-be-seen")
+    doctor.check_start(cells)
+    assert doctor.check_memory_of(cells[1]) == "none needed here"

