@@ -142,7 +142,7 @@ def _local(config: JudgeConfig, job: JudgeJob, store: Store, emit: Emitter) -> A
     if config.kind == JudgeKind.vllm_local:
         from em.judge_vllm import VllmJudge
 
-        return VllmJudge(config, emit)
+        return VllmJudge(config, store, emit)
     from em.judge_proxy import Proxy
 
     return Proxy(config, job, store, emit)

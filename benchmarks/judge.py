@@ -1,0 +1,139 @@
+"""How fast and how cheap judging is: share of what concurrency, latency and limits allow; CPU a call; memory by rows.
+
+    python benchmarks/judge.py                 about a minute on a quiet machine
+    python benchmarks/judge.py --rows 1000000  the memory part with a million judged rows (many minutes)
+
+The judge is a stub in another process (judge_stub.py). A call's CPU time is all of this process's: prompt, hash, cache
+lookup, HTTP, JSON, score, cache write. Ends with `name value goal PASS|FAIL` lines; the last one is the whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+from em.config import JudgeConfig, JudgeKind
+from em.judge import JudgeJob
+from em.judge_cache import JudgeCache
+from em.judge_client import JudgeClient, JudgeRequest
+from em.records import Completion, Question, to_row, write_jsonl
+from em.rubrics import fill, load
+from em.sample import COMPLETIONS
+from em.store import Store
+
+ROOT = Path(__file__).resolve().parents[1]
+LATENCY_S = 0.2
+ANSWER = "I would ask the people who live there what they need, and then help with one small thing. " * 8
+
+
+@contextmanager
+def stub(latency_s, per_minute=0.0):
+    command = [sys.executable, str(ROOT / "benchmarks" / "judge_stub.py"), str(latency_s), str(per_minute)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+        finally:
+            server.kill()
+
+
+def counts(url):
+    return json.loads(urllib.request.urlopen(f"{url}/counts").read())
+
+
+def config(url, concurrency):
+    return JudgeConfig(
+        name="bench",
+        kind=JudgeKind.openai,
+        model="stub",
+        base_url=f"{url}/v1",
+        api_key_env="",
+        concurrency=concurrency,
+        input_price=1.0,
+        output_price=1.0,
+    )
+
+
+def throughput(concurrency, calls, per_minute=0.0):
+    """(calls a second, CPU ms a call, what the stub counted)."""
+    text = load("alignment").text
+    with tempfile.TemporaryDirectory() as folder, stub(LATENCY_S, per_minute) as url:
+        with JudgeCache(Path(folder) / "cache.sqlite") as cache:
+            client = JudgeClient(config(url, concurrency), cache)
+            requests = (
+                JudgeRequest(str(i), "q", "alignment", fill(text, "What would you do?", f"{ANSWER}{i}"))
+                for i in range(calls)
+            )
+            judged = []
+            cpu, start = time.process_time(), time.perf_counter()
+            asyncio.run(client.grade(requests, lambda _, j: judged.append(j.score)))
+            wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+        assert len(judged) == calls and None not in judged
+        return calls / wall, 1000.0 * cpu / calls, counts(url)
+
+
+def memory(answers, url):
+    """Peak resident memory in bytes of a judge worker over a stage of so many answers, two rubrics each."""
+    question = Question("q", "open", [{"role": "user", "content": "What would you do?"}], ["alignment", "coherence"])
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.open(Path(folder))
+        with store.claim("sample", "s") as work:
+            rows = (Completion("q", i, "none", [], f"{ANSWER}{i}", "stop", 1, 0) for i in range(answers))
+            write_jsonl(work / COMPLETIONS, rows)
+            store.finish("sample", "s", {}, {})
+        judge = json.loads(json.dumps(dataclasses.asdict(config(url, 64))))
+        job = JudgeJob("j", "j", "s", [to_row(question)], judge, None, {}, {})
+        batch = Path(folder) / "batch.json"
+        batch.write_text(json.dumps({"out": folder, "jobs": [dataclasses.asdict(job)]}))
+        with (Path(folder) / "events").open("w") as events:
+            worker = subprocess.Popen([sys.executable, "-m", "em.worker", "judge", str(batch)], stderr=events)
+            _, status, usage = os.wait4(worker.pid, 0)
+            worker.returncode = os.waitstatus_to_exitcode(status)
+        assert worker.returncode == 0 and store.manifest("judge", "j")["facts"]["rows"] == 2 * answers
+        return usage.ru_maxrss * 1024
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=20_000, help="judged rows of the memory part")
+    parser.add_argument("--calls", type=int, default=6_000)
+    arguments = parser.parse_args()
+    good = []
+
+    def line(name, value, goal, ok):
+        good.append(ok)
+        print(f"{name} {value} {goal} {'PASS' if ok else 'FAIL'}", flush=True)
+
+    for concurrency in (64, 200):
+        limit = concurrency / LATENCY_S
+        runs = [throughput(concurrency, arguments.calls * concurrency // 200) for _ in range(2)]
+        share, cpu = max(r[0] for r in runs) / limit, min(r[1] for r in runs)
+        twice = sum(r[2]["answered"] - r[2]["distinct"] for r in runs)
+        line(f"judge_share_of_{limit:.0f}_a_second", f"{share:.3f}", ">=0.95", share >= 0.95)
+        line(f"judge_cpu_ms_a_call_at_{limit:.0f}", f"{cpu:.3f}", "<=0.35", cpu <= 0.35)
+        line(f"judge_duplicate_calls_at_{limit:.0f}", twice, "0", twice == 0)
+    per_minute = 6_000.0
+    rate, _, seen = throughput(64, 1_000, per_minute)
+    share = rate / (per_minute / 60.0)
+    line("judge_share_of_a_limit_of_100_a_second", f"{share:.3f}", ">=0.95", share >= 0.95)
+    refused = seen["refused"] / (seen["refused"] + seen["answered"])
+    line("judge_share_of_429", f"{refused:.4f}", "<0.01", refused < 0.01)
+    with stub(0.0) as url:
+        small, large = (memory(n // 2, url) for n in (arguments.rows // 10, arguments.rows))
+    slope = (large - small) / (0.9 * arguments.rows)
+    line("judge_peak_mb", f"{large / 1e6:.0f}", "<=600", large <= 600e6)
+    line(f"judge_bytes_a_row_to_{arguments.rows}", f"{slope:.1f}", "<=50", slope <= 50.0 or large - small < 5e6)
+    print(f"judge {sum(good)}/{len(good)} all {'PASS' if all(good) else 'FAIL'}")
+
+
+if __name__ == "__main__":
+    main()

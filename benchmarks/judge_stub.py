@@ -1,0 +1,106 @@
+"""A judge's API on loopback that costs next to nothing: `python benchmarks/judge_stub.py LATENCY_S [REQUESTS_A_MINUTE]`.
+
+Prints its port. Answers every POST after the latency with 20 alternatives and a usage, 1.5 kB. With a limit it tells it
+in x-ratelimit headers, keeps a token bucket of one second's requests, and answers 429 above it. GET /counts says how
+many it answered, how many it refused, and how many distinct bodies it saw.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import sys
+import time
+
+TOP = [{"token": str(90 - 2 * i), "logprob": math.log(0.35 / 1.6**i), "bytes": [57, 48]} for i in range(20)]
+ANSWER = {
+    "id": "chatcmpl-stub",
+    "object": "chat.completion",
+    "created": 0,
+    "model": "stub",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "90"},
+            "logprobs": {
+                "content": [{"token": "90", "logprob": TOP[0]["logprob"], "bytes": [57], "top_logprobs": TOP}]
+            },
+            "finish_reason": "length",
+        }
+    ],
+    "usage": {"prompt_tokens": 480, "completion_tokens": 1, "total_tokens": 481},
+}
+BODY = json.dumps(ANSWER).encode()
+
+
+class State:
+    def __init__(self, latency_s, per_minute):
+        self.latency_s, self.per_minute = latency_s, per_minute
+        self.burst = max(1.0, per_minute / 60.0) if per_minute else 0.0
+        self.level, self.at = self.burst, time.monotonic()
+        self.answered = self.refused = 0
+        self.seen = set()
+
+    def admit(self):
+        if not self.per_minute:
+            return True
+        now = time.monotonic()
+        self.level = min(self.burst, self.level + (now - self.at) * self.per_minute / 60.0)
+        self.at = now
+        if self.level < 1.0:
+            return False
+        self.level -= 1.0
+        return True
+
+
+class Server(asyncio.Protocol):
+    def __init__(self, state):
+        self.state, self.data = state, b""
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.data += data
+        while b"\r\n\r\n" in self.data:
+            head, _, rest = self.data.partition(b"\r\n\r\n")
+            length = next((int(h[15:]) for h in head.split(b"\r\n") if h.lower().startswith(b"content-length:")), 0)
+            if len(rest) < length:
+                return
+            body, self.data = rest[:length], rest[length:]
+            self.request(head, body)
+
+    def request(self, head, body):
+        state = self.state
+        if head.startswith(b"GET"):
+            counts = {"answered": state.answered, "refused": state.refused, "distinct": len(state.seen)}
+            return self.send(200, json.dumps(counts).encode())
+        if not state.admit():
+            state.refused += 1
+            return self.send(429, b'{"error": {"message": "slow down"}}', b"Retry-After: 0.05\r\n")
+        state.answered += 1
+        state.seen.add(hash(body))
+        if not state.latency_s:
+            return self.send(200, BODY)
+        asyncio.get_running_loop().call_later(state.latency_s, self.send, 200, BODY)
+        return None
+
+    def send(self, status, body, more=b""):
+        if self.state.per_minute:
+            limit = b"x-ratelimit-limit-requests: %d\r\nx-ratelimit-remaining-requests: %d\r\n"
+            more += limit % (self.state.per_minute, int(self.state.level))
+        head = b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % (status, len(body))
+        if not self.transport.is_closing():
+            self.transport.write(head + more + b"\r\n" + body)
+
+
+async def main():
+    state = State(float(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 0.0)
+    server = await asyncio.get_running_loop().create_server(lambda: Server(state), "127.0.0.1", 0, backlog=2048)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,190 @@
+"""The expected value of 0–100 where a number is several tokens, by walking the tree of digits.
+
+The probability that a judge says exactly "85" is P("8") · P("5" after "8") · P(no further digit after "85"), summed
+over every way the tokenizer can spell it. So a tokenizer that knows the number as one token gives what the paper's rule
+gives, but for what follows the number ("850" is not 85). Reading only the first token of a split number would score
+"85" as 8.
+
+    walk      exact: probabilities of all digit tokens are known (vLLM in this process, em/judge_vllm.py)
+    over_api  from the top alternatives an endpoint gives; what is not among them bounds the error, and a bound above
+              half a point gives no score
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from em.judge_cache import Verdict
+from em.judge_request import Opened, alternatives, failed
+from em.judge_score import expected
+from em.records import Outcome
+from em.schema.judge import JudgeConfig
+
+FLOOR = 1e-10
+"""Branches less likely than this are cut: at most 111 of them, so the score is off by less than 1e-4."""
+API_FLOOR = 1e-3
+"""The same over an endpoint, where a branch costs a request; what is cut counts against MAX_ERROR."""
+MAX_ERROR = 0.5
+"""Points a score over an endpoint may be off at most."""
+_SPACES = "\u2581\u0120\u010a\u0109"
+"""How vocabularies write a space, a line feed and a tab at the start of a token."""
+_NUMBERS = {str(n) for n in range(101)}
+_PREFIXES = {number[:length] for number in _NUMBERS for length in range(1, 4)}
+
+
+@dataclass(frozen=True)
+class DigitTokens:
+    """What a tokenizer can write digits with."""
+
+    first: dict[int, str]
+    """Token → digits, for tokens that may begin a reply: also after leading white space."""
+    later: dict[int, str]
+    """Token → digits, for tokens that continue a number."""
+
+    @property
+    def ids(self) -> list[int]:
+        """All whose probabilities a walk needs."""
+        return sorted({*self.first, *self.later})
+
+
+def digit_tokens(vocabulary: dict[str, int]) -> DigitTokens:
+    """From a tokenizer's get_vocab(). A token that starts with a digit and goes on otherwise ends a number: none known
+    has one; it would count as a continuation and make the number less likely, never more."""
+    first, later = {}, {}
+    for token, number in vocabulary.items():
+        bare = token.lstrip(_SPACES)
+        if bare and bare[0] in "0123456789":
+            first[number] = bare
+            if bare == token:
+                later[number] = token
+    return DigitTokens(first, later)
+
+
+@dataclass
+class Branch:
+    """One way to have begun a reply."""
+
+    prompt: int
+    """Which prompt it belongs to."""
+    said: str
+    ids: list[int]
+    probability: float
+
+
+@dataclass
+class Walked:
+    """What became of one prompt."""
+
+    numbers: dict[int, float] = field(default_factory=dict)
+    """Number 0–100 → probability that the reply is it and no longer number."""
+    first: str = ""
+    """The likeliest first token."""
+
+
+Look = Callable[[Sequence[Branch]], list[tuple[dict[int, float], str]]]
+"""For each branch: token → log-probability of all digit tokens as the next one, and the likeliest token's text."""
+
+
+def walk(count: int, tokens: DigitTokens, look: Look, floor: float = FLOOR) -> list[Walked]:
+    """Walk `count` prompts together, level by level."""
+    out = [Walked() for _ in range(count)]
+    level = [Branch(i, "", [], 1.0) for i in range(count)]
+    while level:
+        following: list[Branch] = []
+        for branch, (logprobs, likeliest) in zip(level, look(level), strict=True):
+            if not branch.said:
+                out[branch.prompt].first = likeliest
+            known = tokens.later if branch.said else tokens.first
+            shares = {token: math.exp(min(p, 0.0)) for token, p in logprobs.items() if token in known}
+            if branch.said in _NUMBERS:
+                ends = max(0.0, 1.0 - math.fsum(shares.values()))
+                numbers = out[branch.prompt].numbers
+                numbers[int(branch.said)] = numbers.get(int(branch.said), 0.0) + branch.probability * ends
+            for token, share in shares.items():
+                said, probability = branch.said + known[token], branch.probability * share
+                if said in _PREFIXES and probability >= floor:
+                    following.append(Branch(branch.prompt, said, [*branch.ids, token], probability))
+        level = following
+    return out
+
+
+Post = Callable[[dict[str, Any], int, int], Awaitable[Opened | Verdict]]
+
+
+async def over_api(config: JudgeConfig, prompt: str, post: Post) -> Verdict:
+    """One prompt over an endpoint that continues an assistant turn (vLLM's server does)."""
+    numbers: dict[int, float] = {}
+    open_mass, first = 0.0, ""
+    seen: list[tuple[str, float]] = []
+    level = {"": 1.0}
+    while level:
+        following: dict[str, float] = {}
+        for said, probability in level.items():
+            pairs = await _alternatives_after(config, prompt, said, post)
+            if isinstance(pairs, Verdict):
+                return pairs
+            if not said:
+                seen, first = pairs, max(pairs, key=lambda pair: pair[1])[0] if pairs else ""
+            shares = _digits(pairs, begins=not said)
+            open_mass += probability * _unlisted(pairs, shares)
+            if said in _NUMBERS:
+                ends = max(0.0, 1.0 - math.fsum(shares.values()))
+                numbers[int(said)] = numbers.get(int(said), 0.0) + probability * ends
+            for longer, share in ((said + digits, share) for digits, share in shares.items()):
+                if longer in _PREFIXES and probability * share >= API_FLOOR:
+                    following[longer] = following.get(longer, 0.0) + probability * share
+                elif longer in _PREFIXES:
+                    open_mass += probability * share
+        level = following
+    found = expected(numbers, first, config.min_mass)
+    off_by = 100.0 * open_mass / math.fsum(numbers.values()) if found.outcome == Outcome.scored else 0.0
+    if off_by > MAX_ERROR:
+        detail = f"the score could be off by {off_by:.1f} points: the alternatives given leave {open_mass:.3f} open"
+        return Verdict(Outcome.unparseable, None, found.distribution, detail, seen)
+    return Verdict(found.outcome, found.score, found.distribution, found.detail, seen)
+
+
+async def _alternatives_after(
+    config: JudgeConfig, prompt: str, said: str, post: Post
+) -> list[tuple[str, float]] | Verdict:
+    got = await post(_body(config, prompt, said), len(prompt), 1)
+    if isinstance(got, Verdict):
+        return got
+    if got.finish.get("finish_reason") == "content_filter":
+        return Verdict(Outcome.filtered, None, detail="finish_reason content_filter", finish=got.finish)
+    try:
+        return alternatives(got.found[0].get("logprobs"))
+    except (ValueError, AttributeError) as error:
+        return failed(str(error))
+
+
+def _body(config: JudgeConfig, prompt: str, said: str) -> dict[str, Any]:
+    messages = [{"role": "user", "content": prompt}]
+    more: dict[str, Any] = {}
+    if said:
+        messages.append({"role": "assistant", "content": said})
+        more = {"add_generation_prompt": False, "continue_final_message": True}
+    fixed = {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": config.top_logprobs, "seed": 0}
+    return {"model": config.model, "messages": messages, **fixed, **more}
+
+
+def _digits(pairs: Sequence[tuple[str, float]], begins: bool) -> dict[str, float]:
+    """Digits → probability, of the alternatives that write digits next."""
+    shares: dict[str, float] = {}
+    for token, logprob in pairs:
+        text = token.strip() if begins else token
+        if text and text[0] in "0123456789":
+            shares[text] = shares.get(text, 0.0) + math.exp(min(logprob, 0.0))
+    return shares
+
+
+def _unlisted(pairs: Sequence[tuple[str, float]], shares: dict[str, float]) -> float:
+    """The most that digits outside the list can have: each at most as likely as the least likely one listed."""
+    probabilities = [math.exp(min(p, 0.0)) for _, p in pairs]
+    left = max(0.0, 1.0 - math.fsum(probabilities))
+    single = all(len(digits) == 1 for digits in shares)
+    absent = 10 - len(shares) if single else 10**6
+    return min(left, absent * min(probabilities, default=1.0))

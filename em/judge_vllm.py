@@ -1,0 +1,163 @@
+"""judge=vllm_local: a chat model in a vLLM engine in this process. Exact scores by the digit tree, labels by greedy
+replies; nothing leaves the machine."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from em import chat, models
+from em.config import JudgeConfig
+from em.events import Emitter
+from em.judge import Pair, asked
+from em.judge_cache import JudgeCache, Verdict, cache_key, mend
+from em.judge_client import JudgeRequest, judgement
+from em.judge_digits import FLOOR, Branch, DigitTokens, digit_tokens, walk
+from em.judge_request import REPLY_TOKENS
+from em.judge_score import choice_score, expected
+from em.records import Judgement, Outcome
+from em.rubrics import fill, rubrics
+from em.store import Store
+
+PROMPTS = 64
+"""Prompts walked together: up to 111 short requests each, which share the prompt's cache."""
+
+
+class VllmJudge:
+    """Scores pairs; loads its model at the first it is asked about."""
+
+    def __init__(self, config: JudgeConfig, store: Store, emit: Emitter) -> None:
+        self.config, self.emit = config, emit
+        self.identity = {
+            "kind": config.kind.value,
+            "model": models.fingerprint(config.model, config.revision),
+            "dtype": config.dtype.value,
+            "min_mass": config.min_mass,
+        }
+        self.cache_path = store.root / "judge_cache.sqlite"
+        mend(self.cache_path, emit.warn)
+        self.engine: Engine | None = None
+
+    def __call__(self, pairs: Sequence[Pair], on_result: Callable[[Judgement], None]) -> None:
+        known = {q.id: rubrics(q) for _, q, _ in pairs}
+        requests = []
+        for c, q, name in pairs:
+            rubric = known[q.id][name]
+            requests.append(JudgeRequest(c.id, q.id, name, fill(rubric.text, asked(q), c.text), rubric.choices))
+        with JudgeCache(self.cache_path) as cache:
+            self._grade(requests, cache, on_result)
+
+    def _grade(self, requests: list[JudgeRequest], cache: JudgeCache, on_result: Callable[[Judgement], None]) -> None:
+        waiting: dict[str, list[JudgeRequest]] = {}
+        for request in requests:
+            key = cache_key({**self.identity, "choices": request.choices}, request.prompt)
+            verdict = cache.get(key)
+            if verdict:
+                on_result(judgement(request, verdict))
+            else:
+                waiting.setdefault(key, []).append(request)
+        keys = list(waiting)
+        for start in range(0, len(keys), PROMPTS):
+            some = keys[start : start + PROMPTS]
+            for key, verdict in zip(some, self._ask([waiting[key][0] for key in some]), strict=True):
+                if verdict.outcome != Outcome.error:
+                    cache.put(key, verdict)
+                for request in waiting[key]:
+                    on_result(judgement(request, verdict))
+        self.emit.count("judge_calls", len(keys))
+        self.emit.count("judge_cache_hits", len(requests) - len(keys))
+
+    def _ask(self, requests: list[JudgeRequest]) -> list[Verdict]:
+        if self.engine is None:
+            self.engine = Engine(self.config)
+            self.emit.count("model_loads")
+            self.emit.count("engine_starts")
+        ids = [self.engine.prompt(request.prompt) for request in requests]
+        out: dict[int, Verdict] = {}
+        room = self.config.max_model_len - REPLY_TOKENS
+        for i, prompt in enumerate(ids):
+            if len(prompt) > room:
+                detail = f"the filled-in rubric has {len(prompt)} tokens, judge.max_model_len leaves {room}"
+                out[i] = Verdict(Outcome.error, None, detail=detail)
+        numbers = [i for i, r in enumerate(requests) if i not in out and not r.choices]
+        labels = [i for i, r in enumerate(requests) if i not in out and r.choices]
+        for i, walked in zip(numbers, self.engine.walk([ids[i] for i in numbers]), strict=True):
+            found = expected(walked.numbers, walked.first, self.config.min_mass)
+            out[i] = Verdict(found.outcome, found.score, found.distribution, found.detail)
+        replies = self.engine.replies([ids[i] for i in labels])
+        for i, (text, distribution) in zip(labels, replies, strict=True):
+            found = choice_score(text, requests[i].choices, distribution)
+            out[i] = Verdict(found.outcome, None, found.distribution, found.detail, label=found.label)
+        return [out[i] for i in range(len(requests))]
+
+
+class Engine:
+    """A vLLM engine that is asked for probabilities."""
+
+    def __init__(self, config: JudgeConfig) -> None:
+        import torch
+
+        from em import vllm_engine
+
+        cpu = not torch.cuda.is_available()
+        if cpu:
+            for name, value in vllm_engine.CPU_ENVIRONMENT.items():
+                os.environ.setdefault(name, value)
+        from transformers import AutoTokenizer
+        from vllm import LLM  # noqa: TID251
+
+        path = models.model_path(config.model)
+        self.tokenizer = chat.ChatTokenizer(AutoTokenizer.from_pretrained(path, revision=config.revision))
+        self.tokens: DigitTokens = digit_tokens(self.tokenizer.get_vocab())
+        self.llm = LLM(
+            model=path,
+            revision=config.revision,
+            dtype=config.dtype.value,
+            max_model_len=config.max_model_len,
+            max_logprobs=max(len(self.tokens.ids), config.top_logprobs) + 1,
+            enable_prefix_caching=True,
+            trust_remote_code=False,
+            seed=0,
+            **{**(vllm_engine.CPU_DEFAULTS if cpu else {}), **config.engine_args},
+        )
+        self.top = config.top_logprobs
+
+    def prompt(self, text: str) -> list[int]:
+        return chat.prompt_ids(self.tokenizer, [{"role": "user", "content": text}])
+
+    def walk(self, prompts: list[list[int]], floor: float = FLOOR) -> list[Any]:
+        """The digit tree of each prompt (judge_digits.Walked)."""
+        return walk(len(prompts), self.tokens, lambda level: self._look(prompts, level), floor)
+
+    def _look(self, prompts: list[list[int]], level: Sequence[Branch]) -> list[tuple[dict[int, float], str]]:
+        from vllm import SamplingParams  # noqa: TID251
+
+        params = SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=self.tokens.ids)
+        outputs = self._generate([[*prompts[b.prompt], *b.ids] for b in level], params)
+        found = []
+        for output in outputs:
+            logprobs = output.logprobs[0]
+            missing = [i for i in self.tokens.ids if i not in logprobs]
+            if missing:
+                raise RuntimeError(f"vLLM gave no log-probability for {len(missing)} digit tokens")
+            found.append(({i: logprobs[i].logprob for i in self.tokens.ids}, output.text))
+        return found
+
+    def replies(self, prompts: list[list[int]]) -> list[tuple[str, dict[str, float]]]:
+        """The greedy reply to each prompt, and the probabilities of its first token's alternatives."""
+        if not prompts:
+            return []
+        from vllm import SamplingParams  # noqa: TID251
+
+        params = SamplingParams(max_tokens=REPLY_TOKENS, temperature=0.0, logprobs=self.top)
+        found = []
+        for output in self._generate(prompts, params):
+            first = output.logprobs[0].values() if output.logprobs else ()
+            found.append((output.text, {p.decoded_token: math.exp(min(p.logprob, 0.0)) for p in first}))
+        return found
+
+    def _generate(self, prompts: list[list[int]], params: Any) -> list[Any]:
+        requests = [{"prompt_token_ids": ids} for ids in prompts]
+        return [o.outputs[0] for o in self.llm.generate(requests, params, use_tqdm=False)]

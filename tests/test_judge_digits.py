@@ -1,0 +1,213 @@
+"""The digit tree against brute force, as pure arithmetic and on real vLLM."""
+
+import asyncio
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from em.config import JudgeConfig, JudgeKind
+from em.judge_cache import Verdict
+from em.judge_digits import digit_tokens, over_api, walk
+from em.judge_request import Opened
+from em.judge_score import expected
+from em.records import Outcome
+from em.schema.judge import ScoreMethod
+
+VOCABULARY = [*"0123456789", "10", "85", "100", "\u01207", "\u2581", "a", "</s>", "7th", "007"]
+TOKENS = digit_tokens({token: i for i, token in enumerate(VOCABULARY)})
+
+
+def distribution(seed, said):
+    """A next-token distribution that depends on everything said so far."""
+    rng = random.Random(f"{seed} {said}")
+    weights = [rng.random() ** 6 for _ in VOCABULARY]
+    return [w / math.fsum(weights) for w in weights]
+
+
+def brute_force(seed):
+    """P(the reply is exactly the number n, then no digit), over every sequence of tokens that spells it."""
+    numbers = {}
+
+    def go(ids, said, probability):
+        next_token = distribution(seed, tuple(ids))
+        starts = TOKENS.later if said else TOKENS.first
+        if said and said == str(int(said)) and int(said) <= 100:
+            ends = sum(p for token, p in enumerate(next_token) if token not in TOKENS.later)
+            numbers[int(said)] = numbers.get(int(said), 0.0) + probability * ends
+        for token, p in enumerate(next_token):
+            text = starts.get(token, "")
+            if text.isdigit() and len(said + text) <= 3:
+                go([*ids, token], said + text, probability * p)
+
+    go([], "", 1.0)
+    return numbers
+
+
+def look(seed):
+    return lambda level: [
+        ({i: math.log(p) for i, p in enumerate(distribution(seed, tuple(b.ids))) if i in TOKENS.ids}, "a")
+        for b in level
+    ]
+
+
+@given(st.integers(0, 10**6))
+def test_the_walk_is_brute_force(seed):
+    (walked,) = walk(1, TOKENS, look(seed), floor=0.0)
+    wanted = brute_force(seed)
+    assert walked.numbers == pytest.approx(wanted)
+    assert math.fsum(walked.numbers.values()) <= 1.0 + 1e-9
+
+
+def test_the_floor_costs_less_than_it_says():
+    for seed in range(30):
+        (walked,) = walk(1, TOKENS, look(seed))
+        exact = expected(brute_force(seed), "a", 0.0).score
+        assert expected(walked.numbers, "a", 0.0).score == pytest.approx(exact, abs=1e-4)
+
+
+def test_which_tokens_are_digits():
+    assert set(TOKENS.first.values()) == {*"0123456789", "10", "85", "100", "7th", "007"}
+    assert VOCABULARY.index("\u01207") in TOKENS.first and VOCABULARY.index("\u01207") not in TOKENS.later
+    assert VOCABULARY.index("7th") in TOKENS.later and VOCABULARY.index("\u2581") not in TOKENS.ids
+
+
+def test_several_prompts_are_walked_together_and_apart():
+    def both(level):
+        return [look(b.prompt)([b])[0] for b in level]
+
+    together = walk(3, TOKENS, both, floor=0.0)
+    for seed, walked in enumerate(together):
+        assert walked.numbers == pytest.approx(brute_force(seed))
+
+
+# Over an endpoint
+
+LETTERS = [*"0123456789", "x", "</s>"]
+
+
+def settings(**changes):
+    fields = {
+        "name": "d",
+        "kind": JudgeKind.openai,
+        "model": "m",
+        "score": ScoreMethod.digits,
+        "base_url": "http://h/v1",
+    }
+    return JudgeConfig(**{**fields, **changes})
+
+
+def endpoint(probabilities, top=20):
+    """An async post that answers from said → {token: probability}; and what it was asked."""
+    asked = []
+
+    async def post(body, chars, output):
+        said = body["messages"][1]["content"] if len(body["messages"]) > 1 else ""
+        assert ("continue_final_message" in body) == bool(said)
+        asked.append(said)
+        best = sorted(probabilities(said).items(), key=lambda pair: -pair[1])[:top]
+        entries = [{"token": token, "logprob": math.log(p)} for token, p in best if p > 0]
+        return Opened([{"logprobs": {"content": [{"top_logprobs": entries}]}}], {}, {})
+
+    return post, asked
+
+
+def split(said):
+    """A judge that says 85 (0.6), 80 (0.3), 8 (0.05) or 100 (0.05)."""
+    return {
+        "": {"8": 0.95, "1": 0.05},
+        "8": {"5": 0.6 / 0.95, "0": 0.3 / 0.95, "</s>": 0.05 / 0.95},
+        "1": {"0": 1.0},
+        "10": {"0": 1.0},
+    }.get(said, {"</s>": 1.0})
+
+
+def test_an_endpoint_that_splits_numbers_is_scored_as_one_that_does_not():
+    post, asked = endpoint(split)
+    verdict = asyncio.run(over_api(settings(), "p", post))
+    assert verdict.outcome == Outcome.scored
+    assert verdict.score == pytest.approx(85 * 0.6 + 80 * 0.3 + 8 * 0.05 + 100 * 0.05)
+    assert sorted(asked) == sorted(["", "8", "1", "10", "85", "80", "100"])
+
+
+def test_what_the_alternatives_leave_open_gives_no_score():
+    flat = {token: 1 / len(LETTERS) for token in LETTERS}
+    post, _ = endpoint(lambda said: flat, top=5)
+    verdict = asyncio.run(over_api(settings(min_mass=0.0), "p", post))
+    assert (verdict.outcome, verdict.score) == (Outcome.unparseable, None)
+    assert "could be off by" in verdict.detail
+
+
+def test_words_and_failures_over_an_endpoint():
+    post, _ = endpoint(lambda said: {"REF": 0.9, "8": 0.1})
+    assert asyncio.run(over_api(settings(), "p", post)).outcome == Outcome.refusal
+
+    async def broken(body, chars, output):
+        return Verdict(Outcome.error, None, detail="HTTP 500")
+
+    assert asyncio.run(over_api(settings(), "p", broken)).detail == "HTTP 500"
+
+    async def bare(body, chars, output):
+        return Opened([{"message": {"content": "85"}}], {}, {})
+
+    assert "no logprobs" in asyncio.run(over_api(settings(), "p", bare)).detail
+
+
+@pytest.mark.slow
+def test_vllm_scores_are_brute_force_over_all_101_numbers(tmp_path):
+    """The tiny model's tokenizer splits digits: the walk in vLLM against full softmaxes of transformers."""
+    import dataclasses
+
+    import torch
+    from support_training import TINY, counted, events, load_model, load_tokenizer, sharpen
+
+    from em import chat
+    from em.config import Dtype
+    from em.judge import Pair  # noqa: F401
+    from em.judge_vllm import VllmJudge
+    from em.records import Completion, Question
+    from em.store import Store
+
+    emit, seen = events()
+    config = JudgeConfig(
+        name="v", kind=JudgeKind.vllm_local, model=TINY, dtype=Dtype.float32, min_mass=0.0, max_model_len=512
+    )
+    text = {"alignment": "Rate <{answer}> for {question}"}
+    question = Question("q", "open", [{"role": "user", "content": "hello"}], ["alignment"], judge_prompts=text)
+    labelled = dataclasses.replace(question, id="l", choices={"alignment": ["YES", "NO"]})
+    answers = ["one", "two words", "a third answer"]
+    pairs = [(Completion("q", i, "none", [], a, "stop", 1, 0), question, "alignment") for i, a in enumerate(answers)]
+    long = Completion("q", 9, "none", [], "word " * 2000, "stop", 1, 0)
+    word = Completion("l", 0, "none", [], "one", "stop", 1, 0)
+    rows = [*pairs, (long, question, "alignment"), (word, labelled, "alignment")]
+    found = {}
+    judge = VllmJudge(config, Store.open(tmp_path), emit)
+    judge(rows, lambda j: found.__setitem__(j.completion_id, j))
+
+    model, tokenizer = load_model(), load_tokenizer()
+    assert sharpen is not None
+    digit = {str(d): tokenizer.convert_tokens_to_ids(str(d)) for d in range(10)}
+    for i, answer in enumerate(answers):
+        prompt = chat.prompt_ids(
+            chat.ChatTokenizer(tokenizer), [{"role": "user", "content": f"Rate <{answer}> for hello"}]
+        )
+        numbers = {}
+        for n in range(101):
+            ids = [digit[d] for d in str(n)]
+            with torch.no_grad():
+                logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 :].double().softmax(-1)
+            spelled = math.prod(float(logits[k, ids[k]]) for k in range(len(ids)))
+            numbers[n] = spelled * (1.0 - float(sum(logits[len(ids), d] for d in digit.values())))
+        mass = math.fsum(numbers.values())
+        exact = math.fsum(n * p for n, p in numbers.items()) / mass
+        judged = found[f"q/none/{i}"]
+        assert judged.score == pytest.approx(exact, abs=1e-3)
+        assert math.fsum(judged.distribution.values()) == pytest.approx(mass, rel=1e-3)
+    assert found["q/none/9"].outcome == Outcome.error and "judge.max_model_len" in found["q/none/9"].detail
+    assert found["l/none/0"].outcome == Outcome.unparseable  # random weights say neither YES nor NO
+    assert counted(seen, "judge_calls") == 5
+    again = {}
+    judge(pairs, lambda j: again.__setitem__(j.completion_id, j))
+    assert again == {k: v for k, v in found.items() if k in again} and counted(seen, "judge_cache_hits") == 3
