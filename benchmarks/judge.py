@@ -10,7 +10,6 @@ lookup, HTTP, JSON, score, cache write. Ends with `name value goal PASS|FAIL` li
 from __future__ import annotations
 
 import argparse
-import asyncio
 import dataclasses
 import json
 import os
@@ -22,6 +21,7 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
+from em import transport
 from em.config import JudgeConfig, JudgeKind
 from em.judge import JudgeJob
 from em.judge_cache import JudgeCache
@@ -75,7 +75,7 @@ def throughput(concurrency, calls, per_minute=0.0):
             )
             judged = []
             cpu, start = time.process_time(), time.perf_counter()
-            asyncio.run(client.grade(requests, lambda _, j: judged.append(j.score)))
+            transport.run(client.grade(requests, lambda _, j: judged.append(j.score)))
             wall, cpu = time.perf_counter() - start, time.process_time() - cpu
         assert len(judged) == calls and None not in judged
         return calls / wall, 1000.0 * cpu / calls, counts(url)

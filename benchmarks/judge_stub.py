@@ -1,4 +1,4 @@
-"""A judge's API on loopback that costs next to nothing: `python benchmarks/judge_stub.py LATENCY_S [REQUESTS_A_MINUTE]`.
+"""A judge's API on loopback that costs next to nothing: `python benchmarks/judge_stub.py LATENCY_S [A_MINUTE]`.
 
 Prints its port. Answers every POST after the latency with 20 alternatives and a usage, 1.5 kB. With a limit it tells it
 in x-ratelimit headers, keeps a token bucket of one second's requests, and answers 429 above it. GET /counts says how
@@ -12,6 +12,8 @@ import json
 import math
 import sys
 import time
+
+import uvloop
 
 TOP = [{"token": str(90 - 2 * i), "logprob": math.log(0.35 / 1.6**i), "bytes": [57, 48]} for i in range(20)]
 ANSWER = {
@@ -103,4 +105,4 @@ async def main():
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    uvloop.run(main())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sqlite3
 import time
 import zlib
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -58,8 +60,16 @@ class Verdict:
 
 def cache_key(identity: dict[str, Any], prompt: str) -> str:
     """64 hex digits: sha256 of the judge's identity and the filled-in prompt, as canonical JSON."""
-    text = json.dumps([identity, prompt], sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return prompt_key(canonical(identity), prompt)
+
+
+def canonical(identity: dict[str, Any]) -> str:
+    """A judge's identity as text, for `prompt_key`: the same for all its prompts."""
+    return json.dumps(identity, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+
+
+def prompt_key(identity: str, prompt: str) -> str:
+    return hashlib.sha256(f"[{identity},{encode_basestring_ascii(prompt)}]".encode()).hexdigest()
 
 
 class JudgeCache:
@@ -123,6 +133,8 @@ class JudgeCache:
         text = self._waiting.get(key)
         if text is None:
             with self._named_errors():
+                if not self._db.in_transaction:  # one snapshot until the next flush: no lock is taken for each row
+                    self._db.execute("BEGIN")
                 row = self._db.execute("SELECT crc, json FROM verdicts WHERE key = ?", (bytes.fromhex(key),)).fetchone()
             if row is None:
                 return None
@@ -143,7 +155,13 @@ class JudgeCache:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was gathered. After this a kill loses nothing (a power cut may: synchronous is NORMAL)."""
+        """Write what was gathered. After this a kill loses nothing (a power cut may: synchronous is NORMAL).
+
+        What other processes wrote meanwhile is seen from now on.
+        """
+        if self._db.in_transaction:
+            with self._named_errors():
+                self._db.execute("COMMIT")
         if self._waiting:
             rows = [(bytes.fromhex(key), _crc(text), text) for key, text in self._waiting.items()]
             with self._named_errors(), self._transaction():
@@ -254,7 +272,10 @@ def _crc(text: str) -> int:
 
 
 def _to_json(verdict: Verdict) -> str:
-    row = {name: getattr(verdict, name) for name in Verdict.__dataclass_fields__}
+    """Without the distribution where it is the first token's alternatives once more: half the size."""
+    row = dict(vars(verdict))
+    if verdict.distribution and verdict.distribution == _shares(verdict.top_logprobs):
+        del row["distribution"]
     return json.dumps(row, ensure_ascii=True, separators=(",", ":"))
 
 
@@ -262,4 +283,13 @@ def _from_json(text: str) -> Verdict:
     row = json.loads(text)
     row["outcome"] = Outcome(row["outcome"])
     row["top_logprobs"] = [(token, logprob) for token, logprob in row["top_logprobs"]]
+    if "distribution" not in row:
+        row["distribution"] = _shares(row["top_logprobs"])
     return Verdict(**row)
+
+
+def _shares(top_logprobs: list[tuple[str, float]]) -> dict[str, float]:
+    """Token → probability from the likeliest down, as em/judge_score.py makes it; {} where tokens repeat or are none."""
+    ordered = sorted(top_logprobs, key=lambda pair: (-pair[1], pair[0]))
+    shares = {token: math.exp(min(logprob, 0.0)) for token, logprob in ordered}
+    return shares if len(shares) == len(top_logprobs) else {}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from em import judge_request
-from em.judge_cache import JudgeCache, Verdict, cache_key
+from em.judge_cache import JudgeCache, Verdict, canonical, prompt_key
 from em.judge_price import Purse, reply_tokens
 from em.records import Judgement, Outcome
 from em.schema.judge import ScoreMethod
@@ -105,6 +105,9 @@ class JudgeClient:
         self._config = config
         self._cache = cache
         self._identity = identity(config)
+        self._output = {choices: reply_tokens(config, choices) for choices in (False, True)}
+        self._known: dict[tuple[str, ...], str] = {}
+        """choices → identity, as the cache's keys have it."""
         self._under_way: dict[str, asyncio.Future[Verdict]] = {}
         self._again: list[JudgeRequest] = []
 
@@ -168,8 +171,11 @@ class JudgeClient:
 
     def key(self, request: JudgeRequest) -> str:
         """Key of a request's verdict in the cache."""
-        known = {**self._identity, "choices": request.choices} if request.choices else self._identity
-        return cache_key(known, request.prompt)
+        known = self._known.get(request.choices)
+        if known is None:
+            more = {"choices": request.choices} if request.choices else {}
+            known = self._known[request.choices] = canonical({**self._identity, **more})
+        return prompt_key(known, request.prompt)
 
     async def _ask(self, request: JudgeRequest) -> Verdict:
         if self._config.score == ScoreMethod.digits and not request.choices:
@@ -180,7 +186,7 @@ class JudgeClient:
         wanted = self._config.samples if self._config.score == ScoreMethod.sampled else 1
         while len(found) < wanted:  # an API may give fewer replies than it was asked for
             body = judge_request.body(self._config, request.prompt, request.choices, have=len(found))
-            got = await self._post(body, len(request.prompt), reply_tokens(self._config, bool(request.choices)))
+            got = await self._post(body, len(request.prompt), self._output[bool(request.choices)])
             if isinstance(got, Verdict):
                 return got
             found += got.found[: wanted - len(found)]

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from em import transport
 from em.config import JudgeConfig, JudgeKind
 from em.events import Emitter, sentence
 from em.judge import CHUNK, JudgeJob, Pair, Stage, asked, static
@@ -47,7 +48,7 @@ def run(store: Store, jobs: list[JudgeJob], config: JudgeConfig, emit: Emitter, 
             mend(store.root / CACHE, emit.warn)
             with judge_client(config, store.root / CACHE) as client:
                 try:
-                    asyncio.run(client.grade(feed, feed.add))
+                    transport.run(client.grade(feed, feed.add))
                 finally:
                     emit.count("judge_calls", client.calls)
                     emit.count("judge_cache_hits", client.cache_hits)

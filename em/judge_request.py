@@ -124,8 +124,8 @@ def alternatives(logprobs: Any) -> list[tuple[str, float]]:
     try:
         entries = content[0]["top_logprobs"] if content != [] else []
         pairs = [(printable(entry["token"]), entry["logprob"]) for entry in entries]
-        numbers = all(type(p) in (int, float) and p <= 0.01 for _, p in pairs)
-        sound = numbers and math.fsum(math.exp(p) for _, p in pairs) <= 1.05
+        sound = all(type(p) in (int, float) and p <= 0.01 for _, p in pairs)
+        sound = sound and sum([math.exp(p) for _, p in pairs]) <= 1.05
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"the answer has the wrong form: logprobs.content[0].top_logprobs ({error!r})") from error
     if not sound:

@@ -12,7 +12,6 @@ A rubric with choices (YES / NO ...) has the label of the reply instead, however
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -20,7 +19,7 @@ from typing import NamedTuple
 from em.records import Outcome
 from em.transport import printable
 
-_INTEGER = re.compile(r"0|[1-9][0-9]?|100")
+_INTEGERS = {str(n): n for n in range(101)}
 _BEFORE = " \t\r\n\"'`*_"
 _AFTER = _BEFORE + ".:!"
 """What may stand around a number or a label in a reply that is only that; a point before a digit is not such."""
@@ -53,8 +52,9 @@ def score(top_logprobs: Sequence[tuple[str, float]], min_mass: float) -> Score:
     pairs, distribution = _probabilities(top_logprobs)
     integers: dict[int, float] = {}
     for token, probability in pairs:
-        if _INTEGER.fullmatch(token.strip()):
-            integers[int(token)] = integers.get(int(token), 0.0) + probability
+        value = _INTEGERS.get(token.strip())
+        if value is not None:
+            integers[value] = integers.get(value, 0.0) + probability
     return _expectation(integers, min_mass, pairs[0][0], distribution, "first token")
 
 
@@ -81,9 +81,11 @@ def _probabilities(top_logprobs: Sequence[tuple[str, float]]) -> tuple[list[tupl
         raise ValueError("a log-probability is NaN")
     ordered = sorted(top_logprobs, key=lambda pair: (-pair[1], pair[0]))
     pairs = [(token, math.exp(min(logprob, 0.0))) for token, logprob in ordered]
-    distribution: dict[str, float] = {}
-    for token, probability in pairs:
-        distribution[token] = distribution.get(token, 0.0) + probability
+    distribution = dict(pairs)
+    if len(distribution) < len(pairs):
+        distribution = {}
+        for token, probability in pairs:
+            distribution[token] = distribution.get(token, 0.0) + probability
     return pairs, distribution
 
 
@@ -106,8 +108,7 @@ def _bare(text: str) -> str:
 
 def number(text: str) -> int | None:
     """The integer 0–100 a reply is, and nothing else: "85", " 85.", "**85**"; not "85%", "007", "101", "80-90"."""
-    found = _bare(text)
-    return int(found) if _INTEGER.fullmatch(found) else None
+    return _INTEGERS.get(_bare(text))
 
 
 def text_score(text: str) -> Score:

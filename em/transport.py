@@ -14,12 +14,14 @@ import json
 import os
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
+import uvloop
 
 from em.limits import Limits, seconds
 
@@ -29,6 +31,9 @@ MAX_RETRY_AFTER_S = 300.0
 """What a server's Retry-After is granted at most."""
 DETAIL_CHARS = 300
 FILTER_CODES = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
+
+
+T = TypeVar("T")
 
 
 class ApiError(RuntimeError):
@@ -202,9 +207,15 @@ class Api:
         return short(text.replace(self._key, "[key]") if self._key else text)
 
 
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """asyncio.run on uvloop's event loop, which costs half as much CPU a request."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
 def printable(text: str) -> str:
     """Without lone surrogates, which no UTF-8 file can hold."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def short(text: str) -> str:
