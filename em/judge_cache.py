@@ -289,7 +289,7 @@ def _from_json(text: str) -> Verdict:
 
 
 def _shares(top_logprobs: list[tuple[str, float]]) -> dict[str, float]:
-    """Token → probability from the likeliest down, as em/judge_score.py makes it; {} where tokens repeat or are none."""
+    """Token → probability from the likeliest down, as em/judge_score.py has it; {} where tokens repeat."""
     ordered = sorted(top_logprobs, key=lambda pair: (-pair[1], pair[0]))
     shares = {token: math.exp(min(logprob, 0.0)) for token, logprob in ordered}
     return shares if len(shares) == len(top_logprobs) else {}
