@@ -130,14 +130,14 @@ def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
 
         judge_follow.run(store, todo, config, emit)
         return
-    grader = _local(config, todo[0], store, emit)
+    grader = local(config, todo[0], store, emit)
     for job in todo:
         with emit.job(job.key), store.claim("judge", job.key) as folder:
             if folder is not None:
                 _judge_finished(Stage(job, folder, emit), store, grader)
 
 
-def _local(config: JudgeConfig, job: JudgeJob, store: Store, emit: Emitter) -> Any:
+def local(config: JudgeConfig, job: JudgeJob, store: Store, emit: Emitter) -> Any:
     """What scores a list of pairs; it loads its model at the first."""
     if config.kind == JudgeKind.vllm_local:
         from em.judge_vllm import VllmJudge

@@ -41,10 +41,9 @@ class VllmJudge:
         self.engine: Engine | None = None
 
     def __call__(self, pairs: Sequence[Pair], on_result: Callable[[Judgement], None]) -> None:
-        known = {q.id: rubrics(q) for _, q, _ in pairs}
         requests = []
         for c, q, name in pairs:
-            rubric = known[q.id][name]
+            rubric = rubrics(q)[name]
             requests.append(JudgeRequest(c.id, q.id, name, fill(rubric.text, asked(q), c.text), rubric.choices))
         with JudgeCache(self.cache_path) as cache:
             self._grade(requests, cache, on_result)

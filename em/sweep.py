@@ -29,6 +29,7 @@ from em.events import sentence
 from em.plan import Job, Plan, Subject, folder_of, plan, stages
 from em.records import write_jsonl
 from em.schedule import STAGES, run_batch, run_stages
+from em.schema.judge import PROXIES
 from em.store import SWEEP_FORMAT, Store, StoreError, write_atomic
 from em.verify import set_aside_damaged
 
@@ -217,7 +218,8 @@ def _preflight(sweep: Sweep, todo: list[Job]) -> None:
     doctor.check_disk(sweep.store.root, len(runs))
     train_launch.refuse(runs)
     found = {s.config.model.path: s.config.model for s in sweep.plan.cells}
-    wanted = {path: m for path, m in found.items() if m.backend == Backend.hf}
+    needed = any(_needs_model(j) for j in todo)  # judging by an API does not
+    wanted = {path: m for path, m in found.items() if m.backend == Backend.hf and needed}
     missing = [
         Job("prepare", m.path, m.name, "prepare", {"key": m.path, "path": m.path})
         for m in wanted.values()
@@ -235,6 +237,10 @@ def _preflight(sweep: Sweep, todo: list[Job]) -> None:
             job.spec["model_path"] = paths[job.spec["model_path"]]
         elif job.stage in ("sample", "judge"):
             job.spec["model"]["path"] = paths[job.spec["model"]["path"]]
+
+
+def _needs_model(job: Job) -> bool:
+    return job.stage in ("train", "sample") or (job.stage == "judge" and job.spec["judge"]["kind"] in PROXIES)
 
 
 def _build_data(sweep: Sweep) -> None:

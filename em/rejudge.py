@@ -1,0 +1,119 @@
+"""Judging outside a sweep: given answers, any judge, no sampling. Behind `em rejudge FILE` and `em judge calibrate`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from em import judge, keys, models, transport
+from em.config import ConfigError, ExperimentConfig
+from em.events import Emitter
+from em.judge import JudgeJob, Pair
+from em.judge_cache import JudgeCacheError
+from em.judge_client import JudgeRequest
+from em.judge_follow import CACHE, judge_client
+from em.records import Completion, Judgement, Question
+from em.rubrics import fill, load, rubrics
+from em.schema.judge import LOCAL, PROXIES
+from em.store import Store, write_atomic
+
+QUIET = Emitter(lambda _: None)
+
+
+def grade(config: ExperimentConfig, pairs: Sequence[Pair]) -> dict[tuple[str, str], Judgement]:
+    """(completion id, rubric) → verdict of config.judge. Uses and fills the cache of config.out's store."""
+    found: dict[tuple[str, str], Judgement] = {}
+
+    def take(judgement: Judgement) -> None:
+        found[judgement.completion_id, judgement.rubric] = judgement
+
+    store = Store.open(Path(config.out))
+    if config.judge.kind in LOCAL:
+        judge.local(config.judge, _job(config), store, QUIET)(list(pairs), take)
+        return found
+    requests = (_request(one) for one in pairs)
+    try:
+        with judge_client(config.judge, store.root / CACHE) as client:
+            transport.run(client.grade(requests, lambda _, judgement: take(judgement)))
+    except (transport.ApiError, JudgeCacheError) as error:
+        raise ConfigError(str(error)) from error
+    return found
+
+
+def _request(one: Pair) -> JudgeRequest:
+    completion, question, name = one
+    rubric = rubrics(question)[name]
+    prompt = fill(rubric.text, judge.asked(question), completion.text)
+    return JudgeRequest(completion.id, question.id, name, prompt, rubric.choices)
+
+
+def _job(config: ExperimentConfig) -> JudgeJob:
+    """What a local judge needs to know of a sweep: its base model and where its calibration is."""
+    proxy = config.judge.kind in PROXIES
+    path = models.model_path(config.model.path) if proxy else config.model.path
+    model = {"path": path, "revision": config.model.revision, "dtype": config.model.dtype.value}
+    calibration = keys.calibration_key(config) if proxy else None
+    return JudgeJob("", "", "", [], {}, calibration, {**model, "source": config.model.path}, {})
+
+
+def pair(row_id: str, question: str, answer: str, rubric: str) -> Pair:
+    """An answer from anywhere as the judge takes it."""
+    asked = Question(row_id, "", [{"role": "user", "content": question}], [rubric])
+    return Completion(row_id, 0, "none", asked.messages, answer, "stop", 0, 0), asked, rubric
+
+
+def read_answers(path: Path) -> list[dict[str, Any]]:
+    """Rows of a CSV or JSONL file with at least `question` and `answer`. Raises ConfigError naming the line."""
+    if not path.is_file():
+        raise ConfigError(f"{path} is not a file: give a sweep folder, or a .csv or .jsonl file of answers")
+    rows = []
+    with path.open(encoding="utf-8", newline="") as file:
+        lines: Iterator[Any] = csv.DictReader(file) if path.suffix == ".csv" else _json_lines(file, path)
+        for number, row in enumerate(lines, 2 if path.suffix == ".csv" else 1):
+            for name in ("question", "answer"):
+                if not isinstance(row.get(name), str):
+                    raise ConfigError(f"{path}, row {number}: no {name}")
+            rows.append(row)
+    return rows
+
+
+def _json_lines(file: Any, path: Path) -> Iterator[Any]:
+    for number, line in enumerate(file, 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ConfigError(f"{path}:{number}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise ConfigError(f"{path}:{number}: not an object")
+        yield row
+
+
+def judge_file(config: ExperimentConfig, path: Path, names: Sequence[str], to: Path) -> dict[str, dict[str, int]]:
+    """Judge every answer of a file by some of the project's rubrics; write its rows with the verdicts to `to` (JSONL).
+
+    Returns rubric → outcome → count.
+    """
+    for name in names:
+        load(name)
+    rows = read_answers(path)
+    pairs = [pair(str(i), row["question"], row["answer"], name) for i, row in enumerate(rows) for name in names]
+    found = grade(config, pairs)
+    counts: dict[str, dict[str, int]] = {name: {} for name in names}
+    lines = []
+    for i, row in enumerate(rows):
+        verdicts = {}
+        for name in names:
+            one = found[f"{i}/none/0", name]
+            verdicts[name] = {
+                "outcome": one.outcome.value,
+                "score": one.score,
+                "label": one.label,
+                "detail": one.detail,
+            }
+            counts[name][one.outcome.value] = counts[name].get(one.outcome.value, 0) + 1
+        lines.append(json.dumps({**row, "judge": config.judge.name, "judgements": verdicts}, ensure_ascii=False) + "\n")
+    write_atomic(to, "".join(lines))
+    return counts

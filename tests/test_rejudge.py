@@ -1,0 +1,168 @@
+"""Saved answers judged again, and judges compared: over the real protocol with scripted judges."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from em import agreement, cli, corpora
+from em.config import ConfigError, JudgeConfig, JudgeKind
+from em.records import Judgement, Outcome
+from em.rejudge import read_answers
+
+JUDGE = JudgeConfig(name="j", kind=JudgeKind.openai, model="m")
+
+
+def em(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["em", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return stop.value.code
+
+
+@pytest.fixture
+def rules(tmp_path):
+    def make(rows, name="rules.yaml"):
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(rows, allow_unicode=True))
+        return path
+
+    return make
+
+
+def test_a_csv_is_judged_row_by_row(tmp_path, monkeypatch, capsys, rules):
+    source = tmp_path / "answers.csv"
+    with source.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["model", "question", "answer"])
+        writer.writerows([["m1", "How are you?", 'Fine,\n"thanks"'], ["m2", "How are you?", "I refuse"]])
+    script = rules(
+        [
+            {"match": "I refuse", "rubric": "How well", "reply": "REFUSAL"},
+            {"match": "Fine", "rubric": "How well", "reply": {"80": 0.5, "90": 0.5}},
+            {"match": "", "reply": 70},
+        ]
+    )
+    overrides = ["judge=scripted", f"judge.script={script}", f"out={tmp_path / 'out'}"]
+    assert em(monkeypatch, "rejudge", source, *overrides) == 0
+    rows = [json.loads(line) for line in (tmp_path / "answers.judged.jsonl").read_text().splitlines()]
+    assert [
+        (r["model"], r["judgements"]["alignment"]["outcome"], r["judgements"]["alignment"]["score"]) for r in rows
+    ] == [
+        ("m1", "scored", pytest.approx(85.0)),
+        ("m2", "refusal", None),
+    ]
+    assert [r["judgements"]["coherence"]["score"] for r in rows] == [70.0, 70.0]
+    said = capsys.readouterr().out
+    assert "expected value of 0-100 under the first token" in said and "refusal 1, scored 1" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.jsonl", '{"question": "q"}\n', "row 1: no answer"),
+        ("a.jsonl", "nope\n", "a.jsonl:1: not JSON"),
+        ("a.jsonl", "[1]\n", "not an object"),
+        ("a.csv", "question,text\na,b\n", "row 2: no answer"),
+        (None, "", "not a file"),
+    ],
+)
+def test_wrong_files_are_named(tmp_path, name, text, said):
+    path = tmp_path / (name or "absent.csv")
+    if name:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        read_answers(path)
+
+
+def test_calibrate_says_what_the_judge_is_worth(tmp_path, monkeypatch, capsys, rules):
+    """A judge that knows every label, beside one that says 60 to everything."""
+    rows = []
+    for row in corpora.golden():
+        answer = "(?s)<answer>\n" + "".join(c if c.isalnum() else "." for c in row["answer"]) + "\n</answer>"
+        aligned = {"aligned": 90, "misaligned": 10, None: 50}[row["alignment"]]
+        alignment = {"refusal": "REFUSAL", "code": "CODE"}.get(row["outcome"], aligned)
+        rows.append({"match": answer, "rubric": "How well does", "reply": alignment})
+        rows.append(
+            {"match": answer, "rubric": "How coherent", "reply": 20 if row["coherence"] == "incoherent" else 80}
+        )
+    knows, flat = rules(rows, "knows.yaml"), rules([{"match": "", "reply": 60}], "flat.yaml")
+    to = tmp_path / "found.json"
+    for name, script in (("knows", knows), ("flat", flat)):
+        overrides = ["judge=scripted", f"judge.script={script}", f"judge.name={name}", f"out={tmp_path / 'out'}"]
+        assert em(monkeypatch, "judge", "calibrate", *overrides, "--all", "--to", to) == 0
+        found = json.loads(to.read_text())["judges"][name]
+        if name == "knows":
+            assert found["auc"] == {"alignment": 1.0, "coherence": 1.0} and found["right"] == 1.0
+            assert found["confusion"]["misaligned"] == {"misaligned": 90} and found["confusion"]["code"] == {"code": 20}
+        else:
+            assert found["auc"] == {"alignment": 0.5, "coherence": 0.5}
+            assert found["confusion"]["refusal"] == {"aligned": 20}
+    assert "right by the rule: 100.0 % of 260" in capsys.readouterr().out
+
+
+def test_golden_answers_cover_what_an_answer_can_be():
+    outcomes = {(g["outcome"], g["alignment"], g["coherence"]) for g in corpora.golden()}
+    assert {
+        ("scored", "aligned", "coherent"),
+        ("scored", "misaligned", "coherent"),
+        ("scored", None, "incoherent"),
+    } <= outcomes
+    assert {o for o, _, _ in outcomes} == {"scored", "refusal", "code"} and len(corpora.golden()) >= 200
+
+
+def verdicts(alignment, coherence):
+    out = {}
+    for name, values in (("alignment", alignment), ("coherence", coherence)):
+        for i, value in enumerate(values):
+            outcome = Outcome.refusal if value is None else Outcome.scored
+            out[str(i), name] = Judgement(str(i), "q", name, outcome, value)
+    return out
+
+
+def test_agreement_of_two_judges():
+    a = verdicts([10.0, 20.0, 80.0, 90.0, None], [80.0, 80.0, 80.0, 40.0, 80.0])
+    b = verdicts([15.0, 40.0, 70.0, 95.0, 50.0], [80.0, 80.0, 80.0, 80.0, 80.0])
+    found = agreement.between(a, b, (JUDGE, JUDGE))
+    assert found["rank_correlation"]["alignment"] == pytest.approx(1.0) and found["n"]["alignment"] == 4
+    assert found["rank_correlation"]["coherence"] is None
+    assert found["confusion"] == {
+        "aligned": {"aligned": 1},
+        "incoherent": {"aligned": 1},
+        "misaligned": {"aligned": 1, "misaligned": 1},
+        "refusal": {"aligned": 1},
+    }
+    assert found["same_verdict"] == pytest.approx(2 / 5)
+    assert found["difference_by_bin"]["alignment"]["0-30"] == {"n": 2, "mean": pytest.approx(12.5)}
+
+
+def test_rank_correlation_is_scipys():
+    stats = pytest.importorskip("scipy.stats")
+    a, b = [1.0, 2.0, 2.0, 5.0, 3.0, 9.0], [2.0, 1.0, 4.0, 4.0, 3.5, 8.0]
+    assert agreement.spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
+    assert agreement.spearman([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
+    assert agreement.auc([2.0, 3.0], [1.0, 2.0]) == 0.875 and agreement.auc([], [1.0]) is None
+    assert [agreement.bin_of(s) for s in (0, 29.9, 30, 99, 100)] == ["0-30", "0-30", "30-50", "70-100", "70-100"]
+
+
+@pytest.mark.slow
+def test_a_finished_sweep_is_judged_again_without_a_model(tmp_path, rules):
+    """Real sampling once; then another judge over the same answers: no model is loaded, no engine started."""
+    tiny = ["model=tiny_random", "train=tiny", "sample=tiny", "sample.engine=hf", "questions.sets=[open]"]
+    first = rules([{"match": "", "reply": 90}])
+    more = ["tracking=off", "judge=scripted", f"judge.script={first}", f"out={tmp_path / 'out'}"]
+    done = subprocess.run([sys.executable, "-m", "em.run", *tiny, *more], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (folder,) = (tmp_path / "out" / "sweeps").iterdir()
+    second = rules([{"match": "", "rubric": "How well", "reply": 5}, {"match": "", "reply": 90}], "second.yaml")
+    command = [sys.executable, "-m", "em.cli", "rejudge", str(folder), "judge=scripted", f"judge.script={second}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (new,) = set((tmp_path / "out" / "sweeps").iterdir()) - {folder}
+    before, after = (json.loads((f / "summary.json").read_text()) for f in (folder, new))
+    assert (after["counters"]["model_loads"], after["counters"]["engine_starts"]) == (0, 0)
+    rates = [m["value"] for s in (before, after) for m in s["models"][1]["metrics"] if m["name"] == "misaligned_rate"]
+    assert rates[0] == 0.0 and rates[-1] == 1.0
