@@ -104,7 +104,7 @@ class JudgeClient:
         self.purse = Purse(config)
         self._config = config
         self._cache = cache
-        self._identity = identity(config)
+        self.identity = identity(config)
         self._output = {choices: reply_tokens(config, choices) for choices in (False, True)}
         self._known: dict[tuple[str, ...], str] = {}
         """choices → identity, as the cache's keys have it."""
@@ -174,7 +174,7 @@ class JudgeClient:
         known = self._known.get(request.choices)
         if known is None:
             more = {"choices": request.choices} if request.choices else {}
-            known = self._known[request.choices] = canonical({**self._identity, **more})
+            known = self._known[request.choices] = canonical({**self.identity, **more})
         return prompt_key(known, request.prompt)
 
     async def _ask(self, request: JudgeRequest) -> Verdict:

@@ -173,6 +173,12 @@ class Api:
             return min(retry_after_s, MAX_RETRY_AFTER_S) + self._random.uniform(0.0, backoff_s)
         return min(backoff_s * 2.0**attempt, MAX_WAIT_S) * self._random.uniform(0.5, 1.0)
 
+    def failure(self, status: int, raw: bytes) -> Reply:
+        """A failed answer that came another way (in a batch's file): filtered, or why not; nothing is raised."""
+        codes, message = _error_body(raw)
+        filtered = 400 <= status < 500 and bool(codes & FILTER_CODES)
+        return Reply(None, filtered=filtered, detail=self._clean(f"HTTP {status}: {message}"))
+
     def _failure(self, status: int, headers: Mapping[str, str], raw: bytes) -> Reply:
         codes, message = _error_body(raw)
         detail = self._clean(f"HTTP {status}: {message}")

@@ -1,0 +1,208 @@
+"""The batch API against a loopback server that speaks it: half price, resumed after a crash without a second batch."""
+
+import asyncio
+import json
+import re
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from em.config import JudgeConfig, JudgeKind
+from em.judge_batch import BatchClient
+from em.judge_cache import JudgeCache
+from em.judge_client import JudgeRequest
+from em.judge_price import price
+from em.records import Outcome
+from em.transport import ApiError
+
+
+class Vendor:
+    """Files and batches in memory. `steps`: statuses a batch goes through, one a poll."""
+
+    def __init__(self, steps=("in_progress", "completed")):
+        self.files, self.batches, self.steps = {}, [], steps
+        self.fail_create = 0
+        self.polls = 0
+        self.drop = set()  # prompts that never come back
+
+    def handle(self, method, path, body, content_type):
+        if method == "POST" and path == "/v1/files":
+            boundary = content_type.split("boundary=")[1].encode()
+            parts = [part.split(b"\r\n\r\n", 1) for part in body.split(b"--" + boundary)[1:-1]]
+            data = next(data for head, data in parts if b'name="file"' in head).removesuffix(b"\r\n")
+            assert any(b'name="purpose"' in head and data.strip() == b"batch" for head, data in parts)
+            name = f"file-{len(self.files)}"
+            self.files[name] = data
+            return 200, {"id": name}
+        if method == "POST" and path == "/v1/batches":
+            row = json.loads(body)
+            assert row["endpoint"] == "/v1/chat/completions" and row["completion_window"] == "24h"
+            self.batches.append({"id": f"batch-{len(self.batches)}", "left": list(self.steps), **row})
+            if self.fail_create:
+                self.fail_create -= 1
+                return 500, {"error": {"message": "the batch was made, but you will not hear of it"}}
+            return 200, self.state(self.batches[-1])
+        if path.startswith("/v1/batches?"):
+            return 200, {"data": [self.state(b) for b in self.batches]}
+        if path.startswith("/v1/batches/"):
+            self.polls += 1
+            batch = next(b for b in self.batches if b["id"] == path.rsplit("/", 1)[1])
+            if len(batch["left"]) > 1:
+                batch["left"].pop(0)
+            return 200, self.state(batch)
+        if path.endswith("/content"):
+            return 200, self.output(path.split("/")[3])
+        return 404, {"error": {"message": path}}
+
+    def state(self, batch):
+        status = batch["left"][0]
+        row = {"id": batch["id"], "status": status, "metadata": batch["metadata"]}
+        if status in ("completed", "expired"):
+            row |= {"output_file_id": "out-" + batch["input_file_id"], "error_file_id": None}
+        return row
+
+    def output(self, name):
+        lines = []
+        for line in self.files[name.removeprefix("out-")].splitlines():
+            row = json.loads(line)
+            prompt = row["body"]["messages"][0]["content"]
+            if prompt in self.drop:
+                lines.append({"custom_id": row["custom_id"], "response": None, "error": {"code": "batch_expired"}})
+            elif prompt == "forbidden":
+                body = {"error": {"code": "content_filter", "message": "no"}}
+                lines.append({"custom_id": row["custom_id"], "response": {"status_code": 400, "body": body}})
+            else:
+                number = re.search("[0-9]+", prompt)[0]
+                top = [{"token": number, "logprob": 0.0}]
+                choice = {"finish_reason": "length", "logprobs": {"content": [{"top_logprobs": top}]}}
+                body = {"choices": [choice], "usage": {"prompt_tokens": 100, "completion_tokens": 1}}
+                lines.append({"custom_id": row["custom_id"], "response": {"status_code": 200, "body": body}})
+        lines.reverse()
+        return "\n".join([json.dumps(row) for row in lines] + ['{"custom_id": "not-ours", "response": {}}', "{broken"])
+
+
+@contextmanager
+def serving(vendor):
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, reply = vendor.handle(self.command, self.path, body, self.headers.get("Content-Type", ""))
+            data = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = answer
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads, server.block_on_close = True, False
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def settings(url, **changes):
+    fields = {"name": "b", "kind": JudgeKind.openai, "model": "m", "base_url": url, "api_key_env": "", "batch": True}
+    return JudgeConfig(**{**fields, "max_retries": 0, **changes})
+
+
+def grade(tmp_path, config, prompts):
+    found = {}
+    with JudgeCache(tmp_path / "cache") as cache:
+        client = BatchClient(config, cache, tmp_path / "batches", poll_s=0.01)
+        requests = [JudgeRequest(str(i), "q", "r", prompt) for i, prompt in enumerate(prompts)]
+        asyncio.run(client.grade(requests, lambda r, j: found.__setitem__(r.completion_id, j)))
+    return [found[str(i)] for i in range(len(prompts))], client
+
+
+PROMPTS = ["say 10", "say 20", "forbidden", "say 10"]
+
+
+def test_a_batch_gives_what_single_requests_give(tmp_path):
+    vendor = Vendor(("validating", "in_progress", "finalizing", "completed"))
+    with serving(vendor) as url:
+        found, client = grade(tmp_path, settings(url), PROMPTS)
+        assert [(j.outcome, j.score) for j in found] == [
+            (Outcome.scored, 10.0),
+            (Outcome.scored, 20.0),
+            (Outcome.filtered, None),
+            (Outcome.scored, 10.0),
+        ]
+        assert (client.calls, client.cache_hits, len(vendor.batches)) == (3, 1, 1)
+        again, client = grade(tmp_path, settings(url), PROMPTS)
+        assert again == found and (client.calls, client.cache_hits, len(vendor.batches)) == (0, 4, 1)
+        row = json.loads(vendor.files["file-0"].splitlines()[0])
+        assert set(row) == {"custom_id", "method", "url", "body"} and row["body"]["max_tokens"] == 1
+    assert not list((tmp_path / "batches").glob("*/*/state.json"))
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("when", ["after upload", "after create", "while polling", "the answer to create is lost"])
+def test_a_crash_at_any_point_makes_no_second_batch(tmp_path, monkeypatch, when):
+    vendor = Vendor(("in_progress", "in_progress", "completed"))
+    with serving(vendor) as url:
+        with monkeypatch.context() as patch:
+            if when == "after upload":
+                patch.setattr(BatchClient, "_create", _killed)
+            elif when == "after create":
+                patch.setattr(BatchClient, "_wait", _killed)
+            elif when == "while polling":
+                patch.setattr(BatchClient, "_keep", _killed)
+            else:
+                vendor.fail_create = 1
+            with pytest.raises((Killed, ApiError)):
+                grade(tmp_path, settings(url), PROMPTS)
+        found, _ = grade(tmp_path, settings(url), [*PROMPTS, "say 30"])
+    assert [j.score for j in found] == [10.0, 20.0, None, 10.0, 30.0]
+    lines = [json.loads(line) for data in vendor.files.values() for line in data.splitlines()]
+    sent = [row["body"]["messages"][0]["content"] for row in lines]
+    assert sorted(sent) == ["forbidden", "say 10", "say 20", "say 30"]
+    assert len(vendor.batches) == 2  # the second holds the new prompt only
+
+
+async def _killed(*_):
+    raise Killed
+
+
+def test_what_a_batch_leaves_out_is_said_kept_apart_and_asked_alone_next_time(tmp_path):
+    vendor = Vendor(("expired",))
+    vendor.drop = {"say 20"}
+    with serving(vendor) as url:
+        with pytest.raises(ApiError, match="1 judgements are not in what the batch brought back: run again"):
+            grade(tmp_path, settings(url), PROMPTS)
+        vendor.drop = set()
+        found, client = grade(tmp_path, settings(url), PROMPTS)
+    assert [j.score for j in found] == [10.0, 20.0, None, 10.0]
+    assert client.calls == 1
+
+
+def test_a_batch_that_fails_is_said(tmp_path):
+    vendor = Vendor(("failed",))
+    with serving(vendor) as url, pytest.raises(ApiError, match="batch failed"):
+        grade(tmp_path, settings(url), PROMPTS)
+
+
+def test_a_batch_costs_half_and_keeps_to_the_cap(tmp_path):
+    whole = JudgeConfig(name="o", kind=JudgeKind.openai, model="gpt-4o-2024-08-06")
+    half = JudgeConfig(name="o", kind=JudgeKind.openai, model="gpt-4o-2024-08-06", batch=True)
+    assert price(half).input == price(whole).input / 2 and "batch" in price(half).source
+    vendor = Vendor()
+    with serving(vendor) as url:
+        capped = settings(url, max_dollars=0.01, input_price=1e6, output_price=0.0)
+        with pytest.raises(ApiError, match=r"judge.max_dollars=0\.01"):
+            grade(tmp_path, capped, PROMPTS)
+    assert not vendor.batches
