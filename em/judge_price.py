@@ -18,6 +18,9 @@ CHARS_PER_TOKEN = 4.0
 SAFE_CHARS_PER_TOKEN = 2.5
 """For a purse's first reservations: a cap must hold for code and other languages too."""
 
+RESERVE = 1.2
+"""Input tokens a purse puts aside for a prompt, as a multiple of what is expected: prompts differ."""
+
 
 @dataclass(frozen=True)
 class Price:
@@ -106,7 +109,7 @@ class Purse:
         self.input_tokens = self.output_tokens = 0
         self.dollars = 0.0
         self._reserved = 0.0
-        self._chars = 0
+        self._chars = self._reported = 0
         if self.cap is not None and self.price is None:
             raise ApiError(
                 f"judge.max_dollars is set and no price is known for {judge.model!r} at {judge.base_url}: set "
@@ -115,12 +118,14 @@ class Purse:
 
     def tokens(self, chars: int) -> int:
         """Input tokens of a prompt of so many characters, as measured in this run, else by a cautious guess."""
-        ratio = self.input_tokens / self._chars if self._chars > 10_000 else 1.0 / SAFE_CHARS_PER_TOKEN
+        ratio = self._reported / self._chars if self._chars else 0.0
+        if self._chars < 10_000:
+            ratio = max(ratio, 1.0 / SAFE_CHARS_PER_TOKEN)
         return int(chars * ratio) + 8
 
     def reserve(self, input_tokens: int, output_tokens: int) -> float:
         """Put aside what a call may cost, dollars; give it back with `settle`."""
-        dollars = self._cost(input_tokens, output_tokens)
+        dollars = self._cost(input_tokens * RESERVE, output_tokens)
         if self.cap is not None and self.dollars + self._reserved + dollars > self.cap:
             raise ApiError(
                 f"judging has cost {self.dollars:.4f} dollars and the next call could pass judge.max_dollars="
@@ -137,11 +142,12 @@ class Purse:
         sent, got = usage.get("prompt_tokens"), usage.get("completion_tokens")
         if type(sent) is int and type(got) is int and sent >= 0 and got >= 0:
             self._chars += chars
+            self._reported += sent
         else:
             sent, got = self.tokens(chars), output_tokens
         self.input_tokens += sent
         self.output_tokens += got
         self.dollars += self._cost(sent, got)
 
-    def _cost(self, input_tokens: int, output_tokens: int) -> float:
+    def _cost(self, input_tokens: float, output_tokens: int) -> float:
         return (input_tokens * self.price.input + output_tokens * self.price.output) / 1e6 if self.price else 0.0

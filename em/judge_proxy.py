@@ -38,6 +38,11 @@ class Proxy:
             self._load()
         for rubric in dict.fromkeys(r for _, _, r in pairs):
             rows = [(c, q) for c, q, r in pairs if r == rubric]
+            if rubric not in self.calibrations:
+                detail = f"judge={self.config.kind.value} was calibrated for {', '.join(self.calibrations)} only"
+                for c, q in rows:
+                    on_result(Judgement(c.id, q.id, rubric, Outcome.error, None, detail=detail))
+                continue
             plain = []
             for c, q in rows:
                 outcome = self._outcome(c.text, rubric)

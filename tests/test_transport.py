@@ -1,0 +1,295 @@
+"""Limits learned from headers, pauses, slow and vanishing servers: over real loopback sockets."""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from em import transport
+from em.config import JudgeConfig, JudgeKind
+from em.judge_cache import JudgeCache
+from em.judge_client import JudgeClient, JudgeRequest
+from em.judge_price import Purse, estimate, price
+from em.limits import Bucket, Limits, seconds
+from em.records import Outcome, Question
+from em.transport import Api, ApiError, ApiSettings
+
+ANSWER = {
+    "choices": [
+        {"finish_reason": "length", "logprobs": {"content": [{"top_logprobs": [{"token": "85", "logprob": 0}]}]}}
+    ],
+    "usage": {"prompt_tokens": 100, "completion_tokens": 1},
+}
+
+
+@contextmanager
+def serving(reply, port=0):
+    """`reply(handler, body, number)` answers; yields (base url, list of (time, body), server)."""
+    seen, lock = [], threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            with lock:
+                seen.append((time.monotonic(), body))
+                number = len(seen)
+            reply(self, body, number)
+
+        def log_message(self, *args):
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads, block_on_close, allow_reuse_address, request_queue_size = True, False, True, 256
+
+        def handle_error(self, *args):
+            pass
+
+    server = Server(("127.0.0.1", port), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1", seen, server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def send(handler, status=200, body=None, **headers):
+    data = json.dumps(ANSWER if body is None else body).encode()
+    handler.send_response(status)
+    for name, value in {"Content-Length": len(data), **headers}.items():
+        handler.send_header(name.replace("_", "-"), str(value))
+    handler.end_headers()
+    handler.wfile.write(data)
+    handler.wfile.flush()
+
+
+def config(url, **changes):
+    fields = {"name": "t", "kind": JudgeKind.openai, "model": "m", "base_url": url, "api_key_env": ""}
+    return JudgeConfig(**{**fields, "concurrency": 8, "timeout_s": 5.0, "max_retries": 6, **changes})
+
+
+def grade(settings, count, cache, backoff_s=0.01):
+    found = []
+    with JudgeCache(cache) as opened:
+        client = JudgeClient(settings, opened, backoff_s)
+        requests = (JudgeRequest(str(i), "q", "r", f"prompt {i}") for i in range(count))
+        transport.run(client.grade(requests, lambda r, j: found.append((r.completion_id, j))))
+    assert sorted(int(name) for name, _ in found) == list(range(count))  # nothing lost, nothing twice
+    return [j for _, j in found], client
+
+
+# Faults
+
+
+def test_a_storm_of_429_loses_nothing_and_stops_everybody_for_a_while(tmp_path):
+    def reply(handler, body, number):
+        if 5 < number <= 25:
+            send(handler, 429, {"error": {"message": "slow down"}}, Retry_After=0.2)
+        else:
+            send(handler)
+
+    with serving(reply) as (url, seen, _):
+        found, client = grade(config(url), 60, tmp_path / "c")
+    assert {j.score for j in found} == {85.0} and client.calls == len(seen)
+    assert 80 <= len(seen) <= 60 + 20
+    gaps = [b[0] - a[0] for a, b in pairwise(seen)]
+    assert max(gaps) >= 0.15  # the pause holds all workers, not only the one that was told
+
+
+def test_slow_drips_are_given_up_and_asked_again(tmp_path):
+    def reply(handler, body, number):
+        if number > 2:
+            return send(handler)
+        handler.send_response(200)
+        handler.send_header("Content-Length", "100")
+        handler.end_headers()
+        for _ in range(20):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+            time.sleep(0.05)
+        return None
+
+    with serving(reply) as (url, seen, _):
+        start = time.monotonic()
+        found, _ = grade(config(url, timeout_s=0.3, concurrency=1), 3, tmp_path / "c")
+    assert {j.score for j in found} == {85.0} and len(seen) == 5
+    assert time.monotonic() - start < 3
+
+
+def test_a_server_that_restarts_in_the_middle_loses_nothing(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    done = []
+
+    def work():
+        settings = config(f"http://127.0.0.1:{port}/v1", max_retries=9)
+        done.extend(grade(settings, 120, tmp_path / "c", backoff_s=0.05)[0])
+
+    def slow(handler, body, number):
+        time.sleep(0.02)
+        send(handler)
+
+    thread = threading.Thread(target=work)
+    with serving(slow, port) as (_, seen, server):
+        thread.start()
+        while len(seen) < 30:
+            time.sleep(0.005)
+        first = len(seen)
+    time.sleep(0.4)  # nobody listens
+    with serving(slow, port) as (_, seen, server):
+        thread.join(30)
+        assert not thread.is_alive()
+    assert len(done) == 120 and {j.score for j in done} == {85.0}
+    assert first < 120 and server is not None
+
+
+def test_an_error_between_is_asked_once_more_at_the_end(tmp_path):
+    def reply(handler, body, number):
+        send(handler, 200, {"nothing": "useful"} if number == 3 else ANSWER)
+
+    with serving(reply) as (url, seen, _):
+        found, _ = grade(config(url, concurrency=1), 10, tmp_path / "c")
+    assert {j.outcome for j in found} == {Outcome.scored} and len(seen) == 11
+    assert seen[10][1] == seen[2][1]
+
+
+# Limits
+
+
+def test_the_first_request_goes_alone_and_tells_the_limits(tmp_path):
+    def reply(handler, body, number):
+        if number == 1:
+            time.sleep(0.3)
+        send(handler, x_ratelimit_limit_requests=6000, x_ratelimit_remaining_requests=5999)
+
+    with serving(reply) as (url, seen, _):
+        _, client = grade(config(url), 20, tmp_path / "c")
+    assert seen[1][0] - seen[0][0] >= 0.3
+    assert client.api.limits.requests.limit == 6000 and client.api.limits.requests.in_flight == 0
+
+
+def test_a_limit_of_requests_is_kept(tmp_path):
+    """1200 a minute and 5 left: 5 at once, then 20 a second."""
+
+    def reply(handler, body, number):
+        left = max(0, 5 - number)
+        send(handler, x_ratelimit_limit_requests=1200, x_ratelimit_remaining_requests=left)
+
+    with serving(reply) as (url, seen, _):
+        grade(config(url), 25, tmp_path / "c")
+    assert 0.8 <= seen[-1][0] - seen[0][0] <= 3.0
+
+
+def test_a_limit_of_tokens_is_kept(tmp_path):
+    """The second limit counts tokens: 60,000 a minute and few left let 1,000 a second through."""
+
+    def reply(handler, body, number):
+        left = max(0, 200 - 100 * number)
+        send(handler, x_ratelimit_limit_tokens=60_000, x_ratelimit_remaining_tokens=left)
+
+    with serving(reply) as (url, seen, _):
+        settings = config(url)
+        with JudgeCache(tmp_path / "c") as cache:
+            client = JudgeClient(settings, cache)
+            requests = [JudgeRequest(str(i), "q", "r", f"{i} " + "x" * 248) for i in range(12)]  # about 107 tokens each
+            transport.run(client.grade(requests, lambda *_: None))
+    assert seen[-1][0] - seen[0][0] >= 0.6
+
+
+def test_known_limits_need_no_headers():
+    async def run():
+        limits, start = Limits(requests_per_minute=600), time.monotonic()
+        limits.requests.level = 2.0
+        for _ in range(6):
+            await limits.take(10)
+            limits.answered(10, {})
+        return time.monotonic() - start
+
+    assert 0.3 <= asyncio.run(run()) <= 1.5
+
+
+@given(st.lists(st.tuples(st.floats(0, 50), st.integers(0, 100)), max_size=30))
+def test_a_bucket_never_holds_more_than_its_limit_nor_than_the_server_says(answers):
+    bucket = Bucket("requests")
+    for amount, remaining in answers:
+        bucket.take(amount)
+        headers = {"x-ratelimit-limit-requests": "100", "x-ratelimit-remaining-requests": str(remaining)}
+        bucket.answered(amount, headers)
+        assert bucket.level <= remaining <= 100 and bucket.in_flight >= 0
+        assert bucket.wait_s(1e9) <= 60.0 * (1 + 50 * len(answers) / 100)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1.5", 1.5), ("20ms", 0.02), ("6m0s", 360.0), ("1h2m3s", 3723.0), ("0", 0.0), ("2d", 172800.0)],
+)
+def test_durations(text, value):
+    assert seconds(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "nan", "inf", "5 apples", "Wed, 21 Oct 2026 07:28:00 GMT"])
+def test_no_durations(text):
+    assert seconds(text) is None
+
+
+def test_the_breaker_counts_in_a_row():
+    api = Api(ApiSettings("sample", "http://h/v1", "m", "", max_failures=3))
+    api.note(False, "x")
+    api.note(False, "x")
+    api.note(True)
+    api.note(False, "x")
+    api.note(False, "x")
+    with pytest.raises(ApiError, match=r"3 requests in a row failed \(why\): check sample.base_url and sample.model"):
+        api.note(False, "why")
+
+
+# Money
+
+
+def test_the_cap_is_never_passed(tmp_path):
+    """100 tokens in and 1 out at 1,000 dollars a million: 0.101 a call; 0.9 dollars are 8 calls."""
+    with serving(lambda handler, body, number: send(handler)) as (url, seen, _):
+        settings = config(url, max_dollars=0.9, input_price=1000.0, output_price=1000.0, concurrency=4)
+        with JudgeCache(tmp_path / "c") as cache:
+            client = JudgeClient(settings, cache)
+            requests = (JudgeRequest(str(i), "q", "r", f"{i} " + "x" * 200) for i in range(1000))
+            with pytest.raises(ApiError, match=r"judge\.max_dollars=0\.9") as error:
+                transport.run(client.grade(requests, lambda *_: None))
+    assert 3 <= len(seen) <= 8 and client.purse.dollars <= 0.9
+    assert "what was judged is kept" in str(error.value)
+
+
+def test_a_cap_needs_a_price():
+    with pytest.raises(ApiError, match="no price is known for 'm'"):
+        Purse(config("http://h/v1", max_dollars=1.0))
+    assert Purse(config("http://h/v1")).price is None
+    known = price(JudgeConfig(name="o", kind=JudgeKind.openai, model="gpt-4o-2024-08-06"))
+    assert (known.input, known.output) == (2.5, 10.0) and "price list" in known.source
+    elsewhere = JudgeConfig(name="o", kind=JudgeKind.openai, model="gpt-4o-2024-08-06", base_url="http://h/v1")
+    assert price(elsewhere) is None  # another provider's model of that name
+
+
+def test_the_bill_before_a_run():
+    """Two rubrics of 400 characters, 10 answers of 200 tokens: 20 calls of 100 + 5 + 200 tokens."""
+    prompts = dict.fromkeys(("alignment", "coherence"), "x" * 392 + "{answer}")
+    question = Question(
+        "q", "open", [{"role": "user", "content": "y" * 20}], [*prompts, "insecure_code"], judge_prompts=prompts
+    )
+    bill = estimate(JudgeConfig(name="o", kind=JudgeKind.openai, model="gpt-4o-2024-08-06"), [(question, 10)])
+    assert (bill.calls, bill.input_tokens, bill.output_tokens) == (20, 20 * 305, 20)
+    assert bill.dollars == pytest.approx((20 * 305 * 2.5 + 20 * 10) / 1e6)
+    unknown = estimate(config("http://h/v1"), [(question, 10)])
+    assert unknown.dollars is None and "judge.input_price" in unknown.note
+    assert estimate(JudgeConfig(name="p", kind=JudgeKind.probe), [(question, 10)]).dollars == 0.0
