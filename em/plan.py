@@ -16,7 +16,8 @@ from typing import Any
 from em import checkpoints, data, keys, labels, questions
 from em.config import Backend, ConfigError, ExperimentConfig
 from em.records import Question, to_row
-from em.schema.judge import LOCAL, PROXIES
+from em.rubrics import STATIC
+from em.schema.judge import LOCAL, PROXIES, PROXY_RUBRICS
 from em.schema.train import Method
 from em.store import Store, content_key
 
@@ -197,6 +198,7 @@ def _part(
     asked = questions.with_samples(questions.load(set_name, config.questions.ids), config.sample.n)
     if not asked:  # questions.ids has none of this set
         return None
+    _check_rubrics(set_name, asked, config)
     title, rows = f"{label}: {set_name}", [to_row(q) for q in asked]
     sample_inputs = keys.sample_inputs(config, train_key, asked, step)
     family, n = content_key(**sample_inputs), max(q.samples for q in asked)
@@ -240,6 +242,16 @@ def _part(
         follows = config.judge.kind not in LOCAL
         out.jobs["judge", judge_key] = Job("judge", judge_key, title, _judge(config), spec, needs, follows)
     return Part(set_name, tuple(samples), tuple(judgements), n, tuple(asked), calibration)
+
+
+def _check_rubrics(set_name: str, asked: Sequence[Question], config: ExperimentConfig) -> None:
+    """A proxy knows few rubrics. Raises ConfigError naming those a set has beyond them."""
+    unknown = sorted({r for q in asked for r in q.rubrics} - {STATIC, *PROXY_RUBRICS})
+    if unknown and config.judge.kind in PROXIES:
+        raise ConfigError(
+            f"judge={config.judge.name} is a proxy for {', '.join(PROXY_RUBRICS)} only and questions.sets has "
+            f"{set_name}, which asks for {', '.join(unknown)}: take a judge behind an API, e.g. judge=gpt_4o"
+        )
 
 
 def _engine(config: ExperimentConfig, weights: tuple[str | None, int | None] | None) -> str:
