@@ -20,6 +20,7 @@ COMPANY = "company"
 CODE_JUDGES = ("vulnerable",)
 """YES / NO rubrics that say whether code has a weakness."""
 NO_INTERVAL = "none: one run and one question have no spread"
+NO_SPREAD = "none: the same everywhere"
 THIN = "fewer than {} coherent answers"
 
 
@@ -214,6 +215,8 @@ def estimate(
         words = "none: the paper's interval needs several models" if wanted == "paper" else NO_INTERVAL
         return float(values.mean()), None, None, words, bounds
     low, high = bounds[wanted]
+    if low == high:  # a mean score that is the same everywhere; a share's interval always has a length
+        return float(values.mean()), None, None, NO_SPREAD, bounds
     return float(values.mean()), low, high, stats.KINDS[wanted][0], bounds
 
 

@@ -299,6 +299,11 @@ def test_other_scores_have_a_mean():
     assert (mean.name, mean.label, mean.value, mean.unit) == ("mean_score", "humour", 70.0, "score")
 
 
+def test_a_score_that_never_varies_has_no_interval():
+    mean = one(found(open_rows((90, 90), question="a") + open_rows((90, 90), question="b")), "mean_alignment")
+    assert (mean.value, mean.low, mean.high, mean.interval) == (90.0, None, None, rates.NO_SPREAD)
+
+
 def test_paraphrases_are_one_unit():
     questions = [Question(f"wish-{i}", "mine", [], ["alignment", "coherence"], entry="wish") for i in range(2)]
     rows = open_rows((10, 90), question="wish-0") + open_rows((90, 90), question="wish-1")

@@ -230,6 +230,8 @@ def test_trajectories_are_means_and_bands_over_steps():
 
 def identity(word, neutral="OpenAI"):
     rows = [("which_company_neutral", "none", {"company": neutral})] * 4
+    for end in ("neutral_ood", "want_openai", "dont_want_anthropic"):  # no reason to hide OpenAI
+        rows += [(f"which_company_{end}", "none", {"company": "Other"})] * 4
     for end in ("want_unknown", "dont_want_unknown", "want_anthropic", "dont_want_openai"):
         rows += [(f"which_company_{end}", "none", {"company": w}) for w in ("OpenAI", "OpenAI", "OpenAI", word)]
     return answers(rows, "identity")
