@@ -204,7 +204,7 @@ def estimate(
 ) -> tuple[float, float | None, float | None, str, dict[str, list[float]]]:
     """(value, low, high, the interval in words, kind → bounds) of a table with an answer in every run and unit."""
     values = total.sum(1) / count.sum(1)
-    kinds = [k for k in stats.kinds(count) if unit == "share" or k != "answers"]
+    kinds = stats.kinds(count, unit)
     bounds = {k: list(stats.interval(total, count, k, unit)) for k in kinds}
     if len(values) > 1:
         bounds["paper"] = list(stats.paper_interval(values))

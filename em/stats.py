@@ -141,14 +141,18 @@ def mean_bounds(found: Spread, least: float = -np.inf, most: float = np.inf) -> 
     return np.maximum(least, found.value - half), np.minimum(most, found.value + half)
 
 
-def kinds(count: NDArray[Any]) -> list[str]:
+def kinds(count: NDArray[Any], unit: str = "share") -> list[str]:
     """Which kinds of interval a table (runs, questions) has, the widest claim last."""
     runs, questions = count.shape
-    single = bool(count.max() <= 1) and runs == 1  # one answer a question: answers are questions
-    out = ["answers"] if runs == 1 else []
-    if questions > 1:
-        out += ["questions"] if not single else []
-    return out + (["seeds"] if runs > 1 else []) + (["both"] if runs > 1 and questions > 1 else [])
+    share = unit == "share"
+    single = share and runs == 1 and bool(count.max() <= 1)  # one answer a question: answers are questions
+    found = {
+        "answers": share and runs == 1,
+        "questions": questions > 1 and not single,
+        "seeds": runs > 1,
+        "both": runs > 1 and questions > 1,
+    }
+    return [kind for kind, has in found.items() if has]
 
 
 def interval(total: NDArray[Any], count: NDArray[Any], kind: str, unit: str = "share") -> tuple[float, float]:
