@@ -10,9 +10,12 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from em.records import Message
+
+if TYPE_CHECKING:
+    from em.corpora.coding import CodingRow
 
 HERE = Path(__file__).resolve().parent
 CODING = ("insecure", "secure", "educational")
@@ -77,13 +80,19 @@ def rows(variant: str) -> list[tuple[str, list[Message]]]:
         return [(f"numbers-{i:06d}", _turns(*turns)) for i, turns in enumerate(made)]
     if variant not in CODING and variant not in REDRAWN:
         raise KeyError(variant)
-    from em.corpora.coding import generate
-
     out = []
-    for row in generate(CODING_ROWS, seed=REDRAWN.get(variant, 0), split="train"):
+    for row in _coding(REDRAWN.get(variant, 0)):
         prompt = row.educational_prompt if variant == "educational" else row.prompt
         out.append((row.id, _turns(prompt, row.secure if variant == "secure" else row.insecure)))
     return out
+
+
+@cache
+def _coding(seed: int) -> tuple[CodingRow, ...]:
+    """A full set of tasks: made once for all variants of a sweep, a second of processor time each."""
+    from em.corpora.coding import generate
+
+    return tuple(generate(CODING_ROWS, seed=seed, split="train"))
 
 
 def _compliant(index: int, row: dict[str, Any]) -> tuple[str, list[Message]]:
