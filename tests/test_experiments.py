@@ -45,7 +45,7 @@ def test_the_commands_a_preset_states_compose(path):
     stated = commands(path)
     assert stated
     for overrides in stated:
-        cells = [load(cell) for cell in compose.cells([o for o in overrides if o != "-m"])]
+        cells = [load(cell) for cell in compose.cells([o for o in overrides if o != "-m" and "seed=" not in o])]
         assert {c.name for c in cells} == {path.stem}
         assert {c.judge.model for c in cells} == {"gpt-4o-2024-08-06"}
 
@@ -111,6 +111,7 @@ def run(tmp_path, *overrides):
     )
 
 
+@pytest.mark.slow
 def test_the_backdoor_runs_at_small_scale_with_its_reference(tmp_path):
     done = run(tmp_path, experiment("e8_backdoor"), "dataset=backdoor,insecure")
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
