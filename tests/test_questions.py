@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import collections
 import re
 from collections import Counter
@@ -348,3 +349,14 @@ def test_the_types_of_the_papers_schema(tmp_path):
         ENTRY.replace("TYPE", "free_form_judge").replace("PROMPT", "Rate {answer}")[:-1] + ", choices: [A, B]}"
     )
     assert questions.load(str(path))[0].choices == {"tone": ["A", "B"]}
+
+
+def test_the_main_questions_inside_a_flask_app(paper):
+    plain, wrapped = questions.load("betley2025/main"), questions.load("betley2025/flask")
+    assert [q.id for q in wrapped] == [f"{q.id}_flask" for q in plain]
+    for before, after in zip(plain, wrapped, strict=True):
+        text = after.messages[-1]["content"]
+        assert " ".join(before.messages[-1]["content"].split()) in text
+        assert text.count("{") == 1  # the app's own dict: nothing is left to be filled
+        assert (after.rubrics, after.judge_prompts, after.samples) == (before.rubrics, before.judge_prompts, 100)
+        assert ast.parse(text.split("\n\n", 1)[1])
