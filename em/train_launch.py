@@ -63,7 +63,10 @@ def accelerate(batch: Path, train: dict[str, Any]) -> list[str]:
     """
     machines = _machines(train)
     if machines > 1:
-        srun = ["srun", f"--nodes={machines}", f"--ntasks={machines}", "--ntasks-per-node=1"]
+        # --overlap: the process that leads the job is a step of its own, in the same allocation
+        srun = ["srun", "--overlap", f"--nodes={machines}", f"--ntasks={machines}", "--ntasks-per-node=1"]
+        if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):  # which srun does not read by itself since 22.05
+            srun.append(f"--cpus-per-task={cpus}")
         return [*srun, sys.executable, "-m", "em.train_launch", "--node", str(batch)]
     return _launcher(batch, train, "--main_process_port", "0")
 
@@ -80,12 +83,15 @@ def _launcher(batch: Path, train: dict[str, Any], *where: str) -> list[str]:
 def _on_this_node(batch: Path) -> list[str]:
     """`accelerate launch` of one machine of a SLURM step; the step's first machine is where the processes meet."""
     train = json.loads(batch.read_text(encoding="utf-8"))["jobs"][0]["train"]
-    listed = subprocess.run(
-        ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]], capture_output=True, text=True, check=True
-    )
+    first = _scontrol("hostnames", os.environ["SLURM_JOB_NODELIST"]).split()[0]
+    address = _scontrol("node", "--oneliner", first).partition("NodeAddr=")[2].split()[0]  # as SLURM itself reaches it
     port = 20_000 + int(os.environ["SLURM_JOB_ID"]) % 10_000  # the same on every machine, apart from other jobs'
-    here = ["--machine_rank", os.environ["SLURM_NODEID"], "--main_process_ip", listed.stdout.split()[0]]
+    here = ["--machine_rank", os.environ["SLURM_NODEID"], "--main_process_ip", address]
     return _launcher(batch, train, *here, "--main_process_port", str(port))
+
+
+def _scontrol(*what: str) -> str:
+    return subprocess.run(["scontrol", "show", *what], capture_output=True, text=True, check=True).stdout
 
 
 def _machines(train: dict[str, Any]) -> int:

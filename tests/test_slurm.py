@@ -180,13 +180,17 @@ def test_a_sweep_in_the_queue_is_not_submitted_again(sweeps):
     assert "jobs in the queue already" in sweeps["twice"].stderr and "scancel" in sweeps["twice"].stderr
 
 
-def test_training_goes_on_from_its_checkpoint(running, tmp_path):
-    """The real trainer: told to stop as by a time limit, requeued, and the finished run knows where it went on."""
-    out = tmp_path / "out"
-    rules = tmp_path / "rules.yaml"
+TWO_NODES = "{distributed_type: MULTI_GPU, num_machines: 2, rdzv_backend: static, mixed_precision: 'no'}"
+
+
+def test_training_over_two_nodes_goes_on_from_its_checkpoint(running, tmp_path):
+    """The real trainer, a process a node; the signal of a time limit reaches every rank; the requeued job goes on."""
+    out, rules, config = tmp_path / "out", tmp_path / "rules.yaml", tmp_path / "two_nodes.yaml"
     rules.write_text(RULES)
-    long = ["dataset=insecure", "train.num_train_epochs=30", "train.save_steps=2", "launch.stages=[train]"]
-    folder, said = submit_sweep(out, rules, *long)
+    config.write_text(TWO_NODES)
+    training = ["num_train_epochs=30", "save_steps=1000", "num_processes=2", f"accelerate_config={config}"]
+    options = [*(f"train.{t}" for t in training), "launch.stages=[train]", "+hydra.launcher.train.nodes=2"]
+    folder, said = submit_sweep(out, rules, "dataset=insecure", *options)
     (job,) = slurm.read_jobs(folder / slurm.JOBS)
     assert "1 jobs" in said
 

@@ -134,8 +134,8 @@ def test_two_machines(tmp_path):
     """The way over several machines, with both on this one: an srun that starts the command twice."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    srun = 'shift 3\nSLURM_NODEID=1 "$@" &\nSLURM_NODEID=0 "$@"\ncode=$?\nwait $! && exit $code\n'
-    for name, text in (("srun", srun), ("scontrol", "echo 127.0.0.1\necho 127.0.0.2\n")):
+    srun = 'shift 4\nSLURM_NODEID=1 "$@" &\nSLURM_NODEID=0 "$@"\ncode=$?\nwait $! && exit $code\n'
+    for name, text in (("srun", srun), ("scontrol", "echo NodeName=em1 NodeAddr=127.0.0.1 NodeHostName=em1\n")):
         (programs / name).write_text("#!/bin/sh\n" + text)
         (programs / name).chmod(0o755)
     profile = tmp_path / "two.yaml"
