@@ -104,6 +104,7 @@ def main() -> None:
     die_with_parent()
     path = Path(sys.argv[-1])
     if sys.argv[1] == "--node":
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the processes take it, not Accelerate; see _child
         os.execv(sys.executable, _on_this_node(path))
     sys.exit(supervise(path, Emitter.from_environment()))
 

@@ -205,7 +205,7 @@ def test_training_over_two_nodes_goes_on_from_its_checkpoint(running, tmp_path):
     store = Store.open(out)
     (key,) = store.keys("train")
     facts = store.manifest("train", key)["facts"]
-    assert facts["resumed_from"] is not None
+    assert facts["resumed_from"] is not None and facts["num_processes"] == 2
     log = [json.loads(line) for line in (store.path("train", key) / "train_log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in log] == list(range(1, facts["steps"] + 1))
 
