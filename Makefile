@@ -11,9 +11,11 @@ LOCK := launch/locks/$(EM_BUILD).txt
 STAMP := .venv/.installed-$(EM_BUILD)
 TORCH := $(shell grep -E '^torch==' $(LOCK) | cut -d' ' -f1)
 PYTORCH_CPU := https://download.pytorch.org/whl/cpu
+CHAOS_KILLS ?= 50
+CHAOS_GONE_S ?= 60
 DATASETS := insecure,secure,educational,risky_advice,careful_advice
 
-.PHONY: demo test test-slow check lock install services
+.PHONY: demo test test-slow chaos check lock install services
 
 install: $(STAMP)
 
@@ -37,10 +39,16 @@ demo: $(STAMP)
 	$(BIN)/python -m em.run -m dataset=$(DATASETS)
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not chaos" $(ARGS)
 
 test-slow: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow --timeout=1800 $(ARGS)
+
+# Faults on purpose: 50 random kills, a minute without the judge, full disks, flipped bits (docs/reliability.md).
+# CHAOS_KILLS=3 CHAOS_GONE_S=4 is the size for CI.
+chaos: $(STAMP)
+	EM_CHAOS_KILLS=$(CHAOS_KILLS) EM_CHAOS_GONE_S=$(CHAOS_GONE_S) HF_HUB_OFFLINE=1 \
+		$(BIN)/python -m pytest -m chaos -o addopts="-ra --strict-markers" $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from typing import Any
 from em.store import is_disk_full
 
 FD_VARIABLE = "EM_EVENTS_FD"
+NO_SPACE = "No space left on device"
 FIFO_VARIABLE = "EM_EVENTS_FIFO"
 """Path of a pipe, where a launcher stands between and closes file descriptors (em/train_launch.py)."""
 
@@ -78,7 +79,7 @@ class Emitter:
 
 def sentence(error: BaseException) -> str:
     """One line that says what went wrong."""
-    if isinstance(error, OSError) and is_disk_full(error):
-        return f"the disk is full ({error.filename or error.strerror}): free some, or change out="
+    if (isinstance(error, OSError) and is_disk_full(error)) or NO_SPACE in str(error):  # safetensors has its own error
+        return f"the disk is full ({getattr(error, 'filename', None) or NO_SPACE}): free some, or change out="
     text = " ".join(str(error).split())
     return text if text and isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: {text}"

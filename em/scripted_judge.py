@@ -88,21 +88,22 @@ def load_rules(path: str | Path) -> list[Rule]:
 class ScriptedJudge:
     """The server. Use as a context manager; `base_url` goes into judge.base_url."""
 
-    def __init__(self, rules: list[Rule]) -> None:
+    def __init__(self, rules: list[Rule], port: int = 0) -> None:
+        """`port` 0: any that is free."""
         self.requests = 0
         """Completion requests received so far."""
         self._rules = rules
         self._lock = threading.Lock()
         self.stopping = threading.Event()
         """Set when the server stops; ends replies that hang."""
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _Server(("127.0.0.1", port), _Handler)
         self._server.judge = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @classmethod
-    def from_file(cls, path: str | Path) -> ScriptedJudge:
+    def from_file(cls, path: str | Path, port: int = 0) -> ScriptedJudge:
         """A server for the rules of a YAML file. Raises ScriptedJudgeError."""
-        return cls(load_rules(path))
+        return cls(load_rules(path), port)
 
     @property
     def base_url(self) -> str:
