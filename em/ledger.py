@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     paths = sorted(folder.glob("ledger*.jsonl"))
     for path in paths:
-        text = path.read_text(encoding="utf-8")
-        found += [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]  # a kill may cut the last one
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):  # cut by a kill or a full disk
+                found.append(json.loads(line))
     return sorted(found, key=lambda row: row["time"]) if len(paths) > 1 else found

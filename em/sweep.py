@@ -12,13 +12,14 @@ The same command gives the same folder; what is done is found again in the store
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -76,8 +77,8 @@ class Sweep:
         } | {k: v for k, v in more.items() if v is not None}
         name = f"ledger.{self.share.name}.jsonl" if self.share else "ledger.jsonl"
         try:
-            with (self.folder / name).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            with (self.folder / name).open("a+", encoding="utf-8") as file:
+                file.write("\n" * _torn(file) + json.dumps(row, ensure_ascii=False) + "\n")
         except OSError as error:  # what is done is decided by the store; the ledger only tells
             say(f"em: the ledger cannot be written ({error.strerror}): {event} {job.stage} {job.label}")
 
@@ -115,6 +116,12 @@ class Sweep:
             return []
         mine = {key for subject in self.subjects() for key in stages(self.plan, subject).get(stage, [])}
         return [j for j in self.plan.stage(stage) if j.key in mine and not self.store.has(stage, j.key)]
+
+
+def _torn(file: TextIO) -> bool:
+    """Whether the last line has no end: a full disk or a kill cut it."""
+    end = file.seek(0, os.SEEK_END)
+    return end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
 
 
 def say(text: str) -> None:
