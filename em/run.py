@@ -32,13 +32,13 @@ def run_cells(composed: Sequence[DictConfig]) -> list[str]:
 
 def run_loaded(cells: Sequence[ExperimentConfig], share: Share | None = None) -> list[str]:
     """`run_cells` for typed configs, as `em resume` has them. With a share: one sentence for each of its models."""
-    from em import results, sweep, track
+    from em import kept, results, sweep, track
     from em.report import table
 
     with _told(), raised_when_asked():
         done = sweep.run(cells, share)
         if "report" in done.stages:
-            summary = results.write(done)
+            summary = kept.summary(done) or kept.remember(done, results.write(done))
             track.log(done, summary)
             _print(table(summary))
             _print("\n" + summary["statement"] + "\n")
