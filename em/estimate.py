@@ -170,9 +170,11 @@ def _cost(
     verdicts = sum(n * len(q.rubrics) for q, n in answers_of(job, plan))
     if job.spec["judge"]["kind"] not in LOCAL:
         return 0.0, verdicts * BYTES_PER_VERDICT, "no device"
-    config = configs[job.spec["model"]["path"]]
-    tokens = sum(n * sum(r != STATIC for r in q.rubrics) for q, n in answers_of(job, plan)) * ANSWER_TOKENS
-    seconds = 2 * parameters(config) * min(tokens, tokens * config.sample.max_tokens / ANSWER_TOKENS) / FLOPS[device]
+    config, judge = configs[job.spec["model"]["path"]], job.spec["judge"]
+    own = judge["kind"] == JudgeKind.vllm_local  # a model of its own; the proxies read the untouched one
+    size = _parameters(judge["name"], judge["model"], "bfloat16") if own else parameters(config)
+    answers = sum(n * sum(r != STATIC for r in q.rubrics) for q, n in answers_of(job, plan))
+    seconds = 2 * size * answers * min(ANSWER_TOKENS, config.sample.max_tokens) / FLOPS[device]
     return seconds, verdicts * BYTES_PER_VERDICT, "stated constants"
 
 

@@ -50,7 +50,7 @@ def remember(sweep: Sweep, written: dict[str, Any]) -> dict[str, Any]:
 def _made_of(sweep: Sweep) -> str:
     """Hash of everything results depend on: the cells, the seals of their stages, the code."""
     plan, store = sweep.plan, sweep.store
-    calibrations = {p.calibration for s in (*plan.bases, *plan.cells) for p in s.parts if p.calibration}
+    calibrations = {p.calibration for s in plan.subjects for p in s.parts if p.calibration}
     keys = [*plan.jobs, *(("calibrate", key) for key in sorted(calibrations))]
     seals = {f"{stage}/{key}": store.manifest(stage, key)["seal"] for stage, key in keys if store.has(stage, key)}
     cells = hashlib.sha256((sweep.folder / "sweep.json").read_bytes()).hexdigest()

@@ -30,8 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
     store = Store.look(arguments.out)
     planned = plan([config.load(OmegaConf.create({**cell["config"], "out": str(arguments.out)}))], store)
     print(f"cell {cell['id']}  {cell['label']}")
-    subjects = planned.cells if cell["kind"] == "cell" else planned.bases
-    wanted = {(stage, key) for s in subjects for stage, keys in _stages(planned, s).items() for key in keys}
+    subjects = {"base": planned.bases, "cell": planned.cells, "checkpoint": planned.checkpoints}[cell["kind"]]
+    asked = [s for s in subjects if s.id == cell["id"]] or subjects
+    wanted = {(stage, key) for s in asked for stage, keys in _stages(planned, s).items() for key in keys}
     inputs = {(j.stage, j.key.split("/")[0]): j.spec["inputs"] for j in planned.jobs.values()}
     for job in planned.jobs.values():
         if (job.stage, job.key) in wanted:
