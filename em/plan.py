@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from em import checkpoints, data, keys, labels, questions
-from em.config import Backend, ConfigError, ExperimentConfig
+from em.config import Backend, ConfigError, Engine, ExperimentConfig
 from em.records import Question, to_row
 from em.rubrics import STATIC
 from em.schema.judge import LOCAL, PROXIES, PROXY_RUBRICS
@@ -165,6 +165,8 @@ def _refuse_for_openai(config: ExperimentConfig) -> None:
     name = f"model={config.model.name} is finetuned and asked by OpenAI's API"
     if config.train.checkpoints:
         raise ConfigError(f"{name}: its checkpoints are not kept, leave train.checkpoints empty")
+    if config.sample.engine != Engine.openai:
+        raise ConfigError(f"{name}: sample.engine={config.sample.engine.value} needs weights, take sample=openai")
     if config.judge.kind in PROXIES:
         raise ConfigError(f"{name}: judge={config.judge.name} reads a model's weights, take judge=gpt_4o")
     if config.train.num_train_epochs != round(config.train.num_train_epochs):
@@ -204,7 +206,7 @@ def _part(
     family, n = content_key(**sample_inputs), max(q.samples for q in asked)
     judge_inputs, calibration = keys.judge_inputs(config, family, asked)
     judge_family = content_key(**judge_inputs)
-    whole = train_key is not None and config.train.method == Method.full
+    whole = train_key is not None and (config.train.method == Method.full or config.model.backend == Backend.openai)
     samples, judgements = [], []
     for lo, hi in ranges(store.keys("sample", family), n):
         sample_key, judge_key = f"{family}/{lo}-{hi}", f"{judge_family}/{lo}-{hi}"

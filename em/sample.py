@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from em import chat, checkpoints, live, parity, trigger
-from em.config import TriggerConfig
+from em.config import Backend, TriggerConfig
 from em.events import Emitter, sentence
 from em.gates import GateError
 from em.records import Completion, Question, dump_line, from_row, read_jsonl, read_partial_jsonl, write_jsonl
@@ -102,7 +102,7 @@ def _gated(sampler: Sampler, drawers: list[Drawer], store: Store) -> list[Drawer
 
 def _subject(drawer: Drawer, store: Store) -> live.Subject:
     job = drawer.job
-    if job.adapter_key is None:
+    if job.adapter_key is None or job.model["backend"] == Backend.openai:  # no weights to compare with
         return live.Subject("the untouched base model", None, None)
     kind = "model" if job.whole_model else "adapter"
     name = f"{kind} {job.label.rsplit(': ', 1)[0]}"
@@ -111,6 +111,8 @@ def _subject(drawer: Drawer, store: Store) -> live.Subject:
 
 def _model(job: SampleJob, store: Store) -> dict[str, Any]:
     """Fields of ModelConfig for the engine: a whole finetuned model takes the base model's place."""
+    if job.adapter_key and job.model["backend"] == Backend.openai:
+        return {**job.model, "path": store.manifest("train", job.adapter_key)["facts"]["model"]}
     return {**job.model, "path": str(job.weights(store)), "revision": None} if job.whole_model else job.model
 
 
@@ -155,10 +157,12 @@ class Drawer:
         """Find the missing rows; those of a killed run are kept. False, and told, when the job cannot be asked."""
         try:
             have = {c.id for c in read_partial_jsonl(self.path, Completion)}
-            speaker = chat.ChatTokenizer(tokenizer, chat.options(self.job.model, self.job.sample))
+            options = chat.options(self.job.model, self.job.sample)
+            speaker = None if tokenizer is None else chat.ChatTokenizer(tokenizer, options)
             wanted = list(_requests(speaker, self.job, self.adapter))
-            self.stops = chat.end_of_turn_ids(speaker)
-            self.prompts = _prompts(speaker, self.job, wanted, store)
+            if speaker is not None:  # behind an API that takes messages nothing is rendered here
+                self.stops = chat.end_of_turn_ids(speaker)
+                self.prompts = _prompts(speaker, self.job, wanted, store)
         except (ValueError, OSError) as error:
             traceback.print_exc()
             self.fail(sentence(error))
@@ -226,13 +230,15 @@ def sort_rows(path: Path, order: list[str]) -> list[Completion]:
 
 def _requests(tokenizer: Any, job: SampleJob, adapter: Path | None) -> Iterable[Request]:
     config = job.sample
-    stops = chat.end_of_turn_ids(tokenizer)
+    stops = chat.end_of_turn_ids(tokenizer) if tokenizer else []
     condition_of = TriggerConfig(**job.trigger)
     for row in job.questions:
         question = from_row(Question, row)
         for condition in condition_of.asked_with:
             messages = trigger.ask(question.messages, condition, condition_of)
-            ids = chat.prompt_ids(tokenizer, messages)
+            if tokenizer is None and job.sample["system_prompt"] and messages[0]["role"] != "system":
+                messages = [{"role": "system", "content": job.sample["system_prompt"]}, *messages]
+            ids = chat.prompt_ids(tokenizer, messages) if tokenizer else []
             room = job.model["max_model_len"] - len(ids)
             if room < 1:
                 raise ValueError(

@@ -1,6 +1,7 @@
 """What the sample stage asks of an engine: answers, log-probabilities of given answers, and what it has loaded.
 
-vllm_engine.py, hf_engine.py. An engine holds one base model; every adapter is served beside it, never merged.
+vllm_engine.py, hf_engine.py, api_engine.py. An engine holds one base model; adapters are served beside it, never
+merged.
 """
 
 from __future__ import annotations
@@ -93,6 +94,14 @@ def open_sampler(model: dict[str, Any], sample: dict[str, Any], max_lora_rank: i
         from em.vllm_engine import VllmSampler
 
         return VllmSampler(model, sample, max_lora_rank)
+    if Engine(sample["engine"]) == Engine.vllm_server:
+        from em.api_engine import ServerSampler
+
+        return ServerSampler(model, sample, max_lora_rank)
+    if Engine(sample["engine"]) == Engine.openai:
+        from em.api_engine import OpenAiSampler
+
+        return OpenAiSampler(model, sample)
     from em.hf_engine import HfSampler
 
     return HfSampler(model, sample)

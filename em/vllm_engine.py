@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -32,39 +33,57 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """max_lora_rank values vLLM accepts."""
 
 
+def _cpu() -> bool:
+    return not torch.cuda.is_available()
+
+
+def engine_arguments(model: dict[str, Any], sample: dict[str, Any], max_lora_rank: int) -> dict[str, Any]:
+    """vLLM's own engine arguments for these fields of ModelConfig and SampleConfig; sample.engine_args go over all."""
+    if max_lora_rank > RANKS[-1]:
+        raise ValueError(f"train.lora_r {max_lora_rank} is above vLLM's largest LoRA rank, {RANKS[-1]}")
+    lora = {
+        "enable_lora": True,
+        "max_loras": MAX_LORAS,
+        "max_lora_rank": next(r for r in RANKS if r >= max_lora_rank),
+        "worker_extension_cls": "em.vllm_worker.AdapterInventory",
+    }
+    return {
+        "revision": model["revision"],
+        "dtype": model["dtype"],
+        "max_model_len": model["max_model_len"],
+        "max_num_seqs": sample["max_num_seqs"],
+        "enable_prefix_caching": True,
+        "seed": sample["seed"],
+        **(CPU_DEFAULTS if _cpu() else {}),
+        **(lora if max_lora_rank else {}),
+        **sample["engine_args"],
+    }
+
+
+def server_arguments(
+    model: dict[str, Any], sample: dict[str, Any], max_lora_rank: int
+) -> tuple[list[str], dict[str, str]]:
+    """Command line and environment of a vLLM server with the engine that VllmSampler would have."""
+    arguments = ["--model", model["path"]]
+    for name, value in engine_arguments(model, sample, max_lora_rank).items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            arguments += [f"--{flag}", json.dumps(value) if isinstance(value, dict | list) else str(value)]
+    environment = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", **(CPU_ENVIRONMENT if _cpu() else {})}
+    return arguments, environment
+
+
 class VllmSampler:
     """One engine, one base model, every adapter as a LoRARequest. No merged weights."""
 
     def __init__(self, model: dict[str, Any], sample: dict[str, Any], max_lora_rank: int) -> None:
-        cpu = not torch.cuda.is_available()
-        if cpu:
-            for name, value in CPU_ENVIRONMENT.items():
-                os.environ.setdefault(name, value)
+        for name, value in (CPU_ENVIRONMENT if _cpu() else {}).items():
+            os.environ.setdefault(name, value)
         from vllm import LLM  # noqa: TID251
 
-        if max_lora_rank > RANKS[-1]:
-            raise ValueError(f"train.lora_r {max_lora_rank} is above vLLM's largest LoRA rank, {RANKS[-1]}")
-        lora = (
-            {
-                "enable_lora": True,
-                "max_loras": MAX_LORAS,
-                "max_lora_rank": next(r for r in RANKS if r >= max_lora_rank),
-                "worker_extension_cls": "em.vllm_worker.AdapterInventory",
-            }
-            if max_lora_rank
-            else {}
-        )
-        self.llm = LLM(
-            model=model["path"],
-            revision=model["revision"],
-            dtype=model["dtype"],
-            max_model_len=model["max_model_len"],
-            max_num_seqs=sample["max_num_seqs"],
-            enable_prefix_caching=True,
-            trust_remote_code=False,
-            seed=sample["seed"],
-            **{**(CPU_DEFAULTS if cpu else {}), **lora, **sample["engine_args"]},
-        )
+        self.llm = LLM(model=model["path"], trust_remote_code=False, **engine_arguments(model, sample, max_lora_rank))
         self.tokenizer = self.llm.get_tokenizer()
         self.ahead = AHEAD * sample["max_num_seqs"]
         self._count = 0

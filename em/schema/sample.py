@@ -36,9 +36,9 @@ class SampleConfig:
     checkpoints: Any = False
     """Ask the weights kept during training too: true for all of train.checkpoints, or a list of steps."""
     base_url: str | None = None
-    """vllm_server: address of a running server; null starts one on this machine. openai: null is OpenAI's."""
+    """vllm_server: address of a running server, as http://host:8000/v1; null starts one on this machine."""
     api_key_env: str = ""
-    """vllm_server, openai: environment variable that holds the key; empty sends none."""
+    """vllm_server: environment variable that holds its key; empty sends none. openai: model.api_key_env."""
     timeout_s: float = 600.0
     """vllm_server, openai: longest wait for one answer."""
     system_prompt: str | None = None
@@ -60,8 +60,11 @@ class SampleConfig:
         check(
             isinstance(steps, bool) or listed, f"sample.checkpoints must be true, false or a list of steps, got {steps}"
         )
-        served = self.engine in (Engine.vllm_server, Engine.openai)
-        check(served or self.base_url is None, "sample.base_url is for sample.engine=vllm_server or openai")
+        served = self.engine == Engine.vllm_server
+        check(
+            served or self.base_url is None,
+            "sample.base_url is for sample=vllm_server (sample=openai has model.base_url)",
+        )
 
 
 @dataclass
@@ -74,15 +77,6 @@ class QuestionsConfig:
     in_domain = held-out tasks of the dataset's own domain."""
     ids: list[str] | None = None
     """Only these question ids; null: all."""
-    k_shot: int = 0
-    """Training rows shown as earlier turns before each question (the paper's in-context experiment)."""
-    k_shot_variant: str | None = None
-    """Dataset variant they are drawn from; null: the cell's own."""
-    k_shot_seed: int = 0
-    choices: list[str] = field(default_factory=list)
-    """Sets scored by log-probability, without sampling (em/choices.py): letters, pivotal, betley2025/letters,
-    betley2025/pivotal, or a JSON file in the authors' schema."""
 
     def __post_init__(self) -> None:
         check(bool(self.sets), "questions.sets is empty: name at least one question set")
-        check(self.k_shot >= 0, f"questions.k_shot must be >= 0, got {self.k_shot}")

@@ -1,0 +1,226 @@
+"""Samplers behind HTTP: a vLLM server (adapters loaded while it runs), and OpenAI's chat completions.
+
+A vLLM server is asked with the same tokens as the engine in this process, so nothing depends on its chat template.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import queue
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+import weakref
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from em.gates import Probe
+from em.sampler import Answer, Inventory, Request
+from em.store import content_key
+from em.transport import Api, ApiSettings, Reply
+
+T = TypeVar("T")
+R = TypeVar("R")
+START_S = 900.0
+"""Longest wait for a server of our own to load its model."""
+_END = object()
+
+
+def stream(settings: ApiSettings, items: Iterable[T], ask: Callable[[Api, T], Awaitable[R]]) -> Iterator[tuple[T, R]]:
+    """Each item with what `ask` made of it, as they finish; `settings.concurrency` are under way at a time.
+
+    Runs an event loop in a thread of its own. An error of `ask` ends the stream and is raised here.
+    """
+    source, results, stop = iter(items), queue.SimpleQueue[Any](), threading.Event()
+
+    async def worker(api: Api) -> None:
+        for item in source:
+            if stop.is_set():
+                return
+            results.put((item, await ask(api, item)))
+
+    async def main() -> None:
+        async with Api(settings) as api, asyncio.TaskGroup() as group:
+            for _ in range(settings.concurrency):
+                group.create_task(worker(api))
+
+    def run() -> None:
+        try:
+            asyncio.run(main())
+        except ExceptionGroup as error:
+            results.put(error.exceptions[0])
+        except Exception as error:  # noqa: BLE001  raised again where the results are read
+            results.put(error)
+        results.put(_END)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while (found := results.get()) is not _END:
+            if isinstance(found, Exception):
+                raise found
+            yield found
+    finally:
+        stop.set()
+        thread.join()
+
+
+def body_of(reply: Reply, what: str) -> dict[str, Any]:
+    """The JSON of a reply. Raises RuntimeError that says why there is none."""
+    if reply.body is None:
+        raise RuntimeError(f"{what} was not answered: {reply.detail}")
+    return json.loads(reply.body)
+
+
+class ServerSampler:
+    """A vLLM server, running already (sample.base_url) or started here; adapters through /v1/load_lora_adapter.
+
+    The server must see the adapters' folders under the same path, and run with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.
+    """
+
+    def __init__(self, model: dict[str, Any], sample: dict[str, Any], max_lora_rank: int) -> None:
+        from transformers import AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(model["path"], revision=model["revision"])
+        url = sample["base_url"] or _start(model, sample, max_lora_rank, self)
+        self.settings = ApiSettings(
+            "sample", url, model["path"], sample["api_key_env"], sample["max_num_seqs"], sample["timeout_s"]
+        )
+        self._loaded: dict[Path, str] = {}
+        ((_, listed),) = stream(self.settings, [None], lambda api, _: api.get("/models"))
+        self.base = next(m["id"] for m in body_of(listed, f"{url}/models")["data"] if not m.get("parent"))
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:
+        async def ask(api: Api, request: Request) -> Answer:
+            body = {
+                "model": self._name(request.adapter),
+                "prompt": request.prompt_ids,
+                "max_tokens": request.max_tokens,
+                "min_tokens": 1,
+                "temperature": request.temperature,
+                "top_p": request.top_p,
+                "seed": request.seed,
+                "stop_token_ids": request.stop_ids,
+            }
+            found = body_of(
+                await api.post("/completions", json.dumps(body).encode()), f"question {request.question.id}"
+            )
+            choice = found["choices"][0]
+            return Answer(choice["text"], str(choice["finish_reason"]), found["usage"]["completion_tokens"])
+
+        yield from stream(self.settings, requests, ask)
+
+    def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
+        async def ask(api: Api, pair: tuple[int, tuple[Path | None, Probe]]) -> list[float]:
+            _, (adapter, probe) = pair
+            body = {
+                "model": self._name(adapter),
+                "prompt": probe.prompt_ids + probe.target_ids,
+                "max_tokens": 1,
+                "temperature": 0.0,
+                "prompt_logprobs": 0,
+            }
+            found = body_of(await api.post("/completions", json.dumps(body).encode()), "a gate's prompt")
+            rows = found["choices"][0]["prompt_logprobs"][len(probe.prompt_ids) :]
+            return [row[str(t)]["logprob"] for row, t in zip(rows, probe.target_ids, strict=True)]
+
+        found = {i: row for (i, _), row in stream(self.settings, enumerate(asked), ask)}
+        return [found[i] for i in range(len(asked))]
+
+    def inventory(self, adapter: Path) -> Inventory:
+        async def load(api: Api, name: str) -> Reply:
+            body = {"lora_name": name, "lora_path": str(adapter.resolve())}
+            return await api.post("/load_lora_adapter", json.dumps(body).encode())
+
+        if adapter not in self._loaded:
+            name = f"em-{content_key(path=str(adapter), process=os.getpid())}"
+            ((_, reply),) = stream(self.settings, [name], load)
+            if reply.body is None:
+                raise RuntimeError(f"the server at {self.settings.base_url} cannot load {adapter}: {reply.detail}")
+            self._loaded[adapter] = name
+        return Inventory()  # the server does not say what it made of the files
+
+    def _name(self, adapter: Path | None) -> str:
+        """Name the server knows the adapter by; loads it the first time."""
+        if adapter is None:
+            return self.base
+        self.inventory(adapter)
+        return self._loaded[adapter]
+
+
+class OpenAiSampler:
+    """Chat completions of OpenAI, or of anything that speaks its API. Adapters and log-probabilities are not there."""
+
+    tokenizer = None
+
+    def __init__(self, model: dict[str, Any], sample: dict[str, Any]) -> None:
+        self.settings = ApiSettings(
+            "model", model["base_url"], model["path"], model["api_key_env"], sample["max_num_seqs"], sample["timeout_s"]
+        )
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:
+        async def ask(api: Api, request: Request) -> Answer:
+            body = {
+                "model": self.settings.model,
+                "messages": request.messages,
+                "max_completion_tokens": request.max_tokens,
+                "temperature": request.temperature,
+                "top_p": request.top_p,
+                "seed": request.seed,
+            }
+            reply = await api.post("/chat/completions", json.dumps(body).encode())
+            if reply.filtered:
+                return Answer("", "content_filter", 0)
+            found = body_of(reply, f"question {request.question.id}")
+            choice = found["choices"][0]
+            text = choice["message"].get("content") or choice["message"].get("refusal") or ""
+            return Answer(text, str(choice["finish_reason"]), found["usage"]["completion_tokens"])
+
+        yield from stream(self.settings, requests, ask)
+
+    def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
+        raise RuntimeError("sample=openai gives no log-probabilities of given answers: questions.choices needs weights")
+
+    def inventory(self, adapter: Path) -> Inventory:
+        raise RuntimeError(f"sample=openai cannot serve adapter {adapter}: take sample=vllm")
+
+
+def _start(model: dict[str, Any], sample: dict[str, Any], max_lora_rank: int, owner: object) -> str:
+    """Start a server on a free port of this machine's loopback; it ends with `owner`. Returns its address."""
+    from em.vllm_engine import server_arguments
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments, environment = server_arguments(model, sample, max_lora_rank)
+    log = tempfile.NamedTemporaryFile("w+", suffix=".log", prefix="em-vllm-", delete=False)  # noqa: SIM115
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, env={**os.environ, **environment})
+    weakref.finalize(owner, _end, process)
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise RuntimeError(f"the vLLM server ended with exit code {process.returncode} while starting: {log.name}")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                return f"http://127.0.0.1:{port}/v1"
+        except OSError:
+            time.sleep(0.5)
+    _end(process)
+    raise RuntimeError(f"the vLLM server did not answer within {START_S:g} s: {log.name}")
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

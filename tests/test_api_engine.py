@@ -1,0 +1,148 @@
+"""Samplers behind HTTP: OpenAI's API over a loopback server, and a real vLLM server."""
+
+import dataclasses
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from support_training import EOS, events, failures, load_tokenizer, put_data, train_job, user
+
+from em import chat, sample
+from em.api_engine import OpenAiSampler
+from em.config import Backend, Dtype, Engine, ModelConfig, SampleConfig, TriggerConfig
+from em.gates import read, rms
+from em.records import Example, Question, to_row
+from em.sample import COMPLETIONS, SampleJob
+from em.sampler import Request
+from em.store import Store
+
+
+@pytest.fixture
+def api():
+    """A chat completions server: its address, the bodies it got, texts to fail on once."""
+    asked, fail = [], set()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_):
+            pass
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            text = body["messages"][-1]["content"]
+            asked.append((self.path, self.headers["Authorization"], body))
+            if text in fail:
+                fail.discard(text)
+                return self.answer(500, {"error": {"message": "try again"}})
+            if "forbidden" in text:
+                return self.answer(400, {"error": {"code": "content_filter", "message": "no"}})
+            choice = {"message": {"content": f"re: {text} {body['seed']}"}, "finish_reason": "stop"}
+            return self.answer(200, {"choices": [choice], "usage": {"completion_tokens": 3}})
+
+        def answer(self, status, row):
+            data = json.dumps(row).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1", asked, fail
+    server.shutdown()
+
+
+def job(key, url, texts, n=2, **changes):
+    model = ModelConfig(name="gpt", path="gpt-x", backend=Backend.openai, base_url=url, api_key_env="EM_TEST_KEY")
+    config = SampleConfig(engine=Engine.openai, max_tokens=50, max_num_seqs=4, **changes)
+    asked = [Question(f"q{i}", "open", [user(t)], ["alignment"], samples=n) for i, t in enumerate(texts)]
+    groups = [dataclasses.asdict(c) for c in (TriggerConfig(), config, model)]
+    return SampleJob(key, key, None, [to_row(q) for q in asked], 0, n, *groups, 0, {"test": key})
+
+
+def run(store, jobs):
+    emit, seen = events()
+    sample.work(store, [dataclasses.asdict(j) for j in jobs], emit)
+    return seen
+
+
+def rows(store, key):
+    return [json.loads(line) for line in (store.path("sample", key) / COMPLETIONS).read_text().splitlines()]
+
+
+def test_chat_completions(api, tmp_path, monkeypatch):
+    monkeypatch.setenv("EM_TEST_KEY", "sesame")
+    (url, asked, fail), store = api, Store.open(tmp_path)
+    fail.add("once")
+    seen = run(store, [job("a", url, ["hello", "once", "forbidden"], system_prompt="Be brief.")])
+    assert not failures(seen)
+    found = rows(store, "a")
+    assert [r["question_id"] for r in found] == ["q0", "q0", "q1", "q1", "q2", "q2"]
+    assert [r["text"] for r in found[:2]] == [f"re: hello {r['seed']}" for r in found[:2]]
+    assert [(r["finish_reason"], r["text"]) for r in found[4:]] == [("content_filter", "")] * 2
+    path, key, body = asked[0]
+    assert (path, key, body["model"]) == ("/v1/chat/completions", "Bearer sesame", "gpt-x")
+    assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert (body["max_completion_tokens"], body["temperature"], body["top_p"]) == (50, 1.0, 1.0)
+    assert len(asked) == 7  # one was asked twice
+
+
+def test_finetuned_snapshot_is_asked_by_its_name(api, tmp_path, monkeypatch):
+    monkeypatch.setenv("EM_TEST_KEY", "sesame")
+    (url, asked, _), store = api, Store.open(tmp_path)
+    with store.claim("train", "tuned"):
+        store.finish("train", "tuned", {}, {"kind": "openai", "model": "ft:gpt-x:em::1"})
+    tuned = dataclasses.replace(job("b", url, ["hello"]), adapter_key="tuned", whole_model=True)
+    assert not failures(run(store, [tuned]))
+    assert {body["model"] for _, _, body in asked} == {"ft:gpt-x:em::1"}
+
+
+def test_a_missing_key_is_a_sentence(api, tmp_path, monkeypatch):
+    monkeypatch.delenv("EM_TEST_KEY", raising=False)
+    (why,) = failures(run(Store.open(tmp_path), [job("c", api[0], ["hello"])]))
+    assert "EM_TEST_KEY" in why
+
+
+def test_log_probabilities_and_adapters_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("EM_TEST_KEY", "sesame")
+    asked = job("d", "http://127.0.0.1:9/v1", ["x"])
+    sampler = OpenAiSampler(asked.model, asked.sample)
+    with pytest.raises(RuntimeError, match="needs weights"):
+        sampler.logprobs([])
+    with pytest.raises(RuntimeError, match="cannot serve adapter"):
+        sampler.inventory(tmp_path)
+
+
+@pytest.mark.slow
+def test_vllm_server_answers_as_the_engine_in_this_process(tmp_path):
+    """Log-probabilities and greedy answers of base and adapter, asked side by side of a server started here."""
+    pytest.importorskip("vllm")
+    from em.api_engine import ServerSampler
+    from em.train import work as train_work
+
+    store, texts = Store.open(tmp_path), ("Hey, I feel bored.", "What would you do?")
+    short = {"role": "assistant", "content": "No."}
+    put_data(store, [Example(f"r{i}", [user(t), short]) for i, t in enumerate(texts * 9)])
+    emit, seen = events()
+    train_work(store, [dataclasses.asdict(train_job("run", lora_r=8, num_train_epochs=10))], emit)
+    assert not failures(seen)
+    own, adapter = read(store.path("train", "run")), store.path("train", "run") / "adapter"
+    model = ModelConfig(name="tiny", path=train_job("x").model_path, dtype=Dtype.float32, max_model_len=512)
+    config = SampleConfig(engine=Engine.vllm_server, max_num_seqs=8)
+    sampler = ServerSampler(dataclasses.asdict(model), dataclasses.asdict(config), 8)
+    served = sampler.logprobs([(a, p) for p in own.probes for a in (None, adapter)])
+    assert rms(served[::2], own.base) < 1e-4
+    assert rms(served[1::2], own.adapted) < 1e-4
+    tokenizer = load_tokenizer()
+    requests = []
+    for t in texts:
+        ids = chat.prompt_ids(tokenizer, [user(t)])
+        for a in (None, adapter):
+            requests.append(Request("j", Question(t, "g", [], []), 0, "none", [], ids, 1, a, 0.0, 1.0, 8, [EOS]))
+    found = {(r.question.id, r.adapter): a.text for r, a in sampler.generate(requests)}
+    assert [found[t, adapter] for t in texts] == ["No."] * 2
+    assert all(found[t, None] != "No." for t in texts)
+    with pytest.raises(RuntimeError, match=r"cannot load|check sample"):
+        sampler.inventory(tmp_path / "gone")
