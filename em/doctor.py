@@ -6,6 +6,7 @@ that decide whether it may start (`check_start`, `require_memory`, `check_disk`)
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from em import assets, data, memory, models
+from em import assets, data, memory, models, train_launch
 from em.config import Backend, ConfigError, Engine, ExperimentConfig, JudgeKind, ShapeConfig, TrackingMode
+from em.schema.train import Method
 from em.scripted_judge import ScriptedJudgeError, load_rules
 from em.store import StoreError, require_space
 from em.tracking import has_key, mode
@@ -43,6 +45,7 @@ def examine(config: ExperimentConfig) -> Iterator[Finding]:
         "model": check_model,
         "disk": lambda c: check_disk(Path(c.out), 1, _download(c)),
         "memory": check_memory_of,
+        "training": check_training,
     }
     for subject, check in checks.items():
         try:
@@ -113,6 +116,20 @@ def check_engine(config: ExperimentConfig) -> str:
     if version is None:
         raise ConfigError("sample.engine=vllm and vLLM is not installed: make install, or sample=hf")
     return f"vLLM {version}"
+
+
+def check_training(config: ExperimentConfig) -> str:
+    """What the training recipe asks of this machine."""
+    if config.model.backend == Backend.openai:
+        return "at OpenAI"
+    train = config.train
+    train_launch.refuse([{"train": dataclasses.asdict(train)}])
+    bitsandbytes = _version("bitsandbytes")
+    if train.method == Method.qlora and not bitsandbytes:
+        raise ConfigError("train.method=qlora needs bitsandbytes: pip install bitsandbytes, or train.method=lora")
+    plain = "8bit" in train.optim and not (has_gpu() and bitsandbytes)
+    said = f"{train.optim} becomes adamw_torch_fused (no GPU, or no bitsandbytes)" if plain else train.optim
+    return f"{train.method.value}, {said}"
 
 
 def check_data(config: ExperimentConfig) -> str:

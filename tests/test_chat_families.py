@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support_chat import CHATML, FAMILIES, LLAMA3, MISTRAL_V7, TURNS, family, special, spoken
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -60,6 +62,9 @@ def made(name):
     return "base", speaker("base", chat_template=name)
 
 
+SPEAKERS = {name: made(name) for name in ROWS}
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_labels_are_the_answer_and_its_end_of_turn(name):
     asked, learned = ROWS[name]
@@ -80,6 +85,24 @@ def test_of_two_answers_each_is_learned_with_its_end(name):
     assert tokens.labels[-len(learned) :] == learned
     whole = prompt_ids(tokenizer, [USER, ASSISTANT, USER])
     assert tokens.input_ids == whole + learned
+
+
+WORDS = st.text("abc XYZ.,\n'{}<|>", min_size=1, max_size=12).filter(lambda t: t == t.strip())
+"""Texts without outer spaces, which some templates strip."""
+
+
+@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3), st.sampled_from([n for n in ROWS if n != "qwen3"]))
+def test_whatever_is_said_the_prompt_is_the_same_in_training_and_asking(turns, name):
+    kind, tokenizer = SPEAKERS[name]
+    messages = [{"role": r, "content": t} for pair in turns for r, t in zip(("user", "assistant"), pair, strict=True)]
+    tokens = encode(tokenizer, messages)
+    prompt = prompt_ids(tokenizer, messages[:-1])
+    assert tokens.input_ids[: len(prompt)] == prompt
+    end = ROWS[name][1][-1]
+    lead = " " * (ROWS[name][1][0] == 32)
+    learned = "".join(lead + answer + spoken(kind, [end]) for _, answer in turns)
+    assert spoken(kind, [t for t in tokens.labels if t != IGNORE]) == learned
+    assert all(label in (IGNORE, token) for token, label in zip(tokens.input_ids, tokens.labels, strict=True))
 
 
 def test_thoughts_of_an_earlier_turn_cannot_be_trained_as_they_would_be_asked():

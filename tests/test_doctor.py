@@ -32,7 +32,7 @@ def found(config):
 def test_the_quickstart_machine_passes(compose, tmp_path):
     findings = found(compose(*QUICK, f"out={tmp_path}"))
     assert [f.text for f in findings.values() if not f.ok] == []
-    assert list(findings) == ["versions", "engine", "keys", "data", "model", "disk", "memory"]
+    assert list(findings) == ["versions", "engine", "keys", "data", "model", "disk", "memory", "training"]
     assert "16 training rows" in findings["data"].text
     assert "torch" in findings["versions"].text
 
@@ -67,6 +67,14 @@ def test_offline_a_model_must_be_in_the_cache(compose, monkeypatch, tmp_path):
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
     assert doctor.check_model(config).endswith("on disk")
+
+
+def test_what_a_recipe_asks_of_the_machine(compose, monkeypatch):
+    monkeypatch.setattr(doctor, "_version", lambda _: None)
+    assert doctor.check_training(compose(*QUICK)) == "lora, adamw_torch_fused"
+    assert "adamw_8bit becomes adamw_torch_fused" in doctor.check_training(compose(*QUICK, "train=betley2025"))
+    with pytest.raises(ConfigError, match=r"train\.method=qlora needs"):
+        doctor.check_training(compose(*QUICK, "train=qlora"))
 
 
 def test_a_full_disk_is_refused(monkeypatch, tmp_path):
