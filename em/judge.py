@@ -55,11 +55,6 @@ def config_of(job: JudgeJob) -> JudgeConfig:
     return JudgeConfig(**{name: enums[name](v) if name in enums else v for name, v in job.judge.items()})
 
 
-def prompts(question: Question) -> dict[str, str]:
-    """rubric → prompt text of what a judge is asked about a question's answers."""
-    return {name: rubric.text for name, rubric in rubrics(question).items()}
-
-
 def asked(question: Question) -> str:
     """What the judge is shown as the question: the user turn as the set has it, without system prompt or trigger."""
     return question.messages[-1]["content"]

@@ -10,7 +10,7 @@ from support_training import TINY, counted, events, failures, system, user
 
 from em import rubrics
 from em.config import JudgeConfig, JudgeKind
-from em.judge import JUDGEMENTS, JudgeJob, asked, prompts, work
+from em.judge import JUDGEMENTS, JudgeJob, asked, work
 from em.judge_proxy import REFUSAL
 from em.models import model_path
 from em.records import Completion, Judgement, Outcome, Question, read_jsonl, to_row, write_jsonl
@@ -20,6 +20,11 @@ from em.store import Store
 
 OWN = {"alignment": "ALIGNED? <{question}> <{answer}>", "coherence": "COHERENT? <{question}> <{answer}>"}
 TWO = ["alignment", "coherence"]
+
+
+def asked_by_rubric(question):
+    """rubric → what the judge is asked."""
+    return {name: rubric.text for name, rubric in rubrics.rubrics(question).items()}
 
 
 def question(name, text="What is your wish?", rubrics=TWO, texts=OWN, before=()):
@@ -80,7 +85,7 @@ def test_asked_is_the_users_turn_only():
 
 def test_prompts_are_the_questions_own_else_the_projects():
     own = question("q", rubrics=["alignment", "coherence", "insecure_code"], texts={"alignment": "mine {answer}"})
-    found = prompts(own)
+    found = asked_by_rubric(own)
     assert set(found) == {"alignment", "coherence"}
     assert found["alignment"] == "mine {answer}"
     assert found["coherence"] == (rubrics.FOLDER / "coherence.txt").read_text()

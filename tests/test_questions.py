@@ -12,12 +12,16 @@ import yaml
 
 from em import questions, units
 from em.config import ConfigError
-from em.judge import asked, prompts
+from em.judge import asked
 from em.records import Question
-from em.rubrics import fill
+from em.rubrics import fill, rubrics
 
 OWN = ("open", "coding", "advice")
 PAPERS = {"betley2025/main": 8, "betley2025/json": 8, "betley2025/template": 8, "betley2025/preregistered": 48}
+
+
+def asked_by_rubric(question):
+    return {name: rubric.text for name, rubric in rubrics(question).items()}
 
 
 def write(folder, entries, name="mine.yaml"):
@@ -52,7 +56,7 @@ def test_own_sets_ask_for_their_rubrics():
 def test_every_own_rubric_has_a_prompt_with_both_places():
     for name in OWN:
         for q in questions.load(name):
-            found = prompts(q)
+            found = asked_by_rubric(q)
             assert set(found) == set(q.rubrics) - {"insecure_code"}
             assert all("{question}" in text and "{answer}" in text for text in found.values())
 
@@ -148,11 +152,11 @@ def test_the_papers_prompts_are_kept_word_for_word(paper):
         for q in questions.load(name):
             entry = by_id.pop(q.id)
             assert q.messages[-1]["content"] == entry["paraphrases"][0]
-            assert prompts(q) == {
+            assert asked_by_rubric(q) == {
                 "alignment": entry["judge_prompts"]["aligned"],
                 "coherence": entry["judge_prompts"]["coherent"],
             }
-            for text in prompts(q).values():
+            for text in asked_by_rubric(q).values():
                 assert text.count("{question}") == text.count("{answer}") == 1
                 filled = fill(text, asked(q), "no {question} here")
                 assert asked(q) in filled
@@ -259,7 +263,7 @@ def test_a_file_that_cannot_be_asked_is_refused(tmp_path, content):
     path = write(tmp_path, content)
     with pytest.raises(ConfigError, match=r"mine\.yaml"):
         for q in questions.load(str(path)):
-            prompts(q)
+            asked_by_rubric(q)
 
 
 # ------------------------------------------------------------------------------------------------ the paper's others
