@@ -10,7 +10,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput, ModelUsage
+from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput, ModelUsage, modelapi
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from em import chat
@@ -53,6 +53,7 @@ class Batcher:
                 futures[id(request)].set_result(answer)
 
 
+@modelapi(name="em")  # Inspect looks up what a model is registered as
 class EmModel(ModelAPI):
     """One model of a sweep, the untouched one or an adapter, as Inspect asks it. Text only: no tools, no logprobs."""
 
