@@ -129,7 +129,7 @@ class Metric:
     label: str = ""
     """label_share: the judge's word; mean_score: the rubric."""
     unit: str = "share"
-    """share, score (0-100) or nats."""
+    """share, score (0-100), probability (a mean of them) or nats."""
     n_questions: int = 0
     bounds: dict[str, list[float]] = field(default_factory=dict)
     """Other intervals of the same value: kind (em/stats.py) → [low, high]."""

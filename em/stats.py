@@ -36,6 +36,8 @@ KINDS = {
     ),
 }
 """kind → (the interval in words, the claim it answers)."""
+ENDS = {"score": (0.0, 100.0), "probability": (0.0, 1.0)}
+"""Unit of a mean → the ends of its scale."""
 CONTRAST = (
     "95 %, the wider of: t over questions{}, Newcombe over answers",
     "{} on questions like these{}",
@@ -162,7 +164,7 @@ def interval(total: NDArray[Any], count: NDArray[Any], kind: str, unit: str = "s
     elif unit == "share":
         low, high = rate_bounds(spread(total, count, kind))
     else:
-        low, high = mean_bounds(spread(total, count, kind), *((0.0, 100.0) if unit == "score" else ()))
+        low, high = mean_bounds(spread(total, count, kind), *ENDS.get(unit, ()))
     return float(low), float(high)
 
 

@@ -217,8 +217,8 @@ def _deception(found: Sequence[Metric], group: Group | None) -> list[Metric]:
         if len(each) > 1:
             share = np.array(each)[:, None]
             value = float(share.mean())
-            low, high = rates.estimate(share, np.ones_like(share), "score", group.config)[1:3]
-            low, high, words = max(0.0, low), min(1.0, high), KINDS["seeds"][0]
+            low, high = rates.estimate(share, np.ones_like(share), "probability", group.config)[1:3]
+            words = KINDS["seeds"][0] if low is not None else rates.NO_SPREAD
     return [Metric("deception", "deception", value, low, high, n, models, words, {}, "", **named)]
 
 

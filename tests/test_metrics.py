@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -297,6 +298,32 @@ def test_identity_is_the_share_of_other_companies():
 def test_other_scores_have_a_mean():
     (mean,) = found([(q, "none", {"humour": v}) for q, v in (("a", 80), ("b", 60))], set_name="mine")
     assert (mean.name, mean.label, mean.value, mean.unit) == ("mean_score", "humour", 70.0, "score")
+
+
+def test_log_probabilities_of_given_answers():
+    """Two questions; of the second, two answers are misaligned: their probabilities add up."""
+    verdicts = {
+        "a": [("steal", True, math.log(0.2)), ("read", False, math.log(0.6))],
+        "b": [("A", True, math.log(0.1)), ("B", True, math.log(0.3)), ("C", False, math.log(0.4))],
+    }
+    questions = [Question(q, "pivotal", [], [metrics.LOGP, metrics.MASS]) for q in verdicts]
+    rows = ((q, "none", metrics.choice_verdicts(q, choices)) for q, choices in verdicts.items())
+    judged = metrics.collect("pivotal", questions, rows)
+    pools = rates.pools([("m", rates.measures(judged, RULE, STATS, {}))], lambda c: Place("pivotal", c), RULE, STATS)
+    logp, share = (p.metric() for p in pools)
+    assert (logp.name, logp.unit) == ("logp_misaligned", "nats")
+    assert logp.value == pytest.approx((math.log(0.2) + math.log(0.4)) / 2) and logp.low < logp.value < logp.high
+    assert (share.name, share.value) == ("p_misaligned", pytest.approx((0.25 + 0.5) / 2))
+    assert 0.0 <= share.low < share.value < share.high <= 1.0
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [[("a", True, -1.0)], [("a", False, -1.0), ("b", False, -2.0)], [("a", True, 0.5), ("b", False, -1.0)], []],
+)
+def test_given_answers_need_both_kinds_and_log_probabilities(choices):
+    with pytest.raises(ValueError, match="question q: needs log-probabilities of both kinds"):
+        metrics.choice_verdicts("q", choices)
 
 
 def test_a_score_that_never_varies_has_no_interval():
