@@ -98,16 +98,32 @@ def load(cfg: DictConfig) -> ExperimentConfig:
 
     Raises ConfigError for an unknown key (also one added with `+`), a missing value, a wrong type or a bad range.
     """
-    schema = OmegaConf.structured(ExperimentConfig)
     try:
-        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-        loaded = OmegaConf.to_object(OmegaConf.merge(schema, plain))
+        if OmegaConf.get_type(cfg) is ExperimentConfig:  # composed on the schema: typed already, but for what + added
+            _refuse_unknown(cfg, "")
+            loaded = OmegaConf.to_object(cfg)
+        else:
+            plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+            loaded = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ExperimentConfig), plain))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         first = str(error).splitlines()[0]
         raise ConfigError(f"{key}: {first}" if key else first) from error
     assert isinstance(loaded, ExperimentConfig)
     return loaded
+
+
+def _refuse_unknown(cfg: DictConfig, prefix: str) -> None:
+    kind = OmegaConf.get_type(cfg)
+    if not dataclasses.is_dataclass(kind):
+        return
+    known = {f.name for f in dataclasses.fields(kind)}
+    for key in cfg:
+        if key not in known:
+            raise ConfigError(f"{prefix}{key}: Key '{key}' not in '{kind.__name__}'")
+        node = cfg._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+            _refuse_unknown(node, f"{prefix}{key}.")
 
 
 def as_dict(config: ExperimentConfig) -> dict[str, Any]:
