@@ -202,7 +202,9 @@ def _devices_held(stage: str, job: Job, ids: list[str]) -> int:
     """Devices of one worker. Raises ConfigError when the machine has fewer."""
     if job.follows or "api" in job.spec:
         return 0
-    option, wanted = "train.num_processes", int(job.spec.get("train", {}).get("num_processes", 1))
+    option, wanted = "train.num_processes", 1
+    if stage == "train":
+        wanted = train_launch.processes_here(job.spec["train"])
     if stage == "sample":
         option = "sample.engine_args.tensor_parallel_size"
         wanted = int(job.spec["sample"]["engine_args"].get("tensor_parallel_size", 1))

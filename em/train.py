@@ -89,8 +89,8 @@ def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
             try:
                 facts = train(base, job, store.path("data", job.data_key) / "dataset.jsonl", folder, emit)
             finally:
-                if job.method == Method.full:
-                    base = None  # its weights are the run's now
+                if base.spent:
+                    base = None
             if first_process():
                 store.finish("train", job.key, job.inputs, facts)
 

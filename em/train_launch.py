@@ -94,6 +94,11 @@ def _scontrol(*what: str) -> str:
     return subprocess.run(["scontrol", "show", *what], capture_output=True, text=True, check=True).stdout
 
 
+def processes_here(train: dict[str, Any]) -> int:
+    """Processes of a run on one machine: as many GPUs as it needs there."""
+    return -(-train["num_processes"] // _machines(train))
+
+
 def _machines(train: dict[str, Any]) -> int:
     if not train["accelerate_config"]:
         return 1

@@ -59,8 +59,7 @@ class Base:
     def trainable(self, config: dict[str, Any]) -> Iterator[Any]:
         """The model of one run: adapters over the base (made from torch's global seed), or the base itself.
 
-        `config` holds fields of TrainConfig. The base is left as it was, but for full finetuning, after which it is
-        spent.
+        `config` holds fields of TrainConfig. The base is left as it was, unless it is spent by a run (`spent`).
         """
         if self.method == Method.full:
             yield self.model
@@ -70,8 +69,14 @@ class Base:
             check_adapted(model, config)
             yield model
         finally:
-            self.model = model.unload()
-            self.model.__dict__.pop("forward", None)  # TRL wraps it once a run
+            if not self.spent:
+                self.model = model.unload()
+                self.model.__dict__.pop("forward", None)  # TRL wraps it once a run
+
+    @property
+    def spent(self) -> bool:
+        """Whether a run uses the base up: its weights are trained themselves, or cut up among the processes (FSDP)."""
+        return self.method == Method.full or _sharded()
 
 
 def lora(config: dict[str, Any]) -> LoraConfig:
