@@ -50,10 +50,16 @@ def test_shards_keep_adapters_together_and_lose_nothing(adapters, count):
 
 
 def test_more_processes_than_devices_is_refused():
-    two = job("k", stage="train", train={"num_processes": 3})
+    two = job("k", stage="train", train={"num_processes": 3, "accelerate_config": None})
     with pytest.raises(ConfigError, match=r"num_processes=3 but launch.devices has 2"):
         schedule._devices_held("train", two, ["0", "1"])
     assert schedule._devices_held("train", two, [schedule.CPU]) == 1
+
+
+def test_a_machine_holds_its_own_processes_only(tmp_path):
+    (tmp_path / "wide.yaml").write_text("num_machines: 2\n")
+    wide = job("k", stage="train", train={"num_processes": 8, "accelerate_config": str(tmp_path / "wide.yaml")})
+    assert schedule._devices_held("train", wide, ["0", "1", "2", "3"]) == 4
 
 
 def sweep(out, rules, *overrides):

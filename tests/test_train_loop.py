@@ -276,10 +276,10 @@ def test_checkpoint_past_the_rows_that_are_left(tmp_path):
     assert "asks for step 3, and the run has 2" in failures(seen)[0]
 
 
-@pytest.mark.parametrize(
-    "signals",
-    [[signal.SIGUSR2], pytest.param([signal.SIGTERM, signal.SIGUSR2, signal.SIGTERM], marks=pytest.mark.slow)],
-)
+TWICE = [signal.SIGTERM, signal.SIGUSR2]
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGUSR2], pytest.param(TWICE, marks=pytest.mark.slow)])
 def test_asked_to_stop_it_saves_and_goes_on(tmp_path, signals):
     """Each process is asked to stop, the last goes to the end: together one unbroken run."""
     job = train_job("stopped", num_train_epochs=20 * len(signals), save_steps=1000, lora_dropout=0.1)
