@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from em.commands import configs_of, sweep_file
+from em.commands import configs_of, out_of, sweep_file
 from em.config import Backend, ConfigError
-from em.store import write_atomic
+from em.store import Store, write_atomic
 
 
 def add(commands: Any) -> None:
@@ -24,8 +24,9 @@ def run(arguments: argparse.Namespace) -> int:
     """1 when a task failed on a model."""
     from importlib.util import find_spec
 
-    from em import sweep as sweeps
+    from em.plan import plan
     from em.schedule import run_batch
+    from em.sweep import Sweep
 
     if find_spec("inspect_ai") is None:
         raise ConfigError('em benchmark needs the extra `inspect`: pip install "em[inspect]"')
@@ -35,7 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     if any(c.model.backend == Backend.openai for c in configs) or len({c.model.path for c in configs}) > 1:
         raise ConfigError("em benchmark runs on one base model with its own weights: give a sweep of one such model")
     summary = json.loads(sweep_file(arguments.folder, "summary.json").read_text(encoding="utf-8"))
-    sweep = sweeps.planned(configs)
+    store = Store.open(out_of(arguments.folder))
+    sweep = Sweep(arguments.folder, store, plan(configs, store))
     done = [
         s
         for s in (*sweep.plan.bases[:1], *sweep.plan.cells)
