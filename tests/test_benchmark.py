@@ -59,7 +59,7 @@ def test_a_changed_adapter_answers_nothing(sweep):
     whole = adapter.read_bytes()
     from safetensors.torch import load, save_file
 
-    save_file({k: -v for k, v in load(whole).items()}, adapter)
+    save_file({k: -v if "lora_B" in k else v for k, v in load(whole).items()}, adapter)
     try:
         done = command("em.cli", "benchmark", sweep, f"{TASKS}@letters", "--limit", 2)
     finally:
