@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
+import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -20,6 +20,8 @@ import numpy as np
 from em.records import Judgement, dump_line
 
 CHUNK = 8192
+LINE = 2048
+"""Bytes most rows fit in."""
 
 
 def row_hash(*names: str) -> int:
@@ -80,23 +82,35 @@ class Spool:
     ) -> Iterator[tuple[list[tuple[str, str]], list[bytes]]]:
         """Chunks of names with their lines; b"" for a name that has none."""
         source = iter(wanted)
-        with self.path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self._end else b""
+        with self.path.open("rb", buffering=0) as file:
             while names := list(islice(source, CHUNK)):
                 at = np.searchsorted(hashes, np.array([row_hash(*name) for name in names], dtype=np.uint64))
-                yield names, [self._line(data, hashes, order, int(i), *n) for i, n in zip(at, names, strict=True)]
+                yield (
+                    names,
+                    [self._line(file.fileno(), hashes, order, int(i), *n) for i, n in zip(at, names, strict=True)],
+                )
 
-    def _line(self, data: mmap.mmap | bytes, hashes: np.ndarray, order: np.ndarray, at: int, *name: str) -> bytes:
+    def _line(self, file: int, hashes: np.ndarray, order: np.ndarray, at: int, *name: str) -> bytes:
         if at == len(hashes) or int(hashes[at]) != row_hash(*name):
             return b""
-        start = self._offsets[int(order[at])]
-        line = data[start : data.find(b"\n", start) + 1]
+        line = _read_line(file, self._offsets[int(order[at])])
         return line if line.startswith(_head(name[0])) else b""
 
     def _line_at(self, offset: int) -> str:
         with self.path.open("rb") as file:
             file.seek(offset)
             return file.readline().decode("utf-8", "replace")
+
+
+def _read_line(file: int, start: int) -> bytes:
+    """By position: a mapped file would count as memory of this process."""
+    size = LINE
+    while True:
+        data = os.pread(file, size, start)
+        end = data.find(b"\n") + 1
+        if end or len(data) < size:
+            return data[:end]
+        size *= 4
 
 
 def _head(completion_id: str) -> bytes:

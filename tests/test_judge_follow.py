@@ -260,7 +260,7 @@ def verdict(completion_id, rubric="alignment", score=1.0):
 
 def test_the_spool_sorts_and_is_gone(tmp_path):
     spool = Spool(tmp_path / "spool")
-    names = [(f"é{i}", r) for i in range(300) for r in ("alignment", "coherence")]
+    names = [("é" * (i % 7) * 300 + str(i), r) for i in range(300) for r in ("alignment", "coherence")]  # up to 3.6 kB
     for name in reversed(names):
         spool.add(verdict(*name))
     assert spool.write_sorted(names, tmp_path / "out.jsonl") == 600
