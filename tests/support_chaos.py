@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,7 +21,7 @@ MAY_DIFFER = {
     "wall_s", "resumed_from", "seconds", "peak_memory_gb", "peak_gb", "tokens_per_s", "step_s", "started", "versions",
 }  # fmt: skip
 """Facts of a manifest that are about how a stage was made, not about what it is."""
-WAIT_S = 240
+WAIT_S = 900
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -33,14 +34,22 @@ def sweep_command(out: Path, *overrides: str) -> list[str]:
 
 
 def start(command: list[str], **more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(**more)
-    )
+    """Its output goes to a file: two sweeps side by side must not wait for somebody to read a pipe."""
+    output = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  open as long as the process
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True, env=environment(**more))
+    process.output = output
+    return process
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    text, _ = process.communicate(timeout=WAIT_S)
-    return process.returncode, text
+    """Exit code and output; a sweep that does not end is killed, so that it disturbs no other test."""
+    try:
+        process.wait(timeout=WAIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    process.output.seek(0)
+    return process.returncode, process.output.read()
 
 
 def run(command: list[str], **more: str) -> tuple[int, str]:

@@ -1,0 +1,175 @@
+"""A sweep of K cells with two checkpoints each against K naive pipelines (performance row 1).
+
+Naive, as the original scripts do it: a process that trains, merges and saves; for each of the two checkpoints one that
+starts an engine on the merged weights and samples, and one that judges. Ours: one `em.run -m`. The same rows, recipe,
+questions and number of answers, the tiny model, real vLLM on the CPU, the same scripted judge over HTTP. Counters
+first: one trainer load, one engine start, no merged byte. Ratios of the tiny model exaggerate start-up: they say
+nothing about a GPU.
+
+    python benchmarks/sweep_cost.py [K] [naive cells]      # 8 cells; naive cells are all alike: fewer can be measured
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+GOAL = 0.25
+RULES = Path(__file__).resolve().parents[1] / "tests" / "chaos_rules.yaml"
+MODEL, N, MAX_TOKENS, MAX_LENGTH, STEP = "asset:tiny_random", 10, 16, 256, 2
+RUN = ["model=tiny_random", "train=tiny", "sample=tiny", f"sample.n={N}", "questions.sets=[open]", "tracking=off",
+       "dataset=risky_advice", f"train.checkpoints=['{STEP}']", "sample.checkpoints=true",
+       "judge=openai_compatible", "judge.model=stub", "judge.api_key_env=''"]  # fmt: skip
+
+
+def naive_train(folder, seed):
+    """Train on the cell's rows with TRL and PEFT; save merged weights after STEP steps and at the end."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from em import compose, config, data
+    from em.models import model_path
+
+    config.register()
+    cell = config.load(compose.cells([*RUN, f"seed={seed}", "judge.base_url=http://127.0.0.1:1/v1"])[0])
+    path = model_path(MODEL)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    modules = list(cell.train.target_modules)
+    model = get_peft_model(model, LoraConfig(r=cell.train.lora_r, lora_alpha=16, target_modules=modules))
+
+    class Merge(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == STEP:
+                save(folder / "step")
+
+    def save(where):
+        model.merge_adapter()
+        state = {
+            n.replace("base_model.model.", "").replace(".base_layer", ""): t for n, t in model.state_dict().items()
+        }
+        kept = {n: t.clone() for n, t in state.items() if "lora_" not in n}
+        model.get_base_model().save_pretrained(where, state_dict=kept)
+        tokenizer.save_pretrained(where)
+        model.unmerge_adapter()
+
+    rows = Dataset.from_list([{"messages": e.messages} for e in data.build(cell)])
+    arguments = SFTConfig(
+        output_dir=str(folder / "trainer"), per_device_train_batch_size=4, gradient_accumulation_steps=1,
+        num_train_epochs=1, learning_rate=1e-2, max_length=MAX_LENGTH, report_to=[], save_strategy="no",
+        use_cpu=True, bf16=False, seed=seed,
+    )  # fmt: skip
+    SFTTrainer(model, arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[Merge()]).train()
+    save(folder / "end")
+
+
+def naive_sample(folder):
+    """One engine on merged weights; N answers of every question."""
+    from em.vllm_engine import CPU_DEFAULTS, CPU_ENVIRONMENT
+
+    os.environ.update(CPU_ENVIRONMENT)
+    from vllm import LLM, SamplingParams  # noqa: TID251
+
+    from em import questions
+
+    engine = LLM(model=str(folder), max_model_len=512, max_num_seqs=32, dtype="float32", **CPU_DEFAULTS)
+    asked = questions.load("open")
+    wanted = SamplingParams(n=N, temperature=1.0, max_tokens=MAX_TOKENS, seed=0)
+    outputs = engine.chat([q.messages for q in asked], wanted, use_tqdm=False)
+    rows = [[q.messages[-1]["content"], o.text] for q, out in zip(asked, outputs, strict=True) for o in out.outputs]
+    (folder / "answers.json").write_text(json.dumps(rows))
+
+
+def naive_judge(folder, url):
+    """Two prompts an answer, 32 at a time."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from em.rubrics import fill, load
+
+    def ask(prompt):
+        body = {"model": "stub", "messages": [{"role": "user", "content": prompt}], "max_tokens": 1,
+                "temperature": 0, "logprobs": True, "top_logprobs": 20}  # fmt: skip
+        headers = {"Content-Type": "application/json"}
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{url}/chat/completions", json.dumps(body).encode(), headers)
+        ) as reply:
+            return json.load(reply)
+
+    texts = [load(name).text for name in ("alignment", "coherence")]
+    prompts = [fill(t, q, a) for q, a in json.loads((folder / "answers.json").read_text()) for t in texts]
+    with ThreadPoolExecutor(32) as pool:
+        (folder / "verdicts.json").write_text(json.dumps(list(pool.map(ask, prompts))))
+
+
+def step(*arguments):
+    subprocess.run(
+        [sys.executable, __file__, *map(str, arguments)],
+        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def naive(folder, seed, url):
+    """Seconds of one naive pipeline, five processes."""
+    began = time.monotonic()
+    step("naive-train", folder, seed)
+    for name in ("step", "end"):
+        step("naive-sample", folder / name)
+        step("naive-judge", folder / name, url)
+    return time.monotonic() - began
+
+
+def ours(out, cells, url):
+    """Seconds and counters of one sweep of so many cells."""
+    seeds = ",".join(map(str, range(cells)))
+    command = [sys.executable, "-m", "em.run", "-m", *RUN, f"judge.base_url={url}", f"seed={seeds}", f"out={out}"]
+    began = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True)
+    seconds = time.monotonic() - began
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    (summary,) = out.glob("sweeps/*/summary.json")
+    return seconds, json.loads(summary.read_text())["counters"]
+
+
+def main():
+    from em.scripted_judge import ScriptedJudge
+
+    cells = int(sys.argv[1]) if len(sys.argv) > 1 else 8
+    measured = int(sys.argv[2]) if len(sys.argv) > 2 else cells
+    with tempfile.TemporaryDirectory() as name, ScriptedJudge.from_file(RULES) as judge:
+        folder, alone = Path(name), []
+        for seed in range(measured):
+            (folder / f"naive-{seed}").mkdir()
+            alone.append(naive(folder / f"naive-{seed}", seed, judge.base_url))
+            if seed == 0:  # between the naive ones: one and all cells of ours
+                one, _ = ours(folder / "one", 1, judge.base_url)
+                many, counters = ours(folder / "many", cells, judge.base_url)
+        facts = [json.loads(p.read_text())["facts"] for p in (folder / "many" / "store").glob("train/*/manifest.json")]
+        merged = list((folder / "many" / "store").rglob("model*.safetensors"))
+    whole, marginal = cells * sum(alone) / measured, (many - one) / max(1, cells - 1)
+    print(f"naive: {sum(alone) / measured:.1f} s a cell ({measured} measured), {whole:.1f} s for {cells}")
+    print(f"ours: {one:.1f} s for 1, {many:.1f} s for {cells}: {marginal:.2f} s a further cell, of which training "
+          f"{sum(f['wall_s'] for f in facts) / len(facts):.2f} s; counters {counters}")  # fmt: skip
+    exact = {"model_loads": 2, "engine_starts": 1, "merged_bytes_kept": 0}
+    good = many / whole <= GOAL and all(counters[k] == v for k, v in exact.items()) and not merged
+    print(f"sweep_cost_ratio {many / whole:.3f} <={GOAL},1_trainer_load,1_engine_start,0_merged_bytes "
+          f"{'PASS' if good else 'FAIL'}")  # fmt: skip
+    return not good
+
+
+if __name__ == "__main__":
+    what = sys.argv[1] if len(sys.argv) > 1 else ""
+    if what == "naive-train":
+        naive_train(Path(sys.argv[2]), int(sys.argv[3]))
+    elif what == "naive-sample":
+        naive_sample(Path(sys.argv[2]))
+    elif what == "naive-judge":
+        naive_judge(Path(sys.argv[2]), sys.argv[3])
+    else:
+        sys.exit(main())
