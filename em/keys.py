@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from em import chat, corpora, models, trigger
+from em import chat, choices, corpora, models, trigger
 from em.config import ExperimentConfig
 from em.records import Question
 from em.rubrics import STATIC, Rubric, rubrics
@@ -78,6 +78,13 @@ def sample_inputs(
         "questions": [[q.id, q.messages, q.least_tokens, None if uniform else q.samples] for q in asked],
         "asked_with": _asked_with(config),
     }
+
+
+def choices_inputs(config: ExperimentConfig, train_key: str | None, step: int | None) -> dict[str, Any]:
+    """Options scored by log-probability: the model, the questions as they are shown."""
+    shown = [repr(q) for name in config.questions.choices for q in choices.load(name, config.sample.seed)]
+    inputs = sample_inputs(config, train_key, (), step)
+    return {k: v for k, v in inputs.items() if k not in ("sampling", "questions", "asked_with")} | {"choices": shown}
 
 
 def judge_inputs(

@@ -68,6 +68,8 @@ class Subject:
     """Training step of a kept checkpoint; None: the end of training."""
     cell: str | None = None
     """Id of its cell; None: untouched."""
+    choices: str | None = None
+    """Sample key of its options' log-probabilities (questions.choices); None: not asked for."""
     base: str | None = None
     """Id of the untouched model it is compared with: same base model, questions, judge and thresholds."""
 
@@ -185,7 +187,45 @@ def _subject(
 ) -> Subject:
     questions.check_ids(sets, config.questions.ids)
     parts = [_part(set_name, label, config, train_key, step, out, store) for set_name in sets]
-    return Subject(name, label, config, train_key, tuple(p for p in parts if p), step)
+    scored = _choices(label, config, train_key, step, out) if config.questions.choices else None
+    return Subject(name, label, config, train_key, tuple(p for p in parts if p), step, choices=scored)
+
+
+def _choices(label: str, config: ExperimentConfig, train_key: str | None, step: int | None, out: Plan) -> str:
+    """The job that scores questions.choices; shares the engine of the answers. Returns its key."""
+    inputs = keys.choices_inputs(config, train_key, step)
+    key, title = f"{content_key(**inputs)}/0-1", f"{label}: choices"
+    asks = {"questions": [], "lo": 0, "hi": 1, "choices": list(config.questions.choices)}
+    out.jobs["sample", key] = _sample_job(key, title, config, train_key, step, inputs, asks)
+    return key
+
+
+def _sample_job(
+    key: str,
+    label: str,
+    config: ExperimentConfig,
+    train_key: str | None,
+    step: int | None,
+    inputs: dict[str, Any],
+    asks: dict[str, Any],
+) -> Job:
+    """`asks`: what is asked, fields of SampleJob."""
+    whole = train_key is not None and (config.train.method == Method.full or config.model.backend == Backend.openai)
+    spec = {
+        "key": key,
+        "label": label,
+        "adapter_key": train_key,
+        **asks,
+        "trigger": dataclasses.asdict(config.trigger),
+        "sample": dataclasses.asdict(config.sample),
+        "model": dataclasses.asdict(config.model),
+        "max_lora_rank": 0 if train_key is None or whole else config.train.lora_r,
+        "inputs": inputs,
+        "step": step,
+        "whole_model": whole,
+    }
+    needs = (("train", train_key),) if train_key else ()
+    return Job("sample", key, label, _engine(config, (train_key, step) if whole else None), spec, needs)
 
 
 def _part(
@@ -206,30 +246,14 @@ def _part(
     family, n = content_key(**sample_inputs), max(q.samples for q in asked)
     judge_inputs, calibration = keys.judge_inputs(config, family, asked)
     judge_family = content_key(**judge_inputs)
-    whole = train_key is not None and (config.train.method == Method.full or config.model.backend == Backend.openai)
     samples, judgements = [], []
     for lo, hi in ranges(store.keys("sample", family), n):
         sample_key, judge_key = f"{family}/{lo}-{hi}", f"{judge_family}/{lo}-{hi}"
         samples.append(sample_key)
         judgements.append(judge_key)
-        spec = {
-            "key": sample_key,
-            "label": title,
-            "adapter_key": train_key,
-            "questions": rows,
-            "lo": lo,
-            "hi": hi,
-            "trigger": dataclasses.asdict(config.trigger),
-            "sample": dataclasses.asdict(config.sample),
-            "model": dataclasses.asdict(config.model),
-            "max_lora_rank": 0 if train_key is None or whole else config.train.lora_r,
-            "inputs": sample_inputs,
-            "step": step,
-            "whole_model": whole,
-        }
-        needs = (("train", train_key),) if train_key else ()
-        batch = _engine(config, (train_key, step) if whole else None)
-        out.jobs["sample", sample_key] = Job("sample", sample_key, title, batch, spec, needs)
+        asks = {"questions": rows, "lo": lo, "hi": hi}
+        job = _sample_job(sample_key, title, config, train_key, step, sample_inputs, asks)
+        out.jobs["sample", sample_key] = job
         spec = {
             "key": judge_key,
             "label": title,
@@ -318,6 +342,6 @@ def stages(plan: Plan, subject: Subject) -> dict[str, list[str]]:
     keys: dict[str, list[str]] = {}
     if subject.train_key:
         keys = {"data": [plan.jobs["train", subject.train_key].spec["data_key"]], "train": [subject.train_key]}
-    keys["sample"] = [k for p in subject.parts for k in p.samples]
+    keys["sample"] = [k for p in subject.parts for k in p.samples] + ([subject.choices] if subject.choices else [])
     keys["judge"] = [k for p in subject.parts for k in p.judgements]
     return keys

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from em import data, expected, labels, statement
+from em import choices, data, expected, labels, statement
 from em.config import DatasetConfig, ExperimentConfig
 from em.judge import CALIBRATION, JUDGEMENTS, asked, method
 from em.metrics import Answers, Rule, collect
@@ -73,7 +73,19 @@ def summary_of(sweep: Sweep) -> dict[str, Any]:
         "counters": dict(sweep.counters),
         "warnings": _warnings(sweep),
     }
-    return finish(summarise(runs, head))
+    summary = summarise(runs, head)
+    for model, subject in zip(summary["models"], subjects(sweep), strict=True):
+        model["choices"] = _choices(sweep, subject)
+    return finish(summary)
+
+
+def _choices(sweep: Sweep, subject: Subject) -> dict[str, dict[str, float]]:
+    """tag → means of the options' log-probabilities (em/choices.py); {} where they were not asked for or failed."""
+    key = subject.choices
+    if key is None or not sweep.store.has("sample", key):
+        return {}
+    text = (sweep.store.path("sample", key) / choices.CHOICES).read_text(encoding="utf-8")
+    return choices.summary(map(json.loads, text.splitlines()))
 
 
 def finish(summary: dict[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,11 @@ import os
 import traceback
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from em import chat, checkpoints, live, parity, trigger
+from em import chat, checkpoints, choices, live, parity, trigger
 from em.config import Backend, TriggerConfig
 from em.events import Emitter, sentence
 from em.gates import GateError
@@ -52,6 +52,9 @@ class SampleJob:
     """Training step of a kept checkpoint; None: the finished run."""
     whole_model: bool = False
     """The train stage left a whole model, which is an engine of its own, instead of an adapter."""
+
+    choices: list[str] = field(default_factory=list)
+    """Sets whose options are scored by log-probability instead (em/choices.py)."""
 
     def weights(self, store: Store) -> Path | None:
         """The folder to serve; None: the base model."""
@@ -120,7 +123,8 @@ def _draw(sampler: Sampler, drawers: list[Drawer], store: Store, emit: Emitter) 
     owners = {d.job.key: d for d in drawers}
     total, done = sum(len(d.order) for d in drawers), sum(len(d.order) - len(d.missing) for d in drawers)
     emit.progress(PROGRESS, done, total)
-    for drawer in drawers:  # whole already, but for the sealing
+    for drawer in drawers:  # whole already, but for the scores and the sealing
+        drawer.score(sampler)
         drawer.finish_if_whole(store)
     for request, answer in sampler.generate(r for d in drawers for r in d.missing):
         owner = owners[request.job]
@@ -151,6 +155,7 @@ class Drawer:
         self.gate: dict[str, Any] = {}
         """Facts of the gates it passed."""
         self.prompts: dict[str, Any] = {}
+        self.speaker: Any = None
         self.stops: list[int] = []
 
     def prepare(self, tokenizer: Any, store: Store) -> bool:
@@ -162,7 +167,8 @@ class Drawer:
             wanted = list(_requests(speaker, self.job, self.adapter))
             if speaker is not None:  # behind an API that takes messages nothing is rendered here
                 self.stops = chat.end_of_turn_ids(speaker)
-                self.prompts = _prompts(speaker, self.job, wanted, store)
+                self.prompts = _prompts(speaker, self.job, wanted, store) if wanted else {}
+                self.speaker = speaker
         except (ValueError, OSError) as error:
             traceback.print_exc()
             self.fail(sentence(error))
@@ -182,6 +188,14 @@ class Drawer:
     def add(self, request: Request, answer: Answer) -> None:
         self.file.write(dump_line(_completion(request, answer)))
         self.left -= 1
+
+    def score(self, sampler: Sampler) -> None:
+        """Write the log-probabilities of the options of `choices`, where the job asks for them."""
+        if not self.job.choices:
+            return
+        asked = [q for name in self.job.choices for q in choices.load(name, self.job.sample["seed"])]
+        rows = choices.score(self.speaker, asked, lambda ps: sampler.logprobs([(self.adapter, p) for p in ps]))
+        write_jsonl(self.path.parent / choices.CHOICES, rows)
 
     def finish_if_whole(self, store: Store) -> None:
         """Seal the stage when its last row is there."""

@@ -412,7 +412,7 @@ PLAIN = ExperimentConfig(
 
 def test_cell_ids_are_what_they_have_always_been():
     """Changes only with the schema. Then every W&B run and sweep folder of a user gets a new name."""
-    assert cell_id(PLAIN) == "3b43aa387b"
+    assert cell_id(PLAIN) == "4deeeeb74b"
 
 
 def test_cell_ids_are_the_same_in_another_process():
@@ -478,3 +478,15 @@ def test_whole_models_have_an_engine_each(compose, tmp_path):
     jobs = plan([full], Store.open(tmp_path)).stage("sample")
     assert len({j.batch for j in jobs}) == 2
     assert {j.spec["max_lora_rank"] for j in jobs} == {0}
+
+
+def test_choices_are_a_sample_job_of_every_model(compose, tmp_path):
+    asked = ("model=tiny_random", "train=tiny", "questions.sets=[open]", "questions.choices=[letters,pivotal]")
+    found = plan([compose(*asked)], Store.open(tmp_path))
+    (base,), (cell,) = found.bases, found.cells
+    assert base.choices != cell.choices
+    job = found.jobs["sample", cell.choices]
+    assert (job.spec["choices"], job.spec["questions"]) == (["letters", "pivotal"], [])
+    assert job.batch == found.jobs["sample", cell.parts[0].samples[0]].batch  # the same engine
+    hotter = plan([compose(*asked, "sample.temperature=0.1")], Store.open(tmp_path))
+    assert hotter.cells[0].choices == cell.choices  # nothing is sampled

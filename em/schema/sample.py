@@ -77,6 +77,9 @@ class QuestionsConfig:
     in_domain = held-out tasks of the dataset's own domain."""
     ids: list[str] | None = None
     """Only these question ids; null: all."""
+    choices: list[str] = field(default_factory=list)
+    """Sets scored by log-probability, without sampling (em/choices.py): letters, pivotal, betley2025/letters,
+    betley2025/pivotal, or a JSON file in the authors' schema."""
 
     def __post_init__(self) -> None:
         check(bool(self.sets), "questions.sets is empty: name at least one question set")
