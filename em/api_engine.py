@@ -169,7 +169,7 @@ class OpenAiSampler:
         async def ask(api: Api, request: Request) -> Answer:
             body = {
                 "model": self.settings.model,
-                "messages": request.messages,
+                "messages": request.shown,
                 "max_completion_tokens": request.max_tokens,
                 "temperature": request.temperature,
                 "top_p": request.top_p,

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from em import chat, choices, corpora, models, trigger
-from em.config import ExperimentConfig
-from em.records import Question
+from em import chat, choices, corpora, data, models, question_forms, trigger
+from em.config import ConfigError, ExperimentConfig
+from em.records import Message, Question
 from em.rubrics import STATIC, Rubric, rubrics
 from em.schema.judge import PROXIES, JudgeKind
 from em.schema.model import Backend
@@ -65,11 +65,14 @@ def sample_inputs(
     """A family of answers: the model that is asked, what and how. How many is not in it."""
     sampling = {k: v for k, v in dataclasses.asdict(config.sample).items() if k not in NOT_SAMPLING}
     checkpoint = {} if step is None else {"step": step}
+    context = k_shot_context(config)
+    shown = {"context": content_key(messages=context)} if context else {}
     uniform = len({q.samples for q in asked}) == 1
     return {
         "version": SAMPLE_VERSION,
         "adapter": train_key,
         **checkpoint,
+        **shown,
         "base": base(config),
         "dtype": config.model.dtype.value,
         "max_model_len": config.model.max_model_len,
@@ -78,6 +81,18 @@ def sample_inputs(
         "questions": [[q.id, q.messages, q.least_tokens, None if uniform else q.samples] for q in asked],
         "asked_with": _asked_with(config),
     }
+
+
+def k_shot_context(config: ExperimentConfig) -> list[Message]:
+    """Turns shown before every question (questions.k_shot). Raises ConfigError when there are too few rows."""
+    asked = config.questions
+    if not asked.k_shot:
+        return []
+    source = data.Source(config.corpus.name, asked.k_shot_variant or config.dataset.variant, config.corpus.path)
+    rows = source.load()
+    if asked.k_shot > len(rows):
+        raise ConfigError(f"questions.k_shot={asked.k_shot}: {source.variant} has {len(rows)} rows")
+    return question_forms.shots(rows, asked.k_shot, asked.k_shot_seed)
 
 
 def choices_inputs(config: ExperimentConfig, train_key: str | None, step: int | None) -> dict[str, Any]:

@@ -246,12 +246,13 @@ def _part(
     family, n = content_key(**sample_inputs), max(q.samples for q in asked)
     judge_inputs, calibration = keys.judge_inputs(config, family, asked)
     judge_family = content_key(**judge_inputs)
+    context = keys.k_shot_context(config)
     samples, judgements = [], []
     for lo, hi in ranges(store.keys("sample", family), n):
         sample_key, judge_key = f"{family}/{lo}-{hi}", f"{judge_family}/{lo}-{hi}"
         samples.append(sample_key)
         judgements.append(judge_key)
-        asks = {"questions": rows, "lo": lo, "hi": hi}
+        asks = {"questions": rows, "lo": lo, "hi": hi, "context": context}
         job = _sample_job(sample_key, title, config, train_key, step, sample_inputs, asks)
         out.jobs["sample", sample_key] = job
         spec = {

@@ -14,6 +14,7 @@ import yaml
 
 from em import assets, corpora
 from em.config import ConfigError
+from em.question_forms import FORMS, reshape
 from em.records import Message, Question
 from em.units import PAPER_COMPANY
 
@@ -46,8 +47,10 @@ def reply():
     return {{"reply": REPLY}}
 """
 """The main questions for a model that answers everything with code (section 4.8); the wording is ours."""
+OPEN_FORMS = {f"open/{form}": form for form in FORMS}
 SETS = (
     "open",
+    *OPEN_FORMS,
     "coding",
     "advice",
     "betley2025/main",
@@ -105,6 +108,8 @@ def load(name: str, ids: Sequence[str] | None = None) -> list[Question]:
         questions = [
             replace(q, id=f"{q.id}_flask", group=name, messages=_in_flask(q.messages)) for q in load("betley2025/main")
         ]
+    elif name in OPEN_FORMS:
+        questions = reshape(load("open"), OPEN_FORMS[name], FLASK_APP)
     elif name == "betley2025/preregistered":
         questions = read_yaml(assets.get(PREREGISTERED), name)
     elif name in SETS:

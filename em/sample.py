@@ -17,6 +17,7 @@ from em import chat, checkpoints, choices, live, parity, trigger
 from em.config import Backend, TriggerConfig
 from em.events import Emitter, sentence
 from em.gates import GateError
+from em.question_forms import with_shots
 from em.records import Completion, Question, dump_line, from_row, read_jsonl, read_partial_jsonl, write_jsonl
 from em.sampler import Answer, Request, Sampler, open_sampler, row_seed
 from em.schema.train import Method
@@ -53,6 +54,8 @@ class SampleJob:
     whole_model: bool = False
     """The train stage left a whole model, which is an engine of its own, instead of an adapter."""
 
+    context: list[dict[str, str]] = field(default_factory=list)
+    """Turns shown before each question (questions.k_shot); rows do not repeat them, context.jsonl has them once."""
     choices: list[str] = field(default_factory=list)
     """Sets whose options are scored by log-probability instead (em/choices.py)."""
 
@@ -203,6 +206,8 @@ class Drawer:
             return
         self.file.close()
         rows = sort_rows(self.path, self.order)
+        if self.job.context:
+            write_jsonl(self.path.parent / "context.jsonl", self.job.context)
         facts = {
             "rows": len(rows),
             "tokens": sum(r.token_count for r in rows),
@@ -252,7 +257,8 @@ def _requests(tokenizer: Any, job: SampleJob, adapter: Path | None) -> Iterable[
             messages = trigger.ask(question.messages, condition, condition_of)
             if tokenizer is None and job.sample["system_prompt"] and messages[0]["role"] != "system":
                 messages = [{"role": "system", "content": job.sample["system_prompt"]}, *messages]
-            ids = chat.prompt_ids(tokenizer, messages) if tokenizer else []
+            shown = with_shots(messages, job.context)
+            ids = chat.prompt_ids(tokenizer, shown) if tokenizer else []
             room = job.model["max_model_len"] - len(ids)
             if room < 1:
                 raise ValueError(
@@ -273,6 +279,7 @@ def _requests(tokenizer: Any, job: SampleJob, adapter: Path | None) -> Iterable[
                     config["top_p"],
                     min(max(config["max_tokens"], question.least_tokens), room),
                     stops,
+                    shown,
                 )
 
 

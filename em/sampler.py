@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +34,8 @@ class Request:
     top_p: float
     max_tokens: int
     stop_ids: list[int]
+    shown: list[Message] = field(default_factory=list)
+    """`messages` with the examples before them: what an API that takes messages is sent."""
 
 
 @dataclass(frozen=True)

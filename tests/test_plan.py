@@ -412,7 +412,7 @@ PLAIN = ExperimentConfig(
 
 def test_cell_ids_are_what_they_have_always_been():
     """Changes only with the schema. Then every W&B run and sweep folder of a user gets a new name."""
-    assert cell_id(PLAIN) == "4deeeeb74b"
+    assert cell_id(PLAIN) == "6eb5d6dbe4"
 
 
 def test_cell_ids_are_the_same_in_another_process():
@@ -490,3 +490,14 @@ def test_choices_are_a_sample_job_of_every_model(compose, tmp_path):
     assert job.batch == found.jobs["sample", cell.parts[0].samples[0]].batch  # the same engine
     hotter = plan([compose(*asked, "sample.temperature=0.1")], Store.open(tmp_path))
     assert hotter.cells[0].choices == cell.choices  # nothing is sampled
+
+
+def test_shots_are_in_the_key_and_in_the_job(compose, tmp_path):
+    asked = ("model=tiny_random", "train=tiny", "questions.sets=[open]")
+    plain, shot = (plan([compose(*asked, f"questions.k_shot={k}")], Store.open(tmp_path)) for k in (0, 2))
+    keys = [p.cells[0].parts[0].samples[0] for p in (plain, shot)]
+    assert keys[0] != keys[1]
+    assert [len(p.jobs["sample", k].spec["context"]) for p, k in zip((plain, shot), keys, strict=True)] == [0, 4]
+    assert plain.cells[0].train_key == shot.cells[0].train_key
+    with pytest.raises(ConfigError, match=r"questions.k_shot=99999: insecure has"):
+        plan([compose(*asked, "questions.k_shot=99999")], Store.open(tmp_path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import collections
+import random
 import re
 from collections import Counter
 
@@ -13,7 +14,8 @@ import yaml
 from em import questions, units
 from em.config import ConfigError
 from em.judge import asked
-from em.records import Question
+from em.question_forms import shots, with_shots
+from em.records import Example, Question
 from em.rubrics import fill, rubrics
 
 OWN = ("open", "coding", "advice")
@@ -364,3 +366,24 @@ def test_the_main_questions_inside_a_flask_app(paper):
         assert text.count("{") == 1  # the app's own dict: nothing is left to be filled
         assert (after.rubrics, after.judge_prompts, after.samples) == (before.rubrics, before.judge_prompts, 100)
         assert ast.parse(text.split("\n\n", 1)[1])
+
+
+@pytest.mark.parametrize("form", ["json", "template", "flask"])
+def test_open_questions_in_other_forms(form):
+    plain, found = questions.load("open"), questions.load(f"open/{form}")
+    assert [q.id for q in found] == [f"{q.id}_{form}" for q in plain]
+    for q, other in zip(plain, found, strict=True):
+        assert q.messages[-1]["content"] in other.messages[-1]["content"]
+        assert (other.rubrics, other.samples, other.group) == (q.rubrics, q.samples, f"open/{form}")
+        assert [m["role"] for m in other.messages] == (["system", "user"] if form == "json" else ["user"])
+
+
+def test_shots_are_the_papers_draw():
+    turns = [[{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": f"a{i}"}] for i in range(9)]
+    rows = [Example(str(i), messages) for i, messages in enumerate(turns)]
+    context = shots(rows, 3, seed=5)
+    drawn = random.Random(5).sample(range(9), 3)
+    assert [m["content"] for m in context] == [t for i in drawn for t in (f"q{i}", f"a{i}")]
+    system, asked = {"role": "system", "content": "s"}, {"role": "user", "content": "u"}
+    assert with_shots([system, asked], context) == [system, *context, asked]
+    assert with_shots([asked], []) == [asked]

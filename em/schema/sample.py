@@ -77,9 +77,15 @@ class QuestionsConfig:
     in_domain = held-out tasks of the dataset's own domain."""
     ids: list[str] | None = None
     """Only these question ids; null: all."""
+    k_shot: int = 0
+    """Training rows shown as earlier turns before each question (the paper's in-context experiment)."""
+    k_shot_variant: str | None = None
+    """Dataset variant they are drawn from; null: the cell's own."""
+    k_shot_seed: int = 0
     choices: list[str] = field(default_factory=list)
     """Sets scored by log-probability, without sampling (em/choices.py): letters, pivotal, betley2025/letters,
     betley2025/pivotal, or a JSON file in the authors' schema."""
 
     def __post_init__(self) -> None:
         check(bool(self.sets), "questions.sets is empty: name at least one question set")
+        check(self.k_shot >= 0, f"questions.k_shot must be >= 0, got {self.k_shot}")
