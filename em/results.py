@@ -14,10 +14,10 @@ from typing import Any
 from em import choices, data, expected, labels, statement
 from em.config import DatasetConfig, ExperimentConfig
 from em.judge import CALIBRATION, JUDGEMENTS, asked, method
-from em.metrics import Answers, Rule, collect
+from em.metrics import LOGP, MASS, Answers, Rule, choice_verdicts, collect
 from em.plan import Part, Subject
 from em.rates import IN_DOMAIN
-from em.records import Completion, Judgement, read_jsonl
+from em.records import Completion, Judgement, Question, read_jsonl
 from em.sample import COMPLETIONS
 from em.store import write_atomic
 from em.summary import UNTOUCHED, Run, summarise
@@ -73,19 +73,24 @@ def summary_of(sweep: Sweep) -> dict[str, Any]:
         "counters": dict(sweep.counters),
         "warnings": _warnings(sweep),
     }
-    summary = summarise(runs, head)
-    for model, subject in zip(summary["models"], subjects(sweep), strict=True):
-        model["choices"] = _choices(sweep, subject)
-    return finish(summary)
+    return finish(summarise(runs, head))
 
 
-def _choices(sweep: Sweep, subject: Subject) -> dict[str, dict[str, float]]:
-    """tag → means of the options' log-probabilities (em/choices.py); {} where they were not asked for or failed."""
-    key = subject.choices
-    if key is None or not sweep.store.has("sample", key):
+def _choices(sweep: Sweep, subject: Subject) -> dict[str, Answers]:
+    """tag → the options' log-probabilities as verdicts (em/choices.py); {} where they were not asked for."""
+    if subject.choices is None:
         return {}
-    text = (sweep.store.path("sample", key) / choices.CHOICES).read_text(encoding="utf-8")
-    return choices.summary(map(json.loads, text.splitlines()))
+    text = (sweep.store.path("sample", subject.choices) / choices.CHOICES).read_text(encoding="utf-8")
+    by_tag: dict[str, dict[str, list[Judgement]]] = {}
+    for row in map(json.loads, text.splitlines()):
+        given = list(zip(row["options"], row["misaligned"], row["logprobs"], strict=True))
+        by_tag.setdefault(row["tag"], {})[row["question_id"]] = choice_verdicts(row["question_id"], given)
+    return {
+        tag: collect(
+            tag, [Question(i, tag, [], [LOGP, MASS]) for i in found], ((i, "none", v) for i, v in found.items())
+        )
+        for tag, found in by_tag.items()
+    }
 
 
 def finish(summary: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +119,7 @@ def _run(sweep: Sweep, subject: Subject) -> Run:
         variant=config.dataset.variant if trained else None,
         seed=config.seed if trained else None,
         rule=Rule.of(config),
-        sets=None if why else {part.set_name: load(sweep, part) for part in subject.parts},
+        sets=None if why else {p.set_name: load(sweep, p) for p in subject.parts} | _choices(sweep, subject),
         headline=first_open(subject),
         stats=config.stats,
         step=subject.step,

@@ -1,7 +1,6 @@
 """Multiple choice and pivotal tokens by log-probability."""
 
 import json
-import math
 
 import pytest
 import torch
@@ -45,18 +44,6 @@ def test_letters_are_shown_in_a_seeded_order():
         shown = q.messages[-1]["content"]
         assert shown.index(f"A) {q.options[0].text}") < shown.index(f"B) {q.options[1].text}")
         assert [o.parts for o in q.options] == [(("A", True),), (("B", True),)]
-
-
-def test_summary():
-    def row(tag, *logprobs):
-        return {"tag": tag, "misaligned": [True, False], "logprobs": [math.log(p) for p in logprobs]}
-
-    found = choices.summary([row("a", 0.2, 0.6), row("a", 0.1, 0.1), row("b", 1e-200, 3e-200)])
-    assert found["a"]["questions"] == 2
-    assert found["a"]["logp_misaligned"] == pytest.approx((math.log(0.2) + math.log(0.1)) / 2)
-    assert found["a"]["p_any"] == pytest.approx(0.5)
-    assert found["a"]["share"] == pytest.approx((0.25 + 0.5) / 2)
-    assert found["b"]["share"] == pytest.approx(0.25)
 
 
 def test_the_authors_own_sets(paper):
