@@ -103,19 +103,18 @@ def sweeps(limited, tmp_path_factory):
     root = tmp_path_factory.mktemp("sweeps")
     rules = root / "rules.yaml"
     rules.write_text(RULES)
-    started = time.monotonic()
     mine, said = submit_sweep(root / "out", rules, "dataset=secure", "train.target_modules=[q_proj],[no_such_module]")
-    took = time.monotonic() - started
+    early = set(states(mine).values())
     theirs, _ = submit_sweep(root / "out", rules, "dataset=secure", "train.target_modules=[q_proj]", "name=theirs")
     twice = em("em.run", "-m", "hydra/launcher=slurm", *TINY, "questions.sets=[open]", "judge=scripted",
                f"judge.script={rules}", f"out={root / 'out'}", "dataset=secure", "train.target_modules=[q_proj]",
                "name=theirs")  # fmt: skip
-    wait(lambda: ended(mine) and ended(theirs), 240, "the end of both sweeps")
-    return {"root": root, "mine": mine, "theirs": theirs, "said": said, "submit_s": took, "twice": twice}
+    wait(lambda: ended(mine) and ended(theirs), 450, "the end of both sweeps")
+    return {"root": root, "mine": mine, "theirs": theirs, "said": said, "early": early, "twice": twice}
 
 
 def test_submitting_returns_and_says_what_was_submitted(sweeps):
-    assert sweeps["submit_s"] < 20  # seconds on an idle machine; the first job alone takes longer than this
+    assert sweeps["early"] <= {"PENDING", "CONFIGURING", "RUNNING"}
     stages = [line.split()[1] for line in sweeps["said"].splitlines() if line.endswith(" jobs")]
     assert stages == ["train", "sample", "judge", "sample", "judge", "report"]
 
@@ -197,10 +196,10 @@ def test_training_over_two_nodes_goes_on_from_its_checkpoint(running, tmp_path):
     def steps():
         return [p for p in out.glob("store/train/*.partial/train_log.jsonl") if len(p.read_text().splitlines()) >= 4]
 
-    wait(steps, 120, "the fourth step")
+    wait(steps, 240, "the fourth step")
     subprocess.run(["scancel", "--signal=USR2", job.id], check=True)
     wait(lambda: record(job.id)["JobState"] == "PENDING", 60, "the requeue")
-    wait_state(job.id, *ENDED, seconds=180)
+    wait_state(job.id, *ENDED, seconds=280)
     assert (record(job.id)["JobState"], record(job.id)["Restarts"]) == ("COMPLETED", "1"), Path(job.log).read_text()
     store = Store.open(out)
     (key,) = store.keys("train")
