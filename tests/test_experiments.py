@@ -107,7 +107,14 @@ def test_what_sets_the_experiments_apart(compose):
 def run(tmp_path, *overrides):
     rules = tmp_path / "rules.yaml"
     rules.write_text(RULES)
-    quick = ["train.max_examples=48", "sample.n=1", "sample.max_tokens=4", "sample.engine=hf", "questions.sets=[open]"]
+    quick = [
+        "train.max_examples=48",
+        "train.max_length=1000",
+        "sample.n=1",
+        "sample.max_tokens=4",
+        "sample.engine=hf",
+        "questions.sets=[open]",
+    ]
     judge = ["judge=scripted", f"judge.script={rules}", f"out={tmp_path / 'out'}"]
     return subprocess.run(
         [sys.executable, "-m", "em.run", "-m", *SMALL, *quick, *judge, *overrides],
