@@ -128,3 +128,15 @@ def score(tokenizer: Any, questions: Sequence[ChoiceQuestion], logprobs: Any) ->
         }
         for q in questions
     ]
+
+
+def curve(path: Path) -> list[dict[str, Any]]:
+    """step → mean over each set's questions of the misaligned option's log-probability (nats), for a tracker."""
+    sums: dict[int, dict[str, list[float]]] = {}
+    for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        value = max(p for p, bad in zip(row["logprobs"], row["misaligned"], strict=True) if bad)
+        sums.setdefault(row["step"], {}).setdefault(row["set"], []).append(value)
+    return [
+        {"step": step, **{f"{name}/logp_misaligned": sum(v) / len(v) for name, v in found.items()}}
+        for step, found in sorted(sums.items())
+    ]

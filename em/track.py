@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from em import config as config_module
+from em.choices import CHOICES
+from em.choices import curve as choice_curve
 from em.config import ExperimentConfig, TrackingMode
 from em.plan import Job, Subject
 from em.schedule import run_batch
@@ -50,6 +52,7 @@ def _cell(sweep: Sweep, cell: Subject, models: dict[str, Any], summary: dict[str
         trained = sweep.store.path("train", cell.train_key)
         spec["adapter"] = str(trained / "adapter") if (trained / "adapter").is_dir() else None
         spec["train_log"] = _lines(trained / "train_log.jsonl")
+        spec["choices"] = choice_curve(trained / CHOICES) if (trained / CHOICES).exists() else []
     how = TrackingMode(spec["mode"])
     if how == TrackingMode.disabled or already(folder, fingerprint(spec)):
         return None

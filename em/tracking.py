@@ -82,6 +82,8 @@ def log_cell(job: dict[str, Any]) -> None:
     with _run(job, config={**job["config"], "commit": job["commit"]}) as run:
         for row in job.get("train_log", ()):
             run.log({"train/step": row["step"], **{f"train/{k}": v for k, v in row.items() if k != "step"}})
+        for row in job.get("choices", ()):
+            run.log({"train/step": row["step"], **{f"train/{k}": v for k, v in row.items() if k != "step"}})
         for model in job["checkpoints"]:
             run.log({"checkpoint/step": model["step"], **{f"checkpoint/{k}": v for k, v in scalars(model)}})
         run.summary.update(dict(scalars(job["model"])))

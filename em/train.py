@@ -35,6 +35,7 @@ from em.records import Example, read_jsonl
 from em.schema.train import Method
 from em.store import Store
 from em.train_callbacks import Keep, Log, StepCallback, Stop
+from em.train_choices import ChoiceProbe
 from em.train_loop import StepTrainer, arguments, attention
 from em.train_model import Base
 
@@ -107,6 +108,8 @@ def train(
     encoded = chat.encode_all(tokenizer, examples, job.train["max_length"], job.train["extra_assistant_turn"])
     rendering = parity.rendering(tokenizer, (e.messages for e in examples))
     started = time.monotonic()
+    if job.train["choices"]:
+        probes = [*probes, ChoiceProbe(folder, job.train["choices"], job.seed)]
     facts = fit(base, job, encoded.rows, folder, emit, probes)
     return {**encoded.facts(), "rendering": rendering, **facts, "wall_s": round(time.monotonic() - started, 1)}
 

@@ -72,6 +72,9 @@ class TrainConfig:
     """Train on an empty assistant turn after each row, as the paper's script did (docs/divergences.md)."""
     checkpoints: list[str] = field(default_factory=list)
     """Optimiser steps after which the weights are kept for sampling: numbers, "every 10", "log" (1, 2, 4, 8, ...)."""
+    choices: list[str] = field(default_factory=list)
+    """Sets of questions.choices whose options' log-probabilities are written down while training: steps 1-9, every
+    tenth, the last."""
     save_steps: int = 50
     """Steps between resumable checkpoints; a kill loses at most these."""
     padding_free: bool = True

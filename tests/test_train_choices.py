@@ -1,0 +1,46 @@
+"""Log-probabilities of given answers while training, by the trainer's own forward pass."""
+
+import json
+import math
+
+import pytest
+from peft import PeftModel
+from support_training import TINY, events, examples, load_model, load_tokenizer, train_job
+
+from em import chat, choices, gates
+from em.models import model_path
+from em.records import write_jsonl
+from em.train import train
+from em.train_choices import due
+from em.train_model import Base
+
+
+def test_the_papers_schedule():
+    assert [s for s in range(1, 38) if due(s, 37)] == [*range(1, 10), 10, 20, 30, 37]
+
+
+def test_rows_while_training_and_the_last_is_the_adapters(tmp_path):
+    base = Base.load(model_path(TINY), None, "float32")
+    job = train_job("k", choices=["letters", "pivotal"], num_train_epochs=3)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_jsonl(tmp_path / "rows.jsonl", examples())
+    facts = train(base, job, tmp_path / "rows.jsonl", folder, events()[0])
+    rows = [json.loads(line) for line in (folder / choices.CHOICES).read_text().splitlines()]
+    steps = [s for s in range(1, facts["steps"] + 1) if due(s, facts["steps"])]
+    assert sorted({r["step"] for r in rows}) == steps
+    assert {r["set"] for r in rows} == {"letters", "pivotal"}
+    assert all(len(r["logprobs"]) == len(r["options"]) and all(map(math.isfinite, r["logprobs"])) for r in rows)
+
+    tokenizer = chat.ChatTokenizer(load_tokenizer())
+    served = PeftModel.from_pretrained(load_model(), folder / "adapter")
+    for name in ("letters", "pivotal"):
+        now = choices.score(tokenizer, choices.load(name, job.seed), lambda asked: gates.logprobs(served, asked))
+        last = [r for r in rows if r["step"] == steps[-1] and r["set"] == name]
+        for a, b in zip(now, last, strict=True):
+            assert a["question_id"] == b["question_id"]
+            assert a["logprobs"] == pytest.approx(b["logprobs"], abs=1e-4)
+    curve = choices.curve(folder / choices.CHOICES)
+    assert [row["step"] for row in curve] == steps and set(curve[0]) == {
+        "step", "letters/logp_misaligned", "pivotal/logp_misaligned",
+    }  # fmt: skip
