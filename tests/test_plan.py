@@ -412,7 +412,7 @@ PLAIN = ExperimentConfig(
 
 def test_cell_ids_are_what_they_have_always_been():
     """Changes only with the schema. Then every W&B run and sweep folder of a user gets a new name."""
-    assert cell_id(PLAIN) == "6eb5d6dbe4"
+    assert cell_id(PLAIN) == "13614b0d04"
 
 
 def test_cell_ids_are_the_same_in_another_process():
