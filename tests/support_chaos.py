@@ -18,7 +18,7 @@ TINY = ["model=tiny_random", "train=tiny", "sample=hf", "sample.max_tokens=12", 
         "questions.sets=[open]", "tracking=off", "judge=scripted"]  # fmt: skip
 CELLS = ["dataset=risky_advice,careful_advice"]
 MAY_DIFFER = {
-    "wall_s", "resumed_from", "seconds", "peak_memory_gb", "peak_gb", "tokens_per_s", "step_s", "started", "versions",
+    "wall_s", "resumed_from", "gate", "seconds", "peak_memory_gb", "peak_gb", "tokens_per_s", "step_s", "started", "versions",
 }  # fmt: skip
 """Facts of a manifest that are about how a stage was made, not about what it is."""
 WAIT_S = 900
@@ -85,6 +85,9 @@ def _content(path: Path) -> object:
         manifest = json.loads(path.read_text())
         facts = {k: v for k, v in manifest["facts"].items() if k not in MAY_DIFFER}
         return manifest["inputs"], facts, sorted(manifest["files"])
+    if path.name == "train_log.jsonl":
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        return [{k: v for k, v in row.items() if k not in MAY_DIFFER} for row in rows]
     if path.name == "adapter_config.json":
         row = json.loads(path.read_text())
         return {**row, "target_modules": sorted(row["target_modules"])}
