@@ -30,7 +30,7 @@ from em.store import Store
 from em.train import work as train_work
 from em.vllm_engine import MAX_LORAS, VllmSampler
 
-ROUNDS, QUESTIONS, ANSWERS, TOKENS, ADAPTERS = 3, 32, 8, 48, 6
+ROUNDS, QUESTIONS, ANSWERS, TOKENS, ADAPTERS = 3, 8, 8, 32, 6
 RATIO, BARRIER = 0.98, 2.5
 
 
