@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,8 +117,10 @@ def load_task(name: str) -> Any:
     """
     from inspect_ai._eval.loader import load_tasks  # Inspect has no public way to look at a task before it runs
 
+    file, at, task = name.partition("@")
+    relative = os.path.relpath(file) if Path(file).is_absolute() else file  # Inspect globs relative names only
     try:
-        found = load_tasks([name])
+        found = load_tasks([relative + at + task])
     except Exception as error:
         raise BenchmarkError(f"Inspect cannot load {name!r}: {' '.join(str(error).split())}") from error
     if len(found) != 1:
