@@ -215,7 +215,8 @@ def test_kill_9_in_each_stage_then_the_same_result(undisturbed, tmp_path, stage,
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     process = subprocess.Popen(
         command(tmp_path, *SLOW), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a nohup'd suite ignores it
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite started with nohup ignores it
     )  # fmt: skip
     wait_for(lambda: any((tmp_path / "store").glob("train/*.partial")), "training")
     os.killpg(process.pid, signal.SIGINT)
