@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -23,29 +24,46 @@ if TYPE_CHECKING:
 config.register()
 
 
-def run_cells(composed: Sequence[DictConfig]) -> list[str]:
-    """Run cells as one sweep and print what came out. Returns one error sentence a cell, "" where it is done."""
+@dataclass(frozen=True)
+class Ended:
+    """How a cell ended."""
+
+    error: str
+    """One sentence; "" where it is done."""
+    rate: float | None = None
+    """Its misaligned rate on the headline questions, what a sweeper such as Optuna works on; None where withheld."""
+
+
+def run_cells(composed: Sequence[DictConfig]) -> list[Ended]:
+    """Run cells as one sweep and print what came out."""
     with _told():
         cells = [config.load(c) for c in composed]
     return run_loaded(cells)
 
 
-def run_loaded(cells: Sequence[ExperimentConfig], share: Share | None = None) -> list[str]:
-    """`run_cells` for typed configs, as `em resume` has them. With a share: one sentence for each of its models."""
+def run_loaded(cells: Sequence[ExperimentConfig], share: Share | None = None) -> list[Ended]:
+    """`run_cells` for typed configs, as `em resume` has them. With a share: one a model of it."""
     from em import kept, results, sweep, track
     from em.report import table
 
+    rates: dict[str, float | None] = {}
     with _told(), raised_when_asked():
         done = sweep.run(cells, share)
         if "report" in done.stages:
             summary = kept.summary(done) or kept.remember(done, results.write(done))
             track.log(done, summary)
+            rates = {model["id"]: _headline(model) for model in summary["models"]}
             _print(table(summary))
             _print("\n" + summary["statement"] + "\n")
             for name in ("figures", "report.html", "summary.json"):
                 _print(f"{name.split('.')[0]:8} {done.folder / name}")
             _print("counters " + ", ".join(f"{k} {v}" for k, v in summary["counters"].items()))
-    return [done.why(subject) for subject in (done.subjects() if share else done.plan.cells)]
+    return [Ended(done.why(s), rates.get(s.id)) for s in (done.subjects() if share else done.plan.cells)]
+
+
+def _headline(model: dict[str, Any]) -> float | None:
+    found = (m["value"] for m in model["metrics"] if (m["name"], m["group"]) == ("misaligned_rate", "open"))
+    return next(found, None)
 
 
 def submit_cells(composed: Sequence[DictConfig], settings: dict[str, Any]) -> None:
@@ -90,8 +108,7 @@ def _print(text: str) -> None:
 
 @hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="config")
 def main(cfg: DictConfig) -> None:
-    errors = [e for e in run_cells([cfg]) if e]
-    if errors:
+    if any(end.error for end in run_cells([cfg])):
         sys.exit(1)
 
 

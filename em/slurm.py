@@ -60,7 +60,7 @@ class Element:
         from em.run import run_loaded
 
         configs = _configs(Path(self.folder), self.stage)
-        errors = requeued(lambda: run_loaded(configs, self.share))
+        errors = [end.error for end in requeued(lambda: run_loaded(configs, self.share))]
         failed = [e for e in errors if e]
         last = self.stage not in CELL_STAGES[:-1]
         if failed and (last or len(failed) == len(errors)):

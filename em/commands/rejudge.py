@@ -49,4 +49,5 @@ def _sweep(folder: Path, new: Any) -> int:
     cells = [cell for cell in read_sweep(folder)["cells"] if cell["kind"] == "cell"]
     loaded = [config.load(OmegaConf.create({**c["config"], "out": str(out_of(folder))})) for c in cells]
     stages = replace(new.launch, stages=["judge", "report"])
-    return 1 if any(run_loaded([replace(c, judge=new.judge, launch=stages) for c in loaded])) else 0
+    ends = run_loaded([replace(c, judge=new.judge, launch=stages) for c in loaded])
+    return 1 if any(end.error for end in ends) else 0

@@ -18,4 +18,4 @@ def run(arguments: argparse.Namespace) -> int:
     """1 when a cell failed."""
     from em.run import run_loaded
 
-    return 1 if any(run_loaded(configs_of(arguments.folder))) else 0
+    return 1 if any(end.error for end in run_loaded(configs_of(arguments.folder))) else 0

@@ -7,6 +7,7 @@ Imported by Hydra at every start, so it imports nothing heavy; and without `from
 which Hydra 1.3's plugin scan cannot read.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional  # noqa: UP035  omegaconf's own spelling
@@ -57,8 +58,8 @@ class SlurmLauncher(StagedLauncher):
     def __init__(self, **settings: Any) -> None:
         self.settings = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in settings.items()}
 
-    def run(self, composed: Sequence[DictConfig]) -> Sequence[str]:
+    def run(self, composed: Sequence[DictConfig]) -> Sequence[tuple[str, float]]:
         from em.run import submit_cells
 
         submit_cells(composed, self.settings)
-        return [""] * len(composed)
+        return [("", math.nan)] * len(composed)  # submitted: nobody knows its rate yet

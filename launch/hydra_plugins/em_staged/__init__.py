@@ -5,6 +5,7 @@ which Hydra 1.3's plugin scan cannot read.
 """
 
 import errno
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -60,19 +61,19 @@ class StagedLauncher(Launcher):
         from em.compose import compose_all
 
         composed = compose_all(job_overrides, self.config.hydra.job.config_name)
-        errors = self.run(composed)
         results = []
-        for overrides, cfg, error in zip(job_overrides, composed, errors, strict=True):
+        for overrides, cfg, (error, value) in zip(job_overrides, composed, self.run(composed), strict=True):
             result = JobReturn()
             result.overrides, result.cfg = list(overrides), cfg
             result.status = JobStatus.FAILED if error else JobStatus.COMPLETED
             # Hydra's sweeper raises what a failed job returned; its sentence has been printed already
-            result.return_value = SystemExit(1) if error else None
+            result.return_value = SystemExit(1) if error else value
             results.append(result)
         return results
 
-    def run(self, composed: Sequence[DictConfig]) -> Sequence[str]:
-        """One error sentence a cell, "" for none."""
+    def run(self, composed: Sequence[DictConfig]) -> Sequence[tuple[str, float]]:
+        """(error sentence or "", misaligned rate) a cell; nan, which no sweeper takes for a number, where withheld."""
         from em.run import run_cells
 
-        return run_cells(composed)
+        ends = run_cells(composed)
+        return [(end.error, math.nan if end.rate is None else end.rate) for end in ends]
