@@ -26,6 +26,7 @@ NEEDED = {
     "corpus/custom": ["corpus.path=rows.jsonl"],
     "judge/openai_compatible": ["judge.model=m", "judge.base_url=http://127.0.0.1:1/v1"],
     "judge/scripted": ["judge.script=rules.yaml"],
+    "judge/vllm_local": ["judge.model=m"],
 }
 """What the files with ??? ask for."""
 TINY = ("model=tiny_random", "train=tiny", "sample=tiny", "tracking=off")
