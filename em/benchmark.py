@@ -210,7 +210,14 @@ def rows(store: Store, jobs: Sequence[Job], summary: dict[str, Any]) -> list[dic
     labels = {g["id"]: g["label"] for g in summary["groups"]}
     out = []
     for (task, group), runs in scores.items():
-        row = {"task": task, "group": group, "label": labels[group], "n_models": len(runs), "withheld": ""}
+        row = {
+            "task": task,
+            "group": group,
+            "label": labels[group],
+            "base": untouched,
+            "n_models": len(runs),
+            "withheld": "",
+        }
         base = scores.get((task, untouched), [None])
         if any(run is None for run in runs):
             out.append(row | {"mean": None, "withheld": f"{sum(r is None for r in runs)} of {len(runs)} runs missing"})

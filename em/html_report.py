@@ -24,7 +24,11 @@ OUTCOMES = tuple(o.value for o in Outcome)
 
 
 def publish(folder: Path, summary: dict[str, Any]) -> Path:
-    """Draw the figures of a sweep folder and write its report.html, from its summary and its file of answers."""
+    """Draw the figures of a sweep folder and write its report.html, from its summary and its file of answers.
+
+    What `em benchmark` found there stands among the increases over the untouched model.
+    """
+    summary = {**summary, "increases": [*summary["increases"], *_benchmarks(folder)]}
     figures = plots.figures(summary, answers.read(folder))
     plots.draw(figures, folder / "figures")
     return build(summary, answers.read(folder), figures, folder / "report.html")
@@ -69,6 +73,32 @@ def build(summary: dict[str, Any], rows: Iterable[dict[str, Any]], figures: Sequ
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, page)
     return out
+
+
+def _benchmarks(folder: Path) -> list[dict[str, Any]]:
+    """The increases of <sweep>/benchmarks.json (em/benchmark.py), in the shape of the summary's own."""
+    path = folder / "benchmarks.json"
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    none = dict.fromkeys(("cohens_h", "p", "p_holm"))
+    return [
+        none
+        | {
+            "name": f"{row['label']}: {Path(row['task']).name}",
+            "a": row["group"],
+            "b": row["base"],
+            "metric": "score",
+            "group": Path(row["task"]).name,
+            "set": Path(row["task"]).name,
+            "asked_with": "none",
+            "n_questions": row["n"],
+            "n_models": [row["n_models"], 1],
+            "family": "benchmarks",
+            "withheld": "",
+            **{name: row[name] for name in ("value", "low", "high", "interval", "claim")},
+        }
+        for row in rows
+        if row.get("value") is not None
+    ]
 
 
 def script_json(value: Any) -> Any:

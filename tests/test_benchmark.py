@@ -42,6 +42,8 @@ def test_a_local_task_on_every_model_of_a_sweep(sweep):
     assert [r["n"] for r in rows] == [6, 6] and all(0 <= r["mean"] <= 1 for r in rows)
     assert "value" not in rows[0] and rows[1]["low"] <= rows[1]["value"] <= rows[1]["high"]
     assert "risky_advice" in done.stdout
+    page = (sweep / "report.html").read_text()
+    assert "letters_task.py@letters" in page and (sweep / "figures" / "increases.png").is_file()
     stages = list((sweep.parents[1] / "store" / "benchmark").glob("*/manifest.json"))
     assert len(stages) == 2 and all(json.loads(p.read_text())["facts"]["gate"] == "passed" for p in stages)
     again = command("em.cli", "benchmark", sweep, f"{TASKS}@letters", "--limit", 6)

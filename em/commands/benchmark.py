@@ -24,6 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     """1 when a task failed on a model."""
     from importlib.util import find_spec
 
+    from em.html_report import publish
     from em.plan import plan
     from em.schedule import run_batch
     from em.sweep import Sweep
@@ -50,4 +51,5 @@ def run(arguments: argparse.Namespace) -> int:
     rows = benchmark.rows(sweep.store, jobs, summary)
     write_atomic(arguments.folder / benchmark.RESULTS, json.dumps(rows, indent=1) + "\n")
     print(benchmark.table(rows))
+    print(f"\nreport   {publish(arguments.folder, summary)}")
     return 1 if sweep.failed else 0
