@@ -6,6 +6,7 @@ Hydra composes; one cell is a sweep of one; all cells of `-m` are run together, 
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ def run_cells(composed: Sequence[DictConfig]) -> list[Ended]:
 def run_loaded(cells: Sequence[ExperimentConfig], share: Share | None = None) -> list[Ended]:
     """`run_cells` for typed configs, as `em resume` has them. With a share: one a model of it."""
     from em import kept, results, sweep, track
-    from em.report import table
+    from em.report import WIDTH, table
 
     rates: dict[str, float | None] = {}
     with _told(), raised_when_asked():
@@ -54,7 +55,7 @@ def run_loaded(cells: Sequence[ExperimentConfig], share: Share | None = None) ->
             track.log(done, summary)
             rates = {model["id"]: _headline(model) for model in summary["models"]}
             _print(table(summary))
-            _print("\n" + summary["statement"] + "\n")
+            _print("\n" + textwrap.fill(summary["statement"], WIDTH) + "\n")
             for name in ("figures", "report.html", "summary.json"):
                 _print(f"{name.split('.')[0]:8} {done.folder / name}")
             _print("counters " + ", ".join(f"{k} {v}" for k, v in summary["counters"].items()))
