@@ -204,9 +204,14 @@ def rows(store: Store, jobs: Sequence[Job], summary: dict[str, Any]) -> list[dic
     models = {m["id"]: m for m in summary["models"]}
     untouched = next(m["group"] for m in summary["models"] if m["variant"] is None)
     scores: dict[tuple[str, str], list[dict[str, float] | None]] = {}
+    unscored: dict[tuple[str, str], int] = {}
     for job in jobs:
         group = models[job.spec["subject"]]["group"]
-        scores.setdefault((job.spec["task"], group), []).append(_read(store, job))
+        name = job.spec["task"], group
+        scores.setdefault(name, []).append(_read(store, job))
+        if scores[name][-1] is not None:
+            facts = store.manifest("benchmark", job.key)["facts"]
+            unscored[name] = unscored.get(name, 0) + facts["unscored"]
     labels = {g["id"]: g["label"] for g in summary["groups"]}
     out = []
     for (task, group), runs in scores.items():
@@ -222,9 +227,13 @@ def rows(store: Store, jobs: Sequence[Job], summary: dict[str, Any]) -> list[dic
         if any(run is None for run in runs):
             out.append(row | {"mean": None, "withheld": f"{sum(r is None for r in runs)} of {len(runs)} runs missing"})
             continue
+        row["unscored"] = unscored[task, group]
+        if not all(runs):
+            out.append(row | {"mean": None, "withheld": "no sample has a score"})
+            continue
         row |= {"n": len(runs[0] or {}), "mean": float(np.mean([np.mean(list(r.values())) for r in runs if r]))}
         found = None
-        if group != untouched and None not in base:
+        if group != untouched and all(base):
             found = increase([r for r in runs if r], [r for r in base if r])
         out.append(
             row | ({f: getattr(found, f) for f in ("value", "low", "high", "interval", "claim")} if found else {})
@@ -254,6 +263,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     for row in found:
         mean = row["withheld"] or f"{row['mean']:.3f}"
         more = f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" if row.get("value") is not None else ""
+        more += f"  {row['unscored']} samples without a score" if row.get("unscored") else ""
         lines.append(f"{Path(row['task']).name[-32:]:32} {row['label'][:28]:28} {mean:>7}  {more}".rstrip())
     notes = dict.fromkeys(row["interval"] for row in found if row.get("interval"))
     return "\n".join([*lines, *(f"in brackets: {note}" for note in notes)])
