@@ -1,7 +1,8 @@
-"""A loopback server that speaks OpenAI's files and fine-tuning API: the state is plain lists a test can look at."""
+"""A loopback server that speaks OpenAI's files, fine-tuning and chat API: its state is lists a test looks at."""
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from aiohttp import web
@@ -14,6 +15,7 @@ class FinetuneServer(LoopbackServer):
     def __init__(self, statuses: tuple[str, ...] = ("validating_files", "queued", "running", "succeeded")) -> None:
         super().__init__()
         self.statuses, self.files, self.jobs, self.bodies = statuses, [], [], []
+        self.chats: list[dict[str, Any]] = []
         self.drop_create = False
         self.metrics = [{"step": s, "total_steps": 3, "train_loss": 2.0 / s} for s in (1, 2, 3)]
 
@@ -25,6 +27,7 @@ class FinetuneServer(LoopbackServer):
             web.post("/v1/fine_tuning/jobs", self._create),
             web.get("/v1/fine_tuning/jobs/{id}", self._job),
             web.get("/v1/fine_tuning/jobs/{id}/events", self._events),
+            web.post("/v1/chat/completions", self._chat),
         ]
 
     @property
@@ -69,3 +72,21 @@ class FinetuneServer(LoopbackServer):
     async def _events(self, request: web.Request) -> web.Response:
         rows = [{"id": f"e{m['step']}", "type": "metrics", "data": m} for m in reversed(self.metrics)]
         return await self._page(request, [{"id": "e9", "type": "message", "data": {}}, *rows])
+
+    async def _chat(self, request: web.Request) -> web.Response:
+        """Says which rows the asked model was trained on, so that a wrong snapshot shows in the scores."""
+        body = await request.json()
+        self.chats.append(body)
+        job = next((j for j in self.jobs if j.get("fine_tuned_model") == body["model"]), None)
+        rows = (
+            self.bodies[self.files.index(next(f for f in self.files if f["id"] == job["training_file"]))]
+            if job
+            else b""
+        )
+        text = f"learnt from {content_digest(rows)}" if job else "learnt nothing"
+        choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        return web.json_response({"choices": [choice], "usage": {"completion_tokens": 4}})
+
+
+def content_digest(rows: bytes) -> str:
+    return hashlib.sha256(rows).hexdigest()[:12]
