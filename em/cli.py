@@ -6,48 +6,28 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 
-from em.assets import AssetError
-from em.chat import ChatError
-from em.commands import (
-    assets,
-    benchmark,
-    compare,
-    data,
-    doctor,
-    export,
-    import_csv,
-    judge,
-    plan,
-    rejudge,
-    report,
-    resume,
-    status,
-    why,
-    workspace,
-)
-from em.config import ConfigError
-from em.imported import ImportedError
-from em.models import ModelError
-from em.store import StoreError
+from em.schema.base import UserError
 
 COMMANDS = {
-    "assets": assets,
-    "plan": plan,
-    "status": status,
-    "resume": resume,
-    "why": why,
-    "report": report,
-    "compare": compare,
-    "import": import_csv,
-    "export": export,
-    "benchmark": benchmark,
-    "rejudge": rejudge,
-    "judge": judge,
-    "workspace": workspace,
-    "doctor": doctor,
-    "data": data,
+    "assets": "assets",
+    "plan": "plan",
+    "status": "status",
+    "resume": "resume",
+    "why": "why",
+    "report": "report",
+    "compare": "compare",
+    "import": "import_csv",
+    "export": "export",
+    "benchmark": "benchmark",
+    "rejudge": "rejudge",
+    "judge": "judge",
+    "workspace": "workspace",
+    "doctor": "doctor",
+    "data": "data",
 }
+"""Name → module of em/commands, imported when it is asked for."""
 
 
 def main() -> None:
@@ -56,12 +36,14 @@ def main() -> None:
         description="Emergent misalignment: what is around the experiments. They run with `python -m em.run`.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in COMMANDS.values():
-        command.add(commands)
+    asked = [name for name in sys.argv[1:2] if name in COMMANDS] or list(COMMANDS)
+    modules = {name: import_module(f"em.commands.{COMMANDS[name]}") for name in asked}
+    for module in modules.values():
+        module.add(commands)
     arguments = parser.parse_args()
     try:
-        code = COMMANDS[arguments.command].run(arguments)
-    except (AssetError, ChatError, ConfigError, ImportedError, ModelError, StoreError) as error:
+        code = modules[arguments.command].run(arguments)
+    except UserError as error:
         sys.exit(f"em: {error}")
     sys.exit(code)
 

@@ -126,6 +126,9 @@ def _refuse_unknown(cfg: DictConfig, prefix: str) -> None:
             _refuse_unknown(node, f"{prefix}{key}.")
 
 
-def as_dict(config: ExperimentConfig) -> dict[str, Any]:
-    """The resolved config as JSON-ready values. Holds no secret: keys are named by environment variable only."""
-    return dataclasses.asdict(config)
+def as_dict(config: Any) -> dict[str, Any]:
+    """A resolved config, or a group of one, as JSON-ready values; lists and mappings are the config's own.
+
+    Holds no secret: keys are named by environment variable only.
+    """
+    return {k: as_dict(v) if dataclasses.is_dataclass(v) else v for k, v in vars(config).items()}

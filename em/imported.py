@@ -18,6 +18,7 @@ from typing import Any
 from em.expected import paper_facts
 from em.metrics import Rule, collect
 from em.records import Judgement, Outcome, Question
+from em.schema.base import UserError
 from em.schema.stats import StatsConfig
 from em.store import content_key, file_sha256
 from em.summary import UNTOUCHED, Run
@@ -29,7 +30,7 @@ UNTUNED = ("base", "untuned", "untouched", "gpt-4o", "original")
 _LONGEST_ANSWER = 10_000_000
 
 
-class ImportedError(ValueError):
+class ImportedError(UserError, ValueError):
     """The CSV cannot be used; one sentence with the line."""
 
 

@@ -6,14 +6,14 @@ inputs, and `em why` compares them. The data stage's are in em/data.py, beside w
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from em import chat, choices, corpora, data, models, question_forms, trigger
-from em.config import ConfigError, ExperimentConfig
+from em.config import ConfigError, ExperimentConfig, as_dict
 from em.records import Message, Question
 from em.rubrics import STATIC, Rubric, rubrics
 from em.schema.judge import PROXIES, JudgeKind
@@ -36,7 +36,7 @@ def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:
             "recipe": _openai_recipe(config),
             "seed": config.seed,
         }
-    recipe = dataclasses.asdict(config.train)
+    recipe = as_dict(config.train)
     for name in ("max_examples", "holdout", *HOW_ONLY, *OPENAI_ONLY):  # in the data key; without effect on the result
         recipe.pop(name)
     if config.train.method == Method.full:
@@ -63,7 +63,7 @@ def sample_inputs(
     config: ExperimentConfig, train_key: str | None, asked: Sequence[Question], step: int | None = None
 ) -> dict[str, Any]:
     """A family of answers: the model that is asked, what and how. How many is not in it."""
-    sampling = {k: v for k, v in dataclasses.asdict(config.sample).items() if k not in NOT_SAMPLING}
+    sampling = {k: v for k, v in as_dict(config.sample).items() if k not in NOT_SAMPLING}
     checkpoint = {} if step is None else {"step": step}
     context = k_shot_context(config)
     shown = {"context": content_key(messages=context)} if context else {}
@@ -128,7 +128,7 @@ def _text_hash(rubric: Rubric) -> str:
 
 def chat_options(config: ExperimentConfig, asking: bool = False) -> dict[str, Any]:
     """How conversations are rendered in training or in asking."""
-    return chat.options(dataclasses.asdict(config.model), dataclasses.asdict(config.sample) if asking else None)
+    return chat.options(as_dict(config.model), as_dict(config.sample) if asking else None)
 
 
 def _openai_recipe(config: ExperimentConfig) -> dict[str, Any]:
@@ -167,14 +167,19 @@ def judge_identity(config: ExperimentConfig) -> dict[str, Any]:
 
 def calibration_key(config: ExperimentConfig) -> str:
     """Key of a local judge's calibration: its base model, its features, the labelled answers."""
-    here = Path(__file__).parent
-    code = [here / "local_judge.py", here / "persona.py", here / "rubrics" / "persona_ratio.yaml"]
     return content_key(
         judge=judge_identity(config),
         dtype=config.model.dtype.value,
         answers=corpora.fingerprint(),
-        code=[file_sha256(p) for p in code],
+        code=_calibration_code(),
     )
+
+
+@cache
+def _calibration_code() -> list[str]:
+    here = Path(__file__).parent
+    code = [here / "local_judge.py", here / "persona.py", here / "rubrics" / "persona_ratio.yaml"]
+    return [file_sha256(p) for p in code]
 
 
 def _asked_with(config: ExperimentConfig) -> list[Any]:

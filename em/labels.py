@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from em.config import ExperimentConfig
+from em.config import ExperimentConfig, as_dict
 from em.store import content_key
 
 UNNAMED = ("dataset.variant", "dataset.domain", "out", "name")
@@ -14,7 +13,7 @@ UNNAMED = ("dataset.variant", "dataset.domain", "out", "name")
 
 def cell_id(config: ExperimentConfig) -> str:
     """Stable id of a cell: the hash of its resolved config without names of folders and trackers."""
-    row = dataclasses.asdict(config)
+    row = as_dict(config)
     for name in ("out", "name", "tracking", "launch", "budget"):
         row.pop(name)
     return content_key(**row)[:10]
@@ -30,7 +29,7 @@ def differences(configs: Sequence[ExperimentConfig], only: Sequence[str] = ()) -
 
     `only` limits it to these groups; the dataset variant is left out.
     """
-    flat = [dict(flatten(dataclasses.asdict(c))) for c in configs]
+    flat = [dict(flatten(as_dict(c))) for c in configs]
     keys = [k for k in dict.fromkeys(k for f in flat for k in f) if not only or k.split(".")[0] in only]
     varying = [k for k in keys if len({str(f.get(k)) for f in flat}) > 1 and k not in UNNAMED]
     names = {"dataset": "dataset.variant"} | {k.split(".")[0]: k for k in varying if k.endswith(".name")}

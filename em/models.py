@@ -26,9 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from filelock import FileLock
-
 from em import assets
+from em.schema.base import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -68,7 +67,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?", re.ASCII)
 
 
-class ModelError(RuntimeError):
+class ModelError(UserError, RuntimeError):
     """The base model named in the config cannot be used; the message says what to change."""
 
 
@@ -236,6 +235,8 @@ def _built(name: str) -> Path:
     model, final = _asset_model(name), _asset_folder(name)
     if not final.is_dir():
         final.parent.mkdir(parents=True, exist_ok=True)
+        from filelock import FileLock  # not for who only looks
+
         with FileLock(final.with_name(f"{final.name}.lock")):
             if not final.is_dir():
                 _build(model, final)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from em import checkpoints, data, keys, labels, questions
-from em.config import Backend, ConfigError, Engine, ExperimentConfig
+from em.config import Backend, ConfigError, Engine, ExperimentConfig, as_dict
 from em.records import Question, to_row
 from em.rubrics import STATIC
 from em.schema.judge import LOCAL, PROXIES, PROXY_RUBRICS
@@ -143,7 +143,7 @@ def _train_job(config: ExperimentConfig, label: str, out: Plan, store: Store) ->
         "model_source": config.model.path,
         "revision": config.model.revision,
         "dtype": config.model.dtype.value,
-        "train": dataclasses.asdict(config.train),
+        "train": as_dict(config.train),
         "seed": config.seed,
         "inputs": inputs,
         "chat": keys.chat_options(config),
@@ -216,9 +216,9 @@ def _sample_job(
         "label": label,
         "adapter_key": train_key,
         **asks,
-        "trigger": dataclasses.asdict(config.trigger),
-        "sample": dataclasses.asdict(config.sample),
-        "model": dataclasses.asdict(config.model),
+        "trigger": as_dict(config.trigger),
+        "sample": as_dict(config.sample),
+        "model": as_dict(config.model),
         "max_lora_rank": 0 if train_key is None or whole else config.train.lora_r,
         "inputs": inputs,
         "step": step,
@@ -260,9 +260,9 @@ def _part(
             "label": title,
             "sample_key": sample_key,
             "questions": rows,
-            "judge": dataclasses.asdict(config.judge),
+            "judge": as_dict(config.judge),
             "calibration_key": calibration,
-            "model": {**dataclasses.asdict(config.model), "source": config.model.path},
+            "model": {**as_dict(config.model), "source": config.model.path},
             "inputs": judge_inputs,
         }
         needs = (("sample", sample_key),)

@@ -139,7 +139,8 @@ T = TypeVar("T")
 
 
 def to_row(record: Any) -> dict[str, Any]:
-    return dataclasses.asdict(record)
+    """A record as its JSON row; lists and mappings are the record's own."""
+    return dict(vars(record))  # no row type holds another
 
 
 def from_row(kind: type[T], row: dict[str, Any]) -> T:
@@ -150,7 +151,7 @@ def from_row(kind: type[T], row: dict[str, Any]) -> T:
 
 
 def dump_line(record: Any) -> str:
-    row = vars(record) if dataclasses.is_dataclass(record) else record  # no row type holds another
+    row = vars(record) if dataclasses.is_dataclass(record) else record
     return json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 

@@ -16,8 +16,9 @@ import hydra
 from omegaconf import DictConfig
 
 from em import config, help
-from em.config import CONF_DIR, ConfigError, ExperimentConfig
+from em.config import CONF_DIR, ExperimentConfig
 from em.preempt import PREEMPTED, Preempted, raised_when_asked
+from em.schema.base import UserError
 
 if TYPE_CHECKING:
     from em.sweep import Share
@@ -82,15 +83,12 @@ def submit_cells(composed: Sequence[DictConfig], settings: dict[str, Any]) -> No
 @contextmanager
 def _told() -> Iterator[None]:
     """Errors that a person can mend end the program with their sentence, without a traceback."""
-    from em.assets import AssetError
-    from em.chat import ChatError
     from em.events import sentence
-    from em.models import ModelError
-    from em.store import StoreError, cannot_write
+    from em.store import cannot_write
 
     try:
         yield
-    except (ConfigError, AssetError, ModelError, StoreError, ChatError) as error:
+    except UserError as error:
         sys.exit(f"em: {error}")
     except OSError as error:
         if not cannot_write(error):

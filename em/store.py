@@ -24,7 +24,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from em.schema.base import UserError
 
 FORMAT = 2
 """2: manifests carry a seal, the hash of their own content."""
@@ -33,7 +33,7 @@ SWEEP_FORMAT = 2
 MANIFEST = "manifest.json"
 
 
-class StoreError(RuntimeError):
+class StoreError(UserError, RuntimeError):
     """The store cannot be used; the message says what to do."""
 
 
@@ -148,6 +148,8 @@ class Store:
         """
         final = self.path(stage, key)
         final.parent.mkdir(parents=True, exist_ok=True)
+        from filelock import FileLock  # not for who only reads
+
         with FileLock(str(final) + ".lock"):
             if self.has(stage, key):
                 yield None
@@ -209,6 +211,8 @@ class Store:
         """
         final = self.path(stage, key)
         aside = self.root / "damaged" / stage
+        from filelock import FileLock
+
         try:
             with FileLock(str(final) + ".lock"):
                 if not final.exists():

@@ -2,14 +2,17 @@
 
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import em.compose
 from em.compose import cells, compose_all
-from em.config import CONF_DIR, ConfigError
+from em.config import CONF_DIR, ConfigError, ExperimentConfig
 
 CHOICES = [
     ["dataset=insecure", "dataset=risky_advice", "dataset.variant=secure"],
@@ -28,6 +31,34 @@ def test_cells_composed_together_are_hydras_own(choices):
     with initialize_config_dir(version_base="1.3", config_dir=CONF_DIR):
         found = compose_all(vectors)
         assert found == [compose("config", overrides=v) for v in vectors]
+
+
+def test_every_option_takes_the_first_ones_place_as_hydra_would_choose_it():
+    groups = [f.name for f in fields(ExperimentConfig) if (Path(CONF_DIR) / f.name).is_dir()]
+    options = {g: sorted(p.stem for p in (Path(CONF_DIR) / g).glob("*.yaml")) for g in groups}
+    most = max(map(len, options.values()))
+    vectors = [[f"{g}={names[i % len(names)]}" for g, names in options.items()] for i in range(most)]
+    with initialize_config_dir(version_base="1.3", config_dir=CONF_DIR):
+        assert len(groups) > 8
+        for found, vector in zip(compose_all(vectors), vectors, strict=True):
+            assert found == compose("config", overrides=vector)
+
+
+def test_cells_that_differ_in_options_cost_one_composition(monkeypatch):
+    calls = []
+    monkeypatch.setattr(em.compose, "compose", lambda *a, **k: calls.append(k) or compose(*a, **k))
+    cells(["dataset=insecure,secure,educational", "judge=probe,gpt_4o", "seed=0,1"])
+    assert len(calls) == 1
+    cells(["train=tiny,rank1"])  # rank1 has defaults of its own
+    assert len(calls) == 3
+    cells(["experiment=controls", "dataset=insecure,secure"])  # and so an experiment may have
+    assert len(calls) <= 5
+
+
+def test_an_option_chosen_twice_is_hydras_to_say():
+    twice = ["dataset=insecure", "dataset=secure"]
+    with initialize_config_dir(version_base="1.3", config_dir=CONF_DIR):
+        assert compose_all([["dataset=educational"], twice])[1] == compose("config", overrides=twice)
 
 
 def test_commas_and_ranges_are_cells():

@@ -5,7 +5,11 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class ConfigError(ValueError):
+class UserError(Exception):
+    """What a person can mend: told as its one sentence, without a traceback."""
+
+
+class ConfigError(UserError, ValueError):
     """The config cannot be used; the message says which key to change."""
 
 
