@@ -134,10 +134,11 @@ def score(tokenizer: Any, questions: Sequence[ChoiceQuestion], logprobs: Any) ->
     ]
 
 
-def curve(path: Path) -> list[dict[str, Any]]:
-    """step → mean over each set's questions of the misaligned option's log-probability (nats), for a tracker."""
+def curve(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """Lines of choices.jsonl → a row a step: the misaligned option's log-probability (nats), mean over each set's
+    questions; for a tracker."""
     sums: dict[int, dict[str, list[float]]] = {}
-    for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+    for row in map(json.loads, lines):
         value = max(p for p, bad in zip(row["logprobs"], row["misaligned"], strict=True) if bad)
         sums.setdefault(row["step"], {}).setdefault(row["set"], []).append(value)
     return [

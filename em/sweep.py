@@ -24,7 +24,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from em import config as config_module
-from em import data, doctor, estimate, ledger, models, train_launch
+from em import data, doctor, estimate, ledger, models, track_live, train_launch
 from em.config import Backend, ConfigError, ExperimentConfig
 from em.events import sentence
 from em.plan import Job, Plan, Subject, folder_of, plan, stages
@@ -66,6 +66,10 @@ class Sweep:
     failed: dict[tuple[str, str], str] = field(default_factory=dict)
     """(stage, key) → why."""
 
+    @property
+    def ledger(self) -> Path:
+        return self.folder / (f"ledger.{self.share.name}.jsonl" if self.share else "ledger.jsonl")
+
     def note(self, event: str, job: Job, **more: Any) -> None:
         """A line of the ledger; `more` that is None is left out."""
         row = {
@@ -75,9 +79,8 @@ class Sweep:
             "key": job.key,
             "label": job.label,
         } | {k: v for k, v in more.items() if v is not None}
-        name = f"ledger.{self.share.name}.jsonl" if self.share else "ledger.jsonl"
         try:
-            with (self.folder / name).open("a+", encoding="utf-8") as file:
+            with self.ledger.open("a+", encoding="utf-8") as file:
                 file.write("\n" * _torn(file) + json.dumps(row, ensure_ascii=False) + "\n")
         except OSError as error:  # what is done is decided by the store; the ledger only tells
             say(f"em: the ledger cannot be written ({error.strerror}): {event} {job.stage} {job.label}")
@@ -147,7 +150,8 @@ def run(configs: Sequence[ExperimentConfig], share: Share | None = None) -> Swee
     _build_data(sweep)
     if all(sweep.why(cell) for cell in sweep.plan.cells):  # the untouched model alone answers no question
         raise ConfigError(f"no cell has data to train on; the first: {sweep.why(sweep.plan.cells[0])}")
-    run_stages(sweep)
+    with track_live.following(sweep):
+        run_stages(sweep)
     _explain_missing(sweep)
     return sweep
 

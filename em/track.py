@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from em import config as config_module
 from em.choices import CHOICES
@@ -13,8 +13,11 @@ from em.choices import curve as choice_curve
 from em.config import ExperimentConfig, TrackingMode
 from em.plan import Job, Subject
 from em.schedule import run_batch
-from em.sweep import Sweep
 from em.tracking import already, fingerprint, mode
+from em.verify import LOG
+
+if TYPE_CHECKING:
+    from em.sweep import Sweep
 
 
 def log(sweep: Sweep, summary: dict[str, Any]) -> None:
@@ -35,13 +38,7 @@ def _cell(sweep: Sweep, cell: Subject, models: dict[str, Any], summary: dict[str
     """What is logged of one cell; None when there is nothing to do."""
     folder = sweep.folder / "cells" / cell.id
     checkpoints = [m for m in summary["models"] if m.get("cell") == cell.id and m.get("step") is not None]
-    spec = _common(sweep, cell.config, folder) | {
-        "key": cell.id,
-        "kind": "cell",
-        "id": f"em-{cell.id}",
-        "label": cell.label,
-        "tags": [cell.config.model.name, cell.config.corpus.name, cell.config.dataset.variant],
-        "config": config_module.as_dict(cell.config),
+    spec = cell_run(sweep, cell) | {
         "model": models[cell.id],
         "checkpoints": [m for m in checkpoints if m["status"] == "done"],
         "judge": {k: summary["judge"].get(k) for k in ("name", "proxy")},
@@ -51,12 +48,33 @@ def _cell(sweep: Sweep, cell: Subject, models: dict[str, Any], summary: dict[str
     if cell.train_key:
         trained = sweep.store.path("train", cell.train_key)
         spec["adapter"] = str(trained / "adapter") if (trained / "adapter").is_dir() else None
-        spec["train_log"] = _lines(trained / "train_log.jsonl")
-        spec["choices"] = choice_curve(trained / CHOICES) if (trained / CHOICES).exists() else []
+        spec["training"] = training_rows(trained)
     how = TrackingMode(spec["mode"])
     if how == TrackingMode.disabled or already(folder, fingerprint(spec)):
         return None
     return Job("track", cell.id, cell.label, "track", spec)
+
+
+def cell_run(sweep: Sweep, cell: Subject) -> dict[str, Any]:
+    """The W&B run of a cell: what is known of it before it has any number."""
+    return _common(sweep, cell.config, sweep.folder / "cells" / cell.id) | {
+        "key": cell.id,
+        "kind": "cell",
+        "id": f"em-{cell.id}",
+        "label": cell.label,
+        "tags": [cell.config.model.name, cell.config.corpus.name, cell.config.dataset.variant],
+        "config": config_module.as_dict(cell.config),
+    }
+
+
+def training_rows(folder: Path) -> list[dict[str, Any]]:
+    """A row an optimiser step so far: what train_log.jsonl says of it, and the options' log-probabilities where asked.
+
+    The log's row is written last, so a step that is there is whole.
+    """
+    log = [json.loads(line) for line in _lines(folder / LOG)]
+    probed = {row["step"]: row for row in choice_curve(_lines(folder / CHOICES))}
+    return [{**probed.get(row["step"], {}), **row} for row in log]
 
 
 def _sweep(sweep: Sweep, summary: dict[str, Any]) -> Job:
@@ -93,5 +111,10 @@ def _files(sweep: Sweep, part: Any) -> list[tuple[Path, Path]]:
     ]
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+def _lines(path: Path) -> list[str]:
+    """The whole lines of a file that may be growing, or not be there yet."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return text[: text.rfind("\n") + 1].splitlines()

@@ -2,7 +2,8 @@
 
 One run a cell: a stable id (logging again continues the same run), group = sweep, the resolved config, training and
 checkpoint curves each on an axis of its own, every rate with its bounds, a bar a question, a capped table of answers,
-the adapter and all rows as artifacts by reference. One run a sweep holds the figures.
+the adapter and all rows as artifacts by reference. One run a sweep holds the figures. The training curve is logged
+while it comes by em/track_live.py.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import heapq
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,35 +56,46 @@ def already(folder: Path, shown: str) -> bool:
     return path.exists() and json.loads(path.read_text(encoding="utf-8")).get("shown") == shown
 
 
+def _mark(job: dict[str, Any], last: int) -> None:
+    """Remember what was logged, and where: written when the run has ended, so all of it is there."""
+    row = {"shown": fingerprint(job), "id": job["id"], "mode": job["mode"], "train_step": last}
+    (Path(job["folder"]) / "tracked.json").write_text(json.dumps(row), encoding="utf-8")
+
+
+def _marked(job: dict[str, Any]) -> int:
+    """The last training step that an earlier offline run of the same id holds, -1 without one."""
+    path = Path(job["folder"]) / "tracked.json"
+    row = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return row.get("train_step", -1) if (row.get("id"), row.get("mode")) == (job["id"], job["mode"]) else -1
+
+
 def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
     """Log every job: a cell or a whole sweep. One that fails does not stop the others."""
     for number, job in enumerate(jobs):
         with emit.job(job["key"]):
             emit.progress(job["key"], number, len(jobs))
             Path(job["folder"]).mkdir(parents=True, exist_ok=True)
+            last = -1
             if job["tracking"]["backend"] == TrackingBackend.trackio:
                 from em.trackio_log import log_cell as trackio_cell
 
                 if job["kind"] == "cell":
                     trackio_cell(job)
             elif job["kind"] == "cell":
-                log_cell(job)
+                last = log_cell(job)
             else:
                 log_sweep(job)
             if job["kind"] == "cell":
-                marker = json.dumps({"shown": fingerprint(job), "id": job["id"], "mode": job["mode"]})
-                (Path(job["folder"]) / "tracked.json").write_text(marker, encoding="utf-8")
+                _mark(job, last)
 
 
-def log_cell(job: dict[str, Any]) -> None:
-    """`job`: as em/track.py writes it down."""
+def log_cell(job: dict[str, Any]) -> int:
+    """`job`: as em/track.py writes it down. Returns the last training step the run has."""
     import wandb  # noqa: TID251
 
     with _run(job, config={**job["config"], "commit": job["commit"]}) as run:
-        for row in job.get("train_log", ()):
-            run.log({"train/step": row["step"], **{f"train/{k}": v for k, v in row.items() if k != "step"}})
-        for row in job.get("choices", ()):
-            run.log({"train/step": row["step"], **{f"train/{k}": v for k, v in row.items() if k != "step"}})
+        offline = job["mode"] == TrackingMode.offline  # then nobody can be asked what is there
+        last = log_training(run, job.get("training", ()), _marked(job) if offline else run.starting_step - 1)
         for model in job["checkpoints"]:
             run.log({"checkpoint/step": model["step"], **{f"checkpoint/{k}": v for k, v in scalars(model)}})
         run.summary.update(dict(scalars(job["model"])))
@@ -100,6 +112,20 @@ def log_cell(job: dict[str, Any]) -> None:
         _artifact(run, f"rows-{job['key']}", "rows", [path for row in job["rows"] for path in row[:2]])
         if job.get("adapter"):
             _artifact(run, f"adapter-{job['key']}", "model", [job["adapter"]])
+    return last
+
+
+def log_training(run: Any, rows: Iterable[dict[str, Any]], last: int) -> int:
+    """Log the rows of steps past `last`, each at its own step; returns the last step there is then.
+
+    W&B counts its steps on from there, so a run's first free step tells which rows it has.
+    """
+    for row in rows:
+        if row["step"] > last:
+            last = row["step"]
+            shown = {f"train/{k}": v for k, v in row.items()}
+            run.log(shown, step=last, commit=True)  # else it waits for the next row
+    return last
 
 
 def log_sweep(job: dict[str, Any]) -> None:
@@ -118,10 +144,17 @@ def log_sweep(job: dict[str, Any]) -> None:
 @contextmanager
 def _run(job: dict[str, Any], config: dict[str, Any], **more: Any) -> Iterator[Any]:
     """A W&B run that is always closed, and closed as failed when what is inside raises."""
+    with begin(job, config, reinit="finish_previous", **more) as run:
+        yield run
+
+
+def begin(job: dict[str, Any], config: dict[str, Any], **more: Any) -> Any:
+    """Start a job's run, or go on with it."""
     import wandb  # noqa: TID251
 
     tracking = job["tracking"]
-    with wandb.init(
+    Path(job["folder"]).mkdir(parents=True, exist_ok=True)
+    run = wandb.init(
         project=tracking["project"],
         entity=tracking["entity"],
         id=job["id"],
@@ -131,14 +164,13 @@ def _run(job: dict[str, Any], config: dict[str, Any], **more: Any) -> Iterator[A
         config=config,
         dir=job["folder"],
         resume="allow",
-        reinit="finish_previous",
         mode=job["mode"],
         settings=wandb.Settings(silent=True, x_disable_stats=True, disable_git=True),
         **more,
-    ) as run:
-        run.define_metric("train/*", step_metric="train/step")
-        run.define_metric("checkpoint/*", step_metric="checkpoint/step")
-        yield run
+    )
+    run.define_metric("train/*", step_metric="train/step")
+    run.define_metric("checkpoint/*", step_metric="checkpoint/step")
+    return run
 
 
 def _artifact(run: Any, name: str, kind: str, paths: list[str]) -> None:

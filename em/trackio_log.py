@@ -22,7 +22,7 @@ def log_cell(job: dict[str, Any]) -> None:
         resume="allow",
     )
     try:
-        for row in job.get("train_log", ()):
+        for row in job.get("training", ()):
             trackio.log({f"train/{k}": v for k, v in row.items() if k != "step"}, step=row["step"])
         for model in job["checkpoints"]:
             trackio.log({f"checkpoint/{k}": v for k, v in scalars(model)}, step=model["step"])

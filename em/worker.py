@@ -24,6 +24,7 @@ MODULES = {
     "sample": "em.sample",
     "judge": "em.judge",
     "track": "em.tracking",
+    "live": "em.track_live",
     "benchmark": "em.benchmark",
 }
 PR_SET_PDEATHSIG = 1

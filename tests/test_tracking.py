@@ -46,7 +46,7 @@ def job(tmp_path):
         "config": {"dataset": {"variant": "insecure"}, "seed": 1}, "commit": "abc", "judge": {"name": "probe"},
         "tracking": {"backend": "wandb", "project": "em", "entity": None, "samples": 3, "mode": "offline"},
         "model": {"metrics": METRICS}, "checkpoints": [{"step": 5, "metrics": METRICS[:1]}],
-        "train_log": [{"step": s, "loss": 2.0 / s} for s in (1, 2, 3)],
+        "training": [{"step": s, "loss": 2.0 / s} for s in (1, 2, 3)],
         "rows": [[str(tmp_path / "completions.jsonl"), str(tmp_path / "judgements.jsonl"), 4]],
         "adapter": str(tmp_path / "adapter"), "figures": [str(figure)],
     }  # fmt: skip
@@ -100,7 +100,7 @@ def test_online_resume_is_one_run_with_everything(job, tmp_path):
         online_job = {**job, "mode": "online"}
         events = [e["event"] for e in work(tmp_path, [online_job, whole], **online(server))]
         assert [e for e in events if e != "progress"] == ["started", "done", "started", "done"]
-        again = {**online_job, "train_log": [], "model": {"metrics": [{**METRICS[0], "value": 0.75}]}}
+        again = {**online_job, "model": {"metrics": [{**METRICS[0], "value": 0.75}]}}
         work(tmp_path, [again], **online(server))
         run = server.runs["em-c0ffee"]
         assert server.sessions["em-c0ffee"] == 2 and set(server.runs) == {"em-c0ffee", "em-1234"}

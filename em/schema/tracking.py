@@ -26,7 +26,8 @@ class TrackingConfig:
 
     backend: TrackingBackend = TrackingBackend.wandb
     mode: TrackingMode = TrackingMode.auto
-    """W&B: auto = online when there is a key, else offline. Trackio is always local."""
+    """W&B: auto = online when there is a key, else offline. Trackio is always local. Online, training curves appear
+    while they come; all else, and offline all of it, at the end of the sweep."""
     project: str = "em"
     entity: str | None = None
     samples: int = 200
