@@ -25,6 +25,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from em import json_codec
+from em.judge_score import probabilities
 from em.records import Outcome
 
 FORMAT = 1
@@ -56,6 +58,8 @@ class Verdict:
     """finish_reason, model and system_fingerprint, where the server gives them."""
     label: str = ""
     """Verdict of a rubric with choices (records.Judgement.label)."""
+    derived: bool = False
+    """`distribution` is what judge_score.probabilities makes of `top_logprobs`, and need not be kept beside them."""
 
 
 def cache_key(identity: dict[str, Any], prompt: str) -> str:
@@ -272,24 +276,20 @@ def _crc(text: str) -> int:
 
 
 def _to_json(verdict: Verdict) -> str:
-    """Without the distribution where it is the first token's alternatives once more: half the size."""
+    """Without a derived distribution: half the size."""
     row = dict(vars(verdict))
-    if verdict.distribution and verdict.distribution == _shares(verdict.top_logprobs):
+    if row.pop("derived"):
         del row["distribution"]
-    return json.dumps(row, ensure_ascii=True, separators=(",", ":"))
+    if any(math.isinf(logprob) for _, logprob in verdict.top_logprobs):
+        return json.dumps(row, separators=(",", ":"))
+    return json_codec.dumps(row).decode()
 
 
 def _from_json(text: str) -> Verdict:
-    row = json.loads(text)
+    row = json_codec.loads(text)
     row["outcome"] = Outcome(row["outcome"])
     row["top_logprobs"] = [(token, logprob) for token, logprob in row["top_logprobs"]]
-    if "distribution" not in row:
-        row["distribution"] = _shares(row["top_logprobs"])
-    return Verdict(**row)
-
-
-def _shares(top_logprobs: list[tuple[str, float]]) -> dict[str, float]:
-    """Token → probability from the likeliest down, as em/judge_score.py has it; {} where tokens repeat."""
-    ordered = sorted(top_logprobs, key=lambda pair: (-pair[1], pair[0]))
-    shares = {token: math.exp(min(logprob, 0.0)) for token, logprob in ordered}
-    return shares if len(shares) == len(top_logprobs) else {}
+    derived = "distribution" not in row
+    if derived:
+        row["distribution"] = probabilities(row["top_logprobs"])[1]
+    return Verdict(**row, derived=derived)

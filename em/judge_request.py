@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from em import json_codec
 from em.judge_cache import Verdict
 from em.judge_score import Score, choice_score, majority, sampled_score, score, text_score
 from em.records import Outcome
@@ -38,8 +38,8 @@ def body(config: JudgeConfig, prompt: str, choices: Sequence[str] = (), have: in
 
 
 def encode(request: dict[str, Any]) -> bytes:
-    """ASCII JSON, so that lone surrogates and null bytes of an answer arrive as they are."""
-    return json.dumps(request).encode("ascii")
+    """JSON in which lone surrogates and null bytes of an answer arrive as they are."""
+    return json_codec.dumps(request)
 
 
 class Opened(NamedTuple):
@@ -56,7 +56,7 @@ def opened(reply: Reply) -> Opened | Verdict:
     if reply.body is None:
         return Verdict(Outcome.filtered if reply.filtered else Outcome.error, None, detail=reply.detail)
     try:
-        answer = json.loads(reply.body)
+        answer = json_codec.loads(reply.body)
         found = answer["choices"]
         finish = {**answer, "finish_reason": found[0].get("finish_reason")}
         usage = answer.get("usage")
@@ -89,6 +89,7 @@ def verdict(config: JudgeConfig, found: list[Any], finish: dict[str, str], choic
         top_logprobs=top_logprobs,
         finish=finish,
         label=result.label,
+        derived=config.score == ScoreMethod.logprobs and not choices,
     )
 
 
@@ -121,16 +122,19 @@ def alternatives(logprobs: Any) -> list[tuple[str, float]]:
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     if content is None:
         raise ValueError("the answer has no logprobs: this endpoint or model does not give them (see judge.score)")
+    found, total = [], 0.0
     try:
-        entries = content[0]["top_logprobs"] if content != [] else []
-        pairs = [(printable(entry["token"]), entry["logprob"]) for entry in entries]
-        sound = all(type(p) in (int, float) and p <= 0.01 for _, p in pairs)
-        sound = sound and sum([math.exp(p) for _, p in pairs]) <= 1.05
+        for entry in content[0]["top_logprobs"] if content != [] else ():
+            token, logprob = entry["token"], entry["logprob"]
+            if type(logprob) not in (float, int) or logprob > 0.01:
+                raise ValueError(f"logprob {logprob!r:.40}")
+            total += math.exp(logprob)
+            found.append((token if token.isascii() else printable(token), float(logprob)))
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"the answer has the wrong form: logprobs.content[0].top_logprobs ({error!r})") from error
-    if not sound:
+    if not total <= 1.05:  # nan too
         raise ValueError("the answer has the wrong form: its logprobs are no probabilities")
-    return [(token, float(logprob)) for token, logprob in pairs]
+    return found
 
 
 def failed(detail: str) -> Verdict:

@@ -49,7 +49,7 @@ def score(top_logprobs: Sequence[tuple[str, float]], min_mass: float) -> Score:
     """
     if not top_logprobs:
         return Score(Outcome.unparseable, None, {}, "the judge gave no first token")
-    pairs, distribution = _probabilities(top_logprobs)
+    pairs, distribution = probabilities(top_logprobs)
     integers: dict[int, float] = {}
     for token, probability in pairs:
         value = _INTEGERS.get(token.strip())
@@ -75,12 +75,13 @@ def _expectation(
     return Score(word_outcome(top), None, distribution, detail)
 
 
-def _probabilities(top_logprobs: Sequence[tuple[str, float]]) -> tuple[list[tuple[str, float]], dict[str, float]]:
-    """(token, probability) from the likeliest down, and the same with duplicates added up."""
-    if any(logprob != logprob for _, logprob in top_logprobs):
+def probabilities(top_logprobs: Sequence[tuple[str, float]]) -> tuple[list[tuple[str, float]], dict[str, float]]:
+    """(token, probability) from the likeliest down, and the same with duplicates added up. ValueError for a NaN."""
+    exp = math.exp
+    ordered = sorted([(-logprob, token) for token, logprob in top_logprobs])
+    if any(low != low for low, _ in ordered):
         raise ValueError("a log-probability is NaN")
-    ordered = sorted(top_logprobs, key=lambda pair: (-pair[1], pair[0]))
-    pairs = [(token, math.exp(min(logprob, 0.0))) for token, logprob in ordered]
+    pairs = [(token, exp(-low) if low > 0.0 else 1.0) for low, token in ordered]
     distribution = dict(pairs)
     if len(distribution) < len(pairs):
         distribution = {}

@@ -7,7 +7,6 @@ is judged in the memory of one of a thousand.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from array import array
 from collections import Counter
@@ -17,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from em.records import Judgement, dump_line
+from em import json_codec
+from em.records import Judgement
 
 CHUNK = 8192
 LINE = 2048
@@ -44,7 +44,7 @@ class Spool:
         return len(self._hashes)
 
     def add(self, judgement: Judgement) -> None:
-        line = dump_line(judgement).encode("utf-8")
+        line = json_codec.dumps(vars(judgement)) + b"\n"
         self._hashes.append(row_hash(judgement.completion_id, judgement.rubric))
         self._offsets.append(self._end)
         self._file.write(line)
@@ -114,4 +114,4 @@ def _read_line(file: int, start: int) -> bytes:
 
 
 def _head(completion_id: str) -> bytes:
-    return f'{{"completion_id":{json.dumps(completion_id, ensure_ascii=False)},'.encode("utf-8", "replace")
+    return b'{"completion_id":' + json_codec.dumps(completion_id) + b","

@@ -1,7 +1,8 @@
 """How fast an API may be asked: requests and tokens a minute, learned from the headers of its answers.
 
 Each limit is a bucket that refills evenly over a minute, as OpenAI describes its own. Before anything is known the
-first request goes alone, so that its headers can tell; an API that tells nothing is limited by concurrency only.
+first request goes alone, so that its headers can tell; an API that tells nothing is limited by concurrency only. Those
+that waited for it go one by one over the time it took: sent together they would come back together, again and again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import time
 from collections.abc import Mapping
 
 MINUTE_S = 60.0
+MAX_SPREAD_S = 1.0
+"""The requests that waited for the first one are spread over this at most."""
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -66,6 +69,8 @@ class Limits:
         self.tokens = Bucket("tokens", tokens_per_minute)
         self._paused_until = 0.0
         self._asked = requests_per_minute is not None or tokens_per_minute is not None
+        self._first_at = self._first_s = 0.0
+        self._waiting = 0
         self._told = asyncio.Event()
         self._turn = asyncio.Lock()
         if self._asked:
@@ -74,15 +79,23 @@ class Limits:
     async def take(self, tokens: float) -> None:
         """Wait until one request of `tokens` tokens may be sent. First come, first served."""
         if not self._told.is_set():
-            if self._asked:
-                await self._told.wait()
-            self._asked = True
+            await self._first()
         if self._wait_s(tokens) > 0.0 or self._turn.locked():
             async with self._turn:
                 while (wait := self._wait_s(tokens)) > 0.0:
                     await asyncio.sleep(wait)
                 return self._take(tokens)
         return self._take(tokens)
+
+    async def _first(self) -> None:
+        """Go first, or wait for the answer to the one that did, and then for one's turn."""
+        if not self._asked:
+            self._asked, self._first_at = True, time.monotonic()
+            return
+        self._waiting += 1
+        place = self._waiting
+        await self._told.wait()
+        await asyncio.sleep(self._first_s * place / self._waiting)
 
     def _take(self, tokens: float) -> None:
         self.requests.take(1.0)
@@ -94,7 +107,9 @@ class Limits:
 
     def answered(self, tokens: float, headers: Mapping[str, str]) -> None:
         """Call once for each `take`, when the request has come back or failed (then without headers)."""
-        self._told.set()
+        if not self._told.is_set():
+            self._first_s = min(time.monotonic() - self._first_at, MAX_SPREAD_S)
+            self._told.set()
         self.requests.answered(1.0, headers)
         self.tokens.answered(tokens, headers)
 

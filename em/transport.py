@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import uvloop
@@ -30,6 +31,7 @@ MAX_WAIT_S = 60.0
 MAX_RETRY_AFTER_S = 300.0
 """What a server's Retry-After is granted at most."""
 DETAIL_CHARS = 300
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 FILTER_CODES = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
 
 
@@ -94,12 +96,15 @@ class Api:
     async def __aenter__(self) -> Api:
         self._failures_in_a_row = 0
         self.limits = Limits(self.settings.requests_per_minute, self.settings.tokens_per_minute)
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self.settings.concurrency),
             timeout=aiohttp.ClientTimeout(total=self.settings.timeout_s),
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=urlsplit(self._url).hostname not in ("127.0.0.1", "::1", "localhost"),
+            proxy=_proxy(self._url),
         )
         return self
 
@@ -111,10 +116,10 @@ class Api:
 
     async def post(self, path: str, body: bytes, tokens: int = 0, retry: bool = True) -> Reply:
         """POST a JSON body, e.g. to "/chat/completions". `tokens`: its cost of the limit of tokens a minute."""
-        return await self._request("POST", path, body, {"Content-Type": "application/json"}, tokens, retry)
+        return await self._request("POST", path, body, tokens=tokens, retry=retry)
 
     async def get(self, path: str) -> Reply:
-        return await self._request("GET", path, None, {}, 0, True)
+        return await self._request("GET", path)
 
     async def upload(self, path: str, fields: Mapping[str, str], filename: str, data: bytes) -> Reply:
         """POST a file as multipart/form-data, e.g. to "/files" with fields {"purpose": "batch"}."""
@@ -136,7 +141,13 @@ class Api:
             )
 
     async def _request(
-        self, method: str, path: str, body: bytes | None, headers: dict[str, str], tokens: int = 0, retry: bool = True
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        tokens: int = 0,
+        retry: bool = True,
     ) -> Reply:
         attempts, reason = self.settings.max_retries + 1 if retry else 1, ""
         for attempt in range(attempts):
@@ -148,7 +159,9 @@ class Api:
                     await asyncio.sleep(self._wait_s(attempt, retry_after_s))
         return Reply(None, detail=short(f"{reason} (tried {attempts} times)" if attempts > 1 else reason))
 
-    async def _try(self, method: str, path: str, body: bytes | None, headers: dict[str, str], tokens: int) -> Reply:
+    async def _try(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str] | None, tokens: int
+    ) -> Reply:
         assert self._session is not None
         await self.limits.take(tokens)
         self.calls += 1
@@ -248,6 +261,14 @@ def _base_url(settings: ApiSettings) -> str:
     if not re.fullmatch(r"https?://(\[[0-9a-fA-F:.]+\]|[^\s/?#@:]+)(:\d{1,5})?(/[^\s?#@]*)?", settings.base_url):
         raise ApiError(f"{settings.option}.base_url must look like https://host/v1, without user, password or query")
     return settings.base_url.rstrip("/")
+
+
+def _proxy(url: str) -> str | None:
+    """The environment's proxy for this address, looked up once. aiohttp's trust_env does that in a thread at every
+    request, and reads ~/.netrc, whose entry for the host it refuses to send beside our key."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return None if host in LOOPBACK or proxy_bypass(host) else getproxies().get(parts.scheme)
 
 
 def _read_key(settings: ApiSettings) -> str:

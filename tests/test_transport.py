@@ -1,6 +1,7 @@
 """Limits learned from headers, pauses, slow and vanishing servers: over real loopback sockets."""
 
 import asyncio
+import base64
 import json
 import socket
 import threading
@@ -165,6 +166,30 @@ def test_an_error_between_is_asked_once_more_at_the_end(tmp_path):
     assert seen[10][1] == seen[2][1]
 
 
+def test_the_environments_proxy_is_used_but_not_for_loopback(tmp_path, monkeypatch):
+    """A host that no resolver knows is reached through the proxy, with the proxy's password; ~/.netrc is not read."""
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("machine judge.invalid login me password secret\n")
+    monkeypatch.setenv("JUDGE_KEY", "sk-1")
+    heard = []
+
+    def reply(handler, body, number):
+        heard.append((handler.path, handler.headers.get("Proxy-Authorization"), handler.headers["Authorization"]))
+        send(handler)
+
+    with serving(reply) as (url, _, _):
+        monkeypatch.setenv("http_proxy", url.removesuffix("/v1").replace("//", "//user:pass@"))
+        monkeypatch.delenv("no_proxy", raising=False)
+        for address in ("http://judge.invalid/v1", url):
+            found, _ = grade(config(address, api_key_env="JUDGE_KEY"), 1, tmp_path / address[7:10])
+            assert found[0].score == 85.0
+    basic = "Basic " + base64.b64encode(b"user:pass").decode()
+    assert heard == [
+        ("http://judge.invalid/v1/chat/completions", basic, "Bearer sk-1"),
+        ("/v1/chat/completions", None, "Bearer sk-1"),
+    ]
+
+
 # Limits
 
 
@@ -178,6 +203,7 @@ def test_the_first_request_goes_alone_and_tells_the_limits(tmp_path):
         _, client = grade(config(url), 20, tmp_path / "c")
     assert seen[1][0] - seen[0][0] >= 0.3
     assert client.api.limits.requests.limit == 6000 and client.api.limits.requests.in_flight == 0
+    assert seen[-1][0] - seen[-7][0] >= 0.15  # the seven that waited go over 0.3 s, not together
 
 
 def test_a_limit_of_requests_is_kept(tmp_path):
