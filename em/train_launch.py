@@ -23,7 +23,6 @@ import yaml
 from em import preempt
 from em.config import ConfigError
 from em.events import FD_VARIABLE, FIFO_VARIABLE, Emitter
-from em.schema.train import Method
 from em.store import write_atomic
 from em.worker import die_with_parent
 
@@ -38,13 +37,8 @@ def command(batch: Path, jobs: Sequence[dict[str, Any]]) -> list[str]:
 
 def refuse(jobs: Sequence[dict[str, Any]]) -> None:
     """Raise ConfigError for what can be known to fail on this machine before anything starts."""
-    gpu = Path("/dev/nvidia0").exists()
     for job in jobs:
         train = job["train"]
-        if train["method"] == Method.qlora and not gpu:
-            raise ConfigError(
-                "train.method=qlora needs an NVIDIA GPU (bitsandbytes' 4-bit kernels): take train.method=lora here"
-            )
         path = train["accelerate_config"]
         if path and not Path(path).is_file():
             raise ConfigError(f"train.accelerate_config={path} is not a file: launch/accelerate/ has some, null is DDP")
@@ -124,7 +118,7 @@ def supervise(path: Path, emit: Emitter) -> int:
     with tempfile.TemporaryDirectory(prefix="em-train-") as name:
         folder = Path(name)
         os.environ[preempt.STOP_FILE_VARIABLE] = str(folder / "stop")
-        preempt.install()
+        preempt.install(pass_on=folder / "stop")
         while left:
             before = len(left)
             write_atomic(path, json.dumps({**batch, "jobs": list(left.values())}))  # other machines see this folder

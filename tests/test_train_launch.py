@@ -88,7 +88,6 @@ def test_a_job_that_fails_does_not_take_the_next_with_it(tmp_path):
     assert "gone" in failures(seen)[0]
 
 
-@pytest.mark.slow
 def test_several_processes_asked_to_stop_go_on(tmp_path):
     """The supervisor is asked; the processes agree on a step, save, and the next start goes on from there."""
     job = train_job("stopped", num_train_epochs=20, save_steps=1000, **TWO)
@@ -182,9 +181,6 @@ def test_profiles_are_what_accelerate_reads():
 
 
 def test_what_cannot_run_here_is_refused_before_anything_starts(monkeypatch, tmp_path):
-    if not Path("/dev/nvidia0").exists():
-        with pytest.raises(ConfigError, match="qlora needs an NVIDIA GPU"):
-            train_launch.refuse([spec(method="qlora")])
     with pytest.raises(ConfigError, match="is not a file"):
         train_launch.refuse([spec(accelerate_config=str(tmp_path / "gone.yaml"), **TWO)])
     wide = [spec(accelerate_config=str(ROOT / "launch" / "accelerate" / "multi_node.yaml"), **TWO)]
