@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from em import assets, data, memory, models, train_launch
+from em import assets, data, estimate, memory, models, train_launch
 from em.config import Backend, ConfigError, Engine, ExperimentConfig, JudgeKind, ShapeConfig, TrackingMode
 from em.schema.train import Method
 from em.scripted_judge import ScriptedJudgeError, load_rules
@@ -43,7 +43,7 @@ def examine(config: ExperimentConfig) -> Iterator[Finding]:
         "keys": check_keys,
         "data": check_data,
         "model": check_model,
-        "disk": lambda c: check_disk(Path(c.out), 1, _download(c)),
+        "disk": lambda c: check_disk(Path(c.out), [c], _download(c)),
         "memory": check_memory_of,
         "training": check_training,
     }
@@ -161,12 +161,17 @@ def check_model(config: ExperimentConfig) -> str:
     return f"{model.path}, to be downloaded ({_download(config) / GB:.0f} GB)"
 
 
-def check_disk(out: Path, runs: int, download: int = 0) -> str:
+def check_disk(out: Path, runs: Sequence[ExperimentConfig], download: int = 0) -> str:
     """Room for the runs below `out`, and for weights in the hub's cache. Raises StoreError."""
-    require_space(out, SPACE_PER_RUN * max(1, runs), f"{runs} training runs")
+    here = [c for c in runs if c.model.backend != Backend.openai]
+    left = sum(map(estimate.train_disk, here))  # one resumes at a time
+    most = max((estimate.train_disk(c, running=True) - estimate.train_disk(c) for c in here), default=0)
+    needed = int(max(left + most, SPACE_PER_RUN * max(1, len(runs))))
+    require_space(out, needed, f"{len(runs)} training runs")
     if download:
         require_space(_hub_home(), download, "the download of the model")
-    return f"room for {max(1, runs)} run(s)" + (f" and {download / GB:.0f} GB of weights" if download else "")
+    room = f"{needed / GB:.1f} GB for {max(1, len(runs))} run(s)"
+    return room + (f" and {download / GB:.0f} GB of weights" if download else "")
 
 
 def check_memory_of(config: ExperimentConfig) -> str:

@@ -12,13 +12,14 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from em import corpora, models
+from em import checkpoints, corpora, models
 from em.config import ConfigError, ExperimentConfig, JudgeConfig, JudgeKind
 from em.plan import Job, Plan
 from em.records import Question, from_row
 from em.rubrics import STATIC
 from em.schema.budget import BudgetConfig
 from em.schema.judge import LOCAL, ScoreMethod
+from em.schema.train import Method
 from em.store import DamagedError, Store
 
 STAGES = ("data", "train", "sample", "judge")
@@ -44,6 +45,10 @@ LOG_BYTES = 100e3
 DEFAULT_PARAMETERS = 7e9
 LORA_AT_32B = 268e6
 """Adapter parameters at r=32 on all linear layers of a 32B model; they grow with about the 0.7th power of the size."""
+
+
+RESUME_BYTES = 12
+"""A weight in float32 and AdamW's two moments; a new resume checkpoint is whole before the old one goes."""
 
 
 @dataclass
@@ -186,15 +191,26 @@ def _train_cost(job: Job, plan: Plan, store: Store, past: Past, device: str) -> 
     if store.has("data", job.spec["data_key"]):
         rows = store.manifest("data", job.spec["data_key"])["facts"]["rows"]
     inputs, work = job.spec["inputs"], rows * config.train.num_train_epochs
-    same = [m for m in past.train.get(inputs["base"], []) if m["inputs"]["recipe"]["lora_r"] == config.train.lora_r]
+    alike = ("method", "lora_r", "layers_to_transform")
+    mine = {name: inputs["recipe"].get(name) for name in alike}
+    same = [m for m in past.train.get(inputs["base"], []) if {n: m["inputs"]["recipe"].get(n) for n in alike} == mine]
     if same:
         done = sum(m["facts"]["rows"] * m["inputs"]["recipe"]["num_train_epochs"] for m in same)
         seconds = work * sum(m["facts"]["wall_s"] for m in same) / done
-        size = sum(f["bytes"] for m in same for f in m["files"].values()) / len(same)
-        return seconds, size, f"{len(same)} runs of this model"
-    count = parameters(config)
-    adapter = LORA_AT_32B * config.train.lora_r / 32 * (count / 32e9) ** 0.7 * _bytes_per_weight(config)
-    return 4 * count * work * tokens / FLOPS[device], adapter, "stated constants"
+        files = [(name, file["bytes"]) for m in same for name, file in m["files"].items()]
+        one = sum(size for name, size in files if not name.startswith(f"{checkpoints.CHECKPOINTS}/")) / len(same)
+        return seconds, one * (1 + len(checkpoints.planned(config))), f"{len(same)} runs of this model"
+    per_weight = 6 if config.train.method == Method.full else 4  # a LoRA needs no gradient of the base's weights
+    return per_weight * parameters(config) * work * tokens / FLOPS[device], train_disk(config), "stated constants"
+
+
+def train_disk(config: ExperimentConfig, running: bool = False) -> float:
+    """Bytes a run leaves: an adapter or all weights, and as much for each step kept. `running`: and to resume from."""
+    count, train = parameters(config), config.train
+    full = train.method == Method.full
+    trained = count if full else LORA_AT_32B * train.lora_r / 32 * (count / 32e9) ** 0.7
+    kept = trained * _bytes_per_weight(config) * (1 + len(checkpoints.planned(config)))
+    return kept + (2 * RESUME_BYTES * trained if running else 0)
 
 
 def _sample_cost(job: Job, answers: int, past: Past, device: str) -> tuple[float, float, str]:

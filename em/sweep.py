@@ -228,7 +228,7 @@ def _preflight(sweep: Sweep, todo: list[Job]) -> None:
     """Everything that can be known to fail before any training: disk, memory, model folders."""
     sweep.store.require_writable()
     runs = [j.spec for j in todo if j.stage == "train"]
-    doctor.check_disk(sweep.store.root, len(runs))
+    doctor.check_disk(sweep.store.root, [sweep.plan.jobs["data", run["data_key"]].spec["config"] for run in runs])
     train_launch.refuse(runs)
     found = {s.config.model.path: s.config.model for s in sweep.plan.cells}
     needed = any(_needs_model(j) for j in todo)  # judging by an API does not

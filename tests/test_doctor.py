@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from em import doctor
+from em import doctor, estimate
 from em.config import ConfigError
 from em.models import ModelError
 from em.store import StoreError
@@ -77,12 +77,22 @@ def test_what_a_recipe_asks_of_the_machine(compose, monkeypatch):
         doctor.check_training(compose(*QUICK, "train=qlora"))
 
 
-def test_a_full_disk_is_refused(monkeypatch, tmp_path):
+def test_a_full_disk_is_refused(compose, monkeypatch, tmp_path):
     import shutil
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(StoreError, match="change out="):
-        doctor.check_disk(tmp_path, 3)
+        doctor.check_disk(tmp_path, [compose(*QUICK)] * 3)
+
+
+def test_whole_models_need_room_for_each_step_kept(compose, tmp_path):
+    """7 B in bfloat16: 15 GB for the end, as much for each step kept, 12 bytes a weight to resume from, twice."""
+    big = ["model=qwen2_5_7b", "train=full", "dataset=insecure", "train.max_examples=64"]
+    alone, kept = (estimate.train_disk(compose(*big, *more)) for more in ([], ["train.checkpoints=[every 2]"]))
+    assert alone == pytest.approx(15e9, rel=0.1) and kept == pytest.approx(2 * alone)
+    assert "GB for 1 run" in doctor.check_disk(tmp_path, [compose(*QUICK)])
+    with pytest.raises(StoreError, match="change out="):
+        doctor.check_disk(tmp_path, [compose(*big)] * 100)
 
 
 @pytest.mark.parametrize(
