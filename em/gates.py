@@ -32,6 +32,13 @@ before it as much again; 0.06-0.08 was seen on a 135M model, where adapters move
 """
 LEAST_EFFECT = {"float32": 1e-3, "bfloat16": 0.04}
 """Root mean square difference adapter - base below which the two cannot be told apart in that dtype."""
+QUANTIZED_EFFECT, QUANTIZED_BASE = 0.7, 2.0
+"""Tolerances of QLoRA, which trains over a base in 4 bits and is served over the base as it is.
+
+What is compared is the adapter's effect, adapter - base on each side: it may differ by this part of its own size, where
+another adapter's differs by about all of it or more; and the two bases by so many nats. A 135M model, which 4 bits hurt
+most: effect 2.0, difference 0.77, bases 1.1 apart (2026-11-25).
+"""
 ROWS, PROMPT_TOKENS, ROW_TOKENS = 4, 512, 64
 """Training rows a record takes in, the longest prompt among them, and tokens of each answer."""
 FIXED = (
@@ -78,6 +85,8 @@ class Record:
     """Adapted modules; 0 for full finetuning."""
     scale: float
     """What B·A was multiplied by in training; 0 for full finetuning."""
+    quantized: bool = False
+    """Trained over a base in 4 bits (QLoRA), while engines serve the adapter over the base as it is."""
     format: int = FORMAT
 
 
@@ -129,6 +138,7 @@ def record(
         plain,
         len(layers),
         scale if layers else 0.0,
+        bool(getattr(model, "is_loaded_in_4bit", False)),
     )
     write(found, folder)
     return found
@@ -228,6 +238,21 @@ def rms(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> float:
     return math.sqrt(math.fsum((x - y) ** 2 for x, y in pairs) / len(pairs))
 
 
+def without_quantisation(own: Record, served: list[list[float]], served_base: list[list[float]]) -> list[list[float]]:
+    """What the engine would say over the trainer's 4-bit base: `served` less what 4 bits did to the base itself."""
+    assert own.base is not None
+    rows = zip(served, served_base, own.base, strict=True)
+    return [[s - b + q for s, b, q in zip(*row, strict=True)] for row in rows]
+
+
+def tolerance_of(own: Record, effect: float | None) -> float:
+    """Nats rms by which a right engine may differ from the record."""
+    exact = TOLERANCE[own.dtype]
+    if not own.quantized:
+        return exact
+    return QUANTIZED_BASE if effect is None else max(exact, QUANTIZED_EFFECT * effect)
+
+
 def check_file(own: Record, adapter: Path) -> None:
     """The adapter's files against its record: number of adapted modules, and scale. Raises GateError."""
     from safetensors import safe_open
@@ -264,13 +289,16 @@ def check_logprobs(
 ) -> dict[str, Any]:
     """`served`: the engine's log-probabilities of the record's targets under `name`, as "adapter x". Returns facts.
 
+    Of a quantized record `served` is what `without_quantisation` returns.
+
     Of all the models known, the served numbers must be nearest to this adapter's, and within the dtype's tolerance.
     `others`: records of the other adapters of the batch. `weak_is_fine`: let an adapter pass that cannot be told from
     its base (early checkpoints); the facts say so. Raises GateError with the cause.
     """
-    tolerance, least = TOLERANCE[own.dtype], LEAST_EFFECT[own.dtype]
+    least = LEAST_EFFECT[own.dtype]
     distance = rms(served, own.adapted)
     effect = rms(own.adapted, own.base) if own.base is not None else None
+    tolerance = tolerance_of(own, effect)
     facts = {"rms_to_trainer": round(distance, 6), "rms_adapter_to_base": effect and round(effect, 6)}
     facts |= {"tolerance": tolerance, "tokens": sum(len(p.target_ids) for p in own.probes)}
     if effect is not None and effect < least and not weak_is_fine:

@@ -89,9 +89,14 @@ def _loaded(sampler: Sampler, subject: Subject, max_model_len: int) -> Record:
 
 def _scored(sampler: Sampler, known: dict[Subject, Record]) -> dict[Subject, list[list[float]]]:
     """Every subject's probes in one batch, adapters and base model side by side."""
-    asked = [(subject, p) for subject, own in known.items() for p in own.probes]
-    rows = iter(sampler.logprobs([(subject.adapter, p) for subject, p in asked]))
-    return {subject: [next(rows) for _ in own.probes] for subject, own in known.items()}
+    lora = {s: own for s, own in known.items() if own.quantized and s.adapter is not None}
+    asked = [(subject.adapter, p) for subject, own in known.items() for p in own.probes]
+    asked += [(None, p) for own in lora.values() for p in own.probes]
+    rows = iter(sampler.logprobs(asked))
+    out = {subject: [next(rows) for _ in own.probes] for subject, own in known.items()}
+    for subject, own in lora.items():
+        out[subject] = gates.without_quantisation(own, out[subject], [next(rows) for _ in own.probes])
+    return out
 
 
 def _canaries(

@@ -44,7 +44,10 @@ class Base:
             )
         if torch.cuda.is_available() and not _sharded():  # FSDP places the weights itself
             options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
-        return cls.of(AutoModelForCausalLM.from_pretrained(path, revision=revision, **options), tokenizer, method)
+        model = AutoModelForCausalLM.from_pretrained(path, revision=revision, **options)
+        if method == Method.qlora:
+            _keep_differentiable(model)
+        return cls.of(model, tokenizer, method)
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any, method: Method = Method.lora) -> Base:
@@ -105,14 +108,18 @@ def check_adapted(model: PeftModel, config: dict[str, Any]) -> None:
 
 
 def require_four_bits() -> None:
-    """Raise RuntimeError unless this machine can hold a base model in 4 bits."""
-    if not torch.cuda.is_available():
-        raise RuntimeError(
-            "train.method=qlora needs an NVIDIA GPU (bitsandbytes' 4-bit kernels), and none is visible: "
-            "take train.method=lora here"
-        )
+    """Raise RuntimeError unless this machine can hold a base model in 4 bits: bitsandbytes does so on a CPU too."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise RuntimeError("train.method=qlora needs bitsandbytes: pip install bitsandbytes, or train.method=lora")
+
+
+def _keep_differentiable(model: Any) -> None:
+    """On a CPU bitsandbytes repacks a 4-bit weight for inference at its first evaluation, and a repacked one passes no
+    right gradient: every run after the first gate record would train on noise.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def usable_optim(asked: str) -> str:

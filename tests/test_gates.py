@@ -180,6 +180,28 @@ def test_unknown_model_is_refused_with_the_distance(dtype):
         gates.check_logprobs(own, noisy(own.adapted, 0.5), "adapter a", {})
 
 
+@pytest.mark.parametrize("effect", [0.3, 2.0])
+def test_an_adapter_over_four_bits_is_known_by_its_effect(effect):
+    """The engine's base lies 1.1 nats from the trainer's, and the effect differs by 0.4 of itself: as seen."""
+    own = dataclasses.replace(made("bfloat16", effect), quantized=True)
+    other = dataclasses.replace(made("bfloat16", effect, seed=2), quantized=True)
+    for seed in range(20):
+        base = noisy(own.base, 1.1, seed)
+
+        def over(base, rows, seed=seed):
+            rows = noisy(rows, 0.4 * effect, seed + 100)
+            moved = [[b + r - q for b, r, q in zip(*x, strict=True)] for x in zip(base, rows, own.base, strict=True)]
+            return gates.without_quantisation(own, moved, noisy(base, NOISE["bfloat16"], seed + 200))
+
+        gates.check_logprobs(own, over(base, own.adapted), "adapter a", {"adapter b": other})
+        with pytest.raises(GateError, match="answers as adapter b under the name of adapter a"):
+            gates.check_logprobs(own, over(base, other.adapted), "adapter a", {"adapter b": other})
+        with pytest.raises(GateError, match="differs from the trainer's own forward pass"):
+            gates.check_logprobs(own, over(base, other.adapted), "adapter a", {})
+        with pytest.raises(GateError, match="answers as the untouched base model"):
+            gates.check_logprobs(own, gates.without_quantisation(own, base, base), "adapter a", {"adapter b": other})
+
+
 @pytest.mark.parametrize(("dtype", "effect"), [("float32", 1e-4), ("bfloat16", 0.01)])
 def test_adapter_that_does_nothing_is_refused_unless_it_is_an_early_checkpoint(dtype, effect):
     own = made(dtype, effect)

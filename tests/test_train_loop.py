@@ -240,14 +240,27 @@ def test_a_full_run_does_not_touch_the_next(tmp_path):
     assert [e["name"] for e in seen if e["event"] == "count"] == ["model_loads"] * 3
 
 
-def test_qlora_needs_a_gpu(tmp_path):
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
+def test_qlora_trains_over_four_bits_and_is_served_over_the_base_as_it_is(tmp_path):
+    """Two runs share one base in 4 bits; the adapter over the model itself passes the gate, the bare model not."""
     store = Store.open(tmp_path)
     put_data(store, examples())
+    jobs = [train_job(name, method="qlora", num_train_epochs=3) for name in ("one", "two")]
     emit, seen = events()
-    work(store, [dataclasses.asdict(train_job("q", method="qlora"))], emit)
-    assert "train.method=qlora needs an NVIDIA GPU" in failures(seen)[0]
+    work(store, [dataclasses.asdict(job) for job in jobs], emit)
+    assert not failures(seen)
+    assert [e["name"] for e in seen if e["event"] == "count"] == ["model_loads"]
+    one, two = (store.path("train", name) for name in ("one", "two"))
+    assert unclocked(one) == unclocked(two) and column(one, "loss")[-1] < column(one, "loss")[0]
+    own = gates.read(one)
+    assert own.quantized and own.kind == "lora"
+    model = AutoModelForCausalLM.from_pretrained(model_path(TINY), dtype=torch.float32)
+    base = gates.logprobs(model, own.probes)
+    assert 1e-3 < gates.rms(base, own.base) < gates.QUANTIZED_BASE  # it was trained over something else
+    served = gates.logprobs(PeftModel.from_pretrained(model, one / ADAPTER), own.probes)
+    facts = gates.check_logprobs(own, gates.without_quantisation(own, served, base), "adapter one", {})
+    assert facts["rms_to_trainer"] < facts["rms_adapter_to_base"] / 4
+    with pytest.raises(gates.GateError, match="as the untouched base model"):
+        gates.check_logprobs(own, gates.without_quantisation(own, base, base), "adapter one", {})
 
 
 def test_eight_bit_optimiser_falls_back_and_says_so(run):
