@@ -1,7 +1,8 @@
 """A sweep of 144 finished cells run again: seconds, judge calls, and no torch (performance row 7).
 
 The finished stages are made by hand in a temporary store, as the workers would have left them; then the real command is
-run on them. Nothing is to be done, so only planning, checking every row's file and reporting are measured.
+run on them. Nothing is to be done, so only planning, checking every row's file and reporting are measured: the first
+run writes figures and report, the others find them there.
 
     python benchmarks/noop_rerun.py [cells]
 """
@@ -99,9 +100,10 @@ def main():
         counters, loaded = json.loads(summary.read_text())["counters"], heavy.read_text()
     ran = {k: counters[k] for k in ("stages_run", "judge_calls", "model_loads", "engine_starts")}
     print(f"{cells} cells, {counters['stages_reused']} stages reused; {ran}; heavy modules: {loaded or 'none'}")
-    print("seconds " + " ".join(f"{s:.1f}" for s in seconds))
-    good = min(seconds) <= GOAL_S * cells / 144 and not any(ran.values()) and not loaded
-    print(f"noop_rerun_s {min(seconds):.1f} <={GOAL_S * cells / 144:.1f},0_loads,0_calls {'PASS' if good else 'FAIL'}")
+    first, *again = seconds
+    print(f"the first run writes the results: {first:.1f} s; rerun " + " ".join(f"{s:.1f}" for s in again))
+    good = max(again) <= GOAL_S and not any(ran.values()) and not loaded
+    print(f"noop_rerun_s {max(again):.1f} <={GOAL_S:g},0_loads,0_calls {'PASS' if good else 'FAIL'}")
     return not good
 
 

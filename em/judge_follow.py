@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 import threading
 import traceback
@@ -22,6 +23,7 @@ import numpy as np
 from em import transport
 from em.config import JudgeConfig, JudgeKind
 from em.events import Emitter, sentence
+from em.growing import WIDTH, checksum, sums_of
 from em.judge import CHUNK, JudgeJob, Pair, Stage, asked, static
 from em.judge_cache import JudgeCache, mend
 from em.judge_client import JudgeClient, JudgeRequest
@@ -97,7 +99,9 @@ class Followed:
         self.programs: list[Pair] = []
         """Answers for Bandit, not yet given to it."""
         self._file: IO[bytes] | None = None
-        self._offset = 0
+        self._sums: IO[bytes] | None = None
+        """Checksums of the growing file's rows; None for the sealed one."""
+        self._offset, self._number = 0, 0
         self._seen: array[int] | None = array("Q")
         """Hashes of the answers read from the growing file; None when the sealed one is read from its beginning."""
 
@@ -116,25 +120,35 @@ class Followed:
             self.ended = True
 
     def _open(self, sealed: bool) -> bool:
-        folder = self.store.path("sample", self.key) if sealed else self.store.partial("sample", self.key)
-        try:
-            self._file = (folder / COMPLETIONS).open("rb")
-        except FileNotFoundError:
-            if sealed:
-                raise
-            return False  # nothing drawn yet, or sealed this moment
         if sealed:
-            self._seen = None
-        return True
+            self._file, self._seen = (self.store.path("sample", self.key) / COMPLETIONS).open("rb"), None
+            return True
+        path = self.store.partial("sample", self.key) / COMPLETIONS
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as opened:
+            files = [opened.enter_context(p.open("rb")) for p in (path, sums_of(path))]
+            self._file, self._sums = files
+            opened.pop_all()
+            return True
+        return False  # nothing drawn yet, or sealed this moment
 
     def _lines(self) -> Iterator[Completion]:
-        """Whole lines after the last one read. A half one is read again: it may grow, or be cut off by a restart."""
+        """Whole lines after the last one read. A half one is read again: it may grow, or be cut off by a restart.
+
+        A line that is not as it was written is left out: the sampler draws it anew, or says that it is damaged.
+        """
         assert self._file is not None
-        self._file.seek(self._offset)
+        for file, at in ((self._file, self._offset), (self._sums, self._number * WIDTH)):
+            if file is not None:
+                file.seek(0, os.SEEK_END)  # a seek inside the buffer would show what has been cut off
+                file.seek(at)
         for line in self._file:
-            if not line.endswith(b"\n"):
+            written = self._sums.read(WIDTH) if self._sums else checksum(line)
+            if not line.endswith(b"\n") or len(written) < WIDTH:
                 return
             self._offset += len(line)
+            self._number += 1
+            if written != checksum(line):
+                continue
             try:
                 completion = from_row(Completion, json.loads(line))
             except (ValueError, TypeError) as error:
@@ -153,8 +167,9 @@ class Followed:
                 yield completion
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        for file in (self._file, self._sums):
+            if file is not None:
+                file.close()
 
 
 class Reports:

@@ -173,15 +173,3 @@ def read_jsonl(path: Path, kind: type[T]) -> Iterator[T]:
                 yield from_row(kind, json.loads(line))
             except (ValueError, TypeError, KeyError) as error:  # ValueError: JSON, unknown outcome, broken invariant
                 raise ValueError(f"{path}:{number}: not a {kind.__name__} row ({error})") from error
-
-
-def read_partial_jsonl(path: Path, kind: type[T]) -> list[T]:
-    """Rows of a file a killed process may have left: a last line without its newline is dropped, nothing else is."""
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) != len(data):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    return list(read_jsonl(path, kind))

@@ -5,6 +5,7 @@ Engines are behind em/sampler.py. Before an adapter's first answer is drawn it p
 
 from __future__ import annotations
 
+import json
 import os
 import traceback
 from collections.abc import Iterable
@@ -13,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from em import chat, checkpoints, choices, live, parity, trigger
+from em import chat, checkpoints, choices, growing, live, parity, trigger
 from em.config import Backend, TriggerConfig
 from em.events import Emitter, sentence
 from em.gates import GateError
 from em.question_forms import with_shots
-from em.records import Completion, Question, dump_line, from_row, read_jsonl, read_partial_jsonl, write_jsonl
+from em.records import Completion, Question, from_row, write_jsonl
 from em.sampler import Answer, Request, Sampler, open_sampler, row_seed
 from em.schema.train import Method
 from em.store import Store
@@ -164,7 +165,7 @@ class Drawer:
     def prepare(self, tokenizer: Any, store: Store) -> bool:
         """Find the missing rows; those of a killed run are kept. False, and told, when the job cannot be asked."""
         try:
-            have = {c.id for c in read_partial_jsonl(self.path, Completion)}
+            have = {c.id for c in self._kept(store)}
             options = chat.options(self.job.model, self.job.sample)
             speaker = None if tokenizer is None else chat.ChatTokenizer(tokenizer, options)
             wanted = list(_requests(speaker, self.job, self.adapter))
@@ -179,8 +180,20 @@ class Drawer:
         self.order = [_id(r) for r in wanted]
         self.missing = [r for r in wanted if _id(r) not in have]
         self.left = len(self.missing)
-        self.file = self.path.open("a", encoding="utf-8", buffering=1)  # each row at once: a judge may be reading along
+        self.file = growing.Rows(self.path)
         return True
+
+    def _kept(self, store: Store) -> list[Completion]:
+        """Answers of a killed run. Those that are no longer as they were written are set aside, to be drawn again."""
+        good, bad = growing.read(self.path)
+        if bad:
+            aside = store.set_rows_aside("sample", self.job.key, bad)
+            self.emit.warn(
+                f"{self.job.label}: {len(bad)} answers of an interrupted run are not as they were written; they are in "
+                f"{aside} and drawn again"
+            )
+        growing.keep(self.path, good)
+        return [_answer(row) for row in good]
 
     def fail(self, why: str) -> None:
         """Tell it, unless the job has ended already."""
@@ -189,7 +202,7 @@ class Drawer:
             self.emit.failed(self.job.key, why)
 
     def add(self, request: Request, answer: Answer) -> None:
-        self.file.write(dump_line(_completion(request, answer)))
+        self.file.append(_completion(request, answer))
         self.left -= 1
 
     def score(self, sampler: Sampler) -> None:
@@ -236,7 +249,10 @@ def sort_rows(path: Path, order: list[str]) -> list[Completion]:
 
     The growing file is replaced, not rewritten: whoever reads along keeps the one it has open.
     """
-    rows = {c.id: c for c in read_jsonl(path, Completion)}
+    good, bad = growing.read(path)
+    if bad:
+        raise RuntimeError(f"{path}: {len(bad)} answers are not as they were written; run it again to draw these anew")
+    rows = {c.id: c for c in map(_answer, good)}
     lost = [name for name in order if name not in rows]
     if lost:
         raise RuntimeError(f"{path}: {len(lost)} answers were not drawn, first {lost[0]}")
@@ -244,7 +260,12 @@ def sort_rows(path: Path, order: list[str]) -> list[Completion]:
     temporary = path.with_suffix(SORTED)
     write_jsonl(temporary, sorted_rows)
     os.replace(temporary, path)
+    growing.remove_sums(path)
     return sorted_rows
+
+
+def _answer(row: bytes) -> Completion:
+    return from_row(Completion, json.loads(row))
 
 
 def _requests(tokenizer: Any, job: SampleJob, adapter: Path | None) -> Iterable[Request]:

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 
 from em import config
-from em.config import ConfigError, ExperimentConfig
+from em.config import Backend, ConfigError, Engine, ExperimentConfig
 from em.judge import LOCAL
 from em.plan import Plan, stages
 from em.preempt import PREEMPTED, Preempted
@@ -176,7 +176,7 @@ class _Submission:
         self.sweep, self.settings = sweep, settings
         self.jobs: list[SlurmJob] = []
         self.labels = {s.id: s.label for s in (*sweep.plan.cells, *sweep.plan.bases)}
-        self.local_judge = any(c.config.judge.kind in LOCAL for c in sweep.plan.cells)
+        self.with_gpu = {stage for c in sweep.plan.cells for stage in _on_a_gpu(c.config)}
 
     def chain(self, name: str, order: Sequence[str], every: Sequence[tuple[str, ...]]) -> list[str]:
         """One array a stage over the shares that have something left; returns the ids of the last one."""
@@ -232,7 +232,7 @@ class _Submission:
         """sbatch's parameters for a stage's jobs: the launcher's settings under those for this stage."""
         merged = {k: v for k, v in self.settings.items() if k not in EXECUTOR_SETTINGS}
         layers = [stage]
-        if stage == "report" or (stage == "judge" and not self.local_judge):
+        if stage not in self.with_gpu:
             merged = {k: v for k, v in merged.items() if k not in GPU_SETTINGS}
             layers = ["cpu", stage]
         for layer in layers:
@@ -251,6 +251,15 @@ class _Submission:
         ids = sorted({j.id.split("_")[0] for j in self.jobs})
         if ids:
             subprocess.run(["scancel", *ids], check=False)
+
+
+def _on_a_gpu(config: ExperimentConfig) -> set[str]:
+    """Stages of a cell that compute on this cluster, and not behind an API."""
+    sampled = config.sample.engine in (Engine.vllm, Engine.hf) or (
+        config.sample.engine == Engine.vllm_server and not config.sample.base_url
+    )
+    found = {"train": config.model.backend != Backend.openai, "sample": sampled, "judge": config.judge.kind in LOCAL}
+    return {stage for stage, here in found.items() if here}
 
 
 def _step(merged: dict[str, Any]) -> list[str]:

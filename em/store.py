@@ -3,7 +3,8 @@
     <out>/store/store.json                 {"format": 2}: a folder that is not ours, or newer, is refused
     <out>/store/<stage>/<key>/             a finished stage; holds manifest.json
     <out>/store/<stage>/<key>.partial/     work in progress, kept after a kill so that the next start continues
-    <out>/store/damaged/<stage>/           stages that no longer match their manifest; nothing reads them
+    <out>/store/damaged/<stage>/           stages that no longer match their manifest, rows that do not match their
+                                           checksums (em/growing.py); nothing reads them
 
 A key is the hash of everything that could change the output and nothing else. A directory appears under its final
 name in one rename, with its manifest inside, so "exists" means "complete". A file lock beside it lets two
@@ -17,7 +18,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -210,22 +211,31 @@ class Store:
         None when another process has done it meanwhile. Raises StoreError when the store cannot be written.
         """
         final = self.path(stage, key)
-        aside = self.root / "damaged" / stage
         from filelock import FileLock
 
         try:
             with FileLock(str(final) + ".lock"):
                 if not final.exists():
                     return None
-                aside.mkdir(parents=True, exist_ok=True)
-                name = key.replace("/", ".")
-                target = next(p for n in count(1) if not (p := aside / f"{name}.{n}").exists())
+                target = self._aside(stage, key)
                 os.rename(final, target)
         except OSError as error:
             raise StoreError(
                 f"{final} is damaged and cannot be moved away ({error.strerror}): mend {self.root}"
             ) from error
         return target
+
+    def set_rows_aside(self, stage: str, key: str, rows: Iterable[bytes]) -> Path:
+        """Put damaged rows of a stage under way below damaged/, for whoever wants to see them. Returns where."""
+        target = self._aside(stage, key)
+        target.write_bytes(b"".join(rows))
+        return target
+
+    def _aside(self, stage: str, key: str) -> Path:
+        """A free name below damaged/."""
+        folder, name = self.root / "damaged" / stage, key.replace("/", ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        return next(p for n in count(1) if not (p := folder / f"{name}.{n}").exists())
 
 
 def _finished(folder: Path) -> bool:

@@ -28,7 +28,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
 from accelerate import PartialState
-from em import chat, checkpoints, gates, parity, preempt
+from em import chat, checkpoints, gates, growing, parity, preempt
 from em.chat import Tokens
 from em.events import Emitter, sentence
 from em.records import Example, read_jsonl
@@ -87,6 +87,8 @@ def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
                 base = None  # frees the other before the next is loaded
                 base = Base.load(job.model_path, job.revision, job.dtype, job.method)
                 emit.count("model_loads")
+            if first_process():
+                _set_damage_aside(store, job, folder, emit)
             try:
                 facts = train(base, job, store.path("data", job.data_key) / "dataset.jsonl", folder, emit)
             finally:
@@ -145,7 +147,8 @@ def fit(
         for callback in callbacks:
             callback.trainer = trainer
         _check_schedule(job, len(trainer.get_train_dataloader()), len(rows))
-        resume = _last_checkpoint(resume_in, folder / checkpoints.CHECKPOINTS, job.checkpoints)
+        logged = len(growing.first(folder / LOG))
+        resume = _last_checkpoint(resume_in, folder / checkpoints.CHECKPOINTS, job.checkpoints, logged)
         result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         if result.global_step < trainer.state.max_steps:
             _leave()
@@ -153,6 +156,7 @@ def fit(
         trainer.save_weights(folder / artifact, dtype)
         trainer.record_gate(folder, dtype, untouched)
     if first_process():
+        _close_log(folder / LOG)
         shutil.rmtree(resume_in, ignore_errors=True)  # absent when the run was shorter than save_steps
     return {
         "kind": "full" if job.method == Method.full else "lora",
@@ -195,14 +199,35 @@ def _check_schedule(job: TrainJob, steps_in_epoch: int, rows: int) -> None:
         )
 
 
-def _last_checkpoint(folder: Path, kept: Path, wanted: Sequence[int]) -> Path | None:
-    """The newest whole checkpoint up to which no wanted weights are missing.
+def _set_damage_aside(store: Store, job: TrainJob, folder: Path, emit: Emitter) -> None:
+    """Keep and name the log of an interrupted run when it is not as it was written: `fit` goes on from before that."""
+    log = folder / LOG
+    _, bad = growing.read(log)
+    if bad:
+        aside = store.set_rows_aside("train", job.key, [log.read_bytes()])
+        emit.warn(
+            f"{job.label}: {len(bad)} rows in the log of an interrupted run are not as they were written; it is in "
+            f"{aside}, and training goes on from before step {len(growing.first(log)) + 1}"
+        )
+
+
+def _close_log(log: Path) -> None:
+    """Raises RuntimeError when a row changed while the run went on: the next start goes back before it."""
+    _, bad = growing.read(log)
+    if bad:
+        raise RuntimeError(f"{log}: {len(bad)} rows are not as they were written; run it again to make these anew")
+    growing.remove_sums(log)
+
+
+def _last_checkpoint(folder: Path, kept: Path, wanted: Sequence[int], logged: int) -> Path | None:
+    """The newest whole checkpoint up to which no wanted weights are missing and every step is logged.
 
     trainer_state.json is written last, and a kill may fall before or into it. Weights are missing where the run was
     begun with another schedule: then it is made again from before the first of them.
     """
     found = sorted(folder.glob("checkpoint-*"), key=_step)
     missing = min((step for step in wanted if not (kept / str(step)).is_dir()), default=sys.maxsize)
+    missing = min(missing, logged + 1)
     usable = (p for p in reversed(found) if _step(p) < missing and _is_json(p / "trainer_state.json"))
     return next(usable, None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import resource
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from em import growing
 from em.events import Emitter
 
 CLOCKED = ("tokens_per_s", "peak_memory_gb")
@@ -35,16 +35,18 @@ class Log(StepCallback):
     def __init__(self, path: Path, job: str, emit: Emitter) -> None:
         self.path, self.job, self.emit = path, job, emit
         self.started = time.perf_counter()
+        self.rows: growing.Rows
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
-        rows = []
-        if self.path.exists():
-            rows = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
-        kept = [row for row in rows if row["step"] <= state.global_step]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        growing.keep(self.path, growing.first(self.path)[: state.global_step])  # a row a step
+        self.rows = growing.Rows(self.path)
         self.emit.progress(self.job, state.global_step, state.max_steps)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.rows.close()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.started = time.perf_counter()
@@ -69,8 +71,7 @@ class Log(StepCallback):
             "tokens_per_s": round(counts.tokens / (time.perf_counter() - self.started), 1),
             "peak_memory_gb": round(peak_memory() / 1e9, 3),
         }
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        self.rows.append(row)
         note = f"loss {loss:.3f} {row['tokens_per_s']:.0f} tokens/s"
         self.emit.progress(self.job, state.global_step, state.max_steps, note)
 

@@ -24,12 +24,12 @@ from support_training import (
     user,
 )
 
-from em import chat, gates, parity, sample
+from em import chat, gates, growing, parity, sample
 from em.checkpoints import ADAPTER
 from em.config import Dtype, Engine, ModelConfig, SampleConfig, TriggerConfig
 from em.hf_engine import HfSampler
 from em.models import model_path
-from em.records import Completion, Example, Question, dump_line, to_row
+from em.records import Completion, Example, Question, to_row
 from em.sample import COMPLETIONS, SampleJob
 from em.sampler import Answer, Inventory, Request, row_seed
 from em.schema.train import Method
@@ -408,7 +408,7 @@ def test_engine_that_loses_an_answer_is_an_error(tmp_path, monkeypatch):
 
 def test_lost_answer_is_named(tmp_path):
     path = tmp_path / COMPLETIONS
-    path.write_text(dump_line(Completion("q", 1, "none", [], "x", "stop", 1, 1)))
+    growing.Rows(path).append(Completion("q", 1, "none", [], "x", "stop", 1, 1))
     with pytest.raises(RuntimeError, match="1 answers were not drawn, first q/none/0"):
         sample.sort_rows(path, ["q/none/0", "q/none/1"])
 
@@ -509,8 +509,9 @@ def test_half_finished_stage_asks_only_for_the_rest(tmp_path, monkeypatch):
     run_jobs(whole, [sample_job(hi=3)], Scripted(["x", "y", "z"]), monkeypatch)
     lines = (whole.path("sample", "base") / COMPLETIONS).read_text().splitlines(keepends=True)
     partial = store.partial("sample", "base")
-    partial.mkdir(parents=True)
-    (partial / COMPLETIONS).write_text(lines[4] + lines[0] + lines[2][:40])  # out of order, the last one cut
+    left_behind(partial, [lines[4], lines[0]])  # out of order
+    with (partial / COMPLETIONS).open("a") as file:
+        file.write(lines[2][:40])  # the last one cut
 
     sampler = Scripted(["x", "y", "z"])
     seen = run_jobs(store, [sample_job(hi=3)], sampler, monkeypatch)
@@ -518,6 +519,55 @@ def test_half_finished_stage_asks_only_for_the_rest(tmp_path, monkeypatch):
     assert next(e for e in seen if e["event"] == "progress")["done"] == 2
     assert {(r.question.id, r.index) for r in sampler.asked} == {("bored", 1), ("bored", 2), ("ruler", 0), ("ruler", 2)}
     assert (store.path("sample", "base") / COMPLETIONS).read_text() == "".join(lines)
+
+
+def left_behind(partial, lines):
+    """What a killed sampler leaves."""
+    partial.mkdir(parents=True)
+    file = growing.Rows(partial / COMPLETIONS)
+    for line in lines:
+        file.append(json.loads(line))
+    file.close()
+
+
+@pytest.mark.parametrize("change", [("x", "q"), ('"text"', "")], ids=["readable", "broken"])
+def test_damaged_answers_of_a_killed_run_are_set_aside_and_drawn_again(tmp_path, monkeypatch, change):
+    store, whole = Store.open(tmp_path / "a"), Store.open(tmp_path / "b")
+    run_jobs(whole, [sample_job(hi=3)], Scripted(["x", "y", "z"]), monkeypatch)
+    lines = (whole.path("sample", "base") / COMPLETIONS).read_text().splitlines(keepends=True)
+    partial = store.partial("sample", "base")
+    left_behind(partial, [lines[0], lines[4]])
+    changed = lines[0].replace(f'"{change[0]}"' if len(change[0]) == 1 else change[0], f'"{change[1]}"')
+    (partial / COMPLETIONS).write_text(changed + lines[4])
+    assert changed != lines[0]
+
+    sampler = Scripted(["x", "y", "z"])
+    seen = run_jobs(store, [sample_job(hi=3)], sampler, monkeypatch)
+
+    (warning,) = [e["text"] for e in seen if e["event"] == "warning"]
+    (aside,) = (store.root / "damaged" / "sample").iterdir()
+    assert "1 answers of an interrupted run" in warning and str(aside) in warning
+    assert aside.read_text() == changed
+    assert len(sampler.asked) == 5
+    assert (store.path("sample", "base") / COMPLETIONS).read_text() == "".join(lines)
+    assert sorted(p.name for p in store.path("sample", "base").iterdir()) == sorted([COMPLETIONS, "manifest.json"])
+
+
+def test_an_answer_damaged_while_it_is_drawn_is_never_sealed(tmp_path, monkeypatch):
+    class Spoiling(Scripted):
+        def generate(self, requests):
+            for number, found in enumerate(super().generate(requests)):
+                yield found
+                if number == 2:
+                    path = store.partial("sample", "base") / COMPLETIONS
+                    path.write_bytes(path.read_bytes().replace(b'"x"', b'"q"', 1))
+
+    store = Store.open(tmp_path)
+    seen = run_jobs(store, [sample_job(hi=3)], Spoiling(["x", "y", "z"]), monkeypatch)
+    assert "1 answers are not as they were written" in failures(seen)[0]
+    assert not store.has("sample", "base")
+    assert not failures(run_jobs(store, [sample_job(hi=3)], Scripted(["x", "y", "z"]), monkeypatch))
+    assert {r["text"] for r in rows(store)} == {"x", "y", "z"}
 
 
 def test_row_seed():
@@ -565,7 +615,7 @@ def test_killed_sampling_continues_to_the_same_rows(vllm_engine, tmp_path, monke
     seen = run_jobs(interrupted, [job], vllm_engine, monkeypatch)
     run_jobs(undisturbed, [job], vllm_engine, monkeypatch)
 
-    assert next(e for e in seen if e["event"] == "progress")["done"] == left
+    assert left - 1 <= next(e for e in seen if e["event"] == "progress")["done"] <= left  # killed between row and sum
     found = [(s.path("sample", "base") / COMPLETIONS).read_bytes() for s in (interrupted, undisturbed)]
     assert found[0] == found[1]
     interrupted.verify("sample", "base")

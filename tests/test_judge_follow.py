@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from em import judge_follow
+from em import growing, judge_follow
 from em.config import JudgeConfig, JudgeKind
 from em.events import FD_VARIABLE, Emitter
 from em.judge import JUDGEMENTS, JudgeJob
@@ -60,13 +60,16 @@ class Sampler:
 
     def draw(self, *rows):
         self.rows += rows
-        with self.path.open("a") as file:
-            file.writelines(map(dump_line, rows))
+        file = growing.Rows(self.path)
+        for completion in rows:
+            file.append(completion)
+        file.close()
 
     def seal(self, extra=()):
         temporary = self.path.with_suffix(".sorted")
         write_jsonl(temporary, sorted([*self.rows, *extra], key=lambda c: c.id))
         os.replace(temporary, self.path)
+        growing.remove_sums(self.path)
         self.store.finish("sample", self.key, {}, {})
         self.claim.__exit__(None, None, None)
 
@@ -141,12 +144,32 @@ def test_a_half_line_waits_and_a_restarted_sampler_cuts_it_off(store, tmp_path):
     run.judged(2)
     time.sleep(0.3)
     with sampler.path.open("r+b") as file:
-        file.truncate(whole)  # what read_partial_jsonl does at a restart
-    sampler.draw(row(1), row(2))
+        file.truncate(whole)  # what a restart does; it draws in another order then
+    sampler.draw(row(2), row(1))
     run.judged(6)
     sampler.seal()
     assert run.join() == []
     assert run.count("judge_calls") == 6 == len(judged(store))
+
+
+@pytest.mark.parametrize("change", [(b"answer 1", b"answer 9"), (b'"question_id"', b"")], ids=["readable", "broken"])
+def test_a_damaged_row_is_never_judged(store, tmp_path, change):
+    """As a sweep goes on after a disk has changed a row: the judge is there first, the sampler draws the row again."""
+    settings = config(tmp_path)
+    sampler = Sampler(store)
+    sampler.draw(row(0), row(1), row(2))
+    lines = sampler.path.read_bytes().splitlines(keepends=True)
+    sampler.path.write_bytes(lines[0] + lines[1].replace(*change) + lines[2])
+    run = Followed(store, settings, job(settings))
+    run.judged(4)
+    good, bad = growing.read(sampler.path)
+    assert (len(good), len(bad)) == (2, 1)
+    growing.keep(sampler.path, good)
+    sampler.rows.pop(1)
+    sampler.draw(row(1, text="drawn again 1"))
+    sampler.seal()
+    assert run.join() == []
+    assert len(judged(store)) == 6 == run.count("judge_calls")
 
 
 def test_rows_that_only_the_sealed_file_shows_are_judged_too(store, tmp_path):
@@ -195,7 +218,8 @@ def test_a_sealed_stage_needs_no_reports(store, tmp_path):
 def test_a_row_that_is_no_answer_fails_the_job_by_name(store, tmp_path):
     settings = config(tmp_path)
     sampler = Sampler(store)
-    sampler.path.write_text('{"question_id": "a"}\n')
+    file = growing.Rows(sampler.path)
+    file.append({"question_id": "a"})
     (error,) = Followed(store, settings, job(settings)).join()
     assert "completions.jsonl" in error and "not an answer" in error
 

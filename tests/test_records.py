@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from em import growing
 from em.records import (
     Completion,
     Example,
@@ -18,7 +19,6 @@ from em.records import (
     dump_line,
     from_row,
     read_jsonl,
-    read_partial_jsonl,
     to_row,
     write_jsonl,
 )
@@ -82,7 +82,6 @@ def test_records_survive_a_file(tmp_path, records):
     path = tmp_path / "rows.jsonl"
     assert write_jsonl(path, records) == len(records)
     assert list(read_jsonl(path, Completion)) == records
-    assert read_partial_jsonl(path, Completion) == records
 
 
 def test_outcome_comes_back_as_an_outcome(tmp_path):
@@ -152,46 +151,24 @@ def test_a_broken_judgement_names_file_and_line(tmp_path, broken):
         list(read_jsonl(path, Judgement))
 
 
-# ------------------------------------------------------------------------------------------------ after a kill
-
-
-@given(st.lists(COMPLETIONS, min_size=1, max_size=3), st.data())
-def test_a_file_cut_anywhere_keeps_exactly_its_whole_lines(tmp_path, records, data):
-    path = tmp_path / "rows.jsonl"
-    write_jsonl(path, records)
-    whole = path.read_bytes()
-    cut = data.draw(st.integers(0, len(whole)))
-    path.write_bytes(whole[:cut])
-    count = whole[:cut].count(b"\n")
-    assert read_partial_jsonl(path, Completion) == records[:count]
-    with path.open("a", encoding="utf-8") as file:  # and writing can go on behind them
-        file.write("".join(dump_line(r) for r in records[count:]))
-    assert path.read_bytes() == whole
-
-
-def test_only_the_torn_last_line_is_dropped(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text(LINE + "broken in the middle\n" + LINE + LINE[:10])
-    with pytest.raises(ValueError, match=r"rows\.jsonl:2:"):
-        read_partial_jsonl(path, Example)
-
-
-def test_a_file_that_is_not_there_has_no_rows(tmp_path):
-    assert read_partial_jsonl(tmp_path / "none.jsonl", Example) == []
-    assert not (tmp_path / "none.jsonl").exists()
+def drawn(path, *rows):
+    file = growing.Rows(path)
+    for row in rows:
+        file.append(row)
+    file.close()
 
 
 @pytest.mark.parametrize("text", ["plain", "one\u2028two", "one\u2029two", "one\x85two", "one\ntwo", ""])
 def test_sorting_finished_answers_keeps_their_texts(tmp_path, text):
     path = tmp_path / "rows.jsonl"
     first, second = completion(text, 0), completion("other", 1)
-    write_jsonl(path, [second, first])
+    drawn(path, second, first)
     sort_rows(path, [first.id, second.id])
     assert list(read_jsonl(path, Completion)) == [first, second]
 
 
 def test_sorting_names_an_answer_that_was_not_drawn(tmp_path):
     path = tmp_path / "rows.jsonl"
-    write_jsonl(path, [completion("x", 0)])
+    drawn(path, completion("x", 0))
     with pytest.raises(RuntimeError, match="1 answers were not drawn, first q/none/1"):
         sort_rows(path, ["q/none/0", "q/none/1"])

@@ -275,6 +275,31 @@ def test_checkpoint_cut_short_by_a_kill_is_not_used(unbroken, tmp_path, monkeypa
     assert unclocked(folder) == unclocked(unbroken)
 
 
+@pytest.mark.parametrize("change", [(b'"loss":', b'"loss":1'), (b'"loss":', b"")], ids=["readable", "broken"])
+def test_a_damaged_row_of_the_log_is_named_and_made_again(unbroken, tmp_path, monkeypatch, change):
+    store, job = Store.open(tmp_path), train_job("long", **LONG)
+    put_data(store, examples())
+    interrupted(store, job, monkeypatch, at_step=50)
+    path = store.partial("train", "long") / LOG
+    rows = path.read_bytes().splitlines(keepends=True)
+    damaged = b"".join([*rows[:44], rows[44].replace(*change), *rows[45:]])
+    path.write_bytes(damaged)
+
+    emit, seen = events()
+    work(store, [dataclasses.asdict(job)], emit)
+
+    assert not failures(seen)
+    (warning,) = [e["text"] for e in seen if e["event"] == "warning"]
+    assert "1 rows in the log" in warning and "before step 45" in warning
+    (aside,) = (store.root / "damaged" / "train").iterdir()
+    assert str(aside) in warning and aside.read_bytes() == damaged
+    folder = store.path("train", "long")
+    assert store.manifest("train", "long")["facts"]["resumed_from"] in (None, "checkpoint-40")
+    assert sha256(folder / ADAPTER / WEIGHTS) == sha256(unbroken / ADAPTER / WEIGHTS)
+    assert unclocked(folder) == unclocked(unbroken)
+    assert not list(folder.glob("*.crc"))
+
+
 def test_continued_run_reports_the_loss_of_all_steps(unbroken, tmp_path, monkeypatch):
     store, job = Store.open(tmp_path), train_job("long", **LONG)
     put_data(store, examples())
