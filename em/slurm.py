@@ -271,8 +271,7 @@ def _step(merged: dict[str, Any]) -> list[str]:
 
 
 def _refuse_twice(folder: Path) -> None:
-    states = job_states(folder / JOBS) if (folder / JOBS).exists() else {}
-    active = {i: s for i, s in states.items() if s.state not in (*ENDED, "UNKNOWN")}
+    active = _active(folder)
     if active:
         first = next(iter(active))
         ids = " ".join(sorted({i.split("_")[0] for i in active}))
@@ -328,15 +327,29 @@ def submitted(folder: Path, jobs: Sequence[SlurmJob]) -> list[str]:
 
 
 def lines(folder: Path) -> list[str]:
-    """What `em status` says about a submitted sweep: one line a job that is not just done."""
+    """What `em status` says about a submitted sweep: one line a job that is not just done, or an array that waits."""
     states, jobs = job_states(folder / JOBS), read_jobs(folder / JOBS)
     counts: dict[str, int] = {}
     for s in states.values():
         counts[s.state] = counts.get(s.state, 0) + 1
     out = ["slurm: " + ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))]
+    waiting: dict[tuple[str, str, str], int] = {}
     for job in jobs:
         s = states[job.id]
-        if s.state != "COMPLETED":
-            why = f" ({s.reason})" if s.reason else ""
+        why = f" ({s.reason})" if s.reason else ""
+        if s.state == "PENDING":
+            key = job.id.split("_")[0], job.stage, f"{s.state}{why}"
+            waiting[key] = waiting.get(key, 0) + 1
+        elif s.state != "COMPLETED":
             out.append(f"  {job.id:>10} {job.stage:6} {s.state}{why}  {', '.join(job.labels)}  {job.log}")
-    return out
+    return out + [f"  {array:>10} {stage:6} {said}  {n} jobs" for (array, stage, said), n in waiting.items()]
+
+
+def in_queue(folder: Path) -> bool:
+    """Whether a job of a submitted sweep has not ended: then it is not submitted again."""
+    return bool(_active(folder))
+
+
+def _active(folder: Path) -> dict[str, JobState]:
+    states = job_states(folder / JOBS) if (folder / JOBS).exists() else {}
+    return {i: s for i, s in states.items() if s.state not in (*ENDED, "UNKNOWN")}

@@ -158,6 +158,8 @@ def test_what_squeue_has_forgotten_sacct_knows(tmp_path, monkeypatch):
     said = slurm.lines(tmp_path)
     assert said[0] == "slurm: 1 CANCELLED, 1 FAILED, 1 PENDING, 1 RUNNING, 1 UNKNOWN"
     assert said[1].split() == ["12_0", "train", "FAILED", "(1:0)", "secure", "x.out"]
+    assert said[-1].split() == ["13", "train", "PENDING", "(Dependency)", "1", "jobs"]  # an array that waits is a line
+    assert slurm.in_queue(tmp_path)
 
 
 def test_a_damaged_list_of_jobs_is_named(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import submitit
 from support_slurm import Counting
+from support_wandb import WandbServer
 
 from dev_slurm import cluster
 from em import slurm
@@ -209,6 +210,57 @@ def test_training_over_two_nodes_goes_on_from_its_checkpoint(running, tmp_path):
     assert [row["step"] for row in log] == list(range(1, facts["steps"] + 1))
 
 
+def preempt(node):
+    """A job of the partition that may take nodes away, for a second."""
+    urgent = ["--parsable", "--partition=high", "--exclusive", f"--nodelist={node}", "--time=5", "--output=/dev/null"]
+    subprocess.run(["sbatch", *urgent, "--wrap", "sleep 1"], check=True, capture_output=True)
+
+
+def test_a_preempted_training_goes_on_as_one_wandb_run(running, tmp_path, monkeypatch):
+    """The real client against a stand-in of the service: the curve of both parts of the training, and the results."""
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(RULES)
+    with WandbServer() as server:
+        for name, value in {"BASE_URL": server.address, "API_KEY": "k" * 40, "ERROR_REPORTING": "false"}.items():
+            monkeypatch.setenv(f"WANDB_{name}", value)
+        options = ["train.num_train_epochs=150", "train.save_steps=1000", "tracking=wandb"]
+        on_one_node = "hydra.launcher.additional_parameters={nodelist: em2}"
+        folder, _ = submit_sweep(tmp_path / "out", rules, "dataset=insecure", on_one_node, *options)
+        train = next(j.id for j in slurm.read_jobs(folder / slurm.JOBS) if j.stage == "train")
+        (cell,) = [c["id"] for c in json.loads((folder / "sweep.json").read_text())["cells"] if c["kind"] == "cell"]
+
+        def steps():
+            history = server.runs.get(f"em-{cell}", {}).get("history", [])
+            return [row["train/step"] for row in history if row and "train/step" in row]
+
+        wait(lambda: len(steps()) > 3, 240, "the first steps in W&B")
+        preempt("em2")
+        wait(lambda: int(record(train)["Restarts"]) == 1, 60, "the preemption")
+        before = len(steps())
+        wait(lambda: ended(folder), 300, "the end of the sweep")
+        assert set(states(folder).values()) == {"COMPLETED"}, states(folder)
+        store = Store.open(tmp_path / "out")
+        facts = store.manifest("train", store.keys("train")[0])["facts"]
+        assert facts["resumed_from"] is not None and 0 < before < facts["steps"]
+        assert steps() == list(range(1, facts["steps"] + 1))
+        assert {name for name in server.runs if cell in name} == {f"em-{cell}"}
+        assert server.sessions[f"em-{cell}"] >= 3  # begun, gone on with, and given its results by the report's job
+        assert server.runs[f"em-{cell}"]["summary"] and not server.unknown
+
+
+def test_what_computes_behind_an_api_asks_for_no_gpu(running, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "none-is-needed")
+    options = ["model=gpt_4o_mini", "train=openai", "sample=openai", "judge=gpt_4o", "tracking=off"]
+    held = ["hydra.launcher.cpus_per_task=1", "hydra.launcher.additional_parameters={hold: true}"]
+    done = em("em.run", "-m", "hydra/launcher=slurm", *held, *options, "dataset=insecure", f"out={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (tmp_path / "out" / "sweeps").glob(f"*/{slurm.JOBS}")
+    jobs = slurm.read_jobs(path)
+    asked = {job.stage: record(job.id).get("TresPerNode", "") for job in jobs}
+    subprocess.run(["scancel", *{job.id.split("_")[0] for job in jobs}], check=True)
+    assert asked == {"train": "", "sample": "", "judge": "", "report": ""}
+
+
 def test_asked_by_a_signal_a_job_saves_and_goes_back_into_the_queue(running, tmp_path):
     """scancel --signal is what SLURM does ahead of a time limit; the saving takes longer than KillWait (3 s)."""
     jobs = [Counting(str(tmp_path), f"count{i}", until=60, save_s=4) for i in range(2)]
@@ -247,16 +299,7 @@ def test_a_preempted_job_saves_and_slurm_puts_it_back(running, tmp_path):
     job = Counting(str(tmp_path), "count", until=40)
     ids = submit(job, time=60, nodelist="em2", additional_parameters={"requeue": True})
     wait(job.steps, what="counting")
-    urgent = [
-        "sbatch",
-        "--parsable",
-        "--partition=high",
-        "--exclusive",
-        "--nodelist=em2",
-        "--time=5",
-        "--output=/dev/null",
-    ]
-    subprocess.run([*urgent, "--wrap", "sleep 1"], check=True, capture_output=True)
+    preempt("em2")
     wait(lambda: (tmp_path / "count.saved").exists(), what="saving")
     wait_state(ids[0], "COMPLETED")
     assert record(ids[0])["Restarts"] == "1"

@@ -12,6 +12,8 @@ from em.store import SWEEP_FORMAT, StoreError
 def sweep_file(folder: Path, name: str) -> Path:
     """A file of a sweep folder. Raises StoreError when the folder is none."""
     path = folder / name
+    if not path.is_file() and (folder / "sweep.json").is_file():
+        raise StoreError(f"{folder} has no results yet (no {name}): `em status {folder}` says what is left to do")
     if not path.is_file():
         raise StoreError(f"{folder} holds no {name}: give a sweep folder, e.g. outputs/sweeps/em-1a2b3c4d")
     return path

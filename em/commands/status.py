@@ -40,14 +40,14 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{states[-1]:10} {cell['label']:28} {'  '.join(parts)}")
         for line in dict.fromkeys(_error_line(folder, row) for row in errors):
             print(f"           {line}")
-    go_on = f"em resume {folder}"
+    go_on, waits = f"em resume {folder}", False
     if (folder / "jobs.json").exists():  # submitted to SLURM
         from em import slurm
 
         print("\n".join(slurm.lines(folder)))
-        go_on = slurm.command(folder)
+        go_on, waits = slurm.command(folder), slurm.in_queue(folder)
     print(f"logs: {folder / 'logs'}")
-    if set(states) != {"done"}:
+    if set(states) != {"done"} and not waits:
         print(f"go on with: {go_on}")
     return 1 if "failed" in states else 0
 
