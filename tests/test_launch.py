@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from em import slurm
+from em import compose, config, slurm
 from em.config import CONF_DIR, ConfigError
 from em.plan import Job, Plan, Subject
 from em.schema.launch import STAGES, LaunchConfig
@@ -68,14 +68,20 @@ def settings(*overrides, folder=None):
 class Sweep:
     """As much of a sweep as the parameters of its jobs need."""
 
-    def __init__(self, folder, judge):
-        config = type("Config", (), {"judge": type("Judge", (), {"kind": judge})})
-        self.plan = Plan(cells=[Subject("c", "a cell", config, None, ())])
+    def __init__(self, folder, *cells):
+        config.register()
+        loaded = [config.load(c) for overrides in cells for c in compose.cells(overrides)]
+        self.plan = Plan(cells=[Subject(str(n), "a cell", c, None, ()) for n, c in enumerate(loaded)])
         self.folder = folder
 
 
-def parameters(stage, judge="openai", **changed):
-    submission = slurm._Submission(Sweep(Path("/x/em-1"), judge), settings("hydra/launcher=slurm") | changed)
+API = ["model=gpt_4o_mini", "train=openai", "sample=openai", "judge=gpt_4o"]
+
+
+def parameters(stage, *cells, **changed):
+    """Of a stage's job; cells as lists of overrides."""
+    sweep = Sweep(Path("/x/em-1"), *(cells or [["judge=gpt_4o"]]))
+    submission = slurm._Submission(sweep, settings("hydra/launcher=slurm") | changed)
     return submission._parameters(stage, "aftercorr:7")
 
 
@@ -91,8 +97,24 @@ def test_a_stage_gets_the_settings_of_its_own():
     assert (judge["time"], report["time"]) == (240, 5)
     assert judge["dependency"] == "aftercorr:7"
     assert judge["additional_parameters"]["kill-on-invalid-dep"] == "yes"
-    local = parameters("judge", judge="probe", **given)
+    local = parameters("judge", ["judge=probe"], **given)
     assert (local["partition"], local["gpus_per_node"]) == ("gpu", 4)  # it reads the base model
+
+
+@pytest.mark.parametrize(
+    ("cells", "with_gpu"),
+    [
+        ([API], ()),
+        ([API, ["judge=gpt_4o"]], ("train", "sample")),  # one array for both kinds of cells
+        ([["judge=gpt_4o", "sample=vllm_server"]], ("train", "sample")),
+        ([["judge=gpt_4o", "sample=vllm_server", "sample.base_url=http://elsewhere/v1"]], ("train",)),
+        ([["judge=vllm_local", "judge.model=m"]], ("train", "sample", "judge")),
+    ],
+)
+def test_only_what_computes_here_asks_for_a_gpu(cells, with_gpu):
+    found = {stage: parameters(stage, *cells, gpus_per_node=2) for stage in STAGES}
+    assert tuple(stage for stage in STAGES if "gpus_per_node" in found[stage]) == with_gpu
+    assert {found[s]["time"] for s in STAGES} == {240}
 
 
 @pytest.mark.parametrize("layer", ["cpu", "train"])
