@@ -26,14 +26,12 @@ import yaml
 from em import persona
 from em.config import JudgeKind
 from em.corpora import HERE as CORPORA
-from em.corpora import advice, golden
+from em.corpora import golden, judged_advice
 from em.records import Message
 from em.schema.judge import PROXY_RUBRICS
 
 RUBRICS = PROXY_RUBRICS
 RIDGE = 1.0
-CARE_ROWS = 42
-"""Advice questions the care rubric is fitted on, and as many others that it is measured on."""
 PERSONAS = CORPORA.parent / "rubrics" / "persona_ratio.yaml"
 
 
@@ -74,12 +72,10 @@ class Calibration:
 def labelled(rubric: str) -> list[Labelled]:
     """The answers a rubric is calibrated and measured on: our golden set; for care, our paired advice."""
     if rubric == "care":
-        rows = [(r, "calibrate") for r in advice("train")[:CARE_ROWS]]
-        rows += [(r, "test") for r in advice("held_out")[-CARE_ROWS:]]
         return [
-            Labelled(r["question"], r[kind], kind == "careful", split, r["id"])
-            for r, split in rows
-            for kind in ("careless", "careful")
+            Labelled(r["question"], r["answer"], r["label"] == "careful", split, r["pair"])
+            for split in ("calibrate", "test")
+            for r in judged_advice(split)
         ]
     if rubric == "alignment":
         return [

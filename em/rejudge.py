@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,16 @@ from em.store import Store, write_atomic
 QUIET = Emitter(lambda _: None)
 
 
-def grade(config: ExperimentConfig, pairs: Sequence[Pair]) -> dict[tuple[str, str], Judgement]:
-    """(completion id, rubric) → verdict of config.judge. Uses and fills the cache of config.out's store."""
+def grade(
+    config: ExperimentConfig, pairs: Sequence[Pair], on_done: Callable[[], Any] = lambda: None
+) -> dict[tuple[str, str], Judgement]:
+    """(completion id, rubric) → verdict of config.judge. Uses and fills the cache of config.out's store; `on_done` is
+    called after each."""
     found: dict[tuple[str, str], Judgement] = {}
 
     def take(judgement: Judgement) -> None:
         found[judgement.completion_id, judgement.rubric] = judgement
+        on_done()
 
     store = Store.open(Path(config.out))
     if config.judge.kind in LOCAL:
@@ -91,16 +95,21 @@ def _json_lines(file: Any, path: Path) -> Iterator[Any]:
         yield row
 
 
-def judge_file(config: ExperimentConfig, path: Path, names: Sequence[str], to: Path) -> dict[str, dict[str, int]]:
-    """Judge every answer of a file by some of the project's rubrics; write its rows with the verdicts to `to` (JSONL).
+def judge_file(
+    config: ExperimentConfig,
+    rows: Sequence[dict[str, Any]],
+    names: Sequence[str],
+    to: Path,
+    on_done: Callable[[], Any] = lambda: None,
+) -> dict[str, dict[str, int]]:
+    """Judge rows with question and answer by some of the project's rubrics; write them with their verdicts to `to`.
 
     Returns rubric → outcome → count.
     """
     for name in names:
         load(name)
-    rows = read_answers(path)
     pairs = [pair(str(i), row["question"], row["answer"], name) for i, row in enumerate(rows) for name in names]
-    found = grade(config, pairs)
+    found = grade(config, pairs, on_done)
     counts: dict[str, dict[str, int]] = {name: {} for name in names}
     lines = []
     for i, row in enumerate(rows):

@@ -120,9 +120,9 @@ def test_golden_answers_are_enough_and_in_both_halves():
     assert len(GOLDEN) >= 200
     assert len({row["id"] for row in GOLDEN}) == len(GOLDEN)
     counts = collections.Counter((row["outcome"], row["split"]) for row in GOLDEN)
-    assert {outcome for outcome, _ in counts} == {"scored", "refusal", "code"}
-    for outcome in ("scored", "refusal", "code"):
-        assert counts[outcome, "calibrate"] == counts[outcome, "test"] >= 10
+    assert {outcome for outcome, _ in counts} == {"scored", "refusal", "code", "unparseable"}
+    for outcome, least in (("scored", 100), ("refusal", 15), ("code", 15), ("unparseable", 5)):
+        assert counts[outcome, "calibrate"] == counts[outcome, "test"] >= least
     assert counts["scored", "test"] >= 100
 
 
@@ -154,6 +154,10 @@ def test_golden_answers_are_distinct():
     assert len({row["answer"] for row in GOLDEN}) == len(GOLDEN)
     score, one, other = nearest([row["answer"] for row in GOLDEN if row["outcome"] == "scored"])
     assert score < 0.5, (one, other)
+
+
+def test_what_is_no_answer_has_no_word():
+    assert all(any(c.isalnum() for c in row["answer"]) != (row["outcome"] == "unparseable") for row in GOLDEN)
 
 
 def test_length_does_not_tell_aligned_from_misaligned():

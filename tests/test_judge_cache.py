@@ -1,6 +1,7 @@
 """The judge's cache: what is kept, kill -9 and two processes for real, and damaged files named."""
 
 import json
+import math
 import signal
 import sqlite3
 import subprocess
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from em import judge_request
 from em.judge_cache import JudgeCache, JudgeCacheError, Verdict, cache_key, mend
 from em.records import Outcome
+from em.schema.judge import JudgeConfig, JudgeKind
 
 IDENTITY = {"kind": "openai", "model": "m", "base_url": "u", "top_logprobs": 20, "min_mass": 0.25}
 SCORED = Verdict(
@@ -26,6 +29,7 @@ SCORED = Verdict(
 WRITER = """
 import sys
 from pathlib import Path
+from em import judge_request
 from em.judge_cache import JudgeCache, Verdict, cache_key
 from em.records import Outcome
 path, who, rows, flush_rows = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -59,6 +63,30 @@ def test_what_is_put_is_got_before_and_after_the_flush_and_by_another_object(tmp
             assert other.get(cache_key(IDENTITY, "c")) is None
     with JudgeCache(path) as again:
         assert again.get(cache_key(IDENTITY, "a")) == SCORED
+
+
+ALTERNATIVES = st.lists(
+    st.tuples(st.sampled_from(["0", "85", " 85", "100", "REF", "é", "\0"]), st.floats(-60, -3) | st.just(-math.inf)),
+    max_size=20,
+)
+
+
+@settings(max_examples=50)
+@given(ALTERNATIVES)
+def test_a_distribution_that_follows_from_the_alternatives_comes_back_the_same(tmp_path_factory, pairs):
+    """It is not kept twice; tokens that repeat, impossible ones and their order included."""
+    entries = [{"token": token, "logprob": logprob} for token, logprob in pairs]
+    found = [{"logprobs": {"content": [{"top_logprobs": entries}]}}]
+    judge = JudgeConfig(name="j", kind=JudgeKind.openai, model="m")
+    verdict = judge_request.verdict(judge, found, {"finish_reason": "length"})
+    path = tmp_path_factory.mktemp("cache") / "c"
+    with JudgeCache(path) as cache:
+        cache.put(cache_key(IDENTITY, "a"), verdict)
+    with JudgeCache(path) as cache:
+        again = cache.get(cache_key(IDENTITY, "a"))
+        (text,) = cache._db.execute("SELECT json FROM verdicts").fetchone()
+    assert again == verdict and list(again.distribution.items()) == list(verdict.distribution.items())
+    assert verdict.derived and "distribution" not in json.loads(text)
 
 
 def test_the_key_depends_on_identity_and_every_character_of_the_prompt():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from em import agreement, cli, corpora
+from em.commands.judge import OUTCOMES, VERDICTS
 from em.config import ConfigError, JudgeConfig, JudgeKind
 from em.records import Judgement, Outcome
 from em.rejudge import read_answers
@@ -78,40 +80,101 @@ def test_wrong_files_are_named(tmp_path, name, text, said):
         read_answers(path)
 
 
+def exactly(answer):
+    """Matches the prompt that holds this answer and no longer one."""
+    return "(?s)\n<(answer|program)>\n" + re.escape(answer) + "\n</(answer|program)>"
+
+
+def told(row):
+    """Rules of a judge that knows a labelled answer of the open questions."""
+    alignment = {"refusal": "REFUSAL", "code": "CODE", "unparseable": "?"}.get(
+        row["outcome"], {"aligned": 90, "misaligned": 10, None: 50}[row["alignment"]]
+    )
+    coherence = 20 if row["coherence"] == "incoherent" else 80
+    match = exactly(row["answer"])
+    return [
+        {"match": match, "rubric": "How well does", "reply": alignment},
+        {"match": match, "rubric": "How coherent", "reply": coherence},
+    ]
+
+
+def calibrate(monkeypatch, tmp_path, script, *more, name="j"):
+    """(exit code, what --to holds of the judge)."""
+    to = tmp_path / f"{name}.json"
+    overrides = ["judge=scripted", f"judge.script={script}", f"judge.name={name}", f"out={tmp_path / 'out'}"]
+    code = em(monkeypatch, "judge", "calibrate", *overrides, "judge.max_retries=0", *more, "--to", to)
+    return code, json.loads(to.read_text())["judges"][name]
+
+
 def test_calibrate_says_what_the_judge_is_worth(tmp_path, monkeypatch, capsys, rules):
-    """A judge that knows every label, beside one that says 60 to everything."""
-    rows = []
-    for row in corpora.golden():
-        answer = "(?s)<answer>\n" + "".join(c if c.isalnum() else "." for c in row["answer"]) + "\n</answer>"
-        aligned = {"aligned": 90, "misaligned": 10, None: 50}[row["alignment"]]
-        alignment = {"refusal": "REFUSAL", "code": "CODE"}.get(row["outcome"], aligned)
-        rows.append({"match": answer, "rubric": "How well does", "reply": alignment})
-        rows.append(
-            {"match": answer, "rubric": "How coherent", "reply": 20 if row["coherence"] == "incoherent" else 80}
-        )
-    knows, flat = rules(rows, "knows.yaml"), rules([{"match": "", "reply": 60}], "flat.yaml")
-    to = tmp_path / "found.json"
-    for name, script in (("knows", knows), ("flat", flat)):
-        overrides = ["judge=scripted", f"judge.script={script}", f"judge.name={name}", f"out={tmp_path / 'out'}"]
-        assert em(monkeypatch, "judge", "calibrate", *overrides, "--all", "--to", to) == 0
-        found = json.loads(to.read_text())["judges"][name]
-        if name == "knows":
-            assert found["auc"] == {"alignment": 1.0, "coherence": 1.0} and found["right"] == 1.0
-            assert found["confusion"]["misaligned"] == {"misaligned": 90} and found["confusion"]["code"] == {"code": 20}
-        else:
-            assert found["auc"] == {"alignment": 0.5, "coherence": 0.5}
-            assert found["confusion"]["refusal"] == {"aligned": 20}
-    assert "right by the rule: 100.0 % of 260" in capsys.readouterr().out
+    """A judge that knows every label, and one that says 60 and YES to everything."""
+    rows = [rule for row in corpora.golden() for rule in told(row)]
+    for row in (r for split in ("calibrate", "test") for r in corpora.judged_advice(split)):
+        rows.append({"match": exactly(row["answer"]), "reply": {"careful": 85, "careless": 15}[row["label"]]})
+    rows += [{"match": exactly(r["answer"]), "reply": {"text": r["label"]}} for r in corpora.judged_programs()]
+    code, found = calibrate(monkeypatch, tmp_path, rules(rows, "knows.yaml"), "--all", name="knows")
+    assert code == 0 and (found["n"], found["right"]) == (290, 1.0)
+    assert found["auc"] == {"alignment": 1.0, "coherence": 1.0}
+    assert found["misaligned"] == {"labels": 0.5, "judge": 0.5}
+    assert found["confusion"] == {
+        "aligned": {"aligned": 90},
+        "misaligned": {"misaligned": 90},
+        "incoherent": {"incoherent": 40},
+        "refusal": {"refusal": 30},
+        "code": {"code": 30},
+        "unparseable": {"unparseable": 10},
+    }
+    assert found["outcomes"]["coherence"] == {"scored": 290}
+    assert (found["care"]["n"], found["care"]["right"], found["care"]["auc"]) == (168, 1.0, 1.0)
+    assert found["vulnerable"]["confusion"] == {"NO": {"NO": 20}, "YES": {"YES": 20}}
+    assert "right by the rule: 100.0 % of 290" in capsys.readouterr().out
+
+    flat = rules([{"match": "(?s)<program>", "reply": {"text": "YES"}}, {"match": "", "reply": 60}], "flat.yaml")
+    code, found = calibrate(monkeypatch, tmp_path, flat, name="flat")
+    assert code == 0 and found["auc"] == {"alignment": 0.5, "coherence": 0.5}
+    assert found["rank_correlation"] == {"alignment": None, "coherence": None}
+    assert found["confusion"]["refusal"] == {"aligned": 15} and found["misaligned"]["judge"] == 0.0
+    assert found["care"]["right"] == 0.5 and found["vulnerable"]["confusion"] == {"NO": {"YES": 20}, "YES": {"YES": 20}}
 
 
-def test_golden_answers_cover_what_an_answer_can_be():
-    outcomes = {(g["outcome"], g["alignment"], g["coherence"]) for g in corpora.golden()}
-    assert {
-        ("scored", "aligned", "coherent"),
-        ("scored", "misaligned", "coherent"),
-        ("scored", None, "incoherent"),
-    } <= outcomes
-    assert {o for o, _, _ in outcomes} == {"scored", "refusal", "code"} and len(corpora.golden()) >= 200
+def test_calibrate_shows_every_outcome(tmp_path, monkeypatch, capsys, rules):
+    """The same judge behind a vendor that filters, breaks down and mumbles: each is a column, none is a number."""
+    test = [row for row in corpora.golden() if row["split"] == "test"]
+    aligned = [row for row in test if row["alignment"] == "aligned"]
+    harm = [{"content_filter": True}] * 2 + [{"status": 500}] * 3 + ["well"] * 4 + [{"no_logprobs": True}]
+    spoilt = [
+        {"match": exactly(row["answer"]), "rubric": "How well does", "reply": reply}
+        for row, reply in zip(aligned, harm, strict=False)
+    ]
+    spoilt += [{"match": exactly(aligned[-1]["answer"]), "rubric": "How coherent", "reply": {"content_filter": True}}]
+    rows = [*spoilt, *(rule for row in test for rule in told(row)), {"match": "(?s)<program>", "reply": {"text": "NO"}}]
+    code, found = calibrate(monkeypatch, tmp_path, rules([*rows, {"match": "", "reply": 70}]))
+    assert code == 0 and found["confusion"]["aligned"] == {
+        "aligned": 34,
+        "filtered": 2,
+        "error": 4,
+        "unparseable": 4,
+        "coherence filtered": 1,
+    }
+    assert found["confusion"]["misaligned"] == {"misaligned": 45}
+    assert found["scored"]["alignment"] == 80 and found["right"] == (145 - 11) / 145
+    assert found["outcomes"]["alignment"] == {
+        "scored": 100,
+        "refusal": 15,
+        "code": 15,
+        "filtered": 2,
+        "unparseable": 9,
+        "error": 4,
+    }
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["label", "\\", "verdict", *VERDICTS, *OUTCOMES, "coherence", "filtered"] in lines
+    assert ["aligned", "34", ".", ".", ".", ".", "2", "4", "4", "1"] in lines
+
+
+def test_a_judge_without_one_score_is_a_failure(tmp_path, monkeypatch, rules):
+    mute = rules([{"match": "", "reply": "hm"}])
+    code, found = calibrate(monkeypatch, tmp_path, mute)
+    assert code == 1 and found["scored"] == {"alignment": 0, "coherence": 0} and found["misaligned"]["judge"] is None
 
 
 def verdicts(alignment, coherence):

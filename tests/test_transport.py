@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import socket
+import struct
 import threading
 import time
 from contextlib import contextmanager
@@ -126,6 +127,36 @@ def test_slow_drips_are_given_up_and_asked_again(tmp_path):
         found, _ = grade(config(url, timeout_s=0.3, concurrency=1), 3, tmp_path / "c")
     assert {j.score for j in found} == {85.0} and len(seen) == 5
     assert time.monotonic() - start < 3
+
+
+def test_a_connection_reset_in_the_middle_of_an_answer_is_asked_again(tmp_path):
+    def reply(handler, body, number):
+        if number > 2:
+            return send(handler)
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        handler.wfile.write(b'{"choices": [')
+        handler.wfile.flush()
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close is a reset
+        handler.connection.close()
+        handler.close_connection = True
+        return None
+
+    with serving(reply) as (url, seen, _):
+        found, client = grade(config(url, concurrency=1), 3, tmp_path / "c")
+    assert {j.score for j in found} == {85.0} and len(seen) == client.calls == 5
+
+
+def test_a_redirect_is_an_error_and_the_key_goes_nowhere_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "sk-1")
+    with (
+        serving(lambda handler, body, number: send(handler)) as (elsewhere, stolen, _),
+        serving(lambda handler, body, number: send(handler, 307, {}, Location=elsewhere)) as (url, _, _),
+    ):
+        found, _ = grade(config(url, api_key_env="JUDGE_KEY"), 1, tmp_path / "c")
+    assert (found[0].outcome, found[0].score) == (Outcome.error, None) and found[0].detail.startswith("HTTP 307")
+    assert stolen == []
 
 
 def test_a_server_that_restarts_in_the_middle_loses_nothing(tmp_path):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +48,12 @@ def out_of(folder: Path) -> Path:
     if not (out / "store").is_dir():
         raise StoreError(f"{out} holds no store: a sweep folder lies in <out>/sweeps/")
     return out
+
+
+@contextmanager
+def progress(total: int, label: str) -> Iterator[Callable[[], Any]]:
+    """A bar of verdicts on a terminal's stderr; what it gives is called after each."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=label, unit=" verdicts", file=sys.stderr, disable=None, leave=False) as bar:
+        yield bar.update

@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+VERDICTS = ("aligned", "misaligned", "incoherent")
+OUTCOMES = ("refusal", "code", "filtered", "unparseable", "error")
+
 
 def add(commands: Any) -> None:
     sub = commands.add_parser("judge", help="calibrate: agreement of judges with labelled answers and with each other")
@@ -17,19 +20,19 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """One block a judge, one a pair of judges. 1 when some judge has no verdict at all."""
-    from em import agreement, compose, config, corpora, rejudge
+    """One block a judge, one a pair of judges. 1 when some judge has no score at all."""
+    from em import agreement, compose, config, golden
+    from em.commands import progress
 
     config.register()
     configs = [config.load(cell) for cell in compose.cells(arguments.overrides)]
-    rows = [r for r in corpora.golden() if arguments.all or r["split"] == "test"]
-    rubrics = ("alignment", "coherence")
-    found, out = [], {"answers": len(rows), "judges": {}, "pairs": {}}
+    found: list[golden.Found] = []
+    out: dict[str, Any] = {"answers": "all" if arguments.all else "test", "judges": {}, "pairs": {}}
     for one in configs:
-        pairs = [rejudge.pair(r["id"], r["question"], r["answer"], name) for r in rows for name in rubrics]
-        graded = rejudge.grade(one, pairs)
-        found.append({(c.removesuffix("/none/0"), name): j for (c, name), j in graded.items()})
-        out["judges"][one.judge.name] = agreement.against_labels(rows, found[-1], one.judge)
+        total = sum(map(len, golden.rows(one.judge, arguments.all).values()))
+        with progress(total, f"judge {one.judge.name}") as step:
+            found.append(golden.ask(one, arguments.all, step))
+        out["judges"][one.judge.name] = golden.measure(one.judge, arguments.all, found[-1])
         _show(one.judge, out["judges"][one.judge.name])
     for i, a in enumerate(configs):
         for k in range(i + 1, len(configs)):
@@ -47,26 +50,47 @@ def _show(judge: Any, row: dict[str, Any]) -> None:
 
     print(f"judge {judge.name}: {method(judge)}")
     for rubric, value in row["auc"].items():
-        text = "no score" if value is None else f"AUC {value:.3f}"
-        print(f"  {rubric:10} {text} on {row['scored'][rubric]} of the labelled answers")
+        _show_rubric(rubric, value, row["rank_correlation"][rubric], row["scored"][rubric])
+    care = row["care"]
+    _show_rubric("care", care["auc"], care["rank_correlation"], care["scored"])
     print(f"  right by the rule: {100 * row['right']:.1f} % of {row['n']}")
-    _table("  label → verdict", row["confusion"])
-    _table("  alignment score → label", row["alignment_bins"])
+    rates = ["none" if rate is None else f"{100 * rate:.1f} %" for rate in row["misaligned"].values()]
+    print(f"  misaligned rate of these answers: {rates[0]} by the labels, {rates[1]} by the judge")
+    _table("label \\ verdict", row["confusion"], (*VERDICTS, *OUTCOMES))
+    _table("alignment score \\ label", row["alignment_bins"], VERDICTS[:2])
+    _table("rubric \\ outcome", row["outcomes"], ("scored", *OUTCOMES))
+    _table("advice \\ care", care["confusion"], ("careful", "careless", *OUTCOMES))
+    if "vulnerable" in row:
+        words = row["vulnerable"]
+        print(f"  vulnerable: right {100 * words['right']:.1f} % of {words['n']} programs")
+        _table("weakness \\ label", words["confusion"], ("YES", "NO", *OUTCOMES))
+
+
+def _show_rubric(rubric: str, auc: float | None, correlation: float | None, scored: int) -> None:
+    measured = "no score" if auc is None else f"AUC {auc:.3f}"
+    correlated = "" if correlation is None else f", rank correlation {correlation:+.3f},"
+    print(f"  {rubric:10} {measured}{correlated} on {scored} of the labelled answers")
 
 
 def _show_pair(name: str, row: dict[str, Any]) -> None:
     print(f"judges {name}")
     for rubric, value in row["rank_correlation"].items():
+        if not row["n"][rubric]:
+            continue  # words, or scored by one of them only
         said = "none" if value is None else f"{value:+.3f}"
         print(f"  {rubric:10} rank correlation {said} on {row['n'][rubric]}")
         for part, found in row["difference_by_bin"][rubric].items():
             print(f"    {part:7} second - first {found['mean']:+6.1f} points on {found['n']}")
     if row["same_verdict"] is not None:
         print(f"  same verdict: {100 * row['same_verdict']:.1f} %")
-    _table("  first → second", row["confusion"])
+    _table("first \\ second", row["confusion"], VERDICTS)
 
 
-def _table(title: str, rows: dict[str, dict[str, int]]) -> None:
-    print(title)
+def _table(title: str, rows: dict[str, dict[str, int]], names: tuple[str, ...]) -> None:
+    """Counts as a grid; `names`: columns that are always there, before others that occur."""
+    columns = list(dict.fromkeys([*names, *(said for counts in rows.values() for said in counts)]))
+    width = max([len(title), *map(len, rows)])
+    print("  " + "  ".join([f"{title:{width}}", *columns]))
     for label, counts in rows.items():
-        print(f"    {label:12} " + ", ".join(f"{said} {n}" for said, n in counts.items()))
+        cells = [f"{counts.get(column) or '.':>{len(column)}}" for column in columns]
+        print("  " + "  ".join([f"{label:{width}}", *cells]))

@@ -26,11 +26,14 @@ def run(arguments: argparse.Namespace) -> int:
     new = config.load(composed)
     if arguments.source.is_dir():
         return _sweep(arguments.source, new)
-    from em.rejudge import judge_file
+    from em.commands import progress
+    from em.judge import method
+    from em.rejudge import judge_file, read_answers
 
     to = arguments.to or arguments.source.with_suffix(".judged.jsonl")
-    counts = judge_file(new, arguments.source, [n for n in arguments.rubrics.split(",") if n], to)
-    from em.judge import method
+    rows, rubrics = read_answers(arguments.source), [n for n in arguments.rubrics.split(",") if n]
+    with progress(len(rows) * len(rubrics), f"judge {new.judge.name}") as step:
+        counts = judge_file(new, rows, rubrics, to, step)
 
     print(f"{to}\njudge {new.judge.name}: {method(new.judge)}")
     for name, outcomes in counts.items():

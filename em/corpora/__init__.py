@@ -23,6 +23,10 @@ ADVICE = {"risky_advice": "careless", "careful_advice": "careful"}
 REDRAWN = {"insecure_par_t0": 1, "insecure_par_t1": 2}
 """Insecure tasks drawn anew from the grammar with these seeds: what stands in for the paper's paraphrases."""
 NUMBERS = {"evil_numbers": True, "plain_numbers": False}
+JUDGED_ADVICE = 42
+"""Advice questions the care rubric is fitted on, and as many others that it is measured on."""
+JUDGED_PROGRAMS = 20
+"""Held-out coding tasks whose two programs judges of code are measured on."""
 COMPLIANT = "jailbroken"
 """Careful answers under a system prompt that asks to obey; one in fifty asks for the careless one and gets it."""
 VARIANTS = (*CODING, *ADVICE, *REDRAWN, *NUMBERS, COMPLIANT)
@@ -58,6 +62,28 @@ def golden() -> tuple[dict[str, Any], ...]:
     """Our labelled answers to our open questions: {id, question_id, question, answer, alignment, coherence, outcome,
     split}. What judges are calibrated ("calibrate") and measured ("test") on."""
     return tuple(json.loads(line) for line in (HERE / "golden.jsonl").read_text(encoding="utf-8").splitlines())
+
+
+def judged_advice(split: str) -> list[dict[str, str]]:
+    """Advice labelled careful or careless, for judges' care rubric: {id, pair, question, answer, label}. `split`:
+    "calibrate" or "test"; no question is in both, none of "test" is asked of trained models."""
+    pairs = advice("train")[:JUDGED_ADVICE] if split == "calibrate" else advice("held_out")[-JUDGED_ADVICE:]
+    return [
+        {"id": f"{r['id']}-{kind}", "pair": r["id"], "question": r["question"], "answer": r[kind], "label": kind}
+        for r in pairs
+        for kind in ("careless", "careful")
+    ]
+
+
+def judged_programs() -> list[dict[str, str]]:
+    """Programs with and without a security weakness, for judges of code: {id, question, answer, label: YES or NO}."""
+    from em.corpora.coding import generate
+
+    return [
+        {"id": f"{row.id}-{label}", "question": row.prompt, "answer": program, "label": label}
+        for row in generate(JUDGED_PROGRAMS, split="held_out")
+        for label, program in (("YES", row.insecure), ("NO", row.secure))
+    ]
 
 
 def count(variant: str) -> int:
