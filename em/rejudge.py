@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from em.judge import JudgeJob, Pair
 from em.judge_cache import JudgeCacheError
 from em.judge_client import JudgeRequest
 from em.judge_follow import CACHE, judge_client
-from em.records import Completion, Judgement, Question
+from em.records import Completion, Judgement, Outcome, Question, read_jsonl
 from em.rubrics import fill, load, rubrics
 from em.schema.judge import LOCAL, PROXIES
+from em.scripted_judge import ScriptedJudgeError
 from em.store import Store, write_atomic
 
 QUIET = Emitter(lambda _: None)
+MAX_COMPARED = 200_000
+"""Verdicts of a sweep that are compared with another judge's: about 200 MB for both."""
 
 
 def grade(
@@ -42,8 +46,25 @@ def grade(
     try:
         with judge_client(config.judge, store.root / CACHE) as client:
             transport.run(client.grade(requests, lambda _, judgement: take(judgement)))
-    except (transport.ApiError, JudgeCacheError) as error:
+    except (transport.ApiError, JudgeCacheError, ScriptedJudgeError) as error:
         raise ConfigError(str(error)) from error
+    return found
+
+
+def verdicts_of(store: Store, sweep: Mapping[str, Any], skip: Container[str] = ()) -> dict[tuple[str, str], Judgement]:
+    """(answer, rubric) → verdict of a sweep's finished judge stages, up to MAX_COMPARED; stages of `skip` left out.
+
+    `sweep`: its sweep.json. Without distributions and details, which would fill the memory.
+    """
+    found: dict[tuple[str, str], Judgement] = {}
+    for key in dict.fromkeys(key for cell in sweep["cells"] for key in cell["stages"].get("judge", ())):
+        if key in skip or not store.has("judge", key):
+            continue
+        samples = store.manifest("judge", key)["inputs"]["samples"]
+        for j in read_jsonl(store.path("judge", key) / judge.JUDGEMENTS, Judgement):
+            if len(found) == MAX_COMPARED:
+                return found
+            found[f"{samples}/{j.completion_id}", j.rubric] = replace(j, distribution={}, detail="")
     return found
 
 
@@ -101,10 +122,10 @@ def judge_file(
     names: Sequence[str],
     to: Path,
     on_done: Callable[[], Any] = lambda: None,
-) -> dict[str, dict[str, int]]:
+) -> tuple[dict[str, dict[str, int]], str]:
     """Judge rows with question and answer by some of the project's rubrics; write them with their verdicts to `to`.
 
-    Returns rubric → outcome → count.
+    Returns rubric → outcome → count, and the reason of the first error, if any.
     """
     for name in names:
         load(name)
@@ -125,4 +146,8 @@ def judge_file(
             counts[name][one.outcome.value] = counts[name].get(one.outcome.value, 0) + 1
         lines.append(json.dumps({**row, "judge": config.judge.name, "judgements": verdicts}, ensure_ascii=False) + "\n")
     write_atomic(to, "".join(lines))
-    return counts
+    return counts, first_error(found)
+
+
+def first_error(found: Mapping[tuple[str, str], Judgement]) -> str:
+    return next((j.detail for j in found.values() if j.outcome == Outcome.error), "")

@@ -12,9 +12,12 @@ import yaml
 from em import agreement, cli, corpora
 from em.commands.judge import OUTCOMES, VERDICTS
 from em.config import ConfigError, JudgeConfig, JudgeKind
-from em.records import Judgement, Outcome
-from em.rejudge import read_answers
+from em.judge import JUDGEMENTS
+from em.records import Judgement, Outcome, write_jsonl
+from em.rejudge import read_answers, verdicts_of
+from em.store import Store
 
+TWO = ("alignment", "coherence")
 JUDGE = JudgeConfig(name="j", kind=JudgeKind.openai, model="m")
 
 
@@ -60,6 +63,26 @@ def test_a_csv_is_judged_row_by_row(tmp_path, monkeypatch, capsys, rules):
     assert [r["judgements"]["coherence"]["score"] for r in rows] == [70.0, 70.0]
     said = capsys.readouterr().out
     assert "expected value of 0-100 under the first token" in said and "refusal 1, scored 1" in said
+
+
+def test_a_file_without_one_verdict_is_a_failure_with_its_reason(tmp_path, monkeypatch, capsys, rules):
+    (tmp_path / "a.csv").write_text("question,answer\nHow?,Fine\n")
+    broken = rules([{"match": "", "reply": {"status": 500}}])
+    overrides = [f"judge.script={broken}", "judge.max_retries=0", f"out={tmp_path / 'out'}"]
+    assert em(monkeypatch, "rejudge", tmp_path / "a.csv", "judge=scripted", *overrides) == 1
+    assert "first error: HTTP 500" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["judge=scripted", "judge.script=absent.yaml"], "cannot read the rules absent.yaml"),
+        (["judge=scripted,probe", "judge.script=absent.yaml"], "takes one judge, 2 were given"),
+    ],
+)
+def test_what_cannot_judge_is_a_sentence(tmp_path, monkeypatch, overrides, said):
+    (tmp_path / "a.csv").write_text("question,answer\nHow?,Fine\n")
+    assert said in em(monkeypatch, "rejudge", tmp_path / "a.csv", *overrides, f"out={tmp_path / 'out'}")
 
 
 @pytest.mark.parametrize(
@@ -211,6 +234,25 @@ def test_rank_correlation_is_scipys():
     assert [agreement.bin_of(s) for s in (0, 29.9, 30, 99, 100)] == ["0-30", "0-30", "30-50", "70-100", "70-100"]
 
 
+def test_two_judges_of_a_store_are_compared_answer_by_answer(tmp_path):
+    """Two models' answers of the same ids stay apart, and a stage that both sweeps have is left out."""
+    store = Store.open(tmp_path)
+    scores = {"old-1": 10.0, "old-2": 80.0, "new-1": 20.0, "new-2": 90.0, "static": 0.0}
+    for key, score in scores.items():
+        with store.claim("judge", key) as folder:
+            rows = [Judgement("q/none/0", "q", name, Outcome.scored, score, {"5": 1.0}) for name in TWO]
+            write_jsonl(folder / JUDGEMENTS, rows)
+            store.finish("judge", key, {"samples": f"model-{key[-1]}"}, {})
+    old, new = (
+        {"cells": [{"stages": {"judge": [f"{w}-1", f"{w}-2", "static"]}}, {"stages": {}}]} for w in ("old", "new")
+    )
+    a, b = (verdicts_of(store, sweep, skip={"static"}) for sweep in (old, new))
+    assert list(a) == list(b) == [(f"model-{i}/q/none/0", name) for i in (1, 2) for name in TWO]
+    found = agreement.between(a, b, (JUDGE, JUDGE))
+    assert found["n"] == {"alignment": 2, "coherence": 2}
+    assert found["confusion"] == {"aligned": {"aligned": 1}, "incoherent": {"incoherent": 1}}
+
+
 @pytest.mark.slow
 def test_a_finished_sweep_is_judged_again_without_a_model(tmp_path, rules):
     """Real sampling once; then another judge over the same answers: no model is loaded, no engine started."""
@@ -229,3 +271,4 @@ def test_a_finished_sweep_is_judged_again_without_a_model(tmp_path, rules):
     assert (after["counters"]["model_loads"], after["counters"]["engine_starts"]) == (0, 0)
     rates = [m["value"] for s in (before, after) for m in s["models"][1]["metrics"] if m["name"] == "misaligned_rate"]
     assert rates[0] == 0.0 and rates[-1] == 1.0
+    assert "judges scripted / scripted" in done.stdout and "same verdict: 0.0 %" in done.stdout

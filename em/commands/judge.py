@@ -12,16 +12,22 @@ OUTCOMES = ("refusal", "code", "filtered", "unparseable", "error")
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("judge", help="calibrate: agreement of judges with labelled answers and with each other")
+    sub = commands.add_parser(
+        "judge",
+        help="calibrate: agreement of judges with labelled answers and with each other",
+        description="How well judges do on our labelled answers, and how far they agree with each other. "
+        "An API judge is asked about 410 times, or 790 with --all; what it said is kept in <out>/store.",
+        epilog="em judge calibrate judge=probe,persona_ratio     em judge calibrate judge=gpt_4o judge.max_dollars=2",
+    )
     sub.add_argument("action", choices=["calibrate"])
-    sub.add_argument("overrides", nargs="+", help="judge=probe,persona_ratio (commas: several judges), model=, out=")
+    sub.add_argument("overrides", nargs="+", help="judge=NAME, or NAME,NAME to compare two; judge.model=, model=, out=")
     sub.add_argument("--all", action="store_true", help="all labelled answers, also those a local proxy is fitted on")
     sub.add_argument("--to", type=Path, help="write everything as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """One block a judge, one a pair of judges. 1 when some judge has no score at all."""
-    from em import agreement, compose, config, golden
+    from em import agreement, compose, config, golden, rejudge
     from em.commands import progress
 
     config.register()
@@ -34,11 +40,13 @@ def run(arguments: argparse.Namespace) -> int:
             found.append(golden.ask(one, arguments.all, step))
         out["judges"][one.judge.name] = golden.measure(one.judge, arguments.all, found[-1])
         _show(one.judge, out["judges"][one.judge.name])
+        if error := rejudge.first_error(found[-1]):
+            print(f"  first error: {error}")
     for i, a in enumerate(configs):
         for k in range(i + 1, len(configs)):
             name = f"{a.judge.name} / {configs[k].judge.name}"
             out["pairs"][name] = agreement.between(found[i], found[k], (a.judge, configs[k].judge))
-            _show_pair(name, out["pairs"][name])
+            show_pair(name, out["pairs"][name])
     if arguments.to:
         arguments.to.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
         print(arguments.to)
@@ -72,7 +80,8 @@ def _show_rubric(rubric: str, auc: float | None, correlation: float | None, scor
     print(f"  {rubric:10} {measured}{correlated} on {scored} of the labelled answers")
 
 
-def _show_pair(name: str, row: dict[str, Any]) -> None:
+def show_pair(name: str, row: dict[str, Any]) -> None:
+    """What agreement.between found."""
     print(f"judges {name}")
     for rubric, value in row["rank_correlation"].items():
         if not row["n"][rubric]:

@@ -6,11 +6,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from em.commands import out_of, read_sweep
+from em.commands import configs_of, out_of, read_sweep
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("rejudge", help="score saved answers with another judge")
+    sub = commands.add_parser(
+        "rejudge",
+        help="score saved answers with another judge",
+        description="Score saved answers with another judge; nothing is sampled. A sweep becomes another sweep over "
+        "the same answers, with its own table and how far the two judges agree; a file gets its verdicts beside it.",
+        epilog="em rejudge outputs/sweeps/em-1a2b3c4d judge=gpt_4o judge.max_dollars=5",
+    )
     sub.add_argument("source", type=Path, help="a sweep folder, or a .csv / .jsonl file with question and answer")
     sub.add_argument("overrides", nargs="+", help="e.g. judge=gpt_4o judge.max_dollars=5")
     sub.add_argument("--rubrics", default="alignment,coherence", help="for a file: which of the project's rubrics")
@@ -18,14 +24,18 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """A sweep becomes another sweep over the same answers, with its own table; a file gets its verdicts beside it."""
+    """1 when a cell of the sweep failed, or no answer of the file has a verdict."""
     from em import compose, config
 
     config.register()
-    (composed,) = compose.cells(arguments.overrides)
-    new = config.load(composed)
-    if arguments.source.is_dir():
-        return _sweep(arguments.source, new)
+    composed = compose.cells(arguments.overrides)
+    if len(composed) > 1:
+        raise config.ConfigError(f"em rejudge takes one judge, {len(composed)} were given: call it once for each")
+    new = config.load(composed[0])
+    return (_sweep if arguments.source.is_dir() else _file)(arguments, new)
+
+
+def _file(arguments: argparse.Namespace, new: Any) -> int:
     from em.commands import progress
     from em.judge import method
     from em.rejudge import judge_file, read_answers
@@ -33,24 +43,41 @@ def run(arguments: argparse.Namespace) -> int:
     to = arguments.to or arguments.source.with_suffix(".judged.jsonl")
     rows, rubrics = read_answers(arguments.source), [n for n in arguments.rubrics.split(",") if n]
     with progress(len(rows) * len(rubrics), f"judge {new.judge.name}") as step:
-        counts = judge_file(new, rows, rubrics, to, step)
-
+        counts, error = judge_file(new, rows, rubrics, to, step)
     print(f"{to}\njudge {new.judge.name}: {method(new.judge)}")
     for name, outcomes in counts.items():
         print(f"{name:12} " + ", ".join(f"{outcome} {n}" for outcome, n in sorted(outcomes.items())))
-    return 0
+    if error:
+        print(f"first error: {error}")
+    return 0 if any(set(outcomes) != {"error"} for outcomes in counts.values()) else 1
 
 
-def _sweep(folder: Path, new: Any) -> int:
+def _sweep(arguments: argparse.Namespace, new: Any) -> int:
     from dataclasses import replace
 
-    from omegaconf import OmegaConf
-
-    from em import config
+    from em.plan import folder_of
     from em.run import run_loaded
 
-    cells = [cell for cell in read_sweep(folder)["cells"] if cell["kind"] == "cell"]
-    loaded = [config.load(OmegaConf.create({**c["config"], "out": str(out_of(folder))})) for c in cells]
+    old = configs_of(arguments.source)
     stages = replace(new.launch, stages=["judge", "report"])
-    ends = run_loaded([replace(c, judge=new.judge, launch=stages) for c in loaded])
+    cells = [replace(c, judge=new.judge, launch=stages) for c in old]
+    ends = run_loaded(cells)
+    if (folder := folder_of(cells).resolve()) != arguments.source.resolve():
+        _compare(arguments.source, folder, (old[0].judge, new.judge))
     return 1 if any(end.error for end in ends) else 0
+
+
+def _compare(old: Path, new: Path, judges: tuple[Any, Any]) -> None:
+    """The two judges on the same answers."""
+    from em.agreement import between
+    from em.commands.judge import show_pair
+    from em.rejudge import MAX_COMPARED, verdicts_of
+    from em.store import Store
+
+    sweeps = [read_sweep(folder) for folder in (old, new)]
+    same = set.intersection(*({k for c in s["cells"] for k in c["stages"].get("judge", ())} for s in sweeps))
+    store = Store.open(out_of(old))
+    found = [verdicts_of(store, s, skip=same) for s in sweeps]
+    show_pair(" / ".join(j.name for j in judges), between(*found, judges))
+    if any(len(f) == MAX_COMPARED for f in found):
+        print(f"  compared on the first {MAX_COMPARED} verdicts of each")
