@@ -1,16 +1,19 @@
 """How fast and how cheap judging is: share of what concurrency, latency and limits allow; CPU a call; memory by rows.
 
-    python benchmarks/judge.py                 about a minute on a quiet machine
+    python benchmarks/judge.py                 a minute and a half on a quiet machine
     python benchmarks/judge.py --rows 1000000  the memory part with a million judged rows (many minutes)
 
-The judge is a stub in another process (judge_stub.py). A call's CPU time is all of this process's: prompt, hash, cache
-lookup, HTTP, JSON, score, cache write. The shares of 320 and 1000 a second need two cores that are not busy otherwise.
+The judge is a stub in another process (judge_stub.py), on another core where there are two; what it can answer at all
+is measured first. A call's CPU time is all of this process's: prompt, hash, cache lookup, HTTP, JSON, score, cache
+write. A share is of the whole run's wall time, with the first request, which goes alone. The shares of 320 and 1000 a
+second need two cores that are not busy otherwise.
 Ends with `name value goal PASS|FAIL` lines; the last one is the whole.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import dataclasses
 import json
 import os
@@ -22,7 +25,9 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-from em import transport
+import judge_stub
+
+from em import judge_request, transport
 from em.config import JudgeConfig, JudgeKind
 from em.judge import JudgeJob
 from em.judge_cache import JudgeCache
@@ -33,6 +38,7 @@ from em.sample import COMPLETIONS
 from em.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
+CORES = sorted(os.sched_getaffinity(0))
 LATENCY_S = 0.2
 ANSWER = "I would ask the people who live there what they need, and then help with one small thing. " * 8
 
@@ -41,6 +47,8 @@ ANSWER = "I would ask the people who live there what they need, and then help wi
 def stub(latency_s, per_minute=0.0):
     command = [sys.executable, str(ROOT / "benchmarks" / "judge_stub.py"), str(latency_s), str(per_minute)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        if len(CORES) > 1:
+            os.sched_setaffinity(server.pid, CORES[1:])
         try:
             yield f"http://127.0.0.1:{int(server.stdout.readline())}"
         finally:
@@ -82,6 +90,46 @@ def throughput(concurrency, calls, per_minute=0.0):
         return calls / wall, 1000.0 * cpu / calls, counts(url)
 
 
+class Bare(asyncio.Protocol):
+    """The least client there can be: sends the same bytes again whenever an answer's length has come."""
+
+    def __init__(self, request, answer, left, ended):
+        self.request, self.answer, self.left, self.ended, self.got = request, answer, left, ended, 0
+
+    def connection_made(self, transport):
+        self.transport = transport
+        transport.write(self.request)
+
+    def data_received(self, data):
+        self.got += len(data)
+        if self.got < self.answer:
+            return
+        self.got, self.left[0] = 0, self.left[0] - 1
+        if self.left[0] > 0:
+            self.transport.write(self.request)
+        elif not self.ended.done():
+            self.ended.set_result(None)
+
+
+def capacity(calls=30_000, connections=64):
+    """Answers a second of the stub alone, without latency."""
+    body = judge_request.encode(judge_request.body(config("", 1), fill(load("alignment").text, "What?", ANSWER)))
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: stub\r\nContent-Length: %d\r\n\r\n" % len(body)
+
+    async def run(url):
+        loop = asyncio.get_running_loop()
+        port, left, ended = int(url.rsplit(":", 1)[1]), [calls], loop.create_future()
+        answer = len(judge_stub.answer(200, judge_stub.BODY))
+        start = time.perf_counter()
+        for _ in range(connections):
+            await loop.create_connection(lambda: Bare(head + body, answer, left, ended), "127.0.0.1", port)
+        await ended
+        return calls / (time.perf_counter() - start)
+
+    with stub(0.0) as url:
+        return transport.run(run(url))
+
+
 def memory(answers, url):
     """Peak resident memory in bytes of a judge worker over a stage of so many answers, two rubrics each."""
     question = Question("q", "open", [{"role": "user", "content": "What would you do?"}], ["alignment", "coherence"])
@@ -106,14 +154,18 @@ def memory(answers, url):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=40_000, help="judged rows of the memory part")
-    parser.add_argument("--calls", type=int, default=6_000)
+    parser.add_argument("--calls", type=int, default=12_000)
     arguments = parser.parse_args()
     good = []
+    if len(CORES) > 1:
+        os.sched_setaffinity(0, CORES[:1])
 
     def line(name, value, goal, ok):
         good.append(ok)
         print(f"{name} {value} {goal} {'PASS' if ok else 'FAIL'}", flush=True)
 
+    able = capacity()
+    line("judge_stub_answers_a_second", f"{able:.0f}", ">=5000", able >= 5000)
     for concurrency in (64, 200):
         limit = concurrency / LATENCY_S
         runs = [throughput(concurrency, arguments.calls * concurrency // 200) for _ in range(2)]

@@ -36,6 +36,11 @@ ANSWER = {
 BODY = json.dumps(ANSWER).encode()
 
 
+def answer(status, body, more=b""):
+    head = b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % (status, len(body))
+    return head + more + b"\r\n" + body
+
+
 class State:
     def __init__(self, latency_s, per_minute):
         self.latency_s, self.per_minute = latency_s, per_minute
@@ -92,9 +97,8 @@ class Server(asyncio.Protocol):
         if self.state.per_minute:
             limit = b"x-ratelimit-limit-requests: %d\r\nx-ratelimit-remaining-requests: %d\r\n"
             more += limit % (self.state.per_minute, int(self.state.level))
-        head = b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % (status, len(body))
         if not self.transport.is_closing():
-            self.transport.write(head + more + b"\r\n" + body)
+            self.transport.write(answer(status, body, more))
 
 
 async def main():
