@@ -8,6 +8,7 @@ import argparse
 import sys
 from importlib import import_module
 
+from em.preempt import PREEMPTED, Preempted
 from em.schema.base import UserError
 
 COMMANDS = {
@@ -45,6 +46,11 @@ def main() -> None:
         code = modules[arguments.command].run(arguments)
     except UserError as error:
         sys.exit(f"em: {error}")
+    except Preempted:
+        sys.exit(PREEMPTED)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nem: stopped\n")
+        sys.exit(130)
     sys.exit(code)
 
 

@@ -17,7 +17,7 @@ from em.judge_cache import JudgeCacheError
 from em.judge_client import JudgeRequest
 from em.judge_follow import CACHE, judge_client
 from em.records import Completion, Judgement, Outcome, Question, read_jsonl
-from em.rubrics import fill, load, rubrics
+from em.rubrics import STATIC, fill, load, rubrics
 from em.schema.judge import LOCAL, PROXIES
 from em.scripted_judge import ScriptedJudgeError
 from em.store import Store, write_atomic
@@ -64,7 +64,8 @@ def verdicts_of(store: Store, sweep: Mapping[str, Any], skip: Container[str] = (
         for j in read_jsonl(store.path("judge", key) / judge.JUDGEMENTS, Judgement):
             if len(found) == MAX_COMPARED:
                 return found
-            found[f"{samples}/{j.completion_id}", j.rubric] = replace(j, distribution={}, detail="")
+            if j.rubric != STATIC:  # the same under every judge
+                found[f"{samples}/{j.completion_id}", j.rubric] = replace(j, distribution={}, detail="")
     return found
 
 
@@ -93,7 +94,7 @@ def pair(row_id: str, question: str, answer: str, rubric: str) -> Pair:
 def read_answers(path: Path) -> list[dict[str, Any]]:
     """Rows of a CSV or JSONL file with at least `question` and `answer`. Raises ConfigError naming the line."""
     if not path.is_file():
-        raise ConfigError(f"{path} is not a file: give a sweep folder, or a .csv or .jsonl file of answers")
+        raise ConfigError(f"there is no {path}: give a sweep folder, or a .csv or .jsonl file of answers")
     rows = []
     with path.open(encoding="utf-8", newline="") as file:
         lines: Iterator[Any] = csv.DictReader(file) if path.suffix == ".csv" else _json_lines(file, path)

@@ -105,12 +105,25 @@ class Scheduler:
                 self._start(unit)
 
     def _drop_blocked(self, unit: Unit) -> None:
-        """A job whose input failed fails with the same sentence, without a worker."""
+        """A job whose input failed fails with the same sentence, without a worker. One that would wait in its worker
+        for an input that nobody makes (launch.stages leaves it out, or em rejudge) fails before it starts."""
         for job in list(unit.jobs):
             cause = next((self.sweep.failed[n] for n in job.needs if n in self.sweep.failed), "")
             if cause:
                 unit.jobs.remove(job)
                 self._failed(job, cause)
+            elif unit.follows and (lost := self._never(job)):
+                unit.jobs.remove(job)
+                self._fail_for(job, lost)
+
+    def _never(self, job: Job) -> tuple[str, str] | None:
+        """An input that is not there, is not being made and will not be."""
+        made = {(u.stage, j.key) for u in self.units for j in u.jobs}
+        made |= {(w.unit.stage, key) for w in self.workers for key in w.waiting}
+        return next((n for n in job.needs if n not in made and not self.sweep.store.has(*n)), None)
+
+    def _fail_for(self, job: Job, missing: tuple[str, str]) -> None:
+        self.sweep.fail(job, "its input {} {} is not there and no job makes it".format(*missing))
 
     def _ready(self, unit: Unit) -> bool:
         running = {(w.unit.stage, key) for w in self.workers for key in w.waiting}
@@ -129,8 +142,7 @@ class Scheduler:
     def _fail_the_rest(self) -> None:
         """Nothing runs and nothing can start: what is left misses an input that nobody makes."""
         for job in (job for unit in self.units for job in unit.jobs):
-            stage, key = next(n for n in job.needs if not self.sweep.store.has(*n))
-            self.sweep.fail(job, f"its input {stage} {key} is not there and no job makes it")
+            self._fail_for(job, next(n for n in job.needs if not self.sweep.store.has(*n)))
 
     def _start(self, unit: Unit) -> None:
         held, self.free = self.free[: unit.devices], self.free[unit.devices :]

@@ -92,7 +92,7 @@ def test_what_cannot_judge_is_a_sentence(tmp_path, monkeypatch, overrides, said)
         ("a.jsonl", "nope\n", "a.jsonl:1: not JSON"),
         ("a.jsonl", "[1]\n", "not an object"),
         ("a.csv", "question,text\na,b\n", "row 2: no answer"),
-        (None, "", "not a file"),
+        (None, "", "there is no"),
     ],
 )
 def test_wrong_files_are_named(tmp_path, name, text, said):

@@ -4,14 +4,20 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from em import schedule
-from em.config import ConfigError
-from em.plan import Job
+from em.config import ConfigError, JudgeConfig, JudgeKind
+from em.judge import JudgeJob
+from em.plan import Job, Plan
+from em.records import Completion, Question, to_row, write_jsonl
+from em.sample import COMPLETIONS
+from em.store import Store
+from em.sweep import Sweep
 
 TINY = [
     "model=tiny_random", "train=tiny", "sample=tiny", "sample.engine=hf", "questions.sets=[open]", "tracking=off",
@@ -60,6 +66,29 @@ def test_a_machine_holds_its_own_processes_only(tmp_path):
     (tmp_path / "wide.yaml").write_text("num_machines: 2\n")
     wide = job("k", stage="train", train={"num_processes": 8, "accelerate_config": str(tmp_path / "wide.yaml")})
     assert schedule._devices_held("train", wide, ["0", "1", "2", "3"]) == 4
+
+
+def test_a_judge_does_not_wait_for_answers_that_nobody_draws(tmp_path):
+    """A sweep without its sample stage (em rejudge, launch.stages): what is there is judged, the rest fails at once."""
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(RULES)
+    store = Store.open(tmp_path / "out")
+    question = Question("q", "open", [{"role": "user", "content": "How?"}], ["alignment", "coherence"])
+    with store.claim("sample", "there") as folder:
+        write_jsonl(folder / COMPLETIONS, [Completion("q", 0, "none", question.messages, "Fine.", "stop", 1, 0)])
+        store.finish("sample", "there", {}, {})
+    judge = JudgeConfig(name="s", kind=JudgeKind.scripted, script=str(rules), api_key_env="")
+    jobs = []
+    for key in ("there", "gone"):
+        spec = JudgeJob(f"j-{key}", key, key, [to_row(question)], json.loads(json.dumps(asdict(judge))), None, {}, {})
+        jobs.append(Job("judge", f"j-{key}", key, "batch", asdict(spec), (("sample", key),), follows=True))
+    folder = tmp_path / "sweep"
+    (folder / "logs").mkdir(parents=True)
+    found = Sweep(folder, store, Plan())
+    unit = schedule.Unit("judge", jobs, 0, follows=True)
+    schedule.Scheduler(found, [unit], [], timeout_s=60).run()
+    assert found.failed == {("judge", "j-gone"): "its input sample gone is not there and no job makes it"}
+    assert store.manifest("judge", "j-there")["facts"]["rows"] == 2
 
 
 def sweep(out, rules, *overrides):
