@@ -145,7 +145,13 @@ def base(config: ExperimentConfig) -> str:
     """The base model's fingerprint."""
     if config.model.backend == Backend.openai:
         return f"{config.model.base_url.rstrip('/')}#{config.model.path}"
-    return models.fingerprint(config.model.path, config.model.revision)
+    return fingerprint(config.model.path, config.model.revision)
+
+
+@cache
+def fingerprint(path: str, revision: str | None) -> str:
+    """models.fingerprint, read once a plan: a folder of 65 GB is asked for by every stage of every cell."""
+    return models.fingerprint(path, revision)
 
 
 def judge_identity(config: ExperimentConfig) -> dict[str, Any]:
@@ -156,7 +162,7 @@ def judge_identity(config: ExperimentConfig) -> dict[str, Any]:
     if judge.kind == JudgeKind.vllm_local:
         return {
             "kind": judge.kind.value,
-            "model": models.fingerprint(judge.model, judge.revision),
+            "model": fingerprint(judge.model, judge.revision),
             "dtype": judge.dtype.value,
             "min_mass": judge.min_mass,
         }

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from em import config, questions
+from em import config, models, questions
 from em.config import (
     ConfigError,
     CorpusConfig,
@@ -63,6 +63,15 @@ def keys(cells, store):
 def mark_done(store, stage, key):
     with store.claim(stage, key):
         store.finish(stage, key, {}, {})
+
+
+def test_a_base_model_is_read_once_a_plan_and_again_by_the_next(base, store, monkeypatch):
+    asked = []
+    monkeypatch.setattr(models, "fingerprint", lambda path, revision: asked.append(path) or f"read {len(asked)}")
+    cells = [dataclasses.replace(base, seed=s) for s in range(3)]
+    first, again = keys(cells, store), keys(cells, store)
+    assert asked == [base.model.path] * 2
+    assert not first["train"] & again["train"]
 
 
 # ------------------------------------------------------------------------------------------------ ranges
