@@ -151,7 +151,7 @@ def submit(sweep: Sweep, settings: dict[str, Any]) -> list[SlurmJob]:
     Raises ConfigError when SLURM refuses a job (those submitted before it are cancelled), or when the sweep's jobs of
     an earlier submission are still in the queue.
     """
-    _refuse_twice(sweep.folder)
+    refuse_twice(sweep.folder)
     submission = _Submission(sweep, settings)
     try:
         cells = submission.chain("", CELL_STAGES, shares(sweep.plan, settings["cells_per_job"]))
@@ -270,7 +270,8 @@ def _step(merged: dict[str, Any]) -> list[str]:
     return step
 
 
-def _refuse_twice(folder: Path) -> None:
+def refuse_twice(folder: Path) -> None:
+    """Raise ConfigError while jobs of a sweep are in the queue."""
     active = _active(folder)
     if active:
         first = next(iter(active))

@@ -1,5 +1,6 @@
 """What launch/ ships, and what can be known of a submission without a SLURM; the rest is in test_slurm.py."""
 
+import argparse
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from em import compose, config, slurm
+from em.commands import resume
 from em.config import CONF_DIR, ConfigError
 from em.plan import Job, Plan, Subject
 from em.schema.launch import STAGES, LaunchConfig
@@ -182,6 +184,15 @@ def test_what_squeue_has_forgotten_sacct_knows(tmp_path, monkeypatch):
     assert said[1].split() == ["12_0", "train", "FAILED", "(1:0)", "secure", "x.out"]
     assert said[-1].split() == ["13", "train", "PENDING", "(Dependency)", "1", "jobs"]  # an array that waits is a line
     assert slurm.in_queue(tmp_path)
+
+
+def test_what_is_in_the_queue_is_not_resumed_here(tmp_path, monkeypatch):
+    program(tmp_path, "squeue", "12_0|RUNNING|None")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    rows = [{"id": "12_0", "stage": "train", "labels": ["secure"], "log": "x.out"}]
+    (tmp_path / "jobs.json").write_text(json.dumps({"format": 1, "command": "em", "jobs": rows}))
+    with pytest.raises(ConfigError, match="12_0 is RUNNING.*`scancel 12`"):
+        resume.run(argparse.Namespace(folder=tmp_path))
 
 
 def test_a_damaged_list_of_jobs_is_named(tmp_path):

@@ -15,7 +15,12 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """1 when a cell failed."""
+    """1 when a cell failed. On this machine, also what was submitted to SLURM; not while that is in the queue."""
     from em.run import run_loaded
 
+    if (arguments.folder / "jobs.json").exists():
+        from em import slurm
+
+        slurm.refuse_twice(arguments.folder)
+        print(f"em: goes on here, on this machine; to SLURM it goes by `{slurm.command(arguments.folder)}`")
     return 1 if any(end.error for end in run_loaded(configs_of(arguments.folder))) else 0
