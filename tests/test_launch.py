@@ -191,7 +191,7 @@ def test_what_is_in_the_queue_is_not_resumed_here(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     rows = [{"id": "12_0", "stage": "train", "labels": ["secure"], "log": "x.out"}]
     (tmp_path / "jobs.json").write_text(json.dumps({"format": 1, "command": "em", "jobs": rows}))
-    with pytest.raises(ConfigError, match="12_0 is RUNNING.*`scancel 12`"):
+    with pytest.raises(ConfigError, match=r"12_0 is RUNNING.*`scancel 12`"):
         resume.run(argparse.Namespace(folder=tmp_path))
 
 
