@@ -131,7 +131,7 @@ def capacity(calls=30_000, connections=64):
 
 
 def memory(answers, url):
-    """Peak resident memory in bytes of a judge worker over a stage of so many answers, two rubrics each."""
+    """(peak resident memory in bytes, CPU-s) of a judge worker over a stage of so many answers, two rubrics each."""
     question = Question("q", "open", [{"role": "user", "content": "What would you do?"}], ["alignment", "coherence"])
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(Path(folder))
@@ -148,7 +148,7 @@ def memory(answers, url):
             _, status, usage = os.wait4(worker.pid, 0)
             worker.returncode = os.waitstatus_to_exitcode(status)
         assert worker.returncode == 0 and store.manifest("judge", "j")["facts"]["rows"] == 2 * answers
-        return usage.ru_maxrss * 1024
+        return usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime
 
 
 def main():
@@ -181,8 +181,12 @@ def main():
     refused = seen["refused"] / (seen["refused"] + seen["answered"])
     line("judge_share_of_429", f"{refused:.4f}", "<0.01", refused < 0.01)
     with stub(0.0) as url:
-        small, large = (memory(n // 2, url) for n in (arguments.rows // 2, arguments.rows))
+        (small, start_cpu), (large, cpu) = (memory(n // 2, url) for n in (arguments.rows // 2, arguments.rows))
     slope = (large - small) / (0.5 * arguments.rows)  # by half of them the caches of SQLite and aiohttp are full
+    each = 1000.0 * (cpu - start_cpu) / (0.5 * arguments.rows)
+    line(
+        "judge_worker_cpu_ms_a_row", f"{each:.3f}", "<=0.35", each <= 0.35
+    )  # with reading answers and writing verdicts
     line("judge_peak_mb", f"{large / 1e6:.0f}", "<=600", large <= 600e6)
     line(f"judge_bytes_a_row_to_{arguments.rows}", f"{slope:.1f}", "<=50", slope <= 50.0 or large - small < 5e6)
     print(f"judge {sum(good)}/{len(good)} all {'PASS' if all(good) else 'FAIL'}")
