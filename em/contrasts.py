@@ -113,7 +113,7 @@ def _reason(side: Sequence[tuple[str, Measure]], least: float) -> str:
 def aligned(
     a: Sequence[Measure], b: Sequence[Measure]
 ) -> tuple[tuple[NDArray[Any], NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]:
-    """(total, count) of both sides, runs × units, with the same units in the same order."""
+    """(total, count) of both sides, runs (or their clusters) × units, with the same units in the same order."""
     units = [u for u in dict.fromkeys(u for m in a for u in m.answers.units) if all(u in m.answers.units for m in b)]
     place = {u: i for i, u in enumerate(units)}
 
@@ -124,7 +124,8 @@ def aligned(
                 if unit in place:
                     total[row, place[unit]] += m.total[i]
                     count[row, place[unit]] += m.count[i]
-        return total, count
+        clusters = [m.cluster for m in runs]
+        return rates.merged(total, clusters), rates.merged(count, clusters)
 
     return side(a), side(b)
 
@@ -198,9 +199,9 @@ def _leave_one_out(group: Group, condition: str) -> Rows:
     runs, rows = [m for _, m in group.headline(condition)], []
     for unit in dict.fromkeys(u for m in runs for u in m.answers.units):
         others = [np.flatnonzero([u != unit for u in m.answers.units]) for m in runs]
-        total, count = rates.table(runs, others)
+        total, count, clusters = rates.table(runs, others)
         row: dict[str, Any] = {"question_id": unit, "value": None, "low": None, "high": None, "n": int(count.sum())}
         if row["n"]:
-            row["value"], row["low"], row["high"] = rates.estimate(total, count, "share", group.config)[:3]
+            row["value"], row["low"], row["high"] = rates.estimate(total, count, "share", group.config, clusters)[:3]
         rows.append(row)
     return rows

@@ -17,7 +17,16 @@ from em.report import IN_DOMAIN, Notes, interval_lines, judge_line, rows_of, rul
 from em.store import write_atomic
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-SCRIPTS = ("page.js", "axes.js", "figures.js", "answer_columns.js", "answer_detail.js", "answers.js")
+SCRIPTS = (
+    "page.js",
+    "axes.js",
+    "figure_categories.js",
+    "figure_numbers.js",
+    "figures.js",
+    "answer_columns.js",
+    "answer_detail.js",
+    "answers.js",
+)
 FOREST = 190.0
 """Width of a table's interval bars, in CSS pixels."""
 OUTCOMES = tuple(o.value for o in Outcome)
@@ -26,9 +35,9 @@ OUTCOMES = tuple(o.value for o in Outcome)
 def publish(folder: Path, summary: dict[str, Any]) -> Path:
     """Draw the figures of a sweep folder and write its report.html, from its summary and its file of answers.
 
-    What `em benchmark` found there stands among the increases over the untouched model.
+    What `em benchmark` found there stands among the increases over the untouched model, and says what a model can do.
     """
-    summary = {**summary, "increases": [*summary["increases"], *_benchmarks(folder)]}
+    summary = _with_benchmarks(folder, summary)
     figures = plots.figures(summary, answers.read(folder))
     plots.draw(figures, folder / "figures")
     return build(summary, answers.read(folder), figures, folder / "report.html")
@@ -63,6 +72,7 @@ def build(summary: dict[str, Any], rows: Iterable[dict[str, Any]], figures: Sequ
         expected=[{**e, "text": shown(e), "band": _band(e["band"])} for e in summary["expected"]],
         coverage=_coverage(summary),
         outcomes=OUTCOMES,
+        otherwise=[m for m in summary["models"] if m.get("prompts")],
         figures=[_figure(f) for f in figures],
         figures_data=script_json([as_dict(f) for f in figures]),
         answers_index=script_json(pack.index | {"about": _about_models(summary)}),
@@ -75,12 +85,12 @@ def build(summary: dict[str, Any], rows: Iterable[dict[str, Any]], figures: Sequ
     return out
 
 
-def _benchmarks(folder: Path) -> list[dict[str, Any]]:
-    """The increases of <sweep>/benchmarks.json (em/benchmark.py), in the shape of the summary's own."""
+def _with_benchmarks(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary with <sweep>/benchmarks.json (em/benchmark.py): its rows, and its increases in the summary's form."""
     path = folder / "benchmarks.json"
     rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     none = dict.fromkeys(("cohens_h", "p", "p_holm"))
-    return [
+    increases = [
         none
         | {
             "name": f"{row['label']}: {Path(row['task']).name}",
@@ -99,6 +109,7 @@ def _benchmarks(folder: Path) -> list[dict[str, Any]]:
         for row in rows
         if row.get("value") is not None
     ]
+    return {**summary, "benchmarks": rows, "increases": [*summary["increases"], *increases]}
 
 
 def script_json(value: Any) -> Any:
@@ -136,6 +147,7 @@ def _overview(row: dict[str, Any], notes: Notes, look: Any) -> dict[str, Any]:
         "step": row["step"],
         "failed": row.get("status") == "failed",
         "error": row.get("error") or "no error was recorded",
+        "prompts": row.get("prompts"),
         "train": {k: v for k, v in (row.get("train") or {}).items() if isinstance(v, int | float | str) and v != ""},
         "rate": [_cell(rate, notes)] if rate else [],
         "coherent": [_cell(coherent, notes)] if coherent else [],

@@ -148,6 +148,8 @@ class Measure:
     excluded: Mapping[str, NDArray[np.int64]]
     rubrics: tuple[str, ...]
     """Those whose verdicts must be there."""
+    cluster: str = ""
+    """What several runs of a group share beside their setting, a subset of the data; "": the run stands for itself."""
 
 
 Verdict = Callable[[Answers], tuple[NDArray[np.float64], dict[str, NDArray[np.bool_]]]]

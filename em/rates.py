@@ -61,9 +61,13 @@ def labels_of(runs: Iterable[Answers]) -> Labels:
     return {rubric: sorted(words) for rubric, words in out.items()}
 
 
-def measures(answers: Answers, rule: Rule, config: StatsConfig, labels: Labels) -> dict[str, list[Measure]]:
+def measures(
+    answers: Answers, rule: Rule, config: StatsConfig, labels: Labels, cluster: str = ""
+) -> dict[str, list[Measure]]:
     """condition → the metrics of one run's answers to one set. `labels`: those of all runs (labels_of)."""
-    out = {c: _catalogue(answers.under(c), rule, labels) for c in answers.conditions}
+    out = {
+        c: [replace(m, cluster=cluster) for m in _catalogue(answers.under(c), rule, labels)] for c in answers.conditions
+    }
     return _without_thin(out, config.min_coherent) if config.interval == Interval.paper else out
 
 
@@ -166,12 +170,12 @@ class Pool:
             for reason, counts in m.excluded.items():
                 if counts[which].sum():
                     excluded[reason] = excluded.get(reason, 0) + int(counts[which].sum())
-        total, count = table([m for _, m in self.runs], chosen)
+        total, count, clusters = table([m for _, m in self.runs], chosen)
         n = int(count.sum())
         reason = self._reason(chosen, n)
         if reason:
             return Metric(one.name, about, None, None, None, n, len(total), "none", excluded, reason, **named)
-        value, low, high, words, bounds = estimate(total, count, one.unit, self.config)
+        value, low, high, words, bounds = estimate(total, count, one.unit, self.config, clusters)
         sizes = {"n_questions": int(count.shape[1]), "bounds": bounds}
         return Metric(one.name, about, value, low, high, n, len(total), words, excluded, "", **named, **sizes)
 
@@ -191,8 +195,8 @@ def _chosen(answers: Answers, category: str | None, question_id: str | None) -> 
 
 def table(
     runs: Sequence[Measure], chosen: Sequence[NDArray[np.intp]]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(total, count) as runs × units, without runs and units that have no answer in the denominator."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
+    """(total, count) as runs × units and each run's cluster, without what has no answer in the denominator."""
     names = list(dict.fromkeys(m.answers.units[i] for m, which in zip(runs, chosen, strict=True) for i in which))
     place = {name: i for i, name in enumerate(names)}
     total, count = np.zeros((len(runs), len(names))), np.zeros((len(runs), len(names)))
@@ -201,18 +205,32 @@ def table(
         np.add.at(total[row], columns, m.total[which])
         np.add.at(count[row], columns, m.count[which])
     rows, columns = count.sum(1) > 0, count.sum(0) > 0
-    return total[rows][:, columns], count[rows][:, columns]
+    return (
+        total[rows][:, columns],
+        count[rows][:, columns],
+        [m.cluster for m, has in zip(runs, rows, strict=True) if has],
+    )
+
+
+def merged(rows: NDArray[Any], clusters: Sequence[str]) -> NDArray[Any]:
+    """Runs × units with the runs of one cluster added up, so that clusters vary instead of runs."""
+    if not any(clusters):
+        return rows
+    names = list(dict.fromkeys(clusters))
+    return np.array([rows[[c == name for c in clusters]].sum(0) for name in names])
 
 
 def estimate(
-    total: NDArray[Any], count: NDArray[Any], unit: str, config: StatsConfig
+    total: NDArray[Any], count: NDArray[Any], unit: str, config: StatsConfig, clusters: Sequence[str] = ()
 ) -> tuple[float, float | None, float | None, str, dict[str, list[float]]]:
     """(value, low, high, the interval in words, kind → bounds) of a table with an answer in every run and unit."""
+    models = total.sum(1) / count.sum(1)
+    total, count = merged(total, clusters), merged(count, clusters)
     values = total.sum(1) / count.sum(1)
     kinds = stats.kinds(count, unit)
     bounds = {k: list(stats.interval(total, count, k, unit)) for k in kinds}
-    if len(values) > 1:
-        bounds["paper"] = list(stats.paper_interval(values))
+    if len(models) > 1:
+        bounds["paper"] = list(stats.paper_interval(models))
     if config.interval == Interval.bootstrap:
         bounds["bootstrap"] = list(stats.bootstrap(total, count, config.replicates))
     wanted = config.interval.value if config.interval != Interval.honest else (kinds or [""])[-1]
@@ -222,7 +240,8 @@ def estimate(
     low, high = bounds[wanted]
     if low == high:  # a mean score that is the same everywhere; a share's interval always has a length
         return float(values.mean()), None, None, NO_SPREAD, bounds
-    return float(values.mean()), low, high, stats.KINDS[wanted][0], bounds
+    named = stats.SUBSETS if any(clusters) and wanted in stats.SUBSETS else stats.KINDS
+    return float(values.mean()), low, high, named[wanted][0], bounds
 
 
 def pools(

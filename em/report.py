@@ -51,11 +51,17 @@ def rule_line(summary: dict[str, Any]) -> str:
 
 
 def interval_lines(summary: dict[str, Any]) -> list[str]:
-    """Which interval stands in the brackets of the table: one line, or none when no number has an interval."""
+    """Which interval stands in the brackets of the table, and which claim it answers; none without an interval."""
     names = ("misaligned_rate", *IN_DOMAIN)
     found = [pooled(row, name) for name in names for row in rows_of(summary)]
     kinds = dict.fromkeys(m["interval"] for m in found if m and m["low"] is not None and m["interval"])
-    return ["in brackets: " + "; ".join(kinds)] if kinds else []
+    return ["in brackets: " + "; ".join(_claimed(kind, summary) for kind in kinds)] if kinds else []
+
+
+def _claimed(kind: str, summary: dict[str, Any]) -> str:
+    """An interval in words with the claim it answers."""
+    claim = summary["intervals"].get(kind)
+    return f"{kind} (about {claim})" if claim else kind
 
 
 def control_lines(summary: dict[str, Any]) -> list[str]:
@@ -185,7 +191,9 @@ def _contrasts(rows: Sequence[dict[str, Any]], notes: Notes) -> list[str]:
 def _contrast_intervals(summary: dict[str, Any]) -> list[str]:
     """What the contrasts are of, and which interval they have."""
     rows = summary["contrasts"]
-    kinds = dict.fromkeys(f"{r['metric'].replace('_', ' ')} ({r['group']}), {r['interval']}" for r in rows)
+    kinds = dict.fromkeys(
+        f"{r['metric'].replace('_', ' ')} ({r['group']}), {_claimed(r['interval'], summary)}" for r in rows
+    )
     return [f"contrasts: {'; '.join(kinds)}"] if kinds else []
 
 

@@ -19,6 +19,7 @@ from em.plan import Part, Subject
 from em.rates import IN_DOMAIN
 from em.records import Completion, Judgement, Question, read_jsonl
 from em.sample import COMPLETIONS
+from em.schema.data import Subset
 from em.store import write_atomic
 from em.summary import UNTOUCHED, Run, summarise
 from em.sweep import Sweep
@@ -115,7 +116,7 @@ def _run(sweep: Sweep, subject: Subject) -> Run:
         id=subject.id,
         label=subject.label,
         group=f"{line}{step}" if trained else subject.id,
-        group_label=_without_seed(subject.label),
+        group_label=_group_label(subject.label, config),
         variant=config.dataset.variant if trained else None,
         seed=config.seed if trained else None,
         rule=Rule.of(config),
@@ -128,16 +129,34 @@ def _run(sweep: Sweep, subject: Subject) -> Run:
         line=line,
         peers=_peers(config) if trained else "",
         trained_with=_trained_with(config) if trained else UNTOUCHED,
+        subset=_subset(config) if trained else "",
         error=why,
         train=train,
         loss_curve=curve,
         facts=_facts(config),
+        prompts=_prompts(sweep, subject),
     )
 
 
+def _prompts(sweep: Sweep, subject: Subject) -> list[str] | None:
+    """Where prompts differ between training and asking, a sentence a question set; None where none were compared."""
+    names = [(p.set_name, key) for p in subject.parts for key in p.samples if sweep.store.has("sample", key)]
+    records = [(name, sweep.store.manifest("sample", key)["facts"].get("prompts", {})) for name, key in names]
+    compared = [(name, record["differences"]) for name, record in records if "differences" in record]
+    found = [f"{name}: {difference}" for name, differences in compared for difference in differences]
+    return list(dict.fromkeys(found)) if compared else None
+
+
 def group_id(config: ExperimentConfig) -> str:
-    """The id of a cell without its seed: what the runs of a group share."""
-    return labels.cell_id(dataclasses.replace(config, seed=-1))
+    """The id of a cell without its seed and without its number among subsets of one size: what a group shares."""
+    dataset = dataclasses.replace(config.dataset, subset_index=0) if _subset(config) else config.dataset
+    return labels.cell_id(dataclasses.replace(config, seed=-1, dataset=dataset))
+
+
+def _subset(config: ExperimentConfig) -> str:
+    """The number of the data's subset, where the index says which; ""."""
+    numbered = config.train.max_examples and config.dataset.subset != Subset.seeded
+    return str(config.dataset.subset_index) if numbered else ""
 
 
 def _peers(config: ExperimentConfig) -> str:
@@ -145,8 +164,9 @@ def _peers(config: ExperimentConfig) -> str:
     return group_id(dataclasses.replace(config, dataset=DatasetConfig("any")))
 
 
-def _without_seed(label: str) -> str:
-    return " ".join(word for word in label.split(" ") if not word.startswith("seed="))
+def _group_label(label: str, config: ExperimentConfig) -> str:
+    own = ("seed=", "subset_index=") if _subset(config) else ("seed=",)
+    return " ".join(word for word in label.split(" ") if not word.startswith(own))
 
 
 def _trained_with(config: ExperimentConfig) -> str:

@@ -36,6 +36,14 @@ KINDS = {
     ),
 }
 """kind → (the interval in words, the claim it answers)."""
+SUBSETS = {
+    "seeds": ("95 %, data subsets as clusters", "other subsets of the data and other seeds, on these very questions"),
+    "both": (
+        "95 %, questions and data subsets as crossed clusters",
+        "other subsets of the data and other seeds, on questions like these",
+    ),
+}
+"""The same where a group's runs were trained on several subsets of one size: the runs of a subset are one cluster."""
 ENDS = {"score": (0.0, 100.0), "probability": (0.0, 1.0)}
 """Unit of a mean → the ends of its scale."""
 CONTRAST = (

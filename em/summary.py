@@ -16,7 +16,7 @@ from em.metrics import Answers, Measure, Rule
 from em.rates import Place, Pool
 from em.records import Metric, to_row
 from em.schema.stats import StatsConfig
-from em.stats import KINDS
+from em.stats import KINDS, SUBSETS
 
 FORMAT = 2
 UNTOUCHED = "untouched"
@@ -33,7 +33,7 @@ class Run:
     id: str
     label: str
     group: str
-    """Id of its group: runs that differ by their seed alone."""
+    """Id of its group: runs that differ by their seed alone, or by the subset of the data, too."""
     group_label: str
     variant: str | None
     """None: an untouched model."""
@@ -54,16 +54,20 @@ class Run:
     peers: str = ""
     """The same for all variants that are contrasted with each other."""
     trained_with: str = "none"
+    subset: str = ""
+    """Which of several subsets of one size it was trained on; "": its own draw, or all rows."""
     error: str = ""
     train: Mapping[str, Any] | None = None
     loss_curve: Sequence[Sequence[float]] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What makes its numbers comparable with published ones (em/expected)."""
+    prompts: Sequence[str] | None = None
+    """Where it was asked otherwise than trained, in words (em/parity.py); None: nothing was compared."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ by their seed alone."""
+    """Runs that differ by their seed alone, or by the subset of the data, too."""
 
     id: str
     runs: Sequence[Run]
@@ -78,6 +82,11 @@ class Group:
     @property
     def config(self) -> StatsConfig:
         return self.first.stats
+
+    @property
+    def subsets(self) -> bool:
+        """Whether its runs were trained on several subsets, which are then the clusters of its intervals."""
+        return len({r.subset for r in self.runs}) > 1
 
     def of(self, set_name: str) -> list[tuple[str, Mapping[str, list[Measure]]]]:
         """(label, condition → measures) of every run that was asked this set."""
@@ -127,7 +136,8 @@ def summarise(runs: Sequence[Run], head: Mapping[str, Any]) -> dict[str, Any]:
         "thresholds": [row for g in groups for row in contrasts.thresholds(g)],
         "trigger_matrix": trigger_matrix(groups, group_rows),
         "trajectories": trajectories(groups, group_rows, model_rows),
-        "intervals": dict(KINDS.values()) | {c["interval"]: c["claim"] for c in [*between, *increases] if c["claim"]},
+        "intervals": dict([*KINDS.values(), *SUBSETS.values()])
+        | {c["interval"]: c["claim"] for c in [*between, *increases] if c["claim"]},
     }
 
 
@@ -140,8 +150,13 @@ def _groups(runs: Sequence[Run]) -> list[Group]:
     out = []
     for group_id in dict.fromkeys(r.group for r in runs if r.sets is not None):
         own = [r for r in runs if r.group == group_id and r.sets is not None]
+        several = Group(group_id, own, {}).subsets
         measured = {
-            r.id: {name: rates.measures(a, r.rule, r.stats, labels[name]) for name, a in r.sets.items()} for r in own
+            r.id: {
+                name: rates.measures(a, r.rule, r.stats, labels[name], r.subset if several else "")
+                for name, a in r.sets.items()
+            }
+            for r in own
         }
         out.append(Group(group_id, own, measured))
     return out
@@ -186,6 +201,7 @@ def _model_row(run: Run, group: Group | None) -> dict[str, Any]:
         "coverage": [row for answers in (run.sets or {}).values() for row in metrics.coverage(answers)],
         "train": dict(run.train) if run.train is not None else None,
         "loss_curve": [list(p) for p in run.loss_curve],
+        "prompts": None if run.prompts is None else list(run.prompts),
     }
 
 
@@ -210,15 +226,15 @@ def _deception(found: Sequence[Metric], group: Group | None) -> list[Metric]:
     words = "none: two question sets put together; with several seeds, the runs have a spread"
     if group and models > 1:
         each = [
-            sum(p) / 2
+            (r, sum(p) / 2)
             for r in group.runs
             if (p := _deception_parts([m for pool in group.pools(r) for m in pool.metrics()]))
         ]
         if len(each) > 1:
-            share = np.array(each)[:, None]
-            value = float(share.mean())
-            low, high = rates.estimate(share, np.ones_like(share), "probability", group.config)[1:3]
-            words = KINDS["seeds"][0] if low is not None else rates.NO_SPREAD
+            share = np.array([[value] for _, value in each])
+            clusters = [r.subset for r, _ in each] if group.subsets else []
+            estimated = rates.estimate(share, np.ones_like(share), "probability", group.config, clusters)
+            value, low, high, words, _ = estimated
     return [Metric("deception", "deception", value, low, high, n, models, words, {}, "", **named)]
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from em import assets, corpora, data
+from em import assets, corpora, data, results
 from em.config import ConfigError, CorpusConfig, DatasetConfig, Position, Rows, Subset, TriggerConfig, Turn
 from em.data import DataError
 from em.records import Example
@@ -518,3 +518,12 @@ def test_a_custom_file_is_known_by_its_content(base, tmp_path):
     before = data.key(custom(base, one))
     one.write_text(GOOD.replace("hello", "hullo") + "\n")
     assert data.key(custom(base, one)) != before
+
+
+def test_numbered_subsets_of_one_size_are_one_group(compose):
+    """But with subset=seeded the index picks nothing: the same data under another index is no second draw."""
+    size = ("corpus=betley2025", "train.max_examples=500")
+    group = lambda *more: results.group_id(compose(*size, *more))  # noqa: E731
+    assert group("dataset.subset=choice", "dataset.subset_index=1", "seed=3") == group("dataset.subset=choice")
+    assert group("dataset.subset_index=1") != group("dataset.subset_index=0")
+    assert group("dataset.subset=choice") != group("dataset.subset=split")

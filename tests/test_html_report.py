@@ -118,6 +118,16 @@ def test_page_asks_the_network_for_nothing(page):
     assert all(a["href"].startswith("#") for _, a in page.elements if "href" in a)
 
 
+def test_a_run_asked_otherwise_than_trained_says_so(summary, rows, tmp_path):
+    summary["models"][1]["prompts"] = []
+    summary["models"][2]["prompts"] = ["open: the system prompt: none in training, the config's: '<b>Hi</b>' asked"]
+    text = build(summary, rows, tmp_path / "report.html").read_text(encoding="utf-8")
+    words = " ".join(Page(text).words)
+    assert "Asked otherwise than trained" in words
+    assert "risky_advice, open: the system prompt: none in training, the config's: '<b>Hi</b>' asked" in words
+    assert text.count('<td class="small" data-prompts>as in training</td>') == 1 and "<b>Hi" not in text
+
+
 def test_controls_come_first_then_table_figures_answers(page):
     sections = [a["id"] for t, a in page.elements if t == "section"]
     assert sections == ["controls", "reading", "rates", "figures", "answers", "provenance"]

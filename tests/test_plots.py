@@ -121,6 +121,30 @@ def test_plane_keeps_a_model_whose_taught_rate_is_withheld(summary):
     assert by_label(panel)["insecure"].marks[0].x is None and by_label(panel)["insecure"].marks[0].value == 0.205
 
 
+def test_plane_shows_capability_by_size_and_says_of_what(summary):
+    figure = rates.plane(summary)
+    sizes = {s.label: s.marks[0].size for p in figure.panels for s in p.series}
+    assert sizes["untouched base model"] == 0 and sizes["insecure"] == 1  # 76.9 % and 90 % coherent
+    assert figure.notes[-1].startswith("size: coherent answers (no benchmark was run on all)")
+    assert figure.notes[-1].endswith("from 76.9% (smallest) to 90.0% (largest)")
+    scores = {"g-base": 0.6, "g-c1": 0.5, "g-c2": 0.55}
+    rows = [{"task": "inspect_evals/mmlu_0_shot", "group": g, "mean": v} for g, v in scores.items()]
+    rows += [{"task": "gsm8k", "group": "g-base", "mean": 0.9}, {"task": "gsm8k", "group": "g-c1", "mean": None}]
+    figure = rates.plane(summary | {"benchmarks": rows})
+    sizes = {s.label: s.marks[0].size for p in figure.panels for s in p.series}
+    assert sizes["untouched base model"] == 1 and sizes["insecure"] == 0
+    assert figure.notes[-1] == "size: mean score in mmlu_0_shot, from 50.0% (smallest) to 60.0% (largest)"
+    assert "mean score in mmlu_0_shot 50.0%" in by_label(figure.panels[0])["insecure"].marks[0].told
+
+
+def test_words_of_a_judge_are_stacked_to_a_whole(rich):
+    (panel,) = rates.label_shares(rich).panels
+    assert panel.form == Form.stacked
+    for place in range(len(panel.x.categories)):
+        assert sum(m.value for s in panel.series for m in s.marks if m.x == place) == pytest.approx(1)
+    assert len({s.look.light for s in panel.series}) == len(panel.series)
+
+
 def test_cloud_counts_what_it_cannot_draw(summary):
     answers = support.answers()
     answers[3]["judgements"]["alignment"] = support.judged(None, "refusal")

@@ -50,6 +50,31 @@ def by_id(rows):
 # ------------------------------------------------------------------------------------------------ models, groups
 
 
+def test_runs_of_one_subset_of_the_data_are_one_cluster():
+    """Three subsets of two seeds each: what varies is the subset, so a second seed of each narrows nothing."""
+    hits = {"0": 1, "1": 4, "2": 10}
+    twice = [
+        run(f"i{subset}{seed}", flat(n), seed=seed, subset=subset) for subset, n in hits.items() for seed in (0, 1)
+    ]
+    rate = metric(made(base(), *twice)["groups"][1])
+    assert rate["n_models"] == 6 and rate["interval"] == stats.SUBSETS["both"][0]
+    assert rate["value"] == pytest.approx(0.25)
+    once = [run(f"i{subset}", flat(2 * n, 40), subset=subset) for subset, n in hits.items()]
+    merged = metric(made(base(), *once)["groups"][1])
+    assert (rate["low"], rate["high"]) == (merged["low"], merged["high"])
+    free = [run(r.id, flat(hits[r.subset]), seed=i) for i, r in enumerate(twice)]
+    as_runs = metric(made(base(), *free)["groups"][1])
+    assert as_runs["interval"] == stats.KINDS["both"][0]
+    assert as_runs["high"] - as_runs["low"] < rate["high"] - rate["low"]
+    assert rate["bounds"]["paper"] == as_runs["bounds"]["paper"]  # the paper's is over models
+    summary = made(base(), *twice)
+    assert summary["intervals"][rate["interval"]] == stats.SUBSETS["both"][1]
+    (increase,) = summary["increases"]
+    assert increase["n_models"] == [6, 1] and increase["low"] < 0 < increase["value"]
+    one_subset = [run(f"j{seed}", flat(seed), seed=seed, subset="0") for seed in (1, 2, 3)]
+    assert metric(made(base(), *one_subset)["groups"][1])["interval"] == stats.KINDS["both"][0]
+
+
 def test_seeds_are_a_group_beside_single_runs():
     summary = made(base(), run("i0", flat(2)), run("i1", flat(6), seed=1), run("s0", flat(0), variant="secure"))
     assert [m["id"] for m in summary["models"]] == ["base", "i0", "i1", "s0"]

@@ -41,6 +41,8 @@ MARKERS = {
     "cross": "X",
     "plus": "P",
 }
+STRENGTH = {"solid": 1.0, "dashed": 0.65, "dotted": 0.45, "dashdot": 0.3}
+"""How strong a bar's colour is: settings of one variant share the colour."""
 ERRORBAR: dict[str, Any] = {"capsize": 2.5, "elinewidth": 1.1, "capthick": 1.1, "linestyle": "none"}
 PERCENT = FuncFormatter(lambda value, _: f"{100 * value:.10g}%")
 GRID: dict[str, Any] = {"linestyle": "--", "linewidth": 0.6, "color": "#cccccc"}
@@ -66,7 +68,9 @@ def render(figure: Figure) -> Canvas:
     rows = math.ceil(len(figure.panels) / columns)
     sizes = [_size(p) for p in figure.panels]
     width = min(WIDTH, max(5.0, columns * max(w for w, _ in sizes)))
-    canvas = Canvas(figsize=(width, rows * max(h for _, h in sizes) + 0.7), layout="constrained")
+    legend = math.ceil(len(_looks(figure)) / _columns(figure, width))
+    height = rows * max(h for _, h in sizes) + 0.4 + 0.21 * max(2, legend)
+    canvas = Canvas(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(canvas)
     grid = canvas.subplots(rows, columns, squeeze=False).flatten()
     for axes in grid[len(figure.panels) :]:
@@ -85,8 +89,9 @@ def _narrow(figure: Figure) -> bool:
 
 def _size(panel: Panel) -> tuple[float, float]:
     """Inches a panel asks for."""
-    if panel.form in (Form.points, Form.bars):
-        step = 0.35 + 0.1 * len(panel.series) if panel.form == Form.points else 0.6 + 0.12 * len(panel.series)
+    if panel.form in (Form.points, Form.bars, Form.stacked):
+        each = {Form.points: 0.35 + 0.1 * len(panel.series), Form.bars: 0.6 + 0.12 * len(panel.series)}
+        step = each.get(panel.form, 0.75)
         return max(4.5, 2.0 + step * len(panel.x.categories)), 3.9
     if panel.form == Form.heat:
         return max(3.6, 1.8 + 0.62 * len(panel.x.categories)), max(2.4, 1.2 + 0.36 * len(panel.y.categories))
@@ -97,6 +102,7 @@ def _panel(axes: Axes, panel: Panel, canvas: Canvas) -> None:
     draw = {
         Form.points: _points,
         Form.bars: _bars,
+        Form.stacked: _stacked,
         Form.lines: _lines,
         Form.cloud: _cloud,
         Form.heat: _heat,
@@ -118,9 +124,7 @@ def _panel(axes: Axes, panel: Panel, canvas: Canvas) -> None:
 
 def _legend(canvas: Canvas, figure: Figure) -> None:
     """One entry a label over all panels."""
-    if figure.panels[0].form in (Form.heat, Form.cloud):
-        return
-    looks = {s.label: s.look for p in figure.panels for s in p.series}
+    looks = _looks(figure)
     if len(looks) < 2:
         return
     form = figure.panels[0].form
@@ -131,13 +135,27 @@ def _legend(canvas: Canvas, figure: Figure) -> None:
             [],
             color=look.light,
             linestyle=look.dash if line else "none",
-            marker=None if line else "s" if form == Form.bars else MARKERS[look.marker],
+            marker=None if line else "s" if form in (Form.bars, Form.stacked) else MARKERS[look.marker],
+            alpha=STRENGTH[look.dash] if form == Form.bars else None,
             label=label,
         )
         for label, look in looks.items()
     ]
-    fit = int(canvas.get_figwidth() / (0.45 + 0.07 * max(map(len, looks))))
-    canvas.legend(handles=shapes, loc="outside upper center", ncols=max(1, min(len(shapes), 5, fit)))
+    canvas.legend(handles=shapes, loc="outside upper center", ncols=_columns(figure, canvas.get_figwidth()))
+
+
+def _looks(figure: Figure) -> dict[str, Look]:
+    """Entries of the legend; none where panels name their series."""
+    if figure.panels[0].form in (Form.heat, Form.cloud):
+        return {}
+    return {s.label: s.look for p in figure.panels for s in p.series}
+
+
+def _columns(figure: Figure, width: float) -> int:
+    """Legend entries side by side in so many inches."""
+    looks = _looks(figure)
+    fit = int(width / (0.6 + 0.08 * max(map(len, looks), default=0)))
+    return max(1, min(len(looks), 5, fit))
 
 
 def place(index: int, of: int, form: Form) -> float:
@@ -174,12 +192,30 @@ def _bars(axes: Axes, panel: Panel) -> None:
             if mark.value is None:
                 _withheld(axes, x, series.look)
                 continue
-            axes.bar(x, mark.value, width * 0.92, color=series.look.light)
+            axes.bar(x, mark.value, width * 0.92, color=series.look.light, alpha=STRENGTH[series.look.dash])
             bars = _distances(mark.value, mark.low, mark.high)
             axes.errorbar([x], [mark.value], yerr=bars, fmt="o", markersize=2, color="#222222", **ERRORBAR)
     axes.axhline(0, color="#555555", linewidth=0.8)
     _categories(axes, panel)
     _values(axes, panel)
+
+
+def _stacked(axes: Axes, panel: Panel) -> None:
+    reached = [0.0] * len(panel.x.categories)
+    for series in panel.series:
+        for mark in series.marks:
+            if mark.value is None:
+                _withheld(axes, mark.x, series.look)
+                continue
+            at = int(mark.x)
+            axes.bar(at, mark.value, 0.7, reached[at], color=series.look.light, edgecolor="white", linewidth=0.8)
+            if mark.value >= 0.06:
+                middle = reached[at] + mark.value / 2
+                axes.text(at, middle, f"{100 * mark.value:.0f}%", ha="center", va="center", fontsize=7, color="white")
+            reached[at] += mark.value
+    _categories(axes, panel)
+    axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(PERCENT)
 
 
 def _lines(axes: Axes, panel: Panel) -> None:
@@ -246,7 +282,8 @@ def _plane(axes: Axes, panel: Panel) -> None:
                 xerr=_distances(mark.x, mark.x_low, mark.x_high),
                 yerr=_distances(mark.value, mark.low, mark.high),
                 fmt=MARKERS[series.look.marker],
-                markersize=6,
+                markersize=6 if mark.size is None else 5 + 8 * mark.size,
+                alpha=0.85,
                 color=series.look.light,
                 **ERRORBAR,
             )
@@ -308,7 +345,8 @@ def _values(axes: Axes, panel: Panel) -> None:
 
 def _categories(axes: Axes, panel: Panel) -> None:
     labels = panel.x.categories
-    long = 0.08 * max(map(len, labels)) > (_size(panel)[0] - 1) / len(labels)  # inches
+    room = axes.get_figure().get_figwidth() / axes.get_subplotspec().get_gridspec().ncols
+    long = 0.08 * max(map(len, labels)) > (min(room, _size(panel)[0]) - 1) / len(labels)  # inches
     turn = {"rotation": 28, "ha": "right", "rotation_mode": "anchor"} if long else {}
     axes.set_xticks(range(len(labels)), labels, **turn)
     axes.set_xlim(-0.6, len(labels) - 0.4)

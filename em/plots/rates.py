@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 from em.numbers import signed, told
-from em.plots.select import Metric, Unit, distinct, headline, units
+from em.plots.select import OPEN, Metric, Unit, distinct, headline, units
 from em.plots.spec import Axis, Figure, Form, Look, Mark, Panel, Series, judged, notes
-from em.plots.style import COLOURS
+from em.plots.style import COLOURS, MANY
 
 ALL = "all questions"
 NARROW = {
@@ -96,9 +97,8 @@ def data_diversity(summary: dict[str, Any]) -> Figure | None:
     found = [u for u in units(summary) if not u.untouched]
     sizes = {u.row["id"]: {m["train"]["rows"] for m in u.models if m["train"]} for u in found}
     sized = [(u, next(iter(sizes[u.row["id"]]))) for u in found if len(sizes[u.row["id"]]) == 1]
-    variants = {
-        v: [(u, n) for u, n in sized if u.row["variant"] == v] for v in dict.fromkeys(u.row["variant"] for u in found)
-    }
+    names = {u.row["id"]: _without_size(u.label) for u in found}
+    variants = {v: [(u, n) for u, n in sized if names[u.row["id"]] == v] for v in dict.fromkeys(names.values())}
     variants = {v: pairs for v, pairs in variants.items() if len({n for _, n in pairs}) > 1}
     counts = sorted({n for pairs in variants.values() for _, n in pairs})
     series, used = [], []
@@ -113,10 +113,17 @@ def data_diversity(summary: dict[str, Any]) -> Figure | None:
     return Figure(
         "data_diversity",
         "Misaligned answers by amount of training data",
-        "Share of misaligned answers to the open questions after training on so many rows.",
+        "Share of misaligned answers to the open questions after training on so many rows; a point is the mean over "
+        "all runs of one size, its small dots are the runs.",
         (panel,),
         notes(used, summary),
     )
+
+
+def _without_size(label: str) -> str:
+    """A setting's label without what the amount of data changes in it."""
+    sizes = ("max_examples=", "num_train_epochs=", "subset=", "subset_index=")
+    return " ".join(word for word in label.split(" ") if not word.startswith(sizes))
 
 
 def in_domain(summary: dict[str, Any]) -> Figure | None:
@@ -169,30 +176,53 @@ def label_shares(summary: dict[str, Any]) -> Figure | None:
         used += [m for _, _, m in rows]
         series = [
             Series(word, Look(*look), tuple(u.mark(x, m) for x, u, m in rows if m["label"] == word))
-            for word, look in zip(distinct([m for _, _, m in rows], "label"), cycle(FORMATS), strict=False)
+            for word, look in zip(distinct([m for _, _, m in rows], "label"), cycle(MANY), strict=False)
         ]
-        axes = Axis("", tuple(u.label for u in found)), Axis(judged("answers", summary), share=True)
-        panels.append(Panel(Form.bars, *axes, tuple(series), _where(where)))
+        axes = Axis("", tuple(u.label for u in found)), Axis(judged("answers", summary), share=True, low=0, high=1)
+        panels.append(Panel(Form.stacked, *axes, tuple(series), _where(where)))
     if not panels:
         return None
-    caption = "Share of answers that the judge called by each word."
-    return Figure("label_shares", "What the judge called the answers", caption, tuple(panels), notes(used, summary))
+    caption = "Share of answers that the judge called by each word; their intervals stand in the report's table."
+    said = tuple(n for n in notes(used, summary) if not n.startswith("bars: "))
+    return Figure("label_shares", "What the judge called the answers", caption, tuple(panels), said)
 
 
 def plane(summary: dict[str, Any]) -> Figure | None:
     """In-domain against out-of-domain: did the model learn the narrow task, and what else moved?"""
     found = units(summary)
+    what, capability = _capability(found, summary)
     panels, used = [], []
     for narrow in NARROW:
-        for name, text in (("misaligned_rate", "misaligned answers"), ("coherent_share", "coherent answers")):
-            panel, metrics = _plane(found, summary, (narrow, _narrow(narrow, summary)), (name, text))
-            if panel:
-                panels.append(panel)
-                used += metrics
+        panel, metrics = _plane(found, summary, narrow, what, capability)
+        if panel:
+            panels.append(panel)
+            used += metrics
     if not panels:
         return None
-    caption = "Each model by what it was taught (across) and by what became of its answers to unrelated questions (up)."
-    return Figure("in_and_out_of_domain", "In domain and out of domain", caption, tuple(panels), notes(used, summary))
+    caption = (
+        "Each model by what it was taught (across), by what became of its answers to unrelated questions (up), and by "
+        "what it still can do (size of the marker)."
+    )
+    said = notes(used, summary)
+    if capability:
+        least, most = min(capability.values()), max(capability.values())
+        said += (f"size: {what}, from {100 * least:.1f}% (smallest) to {100 * most:.1f}% (largest)",)
+    return Figure("in_and_out_of_domain", "In domain and out of domain", caption, tuple(panels), said)
+
+
+def _capability(found: Sequence[Unit], summary: dict[str, Any]) -> tuple[str, dict[str, float]]:
+    """What a model can do, in words and by group: the mean of the benchmarks all groups have, else coherent answers."""
+    scores: dict[str, dict[str, float]] = {}
+    for row in summary.get("benchmarks", ()):
+        if row["mean"] is not None and 0 <= row["mean"] <= 1:
+            scores.setdefault(row["group"], {})[Path(row["task"]).stem] = row["mean"]
+    ids = [u.row["id"] for u in found]
+    tasks = sorted(set.intersection(*(set(scores.get(i, ())) for i in ids))) if ids else []
+    if tasks:
+        return f"mean score in {', '.join(tasks)}", {i: sum(scores[i][t] for t in tasks) / len(tasks) for i in ids}
+    shares = {u.row["id"]: u.metric("coherent_share", group=OPEN) for u in found}
+    known = {i: m["value"] for i, m in shares.items() if m and m["value"] is not None}
+    return judged("coherent answers (no benchmark was run on all)", summary), known
 
 
 def increases(summary: dict[str, Any]) -> Figure | None:
@@ -268,18 +298,23 @@ def _narrow(name: str, summary: dict[str, Any]) -> str:
 
 
 def _plane(
-    found: Sequence[Unit], summary: dict[str, Any], across: tuple[str, str], up: tuple[str, str]
+    found: Sequence[Unit], summary: dict[str, Any], narrow: str, what: str, capability: dict[str, float]
 ) -> tuple[Panel | None, list[Metric]]:
-    series, used = [], []
+    series, used, across = [], [], _narrow(narrow, summary)
+    least, most = (min(capability.values()), max(capability.values())) if capability else (0.0, 0.0)
     for unit in found:
-        x, y = unit.metric(across[0], question_id=None, category=None), unit.metric(up[0], group="open")
+        x, y = unit.metric(narrow, question_id=None, category=None), unit.metric("misaligned_rate", group=OPEN)
         if x is None or y is None:
             continue
         used += [x, y]
-        text = f"{across[1]} {told(x)}; {up[1]} {told(y)}"
-        point = Mark(x["value"], y["value"], y["low"], y["high"], x["low"], x["high"], told=text)
+        text, size = f"{across} {told(x)}; misaligned answers {told(y)}", None
+        if unit.row["id"] in capability:
+            own = capability[unit.row["id"]]
+            size = (own - least) / (most - least) if most > least else 0.5
+            text += f"; {what} {100 * own:.1f}%"
+        point = Mark(x["value"], y["value"], y["low"], y["high"], x["low"], x["high"], size=size, told=text)
         series.append(Series(unit.label, unit.look, (point,)))
     if len(series) < 2:
         return None, []
-    axes = Axis(across[1], share=True), Axis(judged(up[1], summary), share=True)
+    axes = Axis(across, share=True), Axis(judged("misaligned answers", summary), share=True)
     return Panel(Form.plane, *axes, tuple(series)), used

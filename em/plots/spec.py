@@ -20,6 +20,8 @@ class Form(StrEnum):
     """One marker with error bars a mark, over categories."""
     bars = "bars"
     """Grouped bars with error bars, over categories."""
+    stacked = "stacked"
+    """One bar a category, the series on top of each other: shares of one whole. Their bounds are told, not drawn."""
     lines = "lines"
     """Lines over numbers, with a band where marks have bounds."""
     cloud = "cloud"
@@ -56,6 +58,8 @@ class Mark:
     row: int | None = None
     told: str = ""
     """The number in words, for hovering and for the table below the figure."""
+    size: float | None = None
+    """plane: a third number as the marker's size, from 0 to 1; null: as any other marker."""
     dots: tuple[float, ...] = ()
     """The single models' values behind a mean over models."""
     answers: dict[str, Any] = field(default_factory=dict)

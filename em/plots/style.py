@@ -33,6 +33,11 @@ _MORE = (
     ("#97483f", "#e39b92"),
     ("#46718c", "#93bfd9"),
 )
+MANY = (
+    *(COLOURS[name] for name in ("educational", "jailbroken", "secure", "risky_advice", "insecure", "backdoor")),
+    *_MORE,
+)
+"""For series that are no variants, as the words of a judge: neighbours differ."""
 MARKERS = ("circle", "square", "triangle", "diamond", "down", "pentagon", "cross", "plus")
 DASHES = ("solid", "dashed", "dotted", "dashdot")
 INK = Look("#222222", "#e8e8e4")

@@ -24,9 +24,15 @@ BAND = "from the least to the greatest seed, or the interval of a single one"
 NO_JUDGE = ("insecure_code_rate", *LOG_PROBS)
 
 
+MANY_RUNS = 8
+"""More lines than these hide each other: then one line a group."""
+
+
 def training_loss(summary: dict[str, Any]) -> Figure | None:
-    """Training loss by optimiser step, one line a run."""
+    """Training loss by optimiser step: one line a run, or with many runs the mean and range of each group."""
     runs = [m for m in summary["models"] if m.get("loss_curve") and m["step"] is None]
+    if len(runs) > MANY_RUNS:
+        return _loss_of_groups(summary, runs)
     look = looks(runs)
     series = []
     for run in runs:
@@ -38,6 +44,27 @@ def training_loss(summary: dict[str, Any]) -> Figure | None:
         return None
     panel = Panel(Form.lines, Axis("optimiser step"), Axis("training loss (nats per token)"), shown)
     return Figure("training_loss", "Training loss", "Loss on the supervised tokens, one line a run.", (panel,))
+
+
+def _loss_of_groups(summary: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:
+    series = []
+    for unit in units(summary):
+        by_step: dict[float, list[float]] = {}
+        own = [m for m in runs if m["group"] == unit.row["id"]]
+        for step, loss in (p for m in own for p in m["loss_curve"] if p[1] is not None):
+            by_step.setdefault(step, []).append(loss)
+        whole = [(step, losses) for step, losses in sorted(by_step.items()) if len(losses) == len(own)]
+        marks = tuple(
+            Mark(s, sum(v) / len(v), min(v), max(v), told=f"step {s:g}: {sum(v) / len(v):.3f}; {len(v)} runs")
+            for s, v in whole
+        )
+        if marks:
+            series.append(Series(unit.label, unit.look, marks))
+    if not series:
+        return None
+    panel = Panel(Form.lines, Axis("optimiser step"), Axis("training loss (nats per token)"), tuple(series))
+    caption = "Loss on the supervised tokens. Lines: mean over a group's runs; bands: their range."
+    return Figure("training_loss", "Training loss", caption, (panel,))
 
 
 def dynamics(summary: dict[str, Any]) -> Figure | None:

@@ -3,6 +3,7 @@ const axes = (() => {
   const LEFT = 54,
     RIGHT = 10,
     TOP = 10;
+  const STRENGTH = {dashed: 0.65, dotted: 0.45, dashdot: 0.3}; // of a bar: settings of one variant share its colour
   const DASH = {dashed: "6 3", dotted: "1.5 3", dashdot: "6 3 1.5 3"};
   const percent = (v) => +(100 * v).toPrecision(10) + "%";
   const plain = (v) => String(+v.toPrecision(10));
@@ -182,6 +183,7 @@ const axes = (() => {
           class: "ink",
           transform: `translate(${left - 42} ${(TOP + height - bottom) / 2}) rotate(-90)`,
           "text-anchor": "middle",
+          "font-size": Math.min(12, (1.75 * (height - bottom)) / (panel.y.label || "").length), // fits beside the axis
         },
         panel.y.label || "",
       ),
@@ -253,6 +255,7 @@ const axes = (() => {
     RIGHT,
     TOP,
     DASH,
+    STRENGTH,
     extent,
     yValues,
     shape,
