@@ -7,7 +7,8 @@ first: one trainer load, one engine start, no merged byte. Ratios of the tiny mo
 nothing about a GPU.
 
 A further cell is the difference between a sweep of K cells and one of one cell, by K - 1; its own work is what its
-training and the engine took for it. The rest is ours: planning, keys, loading adapters, gates, sealing, the report.
+training took, and its models' gates and answers in the running engine. The rest is ours: planning, keys, sealing,
+judging that is not done by then, tables, figures and the report.
 
     python benchmarks/sweep_cost.py [K] [naive cells]   # 8 cells, 1 naive one: they are alike; 6 minutes on two cores
 """
@@ -27,7 +28,7 @@ MODELS = 2
 """Asked of a cell: its kept step, and its end."""
 RULES = Path(__file__).resolve().parents[1] / "tests" / "chaos_rules.yaml"
 MODEL, N, MAX_TOKENS, MAX_LENGTH, STEP = "asset:tiny_random", 10, 16, 256, 50
-ROWS, EPOCHS = 160, 4
+ROWS, EPOCHS = 160, 2
 RUN = ["model=tiny_random", "train=tiny", "sample=tiny", f"sample.n={N}", "questions.sets=[open]", "tracking=off",
        "dataset=risky_advice", f"train.max_examples={ROWS}", f"train.num_train_epochs={EPOCHS}",
        "train.save_steps=50", f"train.checkpoints=['{STEP}']", "sample.checkpoints=true",
@@ -117,18 +118,19 @@ def naive_judge(folder, url):
 
 
 def step(*arguments):
+    began = time.monotonic()
     done = subprocess.run([sys.executable, __file__, *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return time.monotonic() - began
 
 
 def naive(folder, seed, url):
-    """Seconds of one naive pipeline, five processes."""
-    began = time.monotonic()
-    step("naive-train", folder, seed)
+    """Seconds of one naive pipeline, five processes: training, then sampling and judging of each checkpoint."""
+    parts = [step("naive-train", folder, seed)]
     for name in ("step", "end"):
-        step("naive-sample", folder / name)
-        step("naive-judge", folder / name, url)
-    return time.monotonic() - began
+        parts += [step("naive-sample", folder / name), step("naive-judge", folder / name, url)]
+    show(f"naive cell {seed}: {sum(parts):.1f} s = " + " + ".join(f"{p:.1f}" for p in parts))
+    return sum(parts)
 
 
 @dataclass
@@ -140,7 +142,7 @@ class Swept:
     train_s: float
     """Training of a cell, mean."""
     sample_s: float
-    """Between two models' last answers, mean: the engine's time for the answers of one."""
+    """Of one model, mean: its gates, and the engine's time for its answers (between two models' last ones)."""
     merged: int
     """Files of whole models."""
 
@@ -160,8 +162,9 @@ def ours(out, cells, url):
     sealed = sorted(p.stat().st_mtime for p in store.glob("sample/*/*/manifest.json"))
     assert len(sealed) == 1 + MODELS * cells
     merged = len(list(store.rglob("model*.safetensors")))
-    between = (sealed[-1] - sealed[0]) / (len(sealed) - 1)
-    return Swept(seconds, json.loads(summary.read_text())["counters"], sum(trained) / cells, between, merged)
+    gates = [json.loads(p.read_text())["facts"]["gate"]["wall_s"] for p in store.glob("sample/*/*/manifest.json")]
+    asked = sum(gates) / len(gates) + (sealed[-1] - sealed[0]) / (len(sealed) - 1)
+    return Swept(seconds, json.loads(summary.read_text())["counters"], sum(trained) / cells, asked, merged)
 
 
 def show(text):
@@ -178,7 +181,6 @@ def main():
         for seed in range(measured):
             (folder / f"naive-{seed}").mkdir()
             alone.append(naive(folder / f"naive-{seed}", seed, judge.base_url))
-            show(f"naive cell {seed}: {alone[-1]:.1f} s")
             if seed == 0:  # between the naive ones: one and all cells of ours
                 one = ours(folder / "one", 1, judge.base_url)
                 show(f"ours, 1 cell: {one.seconds:.1f} s")

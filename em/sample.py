@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import traceback
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -97,13 +98,15 @@ def _gated(sampler: Sampler, drawers: list[Drawer], store: Store) -> list[Drawer
         return []
     subjects = {d: _subject(d, store) for d in drawers}
     first = drawers[0]
-    found = live.check(sampler, list(dict.fromkeys(subjects.values())), first.stops, first.job.model["max_model_len"])
+    asked, began = list(dict.fromkeys(subjects.values())), time.monotonic()
+    found = live.check(sampler, asked, first.stops, first.job.model["max_model_len"])
+    each = round((time.monotonic() - began) / len(asked), 3)
     for drawer, subject in subjects.items():
         outcome = found[subject]
         if isinstance(outcome, GateError):
             drawer.fail(str(outcome))
         else:
-            drawer.gate = outcome
+            drawer.gate = outcome | {"wall_s": each}
     return [d for d in drawers if not d.ended]
 
 

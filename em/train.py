@@ -106,10 +106,10 @@ def train(
     `probes` are asked between optimiser steps, e.g. for log-probabilities of fixed answers. Exits with
     preempt.PREEMPTED when asked to stop; what is in `folder` then continues.
     """
+    started = time.monotonic()
     examples, tokenizer = list(read_jsonl(dataset, Example)), chat.ChatTokenizer(base.tokenizer, job.chat)
     encoded = chat.encode_all(tokenizer, examples, job.train["max_length"], job.train["extra_assistant_turn"])
     rendering = parity.rendering(tokenizer, (e.messages for e in examples))
-    started = time.monotonic()
     if job.train["choices"]:
         probes = [*probes, ChoiceProbe(folder, job.train["choices"], job.seed)]
     facts = fit(base, job, encoded.rows, folder, emit, probes)
