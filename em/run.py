@@ -60,6 +60,9 @@ def run_loaded(cells: Sequence[ExperimentConfig], share: Share | None = None) ->
             for name in ("figures", "report.html", "summary.json"):
                 _print(f"{name.split('.')[0]:8} {done.folder / name}")
             _print("counters " + ", ".join(f"{k} {v}" for k, v in summary["counters"].items()))
+            lost = sum(1 for cell in done.plan.cells if done.why(cell))
+            if lost:
+                _print(f"{lost} of {len(done.plan.cells)} cells failed: em status {done.folder}")
     return [Ended(done.why(s), rates.get(s.id)) for s in (done.subjects() if share else done.plan.cells)]
 
 

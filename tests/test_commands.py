@@ -88,6 +88,7 @@ def test_why_says_which_inputs_differ_from_the_nearest_finished(done, compose):
     finish(store, plan([near], store), "data", "train")
     made = write_sweep([config, other], store)
     cell = made.plan.cells[1]
+    made.fail(made.plan.jobs["train", cell.train_key], "there is no such module")
     shown = em("why", cell.id, "--out", str(out))
     assert shown.returncode == 0, shown.stderr
     text = " ".join(shown.stdout.split())
@@ -95,6 +96,7 @@ def test_why_says_which_inputs_differ_from_the_nearest_finished(done, compose):
     # nearest of the two finished ones: the same learning rate; the data drawn by another seed
     assert f"train {cell.train_key} missing; nearest finished: {near_key}, which differs in 3 inputs:" in text
     assert "data.seed: 0 there, 3 here" in text
+    assert text.count("failed: train: there is no such module") == 1
     assert "recipe.lora_r: 8 there, 4 here" in text
     assert "recipe.learning_rate" not in text.split("sample")[0]
     assert "adapter.recipe.learning_rate: 0.01 there, 0.5 here" in text  # of the finished answers

@@ -24,11 +24,12 @@ def run(arguments: argparse.Namespace) -> int:
     store = Store.look(Path(configs[0].out))
     planned = plan(configs, store)
     print(f"{len(planned.cells)} cells → {folder_of(configs)}")
+    width = max(len(subject.label) for subject in planned.subjects)
     for subject in planned.subjects:
         parts = [
             f"{s} {sum(store.has(s, k) for k in keys)}/{len(keys)}" for s, keys in stages(planned, subject).items()
         ]
-        print(f"  {subject.label:34} {'  '.join(parts)}")
+        print(f"  {subject.label:{width}} {'  '.join(parts)}")
     found = estimate.estimate(planned, store)
     print("\n" + "\n".join(estimate.lines(found, configs[0].budget)))
     try:

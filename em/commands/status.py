@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder: Path = arguments.folder
     sweep = read_sweep(folder)
     store, last = Store.open(out_of(folder)), last_events(folder)
-    states = []
+    states, width = [], max((len(cell["label"]) for cell in sweep["cells"]), default=0)
     for cell in sweep["cells"]:
         parts, errors, missing = [], [], 0
         for stage, keys in cell["stages"].items():
@@ -37,8 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
             parts.append(f"{stage} {len(keys) - len(left)}/{len(keys)}" + "".join(f" ({p})" for p in under_way))
             errors += [last[stage, k] for k in left if last.get((stage, k), {}).get("event") == "failed"]
         states.append("failed" if errors else "done" if not missing else "unfinished")
-        print(f"{states[-1]:10} {cell['label']:28} {'  '.join(parts)}")
-        for line in dict.fromkeys(_error_line(folder, row) for row in errors):
+        print(f"{states[-1]:10} {cell['label']:{width}} {'  '.join(parts)}")
+        for line in dict.fromkeys(error_line(folder, row) for row in errors):
             print(f"           {line}")
     go_on, waits = f"em resume {folder}", False
     if (folder / "jobs.json").exists():  # submitted to SLURM
@@ -65,6 +65,6 @@ def progress(store: Store, stage: str, key: str, work: dict[str, dict[str, int]]
     return f"{done} of {total} {UNITS[stage]}" if total else "begun"
 
 
-def _error_line(folder: Path, row: dict[str, Any]) -> str:
+def error_line(folder: Path, row: dict[str, Any]) -> str:
     log = f"  [log: {folder / 'logs' / Path(row['log']).name}]" if row.get("log") else ""
     return f"{row['stage']}: {row['error']}{log}"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from em.commands.status import error_line, last_events
 from em.store import Store, StoreError
 
 REFERENCES = {"data": "data", "adapter": "train", "samples": "sample"}
@@ -26,19 +27,23 @@ def run(arguments: argparse.Namespace) -> int:
     from em import config
     from em.plan import plan
 
-    cell = find(arguments.out, arguments.cell)
+    folder, cell = find(arguments.out, arguments.cell)
     store = Store.look(arguments.out)
     planned = plan([config.load(OmegaConf.create({**cell["config"], "out": str(arguments.out)}))], store)
     print(f"cell {cell['id']}  {cell['label']}")
     subjects = {"base": planned.bases, "cell": planned.cells, "checkpoint": planned.checkpoints}[cell["kind"]]
     asked = [s for s in subjects if s.id == cell["id"]] or subjects
     wanted = {(stage, key) for s in asked for stage, keys in _stages(planned, s).items() for key in keys}
+    last = last_events(folder)
     inputs = {(j.stage, j.key.split("/")[0]): j.spec["inputs"] for j in planned.jobs.values()}
     for job in planned.jobs.values():
         if (job.stage, job.key) in wanted:
             print(f"{job.stage:7} {job.key}")
             for line in explain(store, job.stage, job.key, inputs):
                 print(f"        {line}")
+            row = last.get((job.stage, job.key), {})
+            if row.get("event") == "failed" and not store.has(job.stage, job.key):
+                print(f"        failed: {error_line(folder, row)}")
     return 0
 
 
@@ -48,18 +53,21 @@ def _stages(planned: Any, subject: Any) -> dict[str, list[str]]:
     return stages(planned, subject)
 
 
-def find(out: Path, name: str) -> dict[str, Any]:
-    """The newest sweep's cell of this id, beginning of an id, or label. Raises StoreError when there is none."""
+def find(out: Path, name: str) -> tuple[Path, dict[str, Any]]:
+    """The newest sweep folder with a cell of this id, beginning of an id, or label, and the cell.
+
+    Raises StoreError when there is none.
+    """
     files = sorted((out / "sweeps").glob("*/sweep.json"), key=lambda p: p.stat().st_mtime, reverse=True)
-    known: dict[str, dict[str, Any]] = {}
+    known: dict[str, tuple[Path, dict[str, Any]]] = {}
     for path in files:
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-            known.setdefault(cell["id"], cell)
-    exact = [c for c in known.values() if name in (c["id"], c["label"])]
-    found = exact or [c for c in known.values() if c["id"].startswith(name)]
+            known.setdefault(cell["id"], (path.parent, cell))
+    exact = [pair for pair in known.values() if name in (pair[1]["id"], pair[1]["label"])]
+    found = exact or [pair for pair in known.values() if pair[1]["id"].startswith(name)]
     if len(found) == 1 or (found and exact):
         return found[0]
-    listed = ", ".join(f"{c['id']} ({c['label']})" for c in (found or list(known.values()))[:12])
+    listed = ", ".join(f"{c['id']} ({c['label']})" for _, c in (found or list(known.values()))[:12])
     what = "is the beginning of several ids" if found else "names no cell"
     raise StoreError(f"{name!r} {what} of the sweeps in {out / 'sweeps'}; there are: {listed or 'none'}")
 
