@@ -71,6 +71,14 @@ def online(server):
     return {"WANDB_BASE_URL": server.address, "WANDB_API_KEY": "k" * 40}
 
 
+def sync(folder, server, home):
+    done = subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", "-e", "team", "-p", "em", str(folder)],
+        env={**os.environ, **online(server), "HOME": str(home)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_an_offline_run_read_back_by_the_official_reader(job, tmp_path):
     assert work(tmp_path, [job])[-1]["event"] == "done"
     (folder,) = Path(job["folder"]).glob("wandb/offline-run-*")
@@ -89,6 +97,20 @@ def test_an_offline_run_read_back_by_the_official_reader(job, tmp_path):
     data = json.loads(table.read_text())
     assert [row[data["columns"].index("alignment")] for row in data["data"]] == [0.0, 25.0, 50.0]
     assert data["data"][0][data["columns"].index("answer")] == "<script>0</script>"
+
+
+def test_offline_again_repeats_no_training_row(job, tmp_path):
+    """Fragments of one id become one run when they are synced, so the second must not hold the curve again."""
+    work(tmp_path, [job])
+    work(tmp_path, [{**job, "model": {"metrics": [{**METRICS[0], "value": 0.75}]}}])
+    fragments = sorted(Path(job["folder"]).glob("wandb/offline-run-*"))
+    assert len(fragments) == 2
+    with WandbServer() as server:
+        for folder in fragments:
+            sync(folder, server, tmp_path)
+        run = server.runs["em-c0ffee"]
+        assert [r["train/step"] for r in run["history"] if r and "train/step" in r] == [1, 2, 3]
+        assert run["summary"]["open/misaligned_rate"] == 0.75
 
 
 def test_online_resume_is_one_run_with_everything(job, tmp_path):
@@ -122,11 +144,7 @@ def test_offline_then_sync_arrives_whole(job, tmp_path):
     work(tmp_path, [job])
     (folder,) = Path(job["folder"]).glob("wandb/offline-run-*")
     with WandbServer() as server:
-        done = subprocess.run(
-            [sys.executable, "-m", "wandb", "sync", "-e", "team", "-p", "em", str(folder)],
-            env={**os.environ, **online(server), "HOME": str(tmp_path)}, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
+        sync(folder, server, tmp_path)
         run = server.runs["em-c0ffee"]
         assert run["summary"]["open/misaligned_rate_n"] == 8 and len(run["history"]) >= 4
 
