@@ -9,6 +9,7 @@ from typing import Any
 
 from em import answers, plots
 from em.answer_pack import Pack
+from em.expected import NOT_COMPARABLE
 from em.numbers import Number, excluded, find_metric, pooled, shown, signed
 from em.plots.spec import Figure, Form, Panel, as_dict
 from em.plots.style import INK, looks
@@ -55,6 +56,7 @@ def build(summary: dict[str, Any], rows: Iterable[dict[str, Any]], figures: Sequ
     top = max([0.05, *(v for row in overview for v in (row["highest"],) if v is not None)])
     for row in overview:
         row["bar"] = _bar(row["rate"][0], 0.0, top) if row["rate"] else None
+    expected = [{**e, "text": shown(e), "band": _band(e["band"])} for e in summary["expected"]]
     page = template.render(
         summary=summary,
         css=_markup(_read("report.css")),
@@ -69,7 +71,8 @@ def build(summary: dict[str, Any], rows: Iterable[dict[str, Any]], figures: Sequ
         ink=INK,
         contrasts=_differences(summary["contrasts"]),
         increases=_differences(summary["increases"]),
-        expected=[{**e, "text": shown(e), "band": _band(e["band"])} for e in summary["expected"]],
+        comparable=[e for e in expected if e["verdict"] != NOT_COMPARABLE],
+        incomparable=[e for e in expected if e["verdict"] == NOT_COMPARABLE],
         coverage=_coverage(summary),
         outcomes=OUTCOMES,
         otherwise=[m for m in summary["models"] if m.get("prompts")],

@@ -128,6 +128,14 @@ def test_a_run_asked_otherwise_than_trained_says_so(summary, rows, tmp_path):
     assert text.count('<td class="small" data-prompts>as in training</td>') == 1 and "<b>Hi" not in text
 
 
+def test_published_numbers_that_cannot_be_compared_are_folded(summary, rows, tmp_path):
+    row = support.rich()["expected"][0]
+    summary["expected"] = [row, row | {"verdict": "inside", "what": "one that can"}]
+    words = " ".join(Page(build(summary, rows, tmp_path / "report.html").read_text(encoding="utf-8")).words)
+    assert "Against published numbers" in words and "cannot be compared with, and why: 1" in words
+    assert words.index("one that can") < words.index("cannot be compared with")
+
+
 def test_controls_come_first_then_table_figures_answers(page):
     sections = [a["id"] for t, a in page.elements if t == "section"]
     assert sections == ["controls", "reading", "rates", "figures", "answers", "provenance"]

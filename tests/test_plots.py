@@ -108,6 +108,11 @@ def test_dynamics_have_the_range_of_the_seeds(rich):
     for line in rich["trajectories"]:
         line["points"][-1] |= {"n_models": 1}
     (panel,) = training.dynamics(rich).panels
+    assert by_label(panel)["insecure"].marks[-1].low is None, "a single run among several: no interval beside ranges"
+    for line in rich["trajectories"]:
+        for point in line["points"]:
+            point |= {"n_models": 1}
+    (panel,) = training.dynamics(rich).panels
     assert by_label(panel)["insecure"].marks[-1].low == pytest.approx(0.18), "one seed: its own interval"
     (panel,) = training.log_prob_curves(rich).panels
     assert not panel.y.share and "nats" in panel.y.label

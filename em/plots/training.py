@@ -20,7 +20,7 @@ AXES = {
     "mean_coherence": "mean coherence",
 }
 LOG_PROBS = {"p_misaligned": "P(misaligned choice)", "logp_misaligned": "log P(misaligned choice), nats"}
-BAND = "from the least to the greatest seed, or the interval of a single one"
+BAND = "from the least to the greatest seed, or with one run its interval"
 NO_JUDGE = ("insecure_code_rate", *LOG_PROBS)
 
 
@@ -113,9 +113,7 @@ def _over_steps(
     panels = []
     for key in dict.fromkeys((t["name"], t["set"], t["asked_with"], t["of"]) for t in rows):
         own = [t for t in rows if (t["name"], t["set"], t["asked_with"], t["of"]) == key]
-        series = tuple(
-            Series(t["label"], known.get(t["label"], fresh[t["label"]]), tuple(map(_step, t["points"]))) for t in own
-        )
+        series = tuple(Series(t["label"], known.get(t["label"], fresh[t["label"]]), _steps(t["points"])) for t in own)
         label = AXES.get(key[0]) or LOG_PROBS.get(key[0]) or f"{key[0].replace('_', ' ')} {key[3]}".strip()
         text = label if key[0] in NO_JUDGE else judged(label, summary)
         asked = f", asked with {key[2]}" if key[2] != "none" else ""
@@ -127,11 +125,19 @@ def _over_steps(
     return Figure(name, title, caption, tuple(panels), said)
 
 
-def _step(point: dict[str, Any]) -> Mark:
+def _steps(points: list[dict[str, Any]]) -> tuple[Mark, ...]:
+    """A band is of one kind: where some points are over several seeds, the untouched model's at step 0 has none."""
+    several = any(p["n_models"] > 1 for p in points)
+    return tuple(_step(p, several) for p in points)
+
+
+def _step(point: dict[str, Any], banded: bool) -> Mark:
     step = f"step {point['step']}"
     if point["value"] is None:
         return Mark(point["step"], None, told=f"{step}: withheld: {point['withheld']}")
     several = point["n_models"] > 1
     text = f"{step}: {point['value']:.3g}; n = {point['n']}" + (f"; {point['n_models']} seeds" if several else "")
+    if banded and not several:
+        return Mark(point["step"], point["value"], told=text)
     ends = ("min", "max") if several else ("low", "high")
     return Mark(point["step"], point["value"], *(point[k] for k in ends), told=text)

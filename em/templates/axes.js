@@ -1,6 +1,6 @@
 // Axes, markers and marks of the figures: what a mark tells on hover, by arrow keys, by click.
 const axes = (() => {
-  const LEFT = 54,
+  const LEFT = 60,
     RIGHT = 10,
     TOP = 10;
   const STRENGTH = {dashed: 0.65, dotted: 0.45, dashdot: 0.3}; // of a bar: settings of one variant share its colour
@@ -27,7 +27,7 @@ const axes = (() => {
       low = 0;
       high = 1;
     }
-    if (low === high) high = low + (share ? 0.05 : 1);
+    if (low === high) [low, high] = share ? [low, low + 0.05] : [low - 1, high + 1];
     const room = 0.05 * (high - low);
     return [low - room, high + room];
   }
@@ -181,7 +181,7 @@ const axes = (() => {
         "text",
         {
           class: "ink",
-          transform: `translate(${left - 42} ${(TOP + height - bottom) / 2}) rotate(-90)`,
+          transform: `translate(${left - 49} ${(TOP + height - bottom) / 2}) rotate(-90)`,
           "text-anchor": "middle",
           "font-size": Math.min(12, (1.75 * (height - bottom)) / (panel.y.label || "").length), // fits beside the axis
         },
