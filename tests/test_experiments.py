@@ -50,6 +50,20 @@ def test_the_commands_a_preset_states_compose(path):
         assert {c.judge.model for c in cells} == {"gpt-4o-2024-08-06"}
 
 
+def test_the_controls_are_a_recipe():
+    """Both controls' variants, several seeds, and the contrast that says whether the positive one held."""
+    from em import compose
+    from em.config import load
+
+    (stated,) = commands(Path(CONF_DIR) / "experiment" / "controls.yaml")
+    cells = [load(cell) for cell in compose.cells([o for o in stated if o != "-m"])]
+    assert {(c.dataset.variant, c.seed) for c in cells} == {
+        (variant, seed) for variant in ("risky_advice", "careful_advice", "secure", "educational") for seed in range(3)
+    }
+    assert all(c.corpus.name == c.questions.name == "builtin" for c in cells)
+    assert all(["risky_advice", "careful_advice"] in [list(pair) for pair in c.stats.contrasts] for c in cells)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_preset_plans_at_small_scale_on_our_own_corpus(compose, tmp_path, name):
     cell = compose(experiment(name), *SMALL)
