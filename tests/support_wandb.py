@@ -100,6 +100,10 @@ class WandbServer(LoopbackServer):
         files = [{"name": f, "uploadUrl": f"{self.address}/up/{v['run']}/{f}"} for f in v["files"]]
         return {"createRunFiles": {"runID": v["run"], "uploadHeaders": [], "files": files}}
 
+    def _op_ArtifactType(self, v: dict) -> dict:
+        kinds = [a["type"] for a in self.artifacts.values() if a["name"] == v["name"].partition(":")[0]]
+        return {"project": {"artifact": {"artifactType": {"name": kinds[0]}} if kinds else None}}
+
     def _op_CreateArtifact(self, v: dict) -> dict:
         given, number = v["input"], f"A{len(self.artifacts)}"
         self.artifacts[number] = {

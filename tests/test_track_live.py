@@ -17,7 +17,7 @@ from test_tracking import work
 from em.store import Store
 
 KEY = "feed"
-ONLINE = ["tracking.mode=online", "tracking.project=em", "train.max_examples=null", "train.num_train_epochs=8"]
+ONLINE = ["tracking.mode=online", "tracking.project=em", "train.max_examples=null", "train.num_train_epochs=12"]
 
 
 def environment(server, home):
