@@ -77,7 +77,7 @@ def main():
     pools = summarised(variants, config)
     found = [pool.metric() for pool in pools]
     cells = [rates.table([m], [np.arange(QUESTIONS)]) for pool in pools for _, m in pool.runs]
-    table = [stats.wilson(total, count) for total, count in cells]
+    table = [stats.wilson(total, count) for total, count, _ in cells]
     seconds = time.process_time() - start
 
     start = time.process_time()
