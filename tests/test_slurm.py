@@ -224,7 +224,7 @@ def test_a_preempted_training_goes_on_as_one_wandb_run(running, tmp_path, monkey
         for name, value in {"BASE_URL": server.address, "API_KEY": "k" * 40, "ERROR_REPORTING": "false"}.items():
             monkeypatch.setenv(f"WANDB_{name}", value)
         options = ["train.num_train_epochs=150", "train.save_steps=1000", "tracking=wandb"]
-        on_one_node = "hydra.launcher.additional_parameters={nodelist: em2}"
+        on_one_node = "+hydra.launcher.additional_parameters.nodelist=em2"
         folder, _ = submit_sweep(tmp_path / "out", rules, "dataset=insecure", on_one_node, *options)
         train = next(j.id for j in slurm.read_jobs(folder / slurm.JOBS) if j.stage == "train")
         (cell,) = [c["id"] for c in json.loads((folder / "sweep.json").read_text())["cells"] if c["kind"] == "cell"]
@@ -251,7 +251,7 @@ def test_a_preempted_training_goes_on_as_one_wandb_run(running, tmp_path, monkey
 def test_what_computes_behind_an_api_asks_for_no_gpu(running, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "none-is-needed")
     options = ["model=gpt_4o_mini", "train=openai", "sample=openai", "judge=gpt_4o", "tracking=off"]
-    held = ["hydra.launcher.cpus_per_task=1", "hydra.launcher.additional_parameters={hold: true}"]
+    held = ["hydra.launcher.cpus_per_task=1", "+hydra.launcher.additional_parameters.hold=true"]
     done = em("em.run", "-m", "hydra/launcher=slurm", *held, *options, "dataset=insecure", f"out={tmp_path / 'out'}")
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = (tmp_path / "out" / "sweeps").glob(f"*/{slurm.JOBS}")
