@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from em.sweep import Sweep
 
 POLL_S = 2.0
-LEAVE_S = 30.0
-"""How long the sweep waits at the end of its stages for the last rows to arrive."""
 ENDED, STOPPED = b"ended\n", b"stopped\n"
+LEAVE_S = {ENDED: 30.0, STOPPED: 8.0}
+"""How long the sweep waits for the last rows to arrive; one that was asked to stop is about to be killed."""
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def _end(sweep: Sweep, process: subprocess.Popen[bytes], log: Path, how: bytes) 
         process.stdin.write(how)
         process.stdin.close()
     try:
-        code = process.wait(LEAVE_S)
+        code = process.wait(LEAVE_S[how])
     except subprocess.TimeoutExpired:
         process.kill()
         code = process.wait()
