@@ -111,6 +111,7 @@ class VllmSampler:
 
     def _add(self, request: Request) -> str:
         from vllm import SamplingParams  # noqa: TID251
+        from vllm.sampling_params import RequestOutputKind  # noqa: TID251
 
         self._count += 1
         name = f"em{self._count}"
@@ -121,6 +122,8 @@ class VllmSampler:
             min_tokens=1,
             seed=request.seed,
             stop_token_ids=request.stop_ids,
+            output_kind=RequestOutputKind.FINAL_ONLY,  # by default each step makes an output of every running request
+            skip_clone=True,  # these are this request's own
         )
         self.llm.llm_engine.add_request(
             name, {"prompt_token_ids": request.prompt_ids}, params, lora_request=self._lora(request.adapter)
