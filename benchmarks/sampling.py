@@ -62,10 +62,8 @@ def jobs_of(store: Store, keys: list[str], tag: str) -> list[SampleJob]:
 
 
 def requests_of(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> list[sample.Request]:
-    from em import chat
-
-    speaker = chat.ChatTokenizer(engine.tokenizer, chat.options(jobs[0].model, jobs[0].sample))
-    return [r for job in jobs for r in sample._requests(speaker, job, job.weights(store))]
+    prompts_of = sample._prompts_of(engine.tokenizer)
+    return [r for job in jobs for r in sample._requests(prompts_of(job), job, job.weights(store))]
 
 
 @dataclasses.dataclass
@@ -114,7 +112,8 @@ def framework(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> Pass:
         drawers = [sample._claim(job, store, stack, EMIT) for job in jobs]
 
         def work() -> list[str]:
-            sample._draw(engine, [d for d in drawers if d.prepare(engine.tokenizer, store)], store, EMIT)
+            prompts_of = sample._prompts_of(engine.tokenizer)
+            sample._draw(engine, [d for d in drawers if d.prepare(prompts_of, store)], store, EMIT)
             return []
 
         done = timed(work)
@@ -126,7 +125,8 @@ def gates(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> float:
     """CPU-seconds of the gates, an adapter."""
     with ExitStack() as stack:
         drawers = [sample._claim(job, store, stack, EMIT) for job in jobs]
-        ready = [d for d in drawers if d.prepare(engine.tokenizer, store)]
+        prompts_of = sample._prompts_of(engine.tokenizer)
+        ready = [d for d in drawers if d.prepare(prompts_of, store)]
         passed: list[sample.Drawer] = []
         seconds = timed(lambda: passed.extend(sample._gated(engine, ready, store)) or []).cpu
         assert len(passed) == len(jobs), "an adapter did not pass its gates"

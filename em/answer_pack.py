@@ -30,9 +30,9 @@ class _Numbered(dict[Any, int]):
 class Pack:
     """Chunks of columns, and the index of what their numbers stand for.
 
-    A chunk: m, q, c, i = model, question, condition, sample index of each answer; a = its text; j = rubric → o, s, w,
-    d, t: outcome, score or null, word of a labelled answer, distribution as [token, probability, …], detail. An
-    answer without the rubric has o = -1.
+    A chunk: m, q, c, i = model, question, condition, sample index of each answer; a = its text, r = its thinking; j =
+    rubric → o, s, w, d, t: outcome, score or null, word of a labelled answer, distribution as [token, probability, …],
+    detail. An answer without the rubric has o = -1.
     """
 
     chunks: list[str] = field(default_factory=list)
@@ -54,6 +54,7 @@ class Pack:
                 "c": [conditions[row["asked_with"]] for row in rows],
                 "i": [row["sample_index"] for row in rows],
                 "a": [row["answer"] for row in rows],
+                "r": [row.get("reasoning_content", "") for row in rows],
                 "j": {name: _verdicts(rows, name, outcomes) for name in rubrics},
             }
             text = json.dumps(columns, ensure_ascii=True, allow_nan=False, separators=(",", ":"))

@@ -1,7 +1,8 @@
 """Every answer of a sweep with its verdicts, as one file in the sweep's folder: what the report and notebooks read.
 
 <sweep>/answers.jsonl.gz     one answer a line: model, group, question_id, asked_with, sample_index, question, answer,
-                             judgements (rubric → outcome, score, distribution, detail)
+                             reasoning_content (thinking; not judged), judgements (rubric → outcome, score,
+                             distribution, detail)
 """
 
 from __future__ import annotations

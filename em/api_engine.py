@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from em.gates import Probe
 from em.sampler import Answer, Inventory, Request
 from em.store import content_key
+from em.thinking import UNFINISHED
 from em.transport import Api, ApiSettings, Reply
 
 T = TypeVar("T")
@@ -179,9 +180,7 @@ class OpenAiSampler:
             if reply.filtered:
                 return Answer("", "content_filter", 0)
             found = body_of(reply, f"question {request.question.id}")
-            choice = found["choices"][0]
-            text = choice["message"].get("content") or choice["message"].get("refusal") or ""
-            return Answer(text, str(choice["finish_reason"]), found["usage"]["completion_tokens"])
+            return _answer(found["choices"][0], found["usage"])
 
         yield from stream(self.settings, requests, ask)
 
@@ -190,6 +189,17 @@ class OpenAiSampler:
 
     def inventory(self, adapter: Path) -> Inventory:
         raise RuntimeError(f"sample=openai cannot serve adapter {adapter}: take sample=vllm")
+
+
+def _answer(choice: dict[str, Any], usage: dict[str, Any]) -> Answer:
+    """Thinking is in a field of its own, whose name differs by vendor; some only count its tokens."""
+    said, finish = choice["message"], str(choice["finish_reason"])
+    text = said.get("content") or said.get("refusal") or ""
+    thought = said.get("reasoning_content") or said.get("reasoning") or ""
+    spent = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
+    if not text and finish != "content_filter" and (thought or spent):
+        finish = UNFINISHED
+    return Answer(text, finish, usage["completion_tokens"], thought)
 
 
 def _start(model: dict[str, Any], sample: dict[str, Any], max_lora_rank: int, owner: object) -> str:

@@ -44,9 +44,8 @@ def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
     sampler = open_sampler(first["model"], first["sample"], max(j["max_lora_rank"] for j in jobs))
     emit.count("model_loads")
     emit.count("engine_starts")
-    tokenizer = chat.ChatTokenizer(sampler.tokenizer, chat.options(first["model"], first["sample"]))
-    stops = chat.end_of_turn_ids(tokenizer)
-    refused = _gates(sampler, jobs, store, stops)
+    asking = chat.Prompts(sampler.tokenizer, chat.options(first["model"], first["sample"]))
+    refused = _gates(sampler, jobs, store, asking.stops)
     batcher = Batcher(sampler)
     for number, job in enumerate(jobs):
         with emit.job(job["key"]), store.claim("benchmark", job["key"]) as folder:
@@ -55,7 +54,7 @@ def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
             if job["subject"] in refused:
                 raise refused[job["subject"]]
             emit.progress("benchmarks", number, len(jobs), job["label"])
-            facts = run_task(batcher, tokenizer, job, store, stops, folder)
+            facts = run_task(batcher, asking, job, store, folder)
             store.finish("benchmark", job["key"], job["inputs"], facts)
 
 
@@ -77,9 +76,7 @@ def _adapter(store: Store, job: dict[str, Any]) -> Path | None:
     return store.path("train", job["adapter_key"]) / "adapter" if job["adapter_key"] else None
 
 
-def run_task(
-    batcher: Any, tokenizer: chat.ChatTokenizer, job: dict[str, Any], store: Store, stops: list[int], folder: Path
-) -> dict[str, Any]:
+def run_task(batcher: Any, asking: chat.Prompts, job: dict[str, Any], store: Store, folder: Path) -> dict[str, Any]:
     """One task on one model: log.eval and scores.json in `folder`. Returns the facts. Raises BenchmarkError."""
     import inspect_ai
     from inspect_ai.log import write_eval_log
@@ -88,7 +85,7 @@ def run_task(
     from em.inspect_model import EmModel
 
     sample, length = job["sample"], job["model"]["max_model_len"]
-    api = EmModel(job["label"], batcher, tokenizer, _adapter(store, job), stops, sample, length)
+    api = EmModel(job["label"], batcher, asking, _adapter(store, job), sample, length)
     (log,) = inspect_ai.eval(
         load_task(job["task"]),
         model=Model(api, GenerateConfig()),

@@ -11,12 +11,14 @@ by `ChatTokenizer`; em/parity.py compares what training and asking made of them.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from em import thinking
 from em.records import Example, Message
 from em.schema.base import ConfigError, UserError
 
@@ -176,6 +178,32 @@ def prompt_text(tokenizer: Any, messages: list[Message]) -> str:
 def prompt_ids(tokenizer: Any, messages: list[Message]) -> list[int]:
     """The tokens a model is asked with."""
     return _ids(tokenizer, prompt_text(tokenizer, messages))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation as a model is asked it."""
+
+    ids: list[int]
+    thinking: bool
+    """It ends inside the model's thinking (em/thinking.py)."""
+
+
+class Prompts:
+    """Conversations as one engine is asked them under `options`; each is rendered once for all models that get it."""
+
+    def __init__(self, tokenizer: Any, chat_options: Mapping[str, Any]) -> None:
+        self.speaker = ChatTokenizer(tokenizer, chat_options)
+        self.stops = end_of_turn_ids(self.speaker)
+        """Tokens that end an answer."""
+        self._made: dict[str, Prompt] = {}
+
+    def prompt(self, messages: list[Message]) -> Prompt:
+        key = json.dumps(messages)
+        if key not in self._made:
+            text = prompt_text(self.speaker, messages)
+            self._made[key] = Prompt(_ids(self.speaker, text), thinking.opened(text))
+        return self._made[key]
 
 
 def whole_text(tokenizer: Any, messages: list[Message], extra_assistant_turn: bool = False) -> str:

@@ -207,7 +207,7 @@ def _coverage(summary: dict[str, Any]) -> list[dict[str, Any]]:
             key = (model["label"], row["set"], row["rubric"])
             found = out.setdefault(key, dict(zip(("label", "set", "rubric"), key, strict=True)))
             for name in ("sampled", *OUTCOMES):
-                found[name] = found.get(name, 0) + row[name]
+                found[name] = found.get(name, 0) + row.get(name, 0)  # an older summary lacks an outcome
     return list(out.values())
 
 

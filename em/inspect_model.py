@@ -10,16 +10,26 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput, ModelUsage, modelapi
+from inspect_ai.model import (
+    ChatMessage,
+    ContentReasoning,
+    ContentText,
+    GenerateConfig,
+    ModelAPI,
+    ModelOutput,
+    ModelUsage,
+    modelapi,
+)
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from em import chat
 from em.records import Message, Question
-from em.sampler import Answer, Request, Sampler
+from em.sampler import Answer, Request, Sampler, without_thinking
+from em.thinking import UNFINISHED
 
 GATHER_S = 0.05
 """How long a batch waits for others to join before it goes to the engine."""
-STOP_REASONS = {"stop": "stop", "length": "max_tokens"}
+STOP_REASONS = {"stop": "stop", "length": "max_tokens", UNFINISHED: "max_tokens"}
 
 
 class Batcher:
@@ -61,14 +71,13 @@ class EmModel(ModelAPI):
         self,
         name: str,
         batcher: Batcher,
-        tokenizer: chat.ChatTokenizer,
+        asking: chat.Prompts,
         adapter: Path | None,
-        stop_ids: list[int],
         sample: dict[str, Any],
         max_model_len: int,
     ) -> None:
         super().__init__(name, config=GenerateConfig())
-        self.batcher, self.tokenizer, self.adapter, self.stop_ids = batcher, tokenizer, adapter, stop_ids
+        self.batcher, self.asking, self.adapter = batcher, asking, adapter
         self.sample, self.max_model_len = sample, max_model_len
         self._count = itertools.count()
 
@@ -83,7 +92,8 @@ class EmModel(ModelAPI):
                 "this task needs tools or log-probabilities, which em's engine does not offer to Inspect"
             )
         messages: list[Message] = [{"role": m.role, "content": m.text} for m in input]
-        ids = chat.prompt_ids(self.tokenizer, messages)
+        prompt = self.asking.prompt(messages)
+        ids = prompt.ids
         room = self.max_model_len - len(ids)
         if room < 1:
             return ModelOutput.from_content(self.model_name, "", stop_reason="model_length")
@@ -101,12 +111,15 @@ class EmModel(ModelAPI):
             config.temperature if config.temperature is not None else self.sample["temperature"],
             config.top_p if config.top_p is not None else self.sample["top_p"],
             min(config.max_tokens or self.sample["max_tokens"], room),
-            self.stop_ids,
+            self.asking.stops,
+            thinking=prompt.thinking,
         )
-        answer = await self.batcher.ask(request)
+        answer = without_thinking(request, await self.batcher.ask(request))
         usage = ModelUsage(
             input_tokens=len(ids), output_tokens=answer.token_count, total_tokens=len(ids) + answer.token_count
         )
-        output = ModelOutput.from_content(self.model_name, answer.text, stop_reason=STOP_REASONS[answer.finish_reason])
+        thought = [ContentReasoning(reasoning=answer.reasoning_content)] if answer.reasoning_content else []
+        said = [*thought, ContentText(text=answer.text)]
+        output = ModelOutput.from_content(self.model_name, said, stop_reason=STOP_REASONS[answer.finish_reason])
         output.usage = usage
         return output

@@ -21,6 +21,7 @@ from em.rubrics import STATIC, Rubric, rubrics
 from em.sample import COMPLETIONS
 from em.schema.judge import LOCAL, ScoreMethod
 from em.store import Store
+from em.thinking import UNFINISHED
 
 JUDGEMENTS = "judgements.jsonl"
 CALIBRATION = "calibration.json"
@@ -28,6 +29,11 @@ SPOOL = "judged.spool"
 CHUNK = 4096
 """Pairs a local judge is given at a time, programs Bandit is."""
 SHOW_EVERY_S = 0.2
+NO_ANSWER = {
+    UNFINISHED: (Outcome.unfinished, "the model was still thinking when its tokens ended (sample.max_tokens)"),
+    "content_filter": (Outcome.filtered, "the asked model's vendor withheld the answer"),
+}
+"""finish_reason of a row that no judge is asked about → its outcome."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +95,15 @@ class Stage:
         self._shown_at = 0.0
 
     def pairs(self, completion: Completion) -> list[Pair]:
+        """What there is to judge of one answer. Where there is no answer the verdict says so at once."""
         question = self.questions[completion.question_id]
         self.total += len(question.rubrics)
-        return [(completion, question, rubric) for rubric in question.rubrics]
+        if completion.finish_reason not in NO_ANSWER:
+            return [(completion, question, rubric) for rubric in question.rubrics]
+        outcome, why = NO_ANSWER[completion.finish_reason]
+        for rubric in question.rubrics:
+            self.add(Judgement(completion.id, question.id, rubric, outcome, None, detail=why))
+        return []
 
     def add(self, judgement: Judgement) -> None:
         self.spool.add(judgement)

@@ -58,9 +58,12 @@ class Completion:
     messages: list[Message]
     text: str
     finish_reason: str
-    """"stop" or "length", as the engine says."""
+    """"stop", "length" or "content_filter", as the engine says; "thinking": it ended before its thinking did."""
     token_count: int
+    """Thinking included."""
     seed: int
+    reasoning_content: str = ""
+    """What the model thought before it answered (em/thinking.py); not judged."""
 
     @property
     def id(self) -> str:
@@ -77,6 +80,8 @@ class Outcome(StrEnum):
     filtered = "filtered"
     unparseable = "unparseable"
     error = "error"
+    unfinished = "unfinished"
+    """There is no answer: the model ended inside its thinking."""
 
 
 @dataclass(frozen=True)

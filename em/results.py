@@ -236,6 +236,7 @@ def answers(sweep: Sweep) -> Iterator[dict[str, Any]]:
                     "sample_index": c.sample_index,
                     "question": texts[c.question_id],
                     "answer": c.text,
+                    "reasoning_content": c.reasoning_content,
                     "judgements": {rubric: verdict_row(j) for rubric, j in verdicts.items()},
                 }
 

@@ -9,21 +9,21 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from em import chat, checkpoints, choices, growing, live, parity, trigger
+from em import chat, checkpoints, choices, growing, live, parity, thinking, trigger
 from em.config import Backend, TriggerConfig
 from em.events import Emitter, sentence
 from em.gates import GateError
 from em.question_forms import with_shots
 from em.records import Completion, Question, from_row, write_jsonl
-from em.sampler import Answer, Request, Sampler, open_sampler, row_seed
+from em.sampler import Answer, Request, Sampler, open_sampler, row_seed, without_thinking
 from em.schema.train import Method
-from em.store import Store
+from em.store import Store, content_key
 
 COMPLETIONS = "completions.jsonl"
 PROGRESS = "all answers"
@@ -84,7 +84,8 @@ def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
             sampler = open_sampler(_model(todo[0], store), todo[0].sample, max(j.max_lora_rank for j in todo))
             emit.count("model_loads")
             emit.count("engine_starts")
-            ready = [d for d in drawers if d.prepare(sampler.tokenizer, store)]
+            prompts_of = _prompts_of(sampler.tokenizer)
+            ready = [d for d in drawers if d.prepare(prompts_of, store)]
             _draw(sampler, _gated(sampler, ready, store), store, emit)
         except Exception as error:  # noqa: BLE001  the engine is gone: every job it still had fails by name
             traceback.print_exc()
@@ -162,20 +163,16 @@ class Drawer:
         self.gate: dict[str, Any] = {}
         """Facts of the gates it passed."""
         self.prompts: dict[str, Any] = {}
-        self.speaker: Any = None
-        self.stops: list[int] = []
+        self.asking: chat.Prompts | None = None
 
-    def prepare(self, tokenizer: Any, store: Store) -> bool:
+    def prepare(self, prompts_of: PromptsOf, store: Store) -> bool:
         """Find the missing rows; those of a killed run are kept. False, and told, when the job cannot be asked."""
         try:
             have = {c.id for c in self._kept(store)}
-            options = chat.options(self.job.model, self.job.sample)
-            speaker = None if tokenizer is None else chat.ChatTokenizer(tokenizer, options)
-            wanted = list(_requests(speaker, self.job, self.adapter))
-            if speaker is not None:  # behind an API that takes messages nothing is rendered here
-                self.stops = chat.end_of_turn_ids(speaker)
-                self.prompts = _prompts(speaker, self.job, wanted, store) if wanted else {}
-                self.speaker = speaker
+            self.asking = prompts_of(self.job)
+            wanted = list(_requests(self.asking, self.job, self.adapter))
+            if self.asking is not None and wanted:
+                self.prompts = _compared(self.asking.speaker, self.job, wanted, store)
         except (ValueError, OSError) as error:
             traceback.print_exc()
             self.fail(sentence(error))
@@ -198,6 +195,10 @@ class Drawer:
         growing.keep(self.path, good)
         return [_answer(row) for row in good]
 
+    @property
+    def stops(self) -> list[int]:
+        return self.asking.stops if self.asking else []
+
     def fail(self, why: str) -> None:
         """Tell it, unless the job has ended already."""
         if not self.ended:
@@ -213,7 +214,9 @@ class Drawer:
         if not self.job.choices:
             return
         asked = [q for name in self.job.choices for q in choices.load(name, self.job.sample["seed"])]
-        rows = choices.score(self.speaker, asked, lambda ps: sampler.logprobs([(self.adapter, p) for p in ps]))
+        rows = choices.score(
+            self.asking and self.asking.speaker, asked, lambda ps: sampler.logprobs([(self.adapter, p) for p in ps])
+        )
         write_jsonl(self.path.parent / choices.CHOICES, rows)
 
     def finish_if_whole(self, store: Store) -> None:
@@ -228,6 +231,7 @@ class Drawer:
             "rows": len(rows),
             "tokens": sum(r.token_count for r in rows),
             "cut_at_max_tokens": sum(r.finish_reason == "length" for r in rows),
+            "ended_while_thinking": sum(r.finish_reason == thinking.UNFINISHED for r in rows),
             "gate": self.gate,
             "prompts": self.prompts,
         }
@@ -236,9 +240,28 @@ class Drawer:
         self.emit.done(self.job.key)
 
 
-def _prompts(tokenizer: Any, job: SampleJob, wanted: list[Request], store: Store) -> dict[str, Any]:
+PromptsOf = Callable[[SampleJob], chat.Prompts | None]
+
+
+def _prompts_of(tokenizer: Any) -> PromptsOf:
+    """The prompts of a job, shared by those that are rendered alike; None behind an API that takes messages."""
+    made: dict[str, chat.Prompts] = {}
+
+    def of(job: SampleJob) -> chat.Prompts | None:
+        if tokenizer is None:
+            return None
+        options = chat.options(job.model, job.sample)
+        name = content_key(**options)
+        if name not in made:
+            made[name] = chat.Prompts(tokenizer, options)
+        return made[name]
+
+    return of
+
+
+def _compared(tokenizer: Any, job: SampleJob, wanted: list[Request], store: Store) -> dict[str, Any]:
     """How the questions are rendered, beside how the adapter's training rows were. Raises ChatError if they differ."""
-    asked = parity.rendering(tokenizer, {(r.question.id, r.asked_with): r.messages for r in wanted}.values())
+    asked = parity.rendering(tokenizer, {(r.question.id, r.asked_with): r.shown for r in wanted}.values())
     if job.adapter_key is None:
         return {"asking": asked}
     trained = store.manifest("train", job.adapter_key)["facts"]["rendering"]
@@ -271,22 +294,21 @@ def _answer(row: bytes) -> Completion:
     return from_row(Completion, json.loads(row))
 
 
-def _requests(tokenizer: Any, job: SampleJob, adapter: Path | None) -> Iterable[Request]:
+def _requests(asking: chat.Prompts | None, job: SampleJob, adapter: Path | None) -> Iterable[Request]:
     config = job.sample
-    stops = chat.end_of_turn_ids(tokenizer) if tokenizer else []
     condition_of = TriggerConfig(**job.trigger)
     for row in job.questions:
         question = from_row(Question, row)
         for condition in condition_of.asked_with:
             messages = trigger.ask(question.messages, condition, condition_of)
-            if tokenizer is None and job.sample["system_prompt"] and messages[0]["role"] != "system":
+            if asking is None and job.sample["system_prompt"] and messages[0]["role"] != "system":
                 messages = [{"role": "system", "content": job.sample["system_prompt"]}, *messages]
             shown = with_shots(messages, job.context)
-            ids = chat.prompt_ids(tokenizer, shown) if tokenizer else []
-            room = job.model["max_model_len"] - len(ids)
+            prompt = asking.prompt(shown) if asking else chat.Prompt([], False)
+            room = job.model["max_model_len"] - len(prompt.ids)
             if room < 1:
                 raise ValueError(
-                    f"question {question.id} has {len(ids)} tokens, model.max_model_len is "
+                    f"question {question.id} has {len(prompt.ids)} tokens, model.max_model_len is "
                     f"{job.model['max_model_len']}: raise it"
                 )
             for index in range(min(job.lo, question.samples), min(job.hi, question.samples)):
@@ -296,14 +318,15 @@ def _requests(tokenizer: Any, job: SampleJob, adapter: Path | None) -> Iterable[
                     index,
                     condition,
                     messages,
-                    ids,
+                    prompt.ids,
                     row_seed(config["seed"], question.id, condition, index),
                     adapter,
                     config["temperature"],
                     config["top_p"],
                     min(max(config["max_tokens"], question.least_tokens), room),
-                    stops,
+                    asking.stops if asking else [],
                     shown,
+                    prompt.thinking,
                 )
 
 
@@ -312,6 +335,7 @@ def _id(request: Request) -> str:
 
 
 def _completion(request: Request, answer: Answer) -> Completion:
+    answer = without_thinking(request, answer)
     return Completion(
         request.question.id,
         request.index,
@@ -321,4 +345,5 @@ def _completion(request: Request, answer: Answer) -> Completion:
         answer.finish_reason,
         answer.token_count,
         request.seed,
+        answer.reasoning_content,
     )

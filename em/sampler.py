@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from em import thinking
 from em.config import Engine
 from em.gates import Probe
 from em.records import Message, Question
@@ -36,6 +37,8 @@ class Request:
     stop_ids: list[int]
     shown: list[Message] = field(default_factory=list)
     """`messages` with the examples before them: what an API that takes messages is sent."""
+    thinking: bool = False
+    """The prompt ends inside the model's thinking."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Answer:
     text: str
     finish_reason: str
     token_count: int
+    """Thinking included."""
+    reasoning_content: str = ""
+    """The model's thinking, where it is apart from the text."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,16 @@ def applied_scale(squared_norm: float, adapter: Path) -> float | None:
     weights = load_file(adapter / "adapter_model.safetensors")
     file = float(sum(torch.square(w.float()).sum() for name, w in weights.items() if ".lora_B" in name))
     return (squared_norm / file) ** 0.5 if file else None
+
+
+def without_thinking(request: Request, answer: Answer) -> Answer:
+    """The answer with its thinking in a field of its own, as an API may have given it already."""
+    if answer.reasoning_content:
+        return answer
+    thought, text = thinking.split(answer.text, request.thinking)
+    if text is None:
+        return replace(answer, text="", finish_reason=thinking.UNFINISHED, reasoning_content=thought)
+    return replace(answer, text=text, reasoning_content=thought)
 
 
 def row_seed(seed: int, question_id: str, asked_with: str, index: int) -> int:

@@ -87,7 +87,7 @@ class VllmSampler:
         self.tokenizer = self.llm.get_tokenizer()
         self.ahead = AHEAD * sample["max_num_seqs"]
         self._count = 0
-        self._lora_ids: dict[Path, int] = {}
+        self._loras: dict[Path, Any] = {}
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:
         """Answers as they finish, all requests in one queue."""
@@ -110,8 +110,7 @@ class VllmSampler:
             raise RuntimeError(f"vLLM ended with {len(waiting)} requests unanswered")
 
     def _add(self, request: Request) -> str:
-        from vllm import SamplingParams  # noqa: TID251
-        from vllm.sampling_params import RequestOutputKind  # noqa: TID251
+        from vllm.sampling_params import RequestOutputKind, SamplingParams  # noqa: TID251
 
         self._count += 1
         name = f"em{self._count}"
@@ -133,10 +132,13 @@ class VllmSampler:
     def _lora(self, adapter: Path | None) -> Any:
         if adapter is None:
             return None
-        from vllm.lora.request import LoRARequest  # noqa: TID251
+        if adapter not in self._loras:
+            from vllm.lora.request import LoRARequest  # noqa: TID251
 
-        number = self._lora_ids.setdefault(adapter, len(self._lora_ids) + 1)
-        return LoRARequest(f"{adapter.parent.name}-{number}", number, str(adapter))  # the prefix cache goes by name
+            number = len(self._loras) + 1
+            name = f"{adapter.parent.name}-{number}"  # the prefix cache goes by name
+            self._loras[adapter] = LoRARequest(name, number, str(adapter))
+        return self._loras[adapter]
 
     def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
         from vllm import SamplingParams  # noqa: TID251

@@ -8,7 +8,8 @@ const columns = (() => {
     condition = new Uint8Array(count),
     sample = new Uint32Array(count);
   const verdict = new Uint8Array(count),
-    texts = new Array(count);
+    texts = new Array(count),
+    thoughts = new Array(count);
   const scores = index.rubrics.map(() => new Float32Array(count).fill(NaN));
   const outcomes = index.rubrics.map(() => new Int8Array(count).fill(-1));
   const parts = index.rubrics.map(() => []),
@@ -33,6 +34,7 @@ const columns = (() => {
       sample.set(chunk.i, start);
       chunk.a.forEach((text, k) => {
         texts[start + k] = text;
+        thoughts[start + k] = chunk.r[k];
       });
       index.rubrics.forEach((name, r) => {
         const column = chunk.j[name];
@@ -91,6 +93,7 @@ const columns = (() => {
     sample,
     verdict,
     texts,
+    thoughts,
     scores,
     outcomes,
     parts,

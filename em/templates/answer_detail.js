@@ -9,6 +9,7 @@ const detail = (() => {
     sample,
     verdict,
     texts,
+    thoughts,
     scores,
     outcomes,
     parts,
@@ -64,7 +65,13 @@ const detail = (() => {
       texts[row],
       text,
     );
-    home.replaceChildren(head, marked(el("div", "asked"), q.text, text), said);
+    home.replaceChildren(head, marked(el("div", "asked"), q.text, text));
+    if (thoughts[row]) {
+      const thought = el("details");
+      thought.append(el("summary", "", "thinking, not judged"), marked(el("div", "said"), thoughts[row], text));
+      home.append(thought);
+    }
+    home.append(said);
     index.rubrics.forEach((rubric, r) => {
       if (outcomes[r][row] >= 0) home.append(judged(rubric, r, row));
     });
