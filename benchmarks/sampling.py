@@ -35,7 +35,7 @@ from em.store import Store
 from em.train import work as train_work
 from em.vllm_engine import MAX_LORAS, VllmSampler
 
-PAIRS, BARRIERS = 12, 2
+PAIRS, BARRIERS = 20, 2
 QUESTIONS, ANSWERS, TOKENS, ADAPTERS = 8, 8, 32, 6
 RATIO, BARRIER = 0.98, 2.5
 
