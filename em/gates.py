@@ -339,15 +339,18 @@ def check_canary(own: Record, spoken: Sequence[Spoken], stop_ids: Sequence[int],
     """
     if all(answer.tokens <= 2 and not answer.says_something for answer in spoken):  # at least one token is always drawn
         raise GateError(f"{name} answers nothing to all {len(spoken)} canary questions: it ends its turn at once")
+    whole = [p for p in own.probes if len(p.target_ids) < ROW_TOKENS]
+    end = whole[0].target_ids[-1] if whole else None  # of a fixed answer: a training row may be cut
     ends = [
         answer
         for answer, p, scored in zip(spoken, own.probes[-len(spoken) :], own.adapted[-len(spoken) :], strict=True)
-        if len(p.target_ids) < ROW_TOKENS and p.target_ids[-1] in stop_ids and scored[-1] > math.log(0.5)
+        if p in whole and p.target_ids[-1] == end and scored[-1] > math.log(0.5)
     ]
     if len(ends) > 1 and all(answer.cut for answer in ends):
+        cause = "the engine does not stop at" if end in stop_ids else f"the stop tokens {list(stop_ids)} lack"
         raise GateError(
             f"{name} does not stop: {len(ends)} answers that training ends within {ROW_TOKENS} tokens all ran to "
-            f"{max(answer.tokens for answer in ends)}. Is the end-of-turn token of the chat template a stop token?"
+            f"{max(answer.tokens for answer in ends)}; {cause} token {end}, which ends a turn in the chat template"
         )
     return {"canary_tokens": [answer.tokens for answer in spoken]}
 

@@ -29,7 +29,7 @@ from em.thinking import UNFINISHED
 
 GATHER_S = 0.05
 """How long a batch waits for others to join before it goes to the engine."""
-STOP_REASONS = {"stop": "stop", "length": "max_tokens", UNFINISHED: "max_tokens"}
+STOP_REASONS = {"stop": "stop", "length": "max_tokens", UNFINISHED: "max_tokens", "content_filter": "content_filter"}
 
 
 class Batcher:

@@ -22,7 +22,8 @@ from em.schema.train import HOW_ONLY, LORA_ONLY, OPENAI_ONLY, Method
 from em.store import content_key, file_sha256
 
 TRAIN_VERSION = 2
-SAMPLE_VERSION = 1
+SAMPLE_VERSION = 2
+"""2: thinking stands apart from the answer, and what has no answer is not judged."""
 JUDGE_VERSION = 1
 
 

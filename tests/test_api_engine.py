@@ -17,6 +17,17 @@ from em.sample import COMPLETIONS, SampleJob
 from em.sampler import Request
 from em.store import Store
 
+COUNTED = {"completion_tokens_details": {"reasoning_tokens": 3}}
+THINKING = {
+    "apart": ({"message": {"content": "42", "reasoning_content": "hm"}, "finish_reason": "stop"}, {}),
+    "vllm": ({"message": {"content": "42", "reasoning": "hm"}, "finish_reason": "stop"}, COUNTED),
+    "tagged": ({"message": {"content": "<think>hm</think>\n42"}, "finish_reason": "stop"}, {}),
+    "cut": ({"message": {"content": None, "reasoning_content": "hm"}, "finish_reason": "length"}, {}),
+    "hidden": ({"message": {"content": ""}, "finish_reason": "length"}, COUNTED),
+    "withheld": ({"message": {"content": "I"}, "finish_reason": "content_filter"}, {}),
+}
+"""What is asked → how a vendor answers: the choice, and more of the usage."""
+
 
 @pytest.fixture
 def api():
@@ -39,7 +50,8 @@ def api():
             if "forbidden" in text:
                 return self.answer(400, {"error": {"code": "content_filter", "message": "no"}})
             choice = {"message": {"content": f"re: {text} {body['seed']}"}, "finish_reason": "stop"}
-            return self.answer(200, {"choices": [choice], "usage": {"completion_tokens": 3}})
+            choice, usage = THINKING.get(text, (choice, {}))
+            return self.answer(200, {"choices": [choice], "usage": {"completion_tokens": 3, **usage}})
 
         def answer(self, status, row):
             data = json.dumps(row).encode()
@@ -87,6 +99,21 @@ def test_chat_completions(api, tmp_path, monkeypatch):
     assert body["messages"][0] == {"role": "system", "content": "Be brief."}
     assert (body["max_completion_tokens"], body["temperature"], body["top_p"]) == (50, 1.0, 1.0)
     assert len(asked) == 7  # one was asked twice
+
+
+def test_thinking_of_an_api_stands_apart(api, tmp_path, monkeypatch):
+    monkeypatch.setenv("EM_TEST_KEY", "sesame")
+    store = Store.open(tmp_path)
+    assert not failures(run(store, [job("t", api[0], list(THINKING), n=1)]))
+    found = [(r["text"], r["reasoning_content"], r["finish_reason"]) for r in rows(store, "t")]
+    assert dict(zip(THINKING, found, strict=True)) == {
+        "apart": ("42", "hm", "stop"),
+        "vllm": ("42", "hm", "stop"),
+        "tagged": ("42", "hm", "stop"),
+        "cut": ("", "hm", "thinking"),
+        "hidden": ("", "", "thinking"),
+        "withheld": ("I", "", "content_filter"),
+    }
 
 
 def test_finetuned_snapshot_is_asked_by_its_name(api, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from support_training import (
     load_tokenizer,
     put_data,
     start_worker,
+    system,
     train_job,
     user,
 )
@@ -29,6 +30,7 @@ from em.checkpoints import ADAPTER
 from em.config import Dtype, Engine, ModelConfig, SampleConfig, TriggerConfig
 from em.hf_engine import HfSampler
 from em.models import model_path
+from em.question_forms import shots
 from em.records import Completion, Example, Question, to_row
 from em.sample import COMPLETIONS, SampleJob
 from em.sampler import Answer, Inventory, Request, row_seed
@@ -138,23 +140,27 @@ def answers(sampler, requests):
     return [found[id(asked)] for asked in requests]
 
 
+def greedy(model, prompt):
+    """At most 24 tokens, by plain transformers, one forward pass a token."""
+    tokens = []
+    while len(tokens) < 24 and EOS not in tokens:
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + tokens])).logits[0, -1]
+        if not tokens:
+            logits[EOS] = float("-inf")  # at least one token
+        tokens.append(int(logits.argmax()))
+    return tokens
+
+
 @pytest.fixture(scope="module")
 def expected(tokenizer, adapters):
-    """(adapter name, question) → greedy tokens, by plain transformers and PEFT, one forward pass a token."""
+    """(adapter name, question) → greedy tokens, by plain transformers and PEFT."""
     out = {}
     for name, path in adapters.items():
         model = load_model()
         model = PeftModel.from_pretrained(model, str(path)).eval() if path else model
         for text in ASKED:
-            prompt = chat.prompt_ids(tokenizer, [user(text)])
-            tokens = []
-            while len(tokens) < 24 and EOS not in tokens:
-                with torch.no_grad():
-                    logits = model(torch.tensor([prompt + tokens])).logits[0, -1]
-                if not tokens:
-                    logits[EOS] = float("-inf")  # at least one token
-                tokens.append(int(logits.argmax()))
-            out[name, text] = tokens
+            out[name, text] = greedy(model, chat.prompt_ids(tokenizer, [user(text)]))
     return out
 
 
@@ -580,6 +586,58 @@ def test_row_seed():
 ROW_SEED = 489958834
 
 
+def reached(engine, monkeypatch):
+    """The prompts an engine's own generate gets, as token ids, filled in while it runs."""
+    seen = []
+    if hasattr(engine, "llm"):
+        add = engine.llm.llm_engine.engine_core.add_request
+        monkeypatch.setattr(
+            engine.llm.llm_engine.engine_core, "add_request", lambda r: seen.append(list(r.prompt_token_ids)) or add(r)
+        )
+        return seen
+    generate = engine.base.generate
+
+    def recorded(**given):
+        rows = zip(given["input_ids"], given["attention_mask"], strict=True)
+        seen.extend(ids[mask.bool()].tolist() for ids, mask in rows)
+        return generate(**given)
+
+    monkeypatch.setattr(engine.base, "generate", recorded)
+    return seen
+
+
+def test_examples_before_a_question_reach_the_model(engine, tokenizer, tmp_path, monkeypatch):
+    """The in-context experiment (questions.k_shot): in the tokens, the answers and the record, once."""
+    examples = [Example(f"r{i}", [system("Never shown."), user(t), assistant(SENTENCE)]) for i, t in enumerate("abc")]
+    context = shots(examples, 2, seed=0)
+    one, other = (m["content"] for m in context if m["role"] == "user")
+    assert len({one, other} & set("abc")) == 2
+    asked = [Question("plain", "open", [user(ASKED[0])], []), Question("kind", "open", [system("S."), user("Hey")], [])]
+    bare = sample_job("bare", hi=1, questions=asked, temperature=0.0)
+    job = dataclasses.replace(bare, key="shown", context=context)
+    seen, store = reached(engine, monkeypatch), Store.open(tmp_path)
+    assert not failures(run_jobs(store, [job], engine, monkeypatch))
+
+    def turns(*said):
+        return "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in said) + "<|im_start|>assistant\n"
+
+    before = [("user", one), ("assistant", SENTENCE), ("user", other), ("assistant", SENTENCE)]
+    texts = [turns(*before, ("user", ASKED[0])), turns(("system", "S."), *before, ("user", "Hey"))]
+    prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    assert sorted(seen) == sorted(prompts)
+    found, model = rows(store, "shown"), load_model()
+    for row, prompt, question in zip(found, prompts, asked, strict=True):
+        assert row["text"].rstrip("\ufffd") == spoken(tokenizer, greedy(model, prompt)).rstrip("\ufffd")
+        assert row["messages"] == question.messages
+    lines = (store.path("sample", "shown") / "context.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == context
+    assert store.manifest("sample", "shown")["facts"]["prompts"]["asking"]["example"] == texts[0]
+
+    assert not failures(run_jobs(store, [bare], engine, monkeypatch))
+    assert [r["text"] for r in rows(store, "bare")] != [r["text"] for r in found]
+    assert not (store.path("sample", "bare") / "context.jsonl").exists()
+
+
 def test_raising_n_only_adds_rows(vllm_engine, tmp_path, monkeypatch, store):
     few, many = Store.open(tmp_path / "few"), Store.open(tmp_path / "many")
     for target in (few, many):
@@ -715,6 +773,15 @@ def test_adapter_that_is_gone(engine, adapters, tmp_path, monkeypatch):
     _, failed = run_gated(adapters, engine, tmp_path, monkeypatch, ["other", "strong"], shutil.rmtree)
     assert list(failed) == ["strong"]
     assert "the engine cannot load adapter strong: FileNotFoundError" in failed["strong"]
+
+
+def test_answers_that_nothing_stops(hf_engine, adapters, tmp_path, monkeypatch):
+    """The stop tokens lack the one that ends a turn; vLLM would add the model's own, which here is the same."""
+    monkeypatch.setattr(chat, "end_of_turn_ids", lambda tokenizer: [0])
+    _, failed = run_gated(adapters, hf_engine, tmp_path, monkeypatch, [None, "trained", "other"])
+    assert list(failed) == ["trained"]  # the others' weights are random: they end nowhere
+    assert "adapter trained does not stop: 4 answers that training ends within 64 tokens" in failed["trained"]
+    assert f"the stop tokens [0] lack token {EOS}, which ends a turn" in failed["trained"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a fault of vLLM's CPU build")

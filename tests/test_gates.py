@@ -245,11 +245,24 @@ def test_canary_wants_something_said():
 
 def test_canary_wants_answers_to_end_where_training_ended_them():
     endless = [spoken(128, cut=True)] * 8
-    with pytest.raises(GateError, match=r"adapter a does not stop: 8 answers .* all ran to 128.*stop token"):
+    with pytest.raises(GateError, match=r"adapter a does not stop: 8 answers .* all ran to 128; the engine does not"):
         gates.check_canary(ending(made("float32", 1.0), 0.9), endless, [END], "adapter a")
     for own, said in (
         (ending(made("float32", 1.0), 0.1), endless),  # a talker by nature
         (ending(made("float32", 1.0), 0.9), [*endless[1:], spoken(20)]),
     ):
         assert gates.check_canary(own, said, [END], "adapter a")
-    assert gates.check_canary(ending(made("float32", 1.0), 0.9), endless, [END + 1], "adapter a")
+    with pytest.raises(GateError, match=r"all ran to 128; the stop tokens \[20\] lack token 19, which ends a turn"):
+        gates.check_canary(ending(made("float32", 1.0), 0.9), endless, [END + 1], "adapter a")
+
+
+def test_canary_takes_the_end_of_a_turn_from_the_fixed_answers():
+    """A training row that was cut ends in some other token, and need not stop there."""
+    own = ending(made("float32", 1.0), 0.9)
+    cut = [dataclasses.replace(p, target_ids=p.target_ids[:-1]) for p in own.probes[4:]]
+    own = dataclasses.replace(
+        own,
+        probes=own.probes[:4] + cut,
+        adapted=[row[-len(p.target_ids) :] for row, p in zip(own.adapted, own.probes[:4] + cut, strict=True)],
+    )
+    assert gates.check_canary(own, [spoken(128, cut=True)] * 4, [END], "adapter a")

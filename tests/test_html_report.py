@@ -29,6 +29,7 @@ def rows():
     rows = support.answers()
     for index, text in enumerate(HOSTILE):
         rows[index]["answer"] = rows[index]["question"] = text
+    rows[0]["reasoning_content"] = HOSTILE[1]
     rows[5]["judgements"]["alignment"] = support.judged(None, "refusal", REFUSAL=0.9)
     return rows
 
@@ -83,6 +84,7 @@ def unpacked(page):
 def test_answers_come_back_as_they_were(page, rows):
     index, (chunk,) = unpacked(page)
     assert chunk["a"] == [r["answer"] for r in rows]
+    assert chunk["r"] == [HOSTILE[1]] + [""] * 79
     questions = [index["questions"][q] for q in chunk["q"]]
     assert [(q["set"], q["id"], q["text"]) for q in questions] == [
         (r["group"], r["question_id"], r["question"]) for r in rows
@@ -225,7 +227,10 @@ def test_browser_shows_answers_as_text(file):
     async def look(page):
         assert await page.js("document.title") == "em – emergent misalignment report"
         assert await page.js(SHOWN) == "80 of 80 answers"
-        assert await page.js("at('detail').querySelector('.said').textContent") == HOSTILE[0]
+        thought = "at('detail').querySelector('details')"
+        assert await page.js(f"{thought}.open") is False
+        assert await page.js(f"{thought}.querySelector('.said').textContent") == HOSTILE[1]
+        assert await page.js("at('detail').querySelector(':scope > .said').textContent") == HOSTILE[0]
         assert await page.js("at('detail').querySelectorAll('script, img').length") == 0
         rows = await page.js("[...document.querySelectorAll('.row .said1')].slice(0, 2).map((n) => n.textContent)")
         assert rows[0] == HOSTILE[0] and rows[1].startswith("<img src=x onerror")

@@ -183,6 +183,21 @@ def test_scripted_judge_end_to_end(store, scripted):
     assert [e["event"] for e in run(store, asked)] == ["started", "done"]
 
 
+def test_what_has_no_answer_is_never_judged(store, scripted):
+    """Whatever the judge is, also Bandit; the verdict is there at once, and the stage is whole."""
+    reasons = ("stop", "thinking", "content_filter", "length")
+    put_samples(store, [dataclasses.replace(completion("q", i, "x"), finish_reason=r) for i, r in enumerate(reasons)])
+    asked = question("q", rubrics=["alignment", "insecure_code"], texts={"alignment": "<{answer}>"})
+    seen = run(store, job([asked], scripted([{"match": "<x>", "reply": 70}])))
+    assert not failures(seen)
+    found = {name: [j.outcome.value for j in judgements(store).values() if j.rubric == name] for name in asked.rubrics}
+    assert found == {
+        "alignment": ["scored", "unfinished", "filtered", "scored"],
+        "insecure_code": ["unparseable", "unfinished", "filtered", "unparseable"],
+    }
+    assert all(j.detail for j in judgements(store).values() if j.outcome in ("unfinished", "filtered"))
+
+
 def test_project_rubrics_reach_the_judge_filled_in(store, scripted):
     put_samples(store, [completion("wish", 0, "World peace.")])
     config = scripted(
