@@ -1,6 +1,6 @@
 """How fast and how cheap judging is: share of what concurrency, latency and limits allow; CPU a call; memory by rows.
 
-    python benchmarks/judge.py                 a minute and a half on a quiet machine
+    python benchmarks/judge.py                 two minutes on a quiet machine
     python benchmarks/judge.py --rows 1000000  the memory part with a million judged rows (many minutes)
 
 The judge is a stub in another process (judge_stub.py), on another core where there are two; what it can answer at all
@@ -154,7 +154,7 @@ def memory(answers, url):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=40_000, help="judged rows of the memory part")
-    parser.add_argument("--calls", type=int, default=12_000)
+    parser.add_argument("--calls", type=int, default=20_000)
     arguments = parser.parse_args()
     good = []
     if len(CORES) > 1:
