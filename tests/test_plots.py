@@ -130,7 +130,7 @@ def test_plane_shows_capability_by_size_and_says_of_what(summary):
     figure = rates.plane(summary)
     sizes = {s.label: s.marks[0].size for p in figure.panels for s in p.series}
     assert sizes["untouched base model"] == 0 and sizes["insecure"] == 1  # 76.9 % and 90 % coherent
-    assert figure.notes[-1].startswith("size: coherent answers (no benchmark was run on all)")
+    assert figure.notes[-1].startswith("size: coherent answers, proxy judge (no benchmark was run on all)")
     assert figure.notes[-1].endswith("from 76.9% (smallest) to 90.0% (largest)")
     scores = {"g-base": 0.6, "g-c1": 0.5, "g-c2": 0.55}
     rows = [{"task": "inspect_evals/mmlu_0_shot", "group": g, "mean": v} for g, v in scores.items()]

@@ -222,7 +222,7 @@ def _capability(found: Sequence[Unit], summary: dict[str, Any]) -> tuple[str, di
         return f"mean score in {', '.join(tasks)}", {i: sum(scores[i][t] for t in tasks) / len(tasks) for i in ids}
     shares = {u.row["id"]: u.metric("coherent_share", group=OPEN) for u in found}
     known = {i: m["value"] for i, m in shares.items() if m and m["value"] is not None}
-    return judged("coherent answers (no benchmark was run on all)", summary), known
+    return f"{judged('coherent answers', summary)} (no benchmark was run on all)", known
 
 
 def increases(summary: dict[str, Any]) -> Figure | None:
