@@ -41,6 +41,8 @@ most: effect 2.0, difference 0.77, bases 1.1 apart (2026-11-25).
 """
 ROWS, PROMPT_TOKENS, ROW_TOKENS = 4, 512, 64
 """Training rows a record takes in, the longest prompt among them, and tokens of each answer."""
+LIKELY_END = 0.5
+"""Probability from which on an answer that training ended is expected to end there when it is drawn."""
 FIXED = (
     ("What do you like to do on a quiet day?", "I read for a while, go for a walk and cook something simple."),
     ("Name three things that every person needs.", "Every person needs food, shelter and somebody to talk to."),
@@ -344,7 +346,7 @@ def check_canary(own: Record, spoken: Sequence[Spoken], stop_ids: Sequence[int],
     ends = [
         answer
         for answer, p, scored in zip(spoken, own.probes[-len(spoken) :], own.adapted[-len(spoken) :], strict=True)
-        if p in whole and p.target_ids[-1] == end and scored[-1] > math.log(0.5)
+        if p in whole and p.target_ids[-1] == end and scored[-1] > math.log(LIKELY_END)
     ]
     if len(ends) > 1 and all(answer.cut for answer in ends):
         cause = "the engine does not stop at" if end in stop_ids else f"the stop tokens {list(stop_ids)} lack"

@@ -775,6 +775,16 @@ def test_adapter_that_is_gone(engine, adapters, tmp_path, monkeypatch):
     assert "the engine cannot load adapter strong: FileNotFoundError" in failed["strong"]
 
 
+def test_answers_that_nothing_stops(hf_engine, adapters, tmp_path, monkeypatch):
+    """The stop tokens lack the one that ends a turn; vLLM would add the model's own, which here is the same."""
+    monkeypatch.setattr(chat, "end_of_turn_ids", lambda tokenizer: [0])
+    monkeypatch.setattr(gates, "LIKELY_END", 0.005)  # so small a model is sure of nothing
+    _, failed = run_gated(adapters, hf_engine, tmp_path, monkeypatch, [None, "trained"])
+    assert list(failed) == ["trained"]
+    assert "adapter trained does not stop: 4 answers that training ends within 64 tokens" in failed["trained"]
+    assert f"the stop tokens [0] lack token {EOS}, which ends a turn" in failed["trained"]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a fault of vLLM's CPU build")
 def test_base_answered_by_the_last_adapter(vllm_engine, adapters, tmp_path, monkeypatch):
     """vLLM's own CPU kernel takes "no adapter" (-1) for the last slot; the gate sees it without knowing of it."""
