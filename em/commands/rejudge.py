@@ -78,6 +78,8 @@ def _compare(old: Path, new: Path, judges: tuple[Any, Any]) -> None:
     same = set.intersection(*({k for c in s["cells"] for k in c["stages"].get("judge", ())} for s in sweeps))
     store = Store.open(out_of(old))
     found = [verdicts_of(store, s, skip=same) for s in sweeps]
+    if not all(found):
+        return
     show_pair(" / ".join(j.name for j in judges), between(*found, judges))
     if any(len(f) == MAX_COMPARED for f in found):
         print(f"  compared on the first {MAX_COMPARED} verdicts of each")
