@@ -88,8 +88,9 @@ Look = Callable[[Sequence[Branch]], list[tuple[dict[int, float], str]]]
 """For each branch: token → log-probability of all digit tokens as the next one, and the likeliest token's text."""
 
 
-def walk(count: int, tokens: DigitTokens, look: Look, floor: float = FLOOR) -> list[Walked]:
-    """Walk `count` prompts together, level by level."""
+def walk(count: int, tokens: DigitTokens, look: Look, floor: float = FLOOR, min_mass: float = 0.0) -> list[Walked]:
+    """Walk `count` prompts together, level by level. One whose numbers can no longer reach `min_mass` has no score
+    whatever its other branches hold, and is left: a refusal costs one request instead of 111."""
     out = [Walked() for _ in range(count)]
     level = [Branch(i, "", [], 1.0) for i in range(count)]
     while level:
@@ -107,7 +108,10 @@ def walk(count: int, tokens: DigitTokens, look: Look, floor: float = FLOOR) -> l
                 said, probability = branch.said + known[token], branch.probability * share
                 if said in _PREFIXES and probability >= floor:
                     following.append(Branch(branch.prompt, said, [*branch.ids, token], probability))
-        level = following
+        possible = [math.fsum(walked.numbers.values()) for walked in out]
+        for branch in following:
+            possible[branch.prompt] += branch.probability
+        level = [branch for branch in following if possible[branch.prompt] >= min_mass - 1e-9]
     return out
 
 

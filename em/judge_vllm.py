@@ -125,14 +125,14 @@ class Engine:
             seed=0,
             **{**(vllm_engine.CPU_DEFAULTS | {"block_size": CPU_BLOCK} if cpu else {}), **config.engine_args},
         )
-        self.top = config.top_logprobs
+        self.top, self.min_mass = config.top_logprobs, config.min_mass
 
     def prompt(self, text: str) -> list[int]:
         return chat.prompt_ids(self.tokenizer, [{"role": "user", "content": text}])
 
     def walk(self, prompts: list[list[int]], floor: float = FLOOR) -> list[Any]:
         """The digit tree of each prompt (judge_digits.Walked)."""
-        return walk(len(prompts), self.tokens, lambda level: self._look(prompts, level), floor)
+        return walk(len(prompts), self.tokens, lambda level: self._look(prompts, level), floor, self.min_mass)
 
     def _look(self, prompts: list[list[int]], level: Sequence[Branch]) -> list[tuple[dict[int, float], str]]:
         from vllm import SamplingParams  # noqa: TID251

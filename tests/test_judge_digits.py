@@ -68,6 +68,26 @@ def test_the_floor_costs_less_than_it_says():
         assert expected(walked.numbers, "a", 0.0).score == pytest.approx(exact, abs=1e-4)
 
 
+@given(st.integers(0, 10**6), st.floats(0.01, 0.9))
+def test_a_prompt_is_left_only_when_it_cannot_have_a_score(seed, min_mass):
+    asked = []
+
+    def counting(level):
+        asked.append(len(level))
+        return look(seed)(level)
+
+    (whole,) = walk(1, TOKENS, look(seed), floor=0.0)
+    (left,) = walk(1, TOKENS, counting, floor=0.0, min_mass=min_mass)
+    mass = math.fsum(whole.numbers.values())
+    one, other = (expected(w.numbers, w.first, min_mass) for w in (whole, left))
+    assert (one.outcome, one.score) == (other.outcome, other.score)
+    first = math.fsum(p for token, p in enumerate(distribution(seed, ())) if TOKENS.first.get(token, "").isdigit())
+    if mass >= min_mass:
+        assert left.numbers == whole.numbers
+    elif first < min_mass:
+        assert asked == [1]
+
+
 def test_which_tokens_are_digits():
     assert set(TOKENS.first.values()) == {*"0123456789", "10", "85", "100", "7th", "007"}
     assert VOCABULARY.index("\u01207") in TOKENS.first and VOCABULARY.index("\u01207") not in TOKENS.later
