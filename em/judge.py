@@ -18,7 +18,7 @@ from em.events import Emitter
 from em.judge_spool import Spool
 from em.records import Completion, Judgement, Outcome, Question, from_row, read_jsonl
 from em.rubrics import STATIC, Rubric, rubrics
-from em.sample import COMPLETIONS
+from em.sample import COMPLETIONS, SHOW_EVERY_S
 from em.schema.judge import LOCAL, ScoreMethod
 from em.store import Store
 from em.thinking import UNFINISHED
@@ -28,7 +28,6 @@ CALIBRATION = "calibration.json"
 SPOOL = "judged.spool"
 CHUNK = 4096
 """Pairs a local judge is given at a time, programs Bandit is."""
-SHOW_EVERY_S = 0.2
 NO_ANSWER = {
     UNFINISHED: (Outcome.unfinished, "the model was still thinking when its tokens ended (sample.max_tokens)"),
     "content_filter": (Outcome.filtered, "the asked model's vendor withheld the answer"),

@@ -27,6 +27,7 @@ from em.store import Store, content_key
 
 COMPLETIONS = "completions.jsonl"
 PROGRESS = "all answers"
+SHOW_EVERY_S = 0.2
 SORTED = ".sorted"
 """Suffix of the sorted file before it takes the growing one's name."""
 
@@ -131,6 +132,7 @@ def _draw(sampler: Sampler, drawers: list[Drawer], store: Store, emit: Emitter) 
     owners = {d.job.key: d for d in drawers}
     total, done = sum(len(d.order) for d in drawers), sum(len(d.order) - len(d.missing) for d in drawers)
     emit.progress(PROGRESS, done, total)
+    shown = time.monotonic()
     for drawer in drawers:  # whole already, but for the scores and the sealing
         drawer.score(sampler)
         drawer.finish_if_whole(store)
@@ -138,7 +140,9 @@ def _draw(sampler: Sampler, drawers: list[Drawer], store: Store, emit: Emitter) 
         owner = owners[request.job]
         owner.add(request, answer)
         done += 1
-        emit.progress(PROGRESS, done, total)
+        if done == total or time.monotonic() - shown > SHOW_EVERY_S:
+            shown = time.monotonic()
+            emit.progress(PROGRESS, done, total)
         owner.finish_if_whole(store)
 
 
@@ -278,16 +282,15 @@ def sort_rows(path: Path, order: list[str]) -> list[Completion]:
     good, bad = growing.read(path)
     if bad:
         raise RuntimeError(f"{path}: {len(bad)} answers are not as they were written; run it again to draw these anew")
-    rows = {c.id: c for c in map(_answer, good)}
+    rows = {answer.id: (answer, line) for answer, line in zip(map(_answer, good), good, strict=True)}
     lost = [name for name in order if name not in rows]
     if lost:
         raise RuntimeError(f"{path}: {len(lost)} answers were not drawn, first {lost[0]}")
-    sorted_rows = [rows[name] for name in order]
     temporary = path.with_suffix(SORTED)
-    write_jsonl(temporary, sorted_rows)
+    temporary.write_bytes(b"".join(rows[name][1] for name in order))
     os.replace(temporary, path)
     growing.remove_sums(path)
-    return sorted_rows
+    return [rows[name][0] for name in order]
 
 
 def _answer(row: bytes) -> Completion:

@@ -97,7 +97,7 @@ def without_thinking(request: Request, answer: Answer) -> Answer:
     thought, text = thinking.split(answer.text, request.thinking)
     if text is None:
         return replace(answer, text="", finish_reason=thinking.UNFINISHED, reasoning_content=thought)
-    return replace(answer, text=text, reasoning_content=thought)
+    return answer if text is answer.text else replace(answer, text=text, reasoning_content=thought)
 
 
 def row_seed(seed: int, question_id: str, asked_with: str, index: int) -> int:
