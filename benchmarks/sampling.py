@@ -1,6 +1,6 @@
 """Sampling against raw vLLM: performance row 4. One engine, the tiny model, interleaved arms, one thread.
 
-    python benchmarks/sampling.py
+    python benchmarks/sampling.py [tokens an answer]
 
 framework: the sample stage as a sweep runs it (prompts rendered, seeds, rows on disk as they finish, sealing). raw:
 LLM.generate on the same token ids, seeds and adapters, all in one call; making its prompts and parameters is not timed.
@@ -35,8 +35,11 @@ from em.store import Store
 from em.train import work as train_work
 from em.vllm_engine import MAX_LORAS, VllmSampler
 
-PAIRS, BARRIERS = 20, 2
-QUESTIONS, ANSWERS, TOKENS, ADAPTERS = 8, 8, 32, 6
+PAIRS, BARRIERS = 10, 1
+QUESTIONS, ANSWERS, ADAPTERS = 8, 8, 6
+TOKENS = (
+    int(sys.argv[1]) if len(sys.argv) > 1 else 80
+)  # of sample=quick, the shortest answers that are really asked for
 RATIO, BARRIER = 0.98, 2.5
 
 
