@@ -120,13 +120,13 @@ def kill_one(process: subprocess.Popen[str], seconds: float, rng: random.Random)
     victim = rng.choice(alive)
     try:
         words = victim.cmdline()
-        below = {p.pid: p for p in alive}
+        below = [p for p in alive if p.pid != victim.pid]
         victim.kill()
     except psutil.NoSuchProcess:
         return ""
     if victim.pid == process.pid:
-        psutil.wait_procs(list(below.values()), timeout=30)
-        left = [p for p in below.values() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        psutil.wait_procs(below, timeout=30)
+        left = [p for p in below if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
         assert not left, f"processes outlive a killed sweep: {[p.cmdline() for p in left]}"
     return " ".join(words[words.index("-m") + 1 :][:2]) if "-m" in words else " ".join(words[:2])
 
