@@ -40,7 +40,7 @@ def test_rows_while_training_and_the_last_is_the_adapters(tmp_path):
         for a, b in zip(now, last, strict=True):
             assert a["question_id"] == b["question_id"]
             assert a["logprobs"] == pytest.approx(b["logprobs"], abs=1e-4)
-    curve = choices.curve(folder / choices.CHOICES)
+    curve = choices.curve((folder / choices.CHOICES).read_text().splitlines())
     assert [row["step"] for row in curve] == steps and set(curve[0]) == {
         "step", "letters/logp_misaligned", "pivotal/logp_misaligned",
     }  # fmt: skip
