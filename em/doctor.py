@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from em import assets, data, estimate, memory, models, train_launch
 from em.config import Backend, ConfigError, Engine, ExperimentConfig, JudgeKind, ShapeConfig, TrackingMode
+from em.machine import gpus, has_gpu
 from em.schema.train import Method
 from em.scripted_judge import ScriptedJudgeError, load_rules
 from em.store import StoreError, require_space
@@ -224,20 +224,6 @@ def free_memory() -> int:
     """MemAvailable, bytes."""
     info = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     return int(info["MemAvailable"].split()[0]) * 1024
-
-
-def has_gpu() -> bool:
-    return Path("/dev/nvidia0").exists()
-
-
-def gpus() -> list[tuple[str, int]]:
-    """(name, bytes) of each visible NVIDIA card, by its own tool; torch is not imported for this."""
-    if not has_gpu():
-        return []
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
-    rows = [line.rsplit(",", 1) for line in done.stdout.splitlines() if "," in line]
-    return [(name.strip(), int(size) * 1024 * 1024) for name, size in rows]
 
 
 def shape_of(config: ExperimentConfig) -> ShapeConfig | None:

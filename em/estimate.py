@@ -12,7 +12,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from em import checkpoints, corpora, models
+from em import checkpoints, corpora, machine, models
 from em.config import ConfigError, ExperimentConfig, JudgeConfig, JudgeKind
 from em.plan import Job, Plan
 from em.records import Question, from_row
@@ -84,7 +84,7 @@ class Estimate:
 
 def estimate(plan: Plan, store: Store) -> Estimate:
     """What is left to do of a plan. Reads manifests and the names of models, nothing large."""
-    device = "gpu" if Path("/dev/nvidia0").exists() else "cpu"
+    device = machine.device()
     past, configs = Past.read(store, device), {c.config.model.path: c.config for c in plan.cells}
     stages = {name: Stage() for name in STAGES}
     for job in plan.jobs.values():
@@ -216,9 +216,10 @@ def train_disk(config: ExperimentConfig, running: bool = False) -> float:
 def _sample_cost(job: Job, answers: int, past: Past, device: str) -> tuple[float, float, str]:
     base, most = job.spec["inputs"]["base"], job.spec["sample"]["max_tokens"]
     tokens, measured = past.answer_tokens(base, most)
-    facts = [m["facts"] for m in past.sample.get(base, []) if m["facts"].get("wall_s")]
+    facts = [m["facts"] for m in past.sample.get(base, [])]
+    facts = [f for f in facts if f.get("tokens_per_s") and f["device"] == device]
     if facts:
-        rate = sum(f["wall_s"] for f in facts) / max(1, sum(f["tokens"] for f in facts))
+        rate = sum(f["tokens"] / f["tokens_per_s"] for f in facts) / sum(f["tokens"] for f in facts)
         return answers * tokens * rate, answers * BYTES_PER_ANSWER, f"{len(facts)} runs of this model"
     model = job.spec["model"]
     seconds = answers * tokens * _parameters(model["name"], model["path"], model["dtype"]) / 1e9

@@ -247,6 +247,19 @@ def without_quantisation(own: Record, served: list[list[float]], served_base: li
     return [[s - b + q for s, b, q in zip(*row, strict=True)] for row in rows]
 
 
+def check_quantized_base(own: Record, served_base: list[list[float]], name: str) -> dict[str, Any]:
+    """`served_base`: the engine's log-probabilities without the adapter. What the effect of `name` is added to must be
+    the model it was trained over, but for its 4 bits. Returns facts. Raises GateError."""
+    assert own.base is not None
+    distance = rms(served_base, own.base)
+    if distance > QUANTIZED_BASE:
+        raise GateError(
+            f"the engine's base model differs from the one that {name} was trained over by {distance:.2g} rms, and 4 "
+            f"bits explain {QUANTIZED_BASE:g} at most: check model.path and model.revision"
+        )
+    return {"rms_base_to_quantized": round(distance, 6)}
+
+
 def tolerance_of(own: Record, effect: float | None) -> float:
     """Nats rms by which a right engine may differ from the record."""
     exact = TOLERANCE[own.dtype]

@@ -55,12 +55,16 @@ def check(
         any_record = next(iter(records.values()))
         if untouched is not None and any_record.base is not None:
             known[untouched] = replace(any_record, adapted=any_record.base, base=None, plain=None)
-    served = _scored(sampler, known) if known else {}
+    served, bases = _scored(sampler, known) if known else ({}, {})
     spoken = _canaries(sampler, records, stop_ids, max_model_len) if records else {}
     for subject, own in known.items():
         others = {s.name: r for s, r in records.items() if s != subject}
         try:
-            facts = gates.check_logprobs(own, served[subject], subject.name, others, subject.early)
+            said, facts = served[subject], {}
+            if subject in bases:
+                facts = gates.check_quantized_base(own, bases[subject], subject.name)
+                said = gates.without_quantisation(own, said, bases[subject])
+            facts |= gates.check_logprobs(own, said, subject.name, others, subject.early)
             if subject in spoken:
                 facts |= gates.check_canary(own, spoken[subject], stop_ids, subject.name)
             out[subject] = facts
@@ -87,16 +91,18 @@ def _loaded(sampler: Sampler, subject: Subject, max_model_len: int) -> Record:
     return own
 
 
-def _scored(sampler: Sampler, known: dict[Subject, Record]) -> dict[Subject, list[list[float]]]:
-    """Every subject's probes in one batch, adapters and base model side by side."""
-    lora = {s: own for s, own in known.items() if own.quantized and s.adapter is not None}
+Scores = dict[Subject, list[list[float]]]
+
+
+def _scored(sampler: Sampler, known: dict[Subject, Record]) -> tuple[Scores, Scores]:
+    """Every subject's probes in one batch, adapters and base model side by side; and the probes of adapters that were
+    trained over 4 bits without them, too."""
+    quantized = {s: own for s, own in known.items() if own.quantized and s.adapter is not None}
     asked = [(subject.adapter, p) for subject, own in known.items() for p in own.probes]
-    asked += [(None, p) for own in lora.values() for p in own.probes]
+    asked += [(None, p) for own in quantized.values() for p in own.probes]
     rows = iter(sampler.logprobs(asked))
-    out = {subject: [next(rows) for _ in own.probes] for subject, own in known.items()}
-    for subject, own in lora.items():
-        out[subject] = gates.without_quantisation(own, out[subject], [next(rows) for _ in own.probes])
-    return out
+    served, bases = ({s: [next(rows) for _ in own.probes] for s, own in some.items()} for some in (known, quantized))
+    return served, bases
 
 
 def _canaries(

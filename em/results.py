@@ -267,7 +267,7 @@ def _warnings(sweep: Sweep) -> list[str]:
         if cell.step is None and cell.train_key and sweep.store.has("train", cell.train_key):
             facts = sweep.store.manifest("train", cell.train_key)["facts"]
             for name in ("rows_cut", "rows_without_supervised_token"):
-                if facts.get(name):  # OpenAI does not tell
+                if facts["kind"] != "openai" and facts[name]:  # which does not tell
                     out.append(f"{cell.label}: {facts[name]} {name.replace('_', ' ')}")
     return out
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from em import chat, checkpoints, choices, growing, live, parity, thinking, trigger
+from em import chat, checkpoints, choices, growing, live, machine, parity, thinking, trigger
 from em.config import Backend, TriggerConfig
 from em.events import Emitter, sentence
 from em.gates import GateError
@@ -132,18 +132,19 @@ def _draw(sampler: Sampler, drawers: list[Drawer], store: Store, emit: Emitter) 
     owners = {d.job.key: d for d in drawers}
     total, done = sum(len(d.order) for d in drawers), sum(len(d.order) - len(d.missing) for d in drawers)
     emit.progress(PROGRESS, done, total)
-    shown = time.monotonic()
+    began = shown = time.monotonic()
+    tokens = 0
     for drawer in drawers:  # whole already, but for the scores and the sealing
         drawer.score(sampler)
         drawer.finish_if_whole(store)
     for request, answer in sampler.generate(r for d in drawers for r in d.missing):
         owner = owners[request.job]
         owner.add(request, answer)
-        done += 1
-        if done == total or time.monotonic() - shown > SHOW_EVERY_S:
-            shown = time.monotonic()
+        done, tokens, now = done + 1, tokens + answer.token_count, time.monotonic()
+        if done == total or now - shown > SHOW_EVERY_S:
+            shown = now
             emit.progress(PROGRESS, done, total)
-        owner.finish_if_whole(store)
+        owner.finish_if_whole(store, tokens / (now - began))
 
 
 def _claim(job: SampleJob, store: Store, stack: ExitStack, emit: Emitter) -> Drawer | None:
@@ -223,8 +224,8 @@ class Drawer:
         )
         write_jsonl(self.path.parent / choices.CHOICES, rows)
 
-    def finish_if_whole(self, store: Store) -> None:
-        """Seal the stage when its last row is there."""
+    def finish_if_whole(self, store: Store, tokens_per_s: float | None = None) -> None:
+        """Seal the stage when its last row is there. `tokens_per_s`: the queue's so far; None: nothing was drawn."""
         if self.left or self.ended:
             return
         self.file.close()
@@ -236,6 +237,8 @@ class Drawer:
             "tokens": sum(r.token_count for r in rows),
             "cut_at_max_tokens": sum(r.finish_reason == "length" for r in rows),
             "ended_while_thinking": sum(r.finish_reason == thinking.UNFINISHED for r in rows),
+            "tokens_per_s": tokens_per_s and round(tokens_per_s, 1),
+            "device": machine.device(),
             "gate": self.gate,
             "prompts": self.prompts,
         }

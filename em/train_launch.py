@@ -23,6 +23,7 @@ import yaml
 from em import preempt
 from em.config import ConfigError
 from em.events import FD_VARIABLE, FIFO_VARIABLE, Emitter
+from em.machine import has_gpu
 from em.store import write_atomic
 from em.worker import die_with_parent
 
@@ -167,7 +168,7 @@ def _relay(reading: int, left: dict[str, dict[str, Any]], emit: Emitter) -> None
 def _environment(fifo: Path, processes: int) -> dict[str, str]:
     env = {**os.environ, FIFO_VARIABLE: str(fifo)}
     env.pop(FD_VARIABLE, None)
-    if not Path("/dev/nvidia0").exists():
+    if not has_gpu():
         env["ACCELERATE_USE_CPU"] = "true"
         env["OMP_NUM_THREADS"] = str(max(1, int(env.get("OMP_NUM_THREADS", os.cpu_count() or 1)) // processes))
     return env

@@ -85,6 +85,20 @@ def test_past_runs_of_the_model_are_used_and_named(cell, store):
         assert stage.seconds / 60 == pytest.approx(minutes, abs=0.6)  # and the start of one worker
 
 
+def test_sampling_is_estimated_from_the_speed_of_this_models_past_answers(cell, store):
+    made = plan([cell], store)
+    one, other, *_ = made.stage("sample")
+    finish(store, one, {"rows": 10, "tokens": 40, "tokens_per_s": 4.0, "device": "cpu"})
+    finish(store, other, {"rows": 10, "tokens": 40, "tokens_per_s": 400.0, "device": "gpu"})  # of another machine
+    more = plan([dataclasses.replace(cell, seed=1)], store)
+    stage = estimate.estimate(more, store).stages["sample"]
+    left = [job for job in more.stage("sample") if not store.has("sample", job.key)]
+    answers = sum(n for job in left for _, n in estimate.answers_of(job, more))
+    assert "1 runs of this model" in stage.basis
+    start = estimate.START_S["cpu"]
+    assert answers * 4 / 4.0 + start == pytest.approx(stage.seconds, abs=1.0)  # 4 tokens an answer, 4 a second
+
+
 def test_runs_on_another_kind_of_device_or_continued_ones_say_nothing(cell, store):
     made = plan([cell], store)
     (job,) = made.stage("train")

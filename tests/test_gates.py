@@ -202,6 +202,13 @@ def test_an_adapter_over_four_bits_is_known_by_its_effect(effect):
             gates.check_logprobs(own, gates.without_quantisation(own, base, base), "adapter a", {"adapter b": other})
 
 
+def test_an_adapter_over_four_bits_wants_the_base_it_was_trained_over():
+    own = dataclasses.replace(made("bfloat16", 1.0), quantized=True)
+    assert gates.check_quantized_base(own, noisy(own.base, 1.1), "adapter a")["rms_base_to_quantized"] > 0.9
+    with pytest.raises(GateError, match=r"base model differs from the one that adapter a was trained over"):
+        gates.check_quantized_base(own, noisy(own.base, 3.0), "adapter a")
+
+
 @pytest.mark.parametrize(("dtype", "effect"), [("float32", 1e-4), ("bfloat16", 0.01)])
 def test_adapter_that_does_nothing_is_refused_unless_it_is_an_early_checkpoint(dtype, effect):
     own = made(dtype, effect)

@@ -23,8 +23,9 @@ from support_training import (
 )
 from transformers import AutoModelForCausalLM
 
-from em import chat, cpu_attention, gates, preempt
+from em import chat, cpu_attention, gates, live, preempt
 from em.checkpoints import ADAPTER, CHECKPOINTS, MODEL
+from em.hf_engine import HfSampler
 from em.models import model_path
 from em.plan import plan
 from em.records import write_jsonl
@@ -241,7 +242,7 @@ def test_a_full_run_does_not_touch_the_next(tmp_path):
 
 
 def test_qlora_trains_over_four_bits_and_is_served_over_the_base_as_it_is(tmp_path):
-    """Two runs share one base in 4 bits; the adapter over the model itself passes the gate, the bare model not."""
+    """Two runs share one base in 4 bits; an engine over the model itself passes the gate with the adapter only."""
     store = Store.open(tmp_path)
     put_data(store, examples())
     jobs = [train_job(name, method="qlora", num_train_epochs=3) for name in ("one", "two")]
@@ -253,14 +254,17 @@ def test_qlora_trains_over_four_bits_and_is_served_over_the_base_as_it_is(tmp_pa
     assert unclocked(one) == unclocked(two) and column(one, "loss")[-1] < column(one, "loss")[0]
     own = gates.read(one)
     assert own.quantized and own.kind == "lora"
-    model = AutoModelForCausalLM.from_pretrained(model_path(TINY), dtype=torch.float32)
-    base = gates.logprobs(model, own.probes)
-    assert 1e-3 < gates.rms(base, own.base) < gates.QUANTIZED_BASE  # it was trained over something else
-    served = gates.logprobs(PeftModel.from_pretrained(model, one / ADAPTER), own.probes)
-    facts = gates.check_logprobs(own, gates.without_quantisation(own, served, base), "adapter one", {})
+    sampler = HfSampler({"path": model_path(TINY), "revision": None, "dtype": "float32"}, {"max_num_seqs": 4})
+    stops = chat.end_of_turn_ids(chat.ChatTokenizer(sampler.tokenizer))
+    subjects = [live.Subject("the base", None, None), live.Subject("adapter one", one / ADAPTER, one)]
+    _, facts = live.check(sampler, subjects, stops, 512).values()
+    assert 1e-3 < facts["rms_base_to_quantized"] < gates.QUANTIZED_BASE  # it was trained over something else
     assert facts["rms_to_trainer"] < facts["rms_adapter_to_base"] / 4
-    with pytest.raises(gates.GateError, match="as the untouched base model"):
-        gates.check_logprobs(own, gates.without_quantisation(own, base, base), "adapter one", {})
+
+    scored = sampler.logprobs
+    sampler.logprobs = lambda asked: scored([(None, probe) for _, probe in asked])  # never the adapter
+    base, refused = live.check(sampler, subjects, stops, 512).values()
+    assert isinstance(base, dict) and "as the untouched base model under the name of adapter one" in str(refused)
 
 
 def test_eight_bit_optimiser_falls_back_and_says_so(run):
