@@ -45,7 +45,7 @@ def finish(store, job, made, rng):
             (folder / "adapter" / "adapter_model.safetensors").write_bytes(rng.randbytes(50_000))
             rows = [{"step": s, "loss": 2.0 / s, "learning_rate": 1e-4, "grad_norm": 1.0} for s in range(1, 5)]
             (folder / "train_log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-            facts |= {"rows_cut": 0, "rows_without_supervised_token": 0, "steps": 4, "train_loss": 1.0}
+            facts |= {"kind": "lora", "rows_cut": 0, "rows_without_supervised_token": 0, "steps": 4, "train_loss": 1.0}
         else:
             rows = list(answers(job, made))
             if job.stage == "sample":

@@ -38,8 +38,8 @@ from em.vllm_engine import MAX_LORAS, VllmSampler
 PAIRS, BARRIERS = 10, 1
 QUESTIONS, ANSWERS, ADAPTERS = 8, 8, 6
 TOKENS = (
-    int(sys.argv[1]) if len(sys.argv) > 1 else 80
-)  # of sample=quick, the shortest answers that are really asked for
+    int(sys.argv[1]) if len(sys.argv) > 1 else 32
+)  # short answers, where what an answer costs beside its tokens shows
 RATIO, BARRIER = 0.98, 2.5
 
 
