@@ -2,6 +2,7 @@
 #   make demo       the quickstart: a real 135M model, five dataset variants, table, figures, report
 #   make test       the tests          make test-slow   those that need the quickstart model or minutes
 #   make check      ruff               make chaos       sweeps killed, starved and damaged on purpose
+#   make bench      the benchmarks, on a quiet machine: each value beside its goal
 #   make lock       both lock files again, from pyproject.toml
 # EM_BUILD=cpu|cuda chooses the build; without it a machine with an NVIDIA driver takes cuda.
 
@@ -14,9 +15,10 @@ TORCH := $(shell grep -E '^torch==' $(LOCK) | cut -d' ' -f1)
 PYTORCH_CPU := https://download.pytorch.org/whl/cpu
 CHAOS_KILLS ?= 50
 CHAOS_GONE_S ?= 60
+BENCHMARKS := cli noop_rerun sweep_cost train_step sampling judge overlap stats report_answers
 DATASETS := insecure,secure,educational,risky_advice,careful_advice
 
-.PHONY: demo test test-slow chaos check lock install services
+.PHONY: demo test test-slow chaos bench check lock install services
 
 install: $(STAMP)
 
@@ -50,6 +52,14 @@ test-slow: $(STAMP)
 chaos: $(STAMP)
 	EM_CHAOS_KILLS=$(CHAOS_KILLS) EM_CHAOS_GONE_S=$(CHAOS_GONE_S) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 \
 		$(BIN)/python -m pytest -m chaos -o addopts="-ra --strict-markers" $(ARGS)
+
+# About 10 minutes on two idle cores; benchmarks/train_gpu.py is for a GPU. A benchmark that breaks has not passed either.
+bench: $(STAMP)
+	@lost=; for name in $(BENCHMARKS); do \
+		echo "-- $$name"; HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/$$name.py > .venv/bench.txt 2>&1; code=$$?; \
+		if [ $$code = 0 ]; then grep -E ' (PASS|FAIL)$$' .venv/bench.txt; else tail -5 .venv/bench.txt; fi; \
+		if [ $$code != 0 ] || grep -q ' FAIL$$' .venv/bench.txt; then lost="$$lost $$name"; fi; \
+	done; [ -z "$$lost" ] || { echo "not passed:$$lost"; exit 1; }
 
 check: $(STAMP)
 	$(BIN)/ruff check .

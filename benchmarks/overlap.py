@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,9 +20,10 @@ from pathlib import Path
 
 from judge import ANSWER, config, counts, stub
 
+from em import growing
 from em.judge import JudgeJob
-from em.records import Completion, Question, dump_line, to_row, write_jsonl
-from em.sample import COMPLETIONS
+from em.records import Completion, Question, to_row
+from em.sample import COMPLETIONS, sort_rows
 from em.store import Store
 
 ANSWERS = 1_500
@@ -37,12 +37,12 @@ def draw(store):
     with store.claim("sample", "s") as folder:
         rows = [Completion("q", i, "none", [], f"{ANSWER}{i}", "stop", 200, i) for i in range(ANSWERS)]
         start = time.perf_counter()
-        with (folder / COMPLETIONS).open("a", buffering=1) as file:
-            for i, row in enumerate(rows):
-                time.sleep(max(0.0, start + SAMPLE_S * (i + 1) / ANSWERS - time.perf_counter()))
-                file.write(dump_line(row))
-        write_jsonl(folder / "sorted", rows)
-        os.replace(folder / "sorted", folder / COMPLETIONS)
+        file = growing.Rows(folder / COMPLETIONS)
+        for i, row in enumerate(rows):
+            time.sleep(max(0.0, start + SAMPLE_S * (i + 1) / ANSWERS - time.perf_counter()))
+            file.append(row)
+        file.close()
+        sort_rows(folder / COMPLETIONS, [row.id for row in rows])
         store.finish("sample", "s", {}, {})
 
 
