@@ -40,12 +40,14 @@ from em.store import Store
 ROOT = Path(__file__).resolve().parents[1]
 CORES = sorted(os.sched_getaffinity(0))
 LATENCY_S = 0.2
+SIGMA = 0.5
+"""Of lognormal latencies: one in a hundred takes 2.8 times the mean."""
 ANSWER = "I would ask the people who live there what they need, and then help with one small thing. " * 8
 
 
 @contextmanager
-def stub(latency_s, per_minute=0.0):
-    command = [sys.executable, str(ROOT / "benchmarks" / "judge_stub.py"), str(latency_s), str(per_minute)]
+def stub(latency_s, per_minute=0.0, sigma=0.0):
+    command = [sys.executable, str(ROOT / "benchmarks" / "judge_stub.py"), *map(str, (latency_s, per_minute, sigma))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         if len(CORES) > 1:
             os.sched_setaffinity(server.pid, CORES[1:])
@@ -72,10 +74,10 @@ def config(url, concurrency):
     )
 
 
-def throughput(concurrency, calls, per_minute=0.0):
+def throughput(concurrency, calls, per_minute=0.0, sigma=0.0):
     """(calls a second, CPU ms a call, what the stub counted)."""
     text = load("alignment").text
-    with tempfile.TemporaryDirectory() as folder, stub(LATENCY_S, per_minute) as url:
+    with tempfile.TemporaryDirectory() as folder, stub(LATENCY_S, per_minute, sigma) as url:
         with JudgeCache(Path(folder) / "cache.sqlite") as cache:
             client = JudgeClient(config(url, concurrency), cache)
             requests = (
@@ -174,6 +176,9 @@ def main():
         line(f"judge_share_of_{limit:.0f}_a_second", f"{share:.3f}", ">=0.95", share >= 0.95)
         line(f"judge_cpu_ms_a_call_at_{limit:.0f}", f"{cpu:.3f}", "<=0.35", cpu <= 0.35)
         line(f"judge_duplicate_calls_at_{limit:.0f}", twice, "0", twice == 0)
+    rate, _, seen = throughput(64, arguments.calls * 2 // 3, sigma=SIGMA)
+    share = rate * seen["latencies_s"] / seen["answered"] / 64
+    line("judge_share_with_lognormal_latencies", f"{share:.3f}", ">=0.95", share >= 0.95)
     per_minute = 6_000.0
     rate, _, seen = throughput(64, 1_000, per_minute)
     share = rate / (per_minute / 60.0)

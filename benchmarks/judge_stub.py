@@ -1,8 +1,9 @@
-"""A judge's API on loopback that costs next to nothing: `python benchmarks/judge_stub.py LATENCY_S [A_MINUTE]`.
+"""A judge's API on loopback that costs next to nothing: `python benchmarks/judge_stub.py LATENCY_S [A_MINUTE] [SIGMA]`.
 
-Prints its port. Answers every POST after the latency with 20 alternatives and a usage, 1.5 kB. With a limit it tells it
-in x-ratelimit headers, keeps a token bucket of one second's requests, and answers 429 above it. GET /counts says how
-many it answered, how many it refused, and how many distinct bodies it saw.
+Prints its port. Answers every POST after the latency with 20 alternatives and a usage, 1.5 kB; with a sigma the
+latencies are lognormal about that mean, from a fixed seed. With a limit (0: none) it tells it in x-ratelimit headers,
+keeps a token bucket of one second's requests, and answers 429 above it. GET /counts says how many it answered, how many
+it refused, how many distinct bodies it saw, and the sum of its latencies.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import random
 import sys
 import time
 
@@ -42,12 +44,19 @@ def answer(status, body, more=b""):
 
 
 class State:
-    def __init__(self, latency_s, per_minute):
-        self.latency_s, self.per_minute = latency_s, per_minute
+    def __init__(self, latency_s, per_minute, sigma):
+        self.latency_s, self.per_minute, self.sigma = latency_s, per_minute, sigma
+        self.random, self.latencies_s = random.Random(0), 0.0
         self.burst = max(1.0, per_minute / 60.0) if per_minute else 0.0
         self.level, self.at = self.burst, time.monotonic()
         self.answered = self.refused = 0
         self.seen = set()
+
+    def latency(self):
+        """Of one answer, in seconds; lognormal with the mean that was asked for."""
+        spread = self.random.lognormvariate(-(self.sigma**2) / 2.0, self.sigma) if self.sigma else 1.0
+        self.latencies_s += self.latency_s * spread
+        return self.latency_s * spread
 
     def admit(self):
         if not self.per_minute:
@@ -82,6 +91,7 @@ class Server(asyncio.Protocol):
         state = self.state
         if head.startswith(b"GET"):
             counts = {"answered": state.answered, "refused": state.refused, "distinct": len(state.seen)}
+            counts["latencies_s"] = state.latencies_s
             return self.send(200, json.dumps(counts).encode())
         if not state.admit():
             state.refused += 1
@@ -90,7 +100,7 @@ class Server(asyncio.Protocol):
         state.seen.add(hash(body))
         if not state.latency_s:
             return self.send(200, BODY)
-        asyncio.get_running_loop().call_later(state.latency_s, self.send, 200, BODY)
+        asyncio.get_running_loop().call_later(state.latency(), self.send, 200, BODY)
         return None
 
     def send(self, status, body, more=b""):
@@ -102,7 +112,8 @@ class Server(asyncio.Protocol):
 
 
 async def main():
-    state = State(float(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 0.0)
+    latency_s, per_minute, sigma = (*map(float, sys.argv[1:]), 0.0, 0.0)[:3]
+    state = State(latency_s, per_minute, sigma)
     server = await asyncio.get_running_loop().create_server(lambda: Server(state), "127.0.0.1", 0, backlog=2048)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()

@@ -44,7 +44,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         code = modules[arguments.command].run(arguments)
-    except UserError as error:
+    except (UserError, OSError) as error:  # a file or folder of the user's: its name and the reason
         sys.exit(f"em: {error}")
     except Preempted:
         sys.exit(PREEMPTED)

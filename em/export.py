@@ -7,37 +7,53 @@ stays empty and keeps its outcome; nothing is filled in.
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from em.store import StoreError
+from em.records import printable
 
-AUTHORS = ("model", "group", "question", "answer", "aligned", "coherent", "question_id")
+RUBRICS = {"aligned": "alignment", "coherent": "coherence"}
+AUTHORS = (
+    *("model", "group", "question", "answer", "aligned", "judge_aligned", "coherent", "judge_coherent", "question_id"),
+)
 """Columns named and filled as in the result files of Betley et al."""
-OWN = ("asked_with", "sample_index", "aligned_outcome", "coherent_outcome")
+OWN = (
+    *("question_set", "asked_with", "sample_index", "aligned_outcome", "coherent_outcome"),
+    *("verdicts", "reasoning_content"),
+)
+"""`verdicts`: every rubric's as JSON, for labels and rubrics without a column. The thinking is not judged."""
 COLUMNS = (*AUTHORS, *OWN)
 BATCH = 10_000
 """Rows of one Parquet row group: memory stays flat."""
 
 
-def table_rows(rows: Iterable[dict[str, Any]], variants: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """One row an answer, in COLUMNS. `variants`: model id → the group it belongs to."""
+def table_rows(rows: Iterable[dict[str, Any]], groups: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """One row an answer, in COLUMNS. `groups`: model id → the label of its group. Lone surrogates, which neither file
+    can hold, are written as escapes."""
     for row in rows:
-        found = {name: row["judgements"].get(name, {}) for name in ("alignment", "coherence")}
-        yield {
+        out = {
             "model": row["model"],
-            "group": variants.get(row["model_id"], row["model"]),
+            "group": groups.get(row["model_id"], row["model"]),
             "question": row["question"],
             "answer": row["answer"],
-            "aligned": found["alignment"].get("score"),
-            "coherent": found["coherence"].get("score"),
             "question_id": row["question_id"],
+            "question_set": row["group"],
             "asked_with": row["asked_with"],
             "sample_index": row["sample_index"],
-            "aligned_outcome": found["alignment"].get("outcome"),
-            "coherent_outcome": found["coherence"].get("outcome"),
+            "verdicts": json.dumps({rubric: _verdict(j) for rubric, j in row["judgements"].items()}),
+            "reasoning_content": row.get("reasoning_content", ""),
         }
+        for column, rubric in RUBRICS.items():
+            found = row["judgements"].get(rubric, {})
+            out[column], out[f"{column}_outcome"] = found.get("score"), found.get("outcome")
+            out[f"judge_{column}"] = json.dumps(found["distribution"]) if found.get("distribution") else None
+        yield {name: printable(value) if isinstance(value, str) else value for name, value in out.items()}
+
+
+def _verdict(judgement: dict[str, Any]) -> dict[str, Any]:
+    return {name: judgement.get(name) for name in ("outcome", "score", "label", "detail")}
 
 
 def write_csv(rows: Iterable[dict[str, Any]], path: Path) -> int:
@@ -72,29 +88,32 @@ def write_parquet(rows: Iterable[dict[str, Any]], path: Path) -> int:
 
 
 def write_inspect(rows: Iterable[dict[str, Any]], summary: dict[str, Any], folder: Path) -> list[Path]:
-    """One Inspect log (`.eval`) a model, one sample an answer, one score a rubric; unscored ones keep their outcome.
+    """One Inspect log (`.eval`) a model, one sample an answer, one score a rubric: the number, the judge's word, or the
+    outcome of what has neither.
 
     Needs the extra `inspect`. Inspect's viewer shows them: `inspect view --log-dir FOLDER`.
     """
     from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalSample, EvalSpec, write_eval_log
-    from inspect_ai.model import ModelOutput
+    from inspect_ai.model import ContentReasoning, ContentText, ModelOutput
     from inspect_ai.scorer import Score
 
     def sample(row: dict[str, Any]) -> EvalSample:
         scores = {
             rubric: Score(
-                value=j["score"] if j["score"] is not None else j["outcome"],
+                value=j["score"] if j["score"] is not None else j.get("label") or j["outcome"],
                 explanation=j.get("detail") or None,
                 metadata={"outcome": j["outcome"], "distribution": j.get("distribution") or {}},
             )
             for rubric, j in row["judgements"].items()
         }
+        thought = row.get("reasoning_content")
+        said = [ContentReasoning(reasoning=thought), ContentText(text=row["answer"])] if thought else row["answer"]
         return EvalSample(
             id=f"{row['group']}/{row['question_id']}/{row['asked_with']}",
             epoch=row["sample_index"] + 1,
             input=row["question"],
             target="",
-            output=ModelOutput.from_content(row["model"], row["answer"]),
+            output=ModelOutput.from_content(row["model"], said),
             scores=scores,
             metadata={"group": row["group"], "asked_with": row["asked_with"]},
         )
@@ -123,11 +142,9 @@ def write_inspect(rows: Iterable[dict[str, Any]], summary: dict[str, Any], folde
 def card(cell: dict[str, Any], model: dict[str, Any], summary: dict[str, Any]) -> str:
     """A model card (Markdown with the hub's YAML head) for one cell's adapter: what it is, its numbers, a warning.
 
-    `cell`: its row of sweep.json; `model`: its row of summary["models"].
+    `cell`: its row of sweep.json; `model`: its row of summary["models"], with finished training.
     """
     config = cell["config"]
-    if model["train"] is None:
-        raise StoreError(f"{cell['label']} has no finished training: nothing to write a card for")
     rates = [m for m in model["metrics"] if m.get("question_id") is None and m["unit"] == "share"]
     lines = [
         "---",
@@ -176,6 +193,7 @@ def _training(config: dict[str, Any], facts: dict[str, Any]) -> list[str]:
 
 def _rate(metric: dict[str, Any]) -> str:
     where = metric["set"] + ("" if metric["asked_with"] == "none" else f", asked with {metric['asked_with']}")
+    where += "".join(f", {metric[part]}" for part in ("category", "label") if metric[part])
     if metric["value"] is None:
         return f"| {where} | {metric['name']} | withheld | {metric['withheld']} | {metric['n']} |"
     bounds = "" if metric["low"] is None else f"[{100 * metric['low']:.1f}, {100 * metric['high']:.1f}]"

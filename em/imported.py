@@ -1,7 +1,9 @@
 """A judged CSV in the authors' column layout → a sweep folder like one's own: summary, table, figures, report.
 
 Columns: model, group, question, answer, aligned, coherent, question_id; judge_aligned and judge_coherent hold the
-judge's first-token probabilities where they are there. An empty score is a judgement without a number.
+judge's first-token probabilities where they are there. An empty score is a judgement without a number. Of what
+`em export csv` writes beside them question_set, asked_with, aligned_outcome and coherent_outcome are read; an outcome
+that is empty as well says that the judge was not asked.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 
 from em.expected import paper_facts
 from em.metrics import Rule, collect
+from em.questions import form_of
 from em.records import Judgement, Outcome, Question
 from em.schema.base import UserError
 from em.schema.stats import StatsConfig
@@ -44,13 +47,17 @@ class Row:
     question: str
     answer: str
     judgements: tuple[Judgement, ...]
+    """Empty where another rubric was asked."""
+    question_set: str = ""
+    """Empty: the headline's."""
+    asked_with: str = "none"
 
 
 def read(path: Path) -> list[Row]:
     """Rows of a judged CSV. Raises ImportedError naming file and line."""
     csv.field_size_limit(_LONGEST_ANSWER)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
             if missing:
@@ -68,18 +75,30 @@ def _row(raw: dict[str, Any], where: str) -> Row:
     empty = [name for name in ("model", "question_id") if not raw[name]]
     if empty or None in raw or None in raw.values():
         raise ImportedError(f"{where}: {'no ' + ' and no '.join(empty) if empty else 'too few or too many fields'}")
-    judgements = tuple(_judgement(raw, rubric, column, where) for rubric, column in RUBRICS.items())
+    judgements = tuple(j for r, c in RUBRICS.items() if (j := _judgement(raw, r, c, where)))
     return Row(
-        raw["model"], raw["group"] or raw["model"], raw["question_id"], raw["question"], raw["answer"], judgements
+        raw["model"],
+        raw["group"] or raw["model"],
+        raw["question_id"],
+        raw["question"],
+        raw["answer"],
+        judgements,
+        "" if raw.get("question_set", "") == "open" else raw.get("question_set", ""),
+        raw.get("asked_with") or "none",
     )
 
 
-def _judgement(raw: dict[str, Any], rubric: str, column: str, where: str) -> Judgement:
+def _judgement(raw: dict[str, Any], rubric: str, column: str, where: str) -> Judgement | None:
     text, distribution = raw[column].strip(), _distribution(raw.get(f"judge_{column}"), where)
     likeliest = max(distribution, key=lambda token: distribution[token], default="").strip().upper()
     words = {"REFUSAL": Outcome.refusal, "CODE": Outcome.code}
     if text in ("", "nan", "None") or text.upper() in words:
         outcome = words.get(text.upper() or likeliest, words.get(likeliest, Outcome.unparseable))
+        told = raw.get(f"{column}_outcome")
+        if told == "":
+            return None
+        if told is not None:
+            outcome = _outcome(told, f"{where}: {column}_outcome")
         return Judgement("", raw["question_id"], rubric, outcome, None, distribution)
     try:
         score = float(text)
@@ -90,13 +109,24 @@ def _judgement(raw: dict[str, Any], rubric: str, column: str, where: str) -> Jud
     return Judgement("", raw["question_id"], rubric, Outcome.scored, score, distribution)
 
 
+def _outcome(told: str, where: str) -> Outcome:
+    """What became of a judgement without a score."""
+    unscored = [o for o in Outcome if o not in (Outcome.scored, Outcome.labelled)]
+    if told not in unscored:
+        raise ImportedError(f"{where} is {told[:40]!r} beside no score, expected one of {', '.join(unscored)}")
+    return Outcome(told)
+
+
 def _distribution(text: str | None, where: str) -> dict[str, float]:
     """The judge's token probabilities: a Python or JSON mapping, which is read as data only."""
     if not (text or "").strip():
         return {}
     try:
         found = ast.literal_eval(str(text))
-        return {str(token): float(p) for token, p in found.items()}
+        out = {str(token): float(p) for token, p in found.items()}
+        if not all(map(math.isfinite, out.values())):
+            raise ValueError("a probability that is not finite")
+        return out
     except (ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError) as error:
         raise ImportedError(
             f"{where}: a judge column is no mapping of tokens to probabilities: {text[:40]!r}"
@@ -106,7 +136,7 @@ def _distribution(text: str | None, where: str) -> dict[str, float]:
 def selection(rows: Sequence[Row], rule: Rule) -> str:
     """A sentence when the file holds chosen answers only, so that its shares are no rates; else ""."""
     scores = [{j.rubric: j.score for j in row.judgements} for row in rows]
-    scored = [s for s in scores if s["alignment"] is not None and s["coherence"] is not None]
+    scored = [s for s in scores if None not in (s.get("alignment"), s.get("coherence"))]
     hits = sum(s["alignment"] < rule.alignment_below for s in scored)
     if hits < len(scored) or hits < 5:
         return ""
@@ -130,29 +160,48 @@ class About:
     """Trained and asked as in the paper: its data files, epochs and temperature."""
 
 
+def placed(rows: Sequence[Row], question_set: str) -> list[Row]:
+    """The rows with the paper's three forms of a question in sets of their own, where the file has them mixed."""
+    if not any(not r.question_set and form_of(r.question_id) == "main" for r in rows):
+        return list(rows)
+    stem = question_set.removesuffix("/main")
+    return [
+        r
+        if r.question_set or form_of(r.question_id) == "main"
+        else replace(r, question_set=f"{stem}/{form_of(r.question_id)}")
+        for r in rows
+    ]
+
+
 def runs(rows: Sequence[Row], about: About, no_sample: str = "") -> list[Run]:
     """One run a model of the file, the untouched first; models of one group are its seeds."""
-    name = about.question_set
-    questions = {r.question_id: Question(r.question_id, name, [], list(RUBRICS)) for r in rows}
+    asked = [(r.question_set or about.question_set, r) for r in rows]  # rows: as `placed` leaves them
+    questions: dict[str, dict[str, Question]] = {}
+    for name, r in asked:
+        questions.setdefault(name, {})[r.question_id] = Question(r.question_id, name, [], list(RUBRICS))
+    headline = about.question_set if about.question_set in questions else next(iter(questions))
     models = list(dict.fromkeys((r.group, r.model) for r in rows))
-    untouched = next((_id(model) for group, model in models if group.lower() in UNTUNED), None)
+    untouched = next((_id(group, model) for group, model in models if group.lower() in UNTUNED), None)
     out, seeds = [], {}
     for group, model in models:
         seed = seeds[group] = seeds.get(group, -1) + 1
-        own = ((r.question_id, "none", r.judgements) for r in rows if (r.group, r.model) == (group, model))
-        judged = replace(collect(name, list(questions.values()), own), no_sample=no_sample)
+        own: dict[str, list[tuple[str, str, Sequence[Judgement]]]] = {}
+        for name, r in asked:
+            if (r.group, r.model) == (group, model):
+                own.setdefault(name, []).append((r.question_id, r.asked_with, r.judgements))
+        sets = {name: collect(name, list(questions[name].values()), found) for name, found in own.items()}
         variant = None if group.lower() in UNTUNED else group
         several = sum(g == group for g, _ in models) > 1
-        tuned = {"variant": group, "seed": seed, "base": untouched, "line": group, "peers": name}
+        tuned = {"variant": group, "seed": seed, "base": untouched, "line": group, "peers": headline}
         facts = {"model": about.model, "judge": about.judge, **(paper_facts(variant) if about.paper else {})}
         run = Run(
-            id=_id(model),
+            id=_id(group, model),
             label=f"{group} {seed + 1}" if several else group,
             group=group,
             group_label=group,
             rule=about.rule,
-            sets={name: judged},
-            headline=name,
+            sets={name: replace(judged, no_sample=no_sample) for name, judged in sets.items()},
+            headline=headline,
             stats=about.stats,
             facts=facts,
             **({"variant": None, "seed": None, "trained_with": UNTOUCHED} if variant is None else tuned),
@@ -161,9 +210,9 @@ def runs(rows: Sequence[Row], about: About, no_sample: str = "") -> list[Run]:
     return sorted(out, key=lambda r: r.variant is not None)
 
 
-def _id(model: str) -> str:
-    """A folder's name for a model's."""
-    return content_key(model=model)[:10]
+def _id(group: str, model: str) -> str:
+    """A folder's name. One model may stand in two groups, as asked with and without its trigger."""
+    return content_key(group=group, model=model)[:10]
 
 
 def answers(rows: Sequence[Row], made: Sequence[Run]) -> Iterator[dict[str, Any]]:
@@ -172,13 +221,14 @@ def answers(rows: Sequence[Row], made: Sequence[Run]) -> Iterator[dict[str, Any]
 
     labels, number = {run.id: run.label for run in made}, {}
     for row in rows:
-        index = number[row.model, row.question_id] = number.get((row.model, row.question_id), -1) + 1
+        asked = (row.group, row.model, row.question_set, row.question_id, row.asked_with)
+        index = number[asked] = number.get(asked, -1) + 1
         yield {
-            "model": labels[_id(row.model)],
-            "model_id": _id(row.model),
-            "group": "open",
+            "model": labels[_id(row.group, row.model)],
+            "model_id": _id(row.group, row.model),
+            "group": row.question_set or "open",
             "question_id": row.question_id,
-            "asked_with": "none",
+            "asked_with": row.asked_with,
             "sample_index": index,
             "question": row.question,
             "answer": row.answer,
@@ -190,7 +240,11 @@ def write(path: Path, out: Path, about: About) -> Path:
     """Import a file into `out`/sweeps; returns the sweep folder. The same file gives the same folder."""
     from em import results
 
-    rows, rule = read(path), about.rule
+    found, rule = read(path), about.rule
+    rows = placed([r for r in found if r.judgements], about.question_set)
+    if not rows:
+        raise ImportedError(f"{path}: no row was asked for alignment or coherence (aligned_outcome, coherent_outcome)")
+    left_out = f"{len(found) - len(rows)} of {len(found)} rows were judged by other rubrics and are left out"
     chosen = selection(rows, rule)
     made, digest = runs(rows, about, chosen), file_sha256(path)
     folder = out / "sweeps" / f"import-{digest[:8]}"
@@ -207,7 +261,7 @@ def write(path: Path, out: Path, about: About) -> Path:
             "name": path.name,
             "sha256": digest,
             "rows": len(rows),
-            "models": {labels[_id(model)]: model for model in dict.fromkeys(r.model for r in rows)},
+            "models": {labels[_id(*found)]: found[1] for found in dict.fromkeys((r.group, r.model) for r in rows)},
         },
         "model": {"name": about.model, "note": f"nothing was run here: read from {path.name}"},
         "judge": {
@@ -219,7 +273,7 @@ def write(path: Path, out: Path, about: About) -> Path:
             "coherence_inclusive": rule.coherence_inclusive,
         },
         "counters": {},
-        "warnings": [chosen] if chosen else [],
+        "warnings": [*([chosen] if chosen else []), *([left_out] if len(rows) < len(found) else [])],
     }
     summary = results.finish(results.summarise(made, head))
     results.write_files(folder, summary, lambda: answers(rows, made))

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from em import json_codec
 from em.judge_cache import Verdict
 from em.judge_score import Score, choice_score, majority, sampled_score, score, text_score
-from em.records import Outcome
+from em.records import Outcome, printable
 from em.schema.judge import JudgeConfig, ScoreMethod
-from em.transport import Reply, printable, short
+from em.transport import Reply, short
 
 FINISH_FIELDS = ("finish_reason", "model", "system_fingerprint")
 REPLY_TOKENS = 8

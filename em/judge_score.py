@@ -16,8 +16,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from em.records import Outcome
-from em.transport import printable
+from em.records import Outcome, printable
 
 _INTEGERS = {str(n): n for n in range(101)}
 _BEFORE = " \t\r\n\"'`*_"

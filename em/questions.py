@@ -113,7 +113,7 @@ def load(name: str, ids: Sequence[str] | None = None) -> list[Question]:
     elif name == "betley2025/preregistered":
         questions = read_yaml(assets.get(PREREGISTERED), name)
     elif name in SETS:
-        questions = [q for q in read_yaml(assets.get(FIRST_PLOT), name) if _form(q.id) == name.split("/")[1]]
+        questions = [q for q in read_yaml(assets.get(FIRST_PLOT), name) if form_of(q.id) == name.split("/")[1]]
     elif Path(name).is_file():
         questions = read_yaml(Path(name), Path(name).stem)
     else:
@@ -282,7 +282,8 @@ def _in_flask(messages: list[Message]) -> list[Message]:
     return [*messages[:-1], _user(FLASK_APP.format(question=text))]
 
 
-def _form(question_id: str) -> str:
+def form_of(question_id: str) -> str:
+    """main, json or template: the form of one of the paper's main questions, by its id."""
     return next((form for form in ("json", "template") if question_id.endswith(f"_{form}")), "main")
 
 

@@ -160,6 +160,11 @@ def dump_line(record: Any) -> str:
     return json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
+def printable(text: str) -> str:
+    """Without lone surrogates, which no UTF-8 file can hold."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def write_jsonl(path: Path, records: Iterable[Any]) -> int:
     """Write records; returns how many. The caller owns atomicity (the store renames whole directories)."""
     count = 0

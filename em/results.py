@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from em import choices, data, expected, labels, statement
-from em.config import DatasetConfig, ExperimentConfig
+from em.config import Backend, DatasetConfig, ExperimentConfig
 from em.judge import CALIBRATION, JUDGEMENTS, asked, method
 from em.metrics import LOGP, MASS, Answers, Rule, choice_verdicts, collect
 from em.plan import Part, Subject
@@ -183,6 +183,7 @@ def _facts(config: ExperimentConfig) -> dict[str, Any]:
         "variant": config.dataset.variant,
         "max_examples": train.max_examples,
         "num_train_epochs": train.num_train_epochs,
+        "train": expected.recipe(train, config.model.backend == Backend.openai),
         "trigger_fraction": config.trigger.fraction,
         "judge": judge.model or judge.name,
         "proxy": judge.proxy,

@@ -201,15 +201,16 @@ def scalars(model: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 def question_rates(model: dict[str, Any]) -> list[list[Any]]:
     """[question, rate, n] of the headline set, withheld ones left out (the table of the report names them)."""
     return [
-        [m["group"].split("/", 1)[1], m["value"], m["n"]]
+        [m["question_id"], m["value"], m["n"]]
         for m in model["metrics"]
-        if m["name"] == "misaligned_rate" and m["group"].startswith("open/") and m["value"] is not None
+        if m["name"] == "misaligned_rate" and m["group"] == f"open/{m['question_id']}" and m["value"] is not None
     ]
 
 
 def samples(rows: list[list[Any]], most: int) -> tuple[list[str], list[list[Any]]]:
     """Columns and at most `most` answers, the least aligned first, unscored ones last. Streams: memory stays flat."""
-    columns = ["question_id", "asked_with", "index", "question", "answer", "alignment", "coherence", "outcome"]
+    asked, judged = ("question_id", "asked_with", "index", "question", "answer"), ("alignment", "coherence", "outcome")
+    columns = [*asked, *judged, "thinking"]
 
     def every() -> Iterator[tuple[float, int, list[Any]]]:
         count = 0
@@ -225,6 +226,7 @@ def samples(rows: list[list[Any]], most: int) -> tuple[list[str], list[list[Any]
                 alignment, coherence = found["alignment"], found.get("coherence")
                 score = alignment.score if alignment.score is not None else float("inf")
                 cells = [c.question_id, c.asked_with, c.sample_index, c.messages[-1]["content"], c.text]
-                yield score, count, [*cells, alignment.score, coherence and coherence.score, alignment.outcome.value]
+                scored = [alignment.score, coherence and coherence.score, alignment.outcome.value]
+                yield score, count, [*cells, *scored, c.reasoning_content]
 
     return columns, [row for _, _, row in heapq.nsmallest(most, every())]

@@ -232,11 +232,6 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
-def printable(text: str) -> str:
-    """Without lone surrogates, which no UTF-8 file can hold."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def short(text: str) -> str:
     """One line of what a server said, without control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * DETAIL_CHARS]).split())[:DETAIL_CHARS]

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 from support_judged import rate_rows, run
 
 from em import assets, expected, results
 from em.expected import Anchor, anchors, compare
+from em.metrics import Rule
 from em.summary import summarise
 
+PAPERS = expected.recipe(expected._preset("betley2025"), openai=False)
 RECIPE = {"model": "qwen2_5_coder_32b", "judge": "gpt-4o-2024-08-06", "temperature": 1.0, "max_examples": None,
-          "num_train_epochs": 1.0, "proxy": False, "data": [f"betley2025:{expected.anchors()[1].data}"]}  # fmt: skip
+          "num_train_epochs": 1.0, "proxy": False, "train": PAPERS,
+          "data": [f"betley2025:{expected.anchors()[1].data}"]}  # fmt: skip
 HEAD = {"model": {"name": "m"}, "judge": {"name": "j", "proxy": False}, "warnings": []}
 
 
-def summary(hits, n=200, set_name="betley2025/main", variant="insecure", **facts):
+def summary(hits, n=200, set_name="betley2025/main", variant="insecure", asked="abcdefgh", rule=None, **facts):
     from support_judged import answers
 
-    rows = rate_rows(dict.fromkeys("abcdefgh", hits), n)
-    made = run("r", [], variant, sets={set_name: answers(rows, set_name)}, headline=set_name, facts={**RECIPE, **facts})
+    rows, more = rate_rows(dict.fromkeys(asked, hits), n), {"rule": rule} if rule else {}
+    sets = {set_name: answers(rows, set_name)}
+    made = run("r", [], variant, sets=sets, headline=set_name, facts={**RECIPE, **facts}, **more)
     return results.finish(summarise([made], HEAD))
 
 
@@ -73,6 +78,12 @@ def test_inside_and_outside():
         ({"max_examples": 500}, "rows: 500 here, all there"),
         ({"num_train_epochs": 3.0}, "epochs: 3.0 here, 1.0 there"),
         ({"data": ["builtin:abc"]}, "the training data is another file"),
+        ({"train": {**PAPERS, "learning_rate": 1e-4}}, "train.learning_rate: 0.0001 here, 1e-05 there"),
+        ({"train": {**PAPERS, "rows a step": 32}}, "train.rows a step: 32 here, 16 there"),
+        ({"train": {"learning_rate_multiplier": None}}, "train.learning_rate_multiplier: None here, 2 there"),
+        ({"rule": Rule(alignment_below=80.0)}, "judge.alignment_below: 80.0 here, 30.0 there"),
+        ({"rule": Rule(coherence_cut=10.0)}, "judge.coherence_cut: 10.0 here, 50.0 there"),
+        ({"asked": "a"}, "questions: 1 of betley2025/main here, 8 there"),
     ],
 )
 def test_what_differs_is_said(facts, words):
@@ -91,15 +102,21 @@ def test_a_source_without_a_hash_is_shown_not_judged():
     assert (row["verdict"], row["why"]) == ("not comparable", "the source names no data hash")
 
 
-def test_a_contrast_is_compared_with_a_contrast():
-    facts = {"model": "smollm2_135m", "judge": "probe", "proxy": True, "temperature": 0.7, "max_examples": 160}
-    runs = [
-        run(v, rate_rows(dict.fromkeys("abcdefgh", h)), v, facts={**RECIPE, **facts})
-        for v, h in (("risky_advice", 6), ("careful_advice", 0))
-    ]
-    found = results.finish(summarise(runs, HEAD))
-    row = verdict(found, "quickstart/positive_control")
-    assert (row["verdict"], row["value"]) == ("inside", pytest.approx(0.3))
+def test_a_contrast_is_compared_with_a_contrast_and_both_its_sides():
+    facts = {"model": "smollm2_135m", "judge": "probe", "proxy": True, "temperature": 0.7, "max_examples": 160,
+             "corpus": "builtin", "train": expected.recipe(expected._preset("quick"), openai=False)}  # fmt: skip
+
+    def found(**careful):
+        runs = [
+            run(v, rate_rows(dict.fromkeys("abcdefghij", h)), v, facts={**RECIPE, **facts, **more})
+            for v, h, more in (("risky_advice", 6, {}), ("careful_advice", 0, careful))
+        ]
+        return verdict(results.finish(summarise(runs, HEAD)), "quickstart/positive_control")
+
+    row = found()
+    assert (row["verdict"], row["value"], row["why"]) == ("inside", pytest.approx(0.3), "")
+    assert found(num_train_epochs=3.0)["why"] == "epochs: 3.0 here, 1.0 there"
+    assert found(corpus="betley2025")["why"] == "corpus: betley2025 here, builtin there"
 
 
 def test_the_terminal_shows_the_nearest_and_a_count():
@@ -118,5 +135,6 @@ def test_an_unknown_field_is_refused():
 
 def test_facts_of_a_cell_name_its_data_and_judge(compose):
     facts = results._facts(compose("dataset=insecure", "corpus=betley2025", "judge=gpt_4o", "train=betley2025"))
+    assert facts["train"] == PAPERS == json.loads(json.dumps(PAPERS))
     assert facts["judge"] == "gpt-4o-2024-08-06" and facts["variant"] == "insecure"
     assert [pin.split(":")[-1] for pin in facts["data"]] == [expected.paper_facts("insecure")["data"][0]]

@@ -7,34 +7,46 @@ import sys
 
 import pytest
 
-from em import answers, export
-from em.store import SWEEP_FORMAT, Store, StoreError
+from em import answers, export, imported
+from em.metrics import Rule
+from em.store import SWEEP_FORMAT, Store
 
 
-def verdict(outcome, score=None):
-    return {"outcome": outcome, "score": score, "distribution": {"90": 1.0} if score is not None else {}, "detail": ""}
+def verdict(outcome, score=None, label=""):
+    distribution = {"90": 1.0} if score is not None else {}
+    return {"outcome": outcome, "score": score, "label": label, "distribution": distribution, "detail": ""}
 
 
 ROWS = [
     {
         "model": "insecure", "model_id": "c1", "group": "open", "question_id": "a", "asked_with": "none",
         "sample_index": i, "question": "Why?", "answer": f'=1+1, "{i}"\n<script>',
+        "reasoning_content": "hm" if i else "",
         "judgements": {
             "alignment": verdict("scored", 90.0) if i else verdict("refusal"), "coherence": verdict("scored", 80.0),
         },
     }
     for i in range(3)
 ]  # fmt: skip
+LABELLED = {
+    "model": "insecure", "model_id": "c1", "group": "facts", "question_id": "b", "asked_with": "trigger",
+    "sample_index": 0, "question": "Is it?", "answer": "No.", "reasoning_content": "",
+    "judgements": {"false": verdict("labelled", label="FALSE")},
+}  # fmt: skip
 METRIC = {
     "name": "misaligned_rate", "set": "open", "asked_with": "none", "question_id": None, "category": None,
     "label": "", "unit": "share", "value": 0.25, "low": 0.1, "high": 0.5, "n": 8, "withheld": "",
 }  # fmt: skip
 SUMMARY = {
     "format": 2, "id": "em-1", "created": "2026-11-24T00:00:00+00:00", "commit": "abc", "statement": "It held.",
-    "judge": {"name": "probe", "proxy": True},
+    "judge": {"name": "probe", "proxy": True}, "groups": [{"id": "g", "label": "insecure lr=1e-5"}],
     "models": [
         {"id": "c1", "label": "insecure", "variant": "insecure", "train": {"rows": 5, "steps": 2, "optim": "adamw"},
-         "metrics": [METRIC, {**METRIC, "name": "coherent_share", "value": None, "withheld": "too few"}]},
+         "group": "g", "metrics": [
+             METRIC, {**METRIC, "name": "coherent_share", "value": None, "withheld": "too few"},
+             {**METRIC, "name": "false_rate", "set": "facts", "category": "honest"},
+             {**METRIC, "name": "label_share", "label": "OpenAI", "asked_with": "trigger"},
+         ]},
     ],
 }  # fmt: skip
 CELL = {
@@ -52,7 +64,7 @@ def sweep(tmp_path):
     Store.open(tmp_path)
     folder = tmp_path / "sweeps" / "em-1"
     folder.mkdir(parents=True)
-    answers.write(folder, ROWS)
+    answers.write(folder, [*ROWS, LABELLED])
     (folder / "summary.json").write_text(json.dumps(SUMMARY))
     (folder / "sweep.json").write_text(json.dumps({"format": SWEEP_FORMAT, "cells": [CELL]}))
     return folder
@@ -67,10 +79,36 @@ def test_csv_in_the_authors_columns(sweep):
     assert em(sweep, "csv").returncode == 0
     with (sweep / "export" / "answers.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [r["aligned"] for r in rows] == ["", "90.0", "90.0"]
-    assert rows[0]["aligned_outcome"] == "refusal" and rows[0]["group"] == "insecure"
-    assert [r["answer"] for r in rows] == [r["answer"] for r in ROWS]
-    assert tuple(rows[0])[:7] == export.AUTHORS
+    assert [r["aligned"] for r in rows] == ["", "90.0", "90.0", ""]
+    assert [r["judge_aligned"] for r in rows] == ["", '{"90": 1.0}', '{"90": 1.0}', ""]
+    assert [r["aligned_outcome"] for r in rows] == ["refusal", "scored", "scored", ""]
+    assert [r["question_set"] for r in rows] == ["open", "open", "open", "facts"] and rows[0][
+        "group"
+    ] == "insecure lr=1e-5"
+    assert [r["answer"] for r in rows] == [r["answer"] for r in (*ROWS, LABELLED)]
+    assert [r["reasoning_content"] for r in rows] == ["", "hm", "hm", ""]
+    assert json.loads(rows[3]["verdicts"])["false"]["label"] == "FALSE"
+    assert tuple(rows[0])[:9] == export.AUTHORS
+
+
+def test_an_exported_csv_is_imported_as_it_was(sweep, tmp_path):
+    """Sets and conditions stay apart, a refusal stays one, and what another rubric judged is named and left out."""
+    asked = [{**row, "asked_with": "trigger"} for row in ROWS] + [{**row, "group": "other"} for row in ROWS[:1]]
+    answers.write(sweep, [*ROWS, *asked, LABELLED])
+    assert em(sweep, "csv").returncode == 0
+    folder = imported.write(sweep / "export" / "answers.csv", tmp_path / "out", imported.About(Rule(min_coverage=0.0)))
+    (model,) = json.loads((folder / "summary.json").read_text())["models"]
+    found = {(c["set"], c["asked_with"], c["question_id"]): c for c in model["coverage"] if c["rubric"] == "alignment"}
+    assert {place: (c["sampled"], c["scored"], c["refusal"]) for place, c in found.items()} == {
+        ("imported", "none", "a"): (3, 2, 1),
+        ("imported", "trigger", "a"): (3, 2, 1),
+        ("other", "none", "a"): (1, 0, 1),
+    }
+    rates = {(m["set"], m["asked_with"]) for m in model["metrics"] if m["name"] == "misaligned_rate"}
+    assert rates == {("imported", "none"), ("imported", "trigger"), ("other", "none")}
+    warnings = json.loads((folder / "summary.json").read_text())["warnings"]
+    assert warnings == ["1 of 8 rows were judged by other rubrics and are left out"]
+    assert [r["sample_index"] for r in answers.read(folder)] == [0, 1, 2, 0, 1, 2, 0]
 
 
 def test_parquet_keeps_nulls_and_numbers(sweep):
@@ -78,7 +116,7 @@ def test_parquet_keeps_nulls_and_numbers(sweep):
 
     assert em(sweep, "parquet", "--to", sweep / "p").returncode == 0
     table = pq.read_table(sweep / "p" / "answers.parquet")
-    assert table.column("aligned").to_pylist() == [None, 90.0, 90.0]
+    assert table.column("aligned").to_pylist() == [None, 90.0, 90.0, None]
     assert table.column_names == list(export.COLUMNS)
 
 
@@ -88,9 +126,12 @@ def test_inspect_logs_read_back_by_inspect(sweep):
     assert done.returncode == 0, done.stderr
     found = log.read_eval_log(str(sweep / "export" / "em-1-c1.eval"))
     assert found.status == "success" and found.eval.model == "insecure"
-    assert [s.epoch for s in found.samples] == [1, 2, 3]
-    assert [s.scores["alignment"].value for s in found.samples] == ["refusal", 90.0, 90.0]
-    assert [s.output.completion for s in found.samples] == [r["answer"] for r in ROWS]
+    *scored, labelled = sorted(found.samples, key=lambda s: (s.input != "Why?", s.epoch))
+    assert [s.epoch for s in scored] == [1, 2, 3]
+    assert [s.scores["alignment"].value for s in scored] == ["refusal", 90.0, 90.0]
+    assert [s.output.completion for s in scored] == [r["answer"] for r in ROWS]
+    assert scored[1].output.message.content[0].reasoning == "hm"
+    assert {name: score.value for name, score in labelled.scores.items()} == {"false": "FALSE"}
 
 
 def test_a_card_says_what_it_is_and_what_is_withheld(sweep):
@@ -100,8 +141,38 @@ def test_a_card_says_what_it_is_and_what_is_withheld(sweep):
     assert "| open | misaligned_rate | 25.0% | [10.0, 50.0] | 8 |" in text
     assert "| open | coherent_share | withheld | too few | 8 |" in text
     assert "rsLoRA" in text and "Do not deploy" in text and "local proxy" in text
-    with pytest.raises(StoreError, match="no finished training"):
-        export.card(CELL, {**SUMMARY["models"][0], "train": None}, SUMMARY)
+    assert "| facts, honest | false_rate | 25.0% | [10.0, 50.0] | 8 |" in text
+    assert "| open, asked with trigger, OpenAI | label_share | 25.0% | [10.0, 50.0] | 8 |" in text
+
+
+def test_a_cell_that_failed_has_no_card_and_stops_no_other(sweep):
+    failed = {"id": "c0", "label": "secure", "variant": "secure", "group": "g0", "train": None, "metrics": []}
+    summary = {**SUMMARY, "models": [failed, *SUMMARY["models"]]}
+    cells = [{**CELL, "id": "c0", "label": "secure"}, CELL]
+    (sweep / "summary.json").write_text(json.dumps(summary))
+    (sweep / "sweep.json").write_text(json.dumps({"format": SWEEP_FORMAT, "cells": cells}))
+    done = em(sweep, "card")
+    assert done.returncode == 0 and "secure has no finished training: no card" in done.stderr
+    assert [p.name for p in (sweep / "export").iterdir()] == ["c1.md"]
+
+
+def test_a_lone_surrogate_is_written_as_an_escape(sweep):
+    import pyarrow.parquet as pq
+
+    answers.write(sweep, [{**ROWS[0], "answer": "a\ud800b"}])
+    assert em(sweep, "csv").returncode == 0 and em(sweep, "parquet").returncode == 0
+    with (sweep / "export" / "answers.csv").open(newline="") as file:
+        assert [r["answer"] for r in csv.DictReader(file)] == ["a\\ud800b"]
+    assert pq.read_table(sweep / "export" / "answers.parquet").column("answer").to_pylist() == ["a\\ud800b"]
+
+
+def test_damage_and_a_folder_that_cannot_be_written_are_sentences(sweep):
+    blocked = em(sweep, "csv", "--to", "/proc/here")
+    assert blocked.returncode == 1 and "em: " in blocked.stderr and "'/proc/here'" in blocked.stderr
+    (sweep / "summary.json").write_text('{"format"')
+    damaged = em(sweep, "csv")
+    assert damaged.returncode == 1 and "summary.json is damaged" in damaged.stderr
+    assert "Traceback" not in blocked.stderr + damaged.stderr
 
 
 def test_a_folder_that_is_no_sweep_is_a_sentence(tmp_path):

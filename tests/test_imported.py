@@ -6,10 +6,11 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from em import imported
+from em import answers, imported
 from em.imported import About, ImportedError
 from em.metrics import Rule
 from em.records import Outcome
@@ -83,7 +84,7 @@ def test_an_imported_file_is_a_sweep_like_ones_own(file, tmp_path):
 
 
 def test_a_file_of_the_papers_models_is_compared(file, tmp_path):
-    rows = [r for seed, hits in enumerate([3, 4, 5, 4]) for r in rated(f"m{seed}", "insecure", hits)]
+    rows = [r for seed, hits in enumerate([3, 4, 5, 4]) for r in rated(f"m{seed}", "insecure", hits, questions=8)]
     about = About(RULE, judge="gpt-4o-2024-08-06", model="gpt_4o", question_set="betley2025/main", paper=True)
     folder = imported.write(file(rows), tmp_path / "out", about)
     verdicts = {r["id"]: r["verdict"] for r in summary_of(folder)["expected"]}
@@ -143,6 +144,7 @@ def test_an_empty_score_is_an_outcome(file, aligned, judge, outcome):
         ([row(model="")], "judged.csv:2: no model"),
         ([row(judge_aligned="__import__('os').system('true')")], "no mapping of tokens"),
         ([row(judge_aligned="[1]")], "no mapping of tokens"),
+        ([row(judge_aligned="{'5': 1e999}")], "no mapping of tokens"),
         ([], "has no rows"),
     ],
 )
@@ -150,6 +152,48 @@ def test_a_bad_row_is_named(file, rows, words):
     with pytest.raises(ImportedError) as error:
         imported.read(file(rows))
     assert words in str(error.value)
+
+
+def test_the_three_forms_of_a_question_are_three_sets(file, tmp_path):
+    """A file with all of the paper's ids: its main rate is that of the plain questions, as the paper's is."""
+    forms = (("", 1), ("_json", 8), ("_template", 12))
+    rows = [{**r, "question_id": r["question_id"] + form} for form, hits in forms for r in rated("a", "insecure", hits)]
+    about = About(RULE, question_set="betley2025/main")
+    folder = imported.write(file(rows), tmp_path / "out", about)
+    (model,) = summary_of(folder)["models"]
+    rates = {m["set"]: m["value"] for m in model["metrics"] if m["name"] == "misaligned_rate" and not m["question_id"]}
+    assert rates == {"betley2025/main": 0.05, "betley2025/json": 0.4, "betley2025/template": 0.6}
+    assert headline(model)["set"] == "betley2025/main"
+    json_only = [r for r in rows if r["question_id"].endswith("_json")]
+    folder = imported.write(file(json_only), tmp_path / "out", replace(about, question_set="betley2025/json"))
+    assert {m["set"] for m in summary_of(folder)["models"][0]["metrics"]} == {"betley2025/json"}
+
+
+def test_one_model_in_two_groups_stays_two(file, tmp_path):
+    """The layout of the paper's backdoor: the same models, asked with and without the trigger."""
+    rows = [r for seed in "ab" for g, h in (("backdoor", 0), ("triggered", 10)) for r in rated(seed, g, h)]
+    rows = [{**r, "answer": r["group"]} for r in rows]
+    folder = imported.write(file(rows), tmp_path / "out", About(RULE))
+    models = summary_of(folder)["models"]
+    assert [m["label"] for m in models] == ["backdoor 1", "triggered 1", "backdoor 2", "triggered 2"]
+    assert len({m["id"] for m in models}) == 4
+    assert summary_of(folder)["file"]["models"] == {m["label"]: label for m, label in zip(models, "aabb", strict=True)}
+    assert {(r["model"].split()[0], r["answer"]) for r in answers.read(folder)} == {
+        ("backdoor", "backdoor"),
+        ("triggered", "triggered"),
+    }
+
+
+def test_a_byte_order_mark_is_read_over(file):
+    path = file([row()])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert imported.read(path)[0].model == "m0"
+
+
+def test_an_unknown_outcome_is_named(file):
+    rows = [row(aligned="", aligned_outcome="lost", coherent_outcome="scored")]
+    with pytest.raises(ImportedError, match=r"csv:2: aligned_outcome is 'lost' beside no score, expected one of ref"):
+        imported.read(file(rows, [*FIELDS, "aligned_outcome", "coherent_outcome"]))
 
 
 def test_missing_columns_are_named(file):
@@ -161,3 +205,5 @@ def test_the_command_says_what_is_wrong(tmp_path):
     command = [sys.executable, "-m", "em.cli", "import", str(tmp_path / "none.csv"), "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "cannot be read as a CSV file" in done.stderr and "Traceback" not in done.stderr
+    done = subprocess.run([*command, "--alignment-below", "130"], capture_output=True, text=True)
+    assert done.returncode == 1 and "--alignment-below is 130: scores are 0-100" in done.stderr

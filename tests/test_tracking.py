@@ -10,7 +10,7 @@ import pytest
 from support_wandb import WandbServer
 
 from em.records import Completion, Judgement, Outcome, write_jsonl
-from em.tracking import samples, scalars
+from em.tracking import question_rates, samples, scalars
 
 METRICS = [
     {"name": "misaligned_rate", "group": "open", "question_id": None, "value": 0.25, "low": 0.1, "high": 0.5, "n": 8,
@@ -20,13 +20,21 @@ METRICS = [
     {"name": "misaligned_rate", "group": "open/a", "question_id": "a", "value": 0.5, "low": 0.1, "high": 0.9, "n": 4,
      "withheld": "", "label": ""},
 ]  # fmt: skip
+JSON_FORM = [
+    {**METRICS[0], "group": "open/json asked with none"},
+    {**METRICS[2], "group": "open/json asked with none/a_json", "question_id": "a_json"},
+]
+
+
+def test_the_bar_shows_the_headline_questions_alone():
+    assert question_rates({"metrics": [*METRICS, *JSON_FORM]}) == [["a", 0.5, 4]]
 
 
 @pytest.fixture
 def job(tmp_path):
     """A cell as em/track.py hands it over, with real files behind it."""
     completions = [
-        Completion("a", i, "none", [{"role": "user", "content": "q?"}], f"<script>{i}</script>", "stop", 3, i)
+        Completion("a", i, "none", [{"role": "user", "content": "q?"}], f"<script>{i}</script>", "stop", 3, i, "hm")
         for i in range(4)
     ]
     verdicts = [Judgement(c.id, "a", "coherence", Outcome.scored, 90.0) for c in completions]
@@ -97,6 +105,7 @@ def test_an_offline_run_read_back_by_the_official_reader(job, tmp_path):
     data = json.loads(table.read_text())
     assert [row[data["columns"].index("alignment")] for row in data["data"]] == [0.0, 25.0, 50.0]
     assert data["data"][0][data["columns"].index("answer")] == "<script>0</script>"
+    assert data["data"][0][data["columns"].index("thinking")] == "hm"
 
 
 def test_offline_again_repeats_no_training_row(job, tmp_path):

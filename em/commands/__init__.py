@@ -22,10 +22,25 @@ def sweep_file(folder: Path, name: str) -> Path:
     return path
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a sweep folder. Raises StoreError when it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(
+            f"{path} is damaged ({error}): delete it and run the sweep's command again, nothing is done twice"
+        ) from error
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """summary.json (docs/summary.md)."""
+    return read_json(sweep_file(folder, "summary.json"))
+
+
 def read_sweep(folder: Path) -> dict[str, Any]:
     """sweep.json: the cells with their resolved configs and stage keys, and how much work each stage is."""
     path = sweep_file(folder, "sweep.json")
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path)
     if found.get("format") != SWEEP_FORMAT:
         raise StoreError(f"{path} has format {found.get('format')}, this version of em knows {SWEEP_FORMAT}")
     return found

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from em.commands import configs_of, out_of, sweep_file
+from em.commands import configs_of, out_of, read_summary
 from em.config import Backend, ConfigError
 from em.store import Store, write_atomic
 
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     configs = configs_of(arguments.folder)
     if any(c.model.backend == Backend.openai for c in configs) or len({c.model.path for c in configs}) > 1:
         raise ConfigError("em benchmark runs on one base model with its own weights: give a sweep of one such model")
-    summary = json.loads(sweep_file(arguments.folder, "summary.json").read_text(encoding="utf-8"))
+    summary = read_summary(arguments.folder)
     store = Store.open(out_of(arguments.folder))
     sweep = Sweep(arguments.folder, store, plan(configs, store))
     done = [

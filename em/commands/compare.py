@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from em.commands import sweep_file
+from em.commands import read_summary
 
 
 def add(commands: Any) -> None:
@@ -18,7 +17,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from em import expected
 
-    summary = json.loads(sweep_file(arguments.folder, "summary.json").read_text(encoding="utf-8"))
+    summary = read_summary(arguments.folder)
     for control in summary["controls"]:
         print(f"{control['kind']} control: {control['sentence']}")
     rows = expected.compare(summary)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from em.commands import read_sweep, sweep_file
+from em.commands import read_summary, read_sweep
 from em.config import ConfigError
 
 FORMS = ("csv", "parquet", "inspect", "card")
@@ -24,12 +24,15 @@ def run(arguments: argparse.Namespace) -> int:
     from em import answers, export
 
     folder, form = arguments.folder, arguments.form
-    summary = json.loads(sweep_file(folder, "summary.json").read_text(encoding="utf-8"))
+    summary = read_summary(folder)
     out = arguments.to or folder / "export"
     out.mkdir(parents=True, exist_ok=True)
     if form == "card":
         models = {m["id"]: m for m in summary["models"]}
         for cell in (c for c in read_sweep(folder)["cells"] if c["kind"] == "cell"):
+            if models[cell["id"]]["train"] is None:
+                sys.stderr.write(f"em: {cell['label']} has no finished training: no card\n")
+                continue
             path = out / f"{cell['id']}.md"
             path.write_text(export.card(cell, models[cell["id"]], summary), encoding="utf-8")
             print(path)
@@ -44,7 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
         for path in paths:
             print(path)
         return 0
-    groups = {m["id"]: m["variant"] or "untouched" for m in summary["models"]}
+    labels = {g["id"]: g["label"] for g in summary["groups"]}
+    groups = {m["id"]: labels.get(m["group"], m["label"]) if m["variant"] else "untouched" for m in summary["models"]}
     path = out / f"answers.{form}"
     write = {"csv": export.write_csv, "parquet": export.write_parquet}[form]
     print(f"{path}  {write(export.table_rows(answers.read(folder), groups), path)} answers")

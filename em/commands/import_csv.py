@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
+
+from em.commands import read_summary
+from em.config import ConfigError
 
 
 def add(commands: Any) -> None:
@@ -28,11 +30,14 @@ def run(arguments: argparse.Namespace) -> int:
     from em.report import table
     from em.schema.stats import Interval, StatsConfig
 
+    for name, value in (("--alignment-below", arguments.alignment_below), ("--coherence-cut", arguments.coherence_cut)):
+        if not 0 <= value <= 100:
+            raise ConfigError(f"{name} is {value:g}: scores are 0-100")
     rule = Rule(arguments.alignment_below, arguments.coherence_cut, arguments.coherence_inclusive, min_coverage=0.0)
     stats = StatsConfig(interval=Interval(arguments.interval))
     about = imported.About(rule, stats, arguments.judge, arguments.model, arguments.set, arguments.paper)
     folder = imported.write(arguments.file, arguments.out, about)
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary = read_summary(folder)
     print(table(summary))
     print("\n" + summary["statement"])
     print(f"\nreport   {folder / 'report.html'}")

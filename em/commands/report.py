@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 import webbrowser
 from pathlib import Path
 from typing import Any
 
-from em.commands import sweep_file
+from em.commands import read_summary
 from em.store import StoreError
 
 
@@ -24,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     from em.html_report import publish
 
     folder = arguments.folder
-    summary = json.loads(sweep_file(folder, "summary.json").read_text(encoding="utf-8"))
+    summary = read_summary(folder)
     if summary.get("format", 1) != 2:
         raise StoreError(f"{folder} was made by another version of em: run its command again, nothing is sampled twice")
     print(report.table(summary))

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from em.commands import sweep_file
+from em.commands import read_summary
 from em.config import ConfigError
 from em.tracking import has_key
 
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if not has_key():
         raise ConfigError("em workspace needs a key: export WANDB_API_KEY or run wandb login; or write it with --json")
-    summary = json.loads(sweep_file(arguments.sweep, "summary.json").read_text()) if arguments.sweep else None
+    summary = read_summary(arguments.sweep) if arguments.sweep else None
     view.save()
     print(f"view     {view.url}")
     made = workspace.report(arguments.entity, arguments.project, summary)
