@@ -223,7 +223,7 @@ def test_p_is_below_five_percent_just_when_the_interval_leaves_out_zero(table, d
 
 
 def test_contrast_against_a_hand_calculation():
-    """Differences 0.4, 0.2, 0.6: mean 0.4, sd 0.2, t(2) = 4.3027: half width 0.4968; Newcombe's is shorter."""
+    """Differences 0.4, 0.2, 0.6: mean 0.4, sd 0.2, t(2) = 4.3027: half width 0.4968; the others are shorter."""
     kept = np.full((1, 3), 10)
     found = stats.contrast([[5, 4, 8]], kept, [[1, 2, 2]], kept)
     half = 4.302653 * 0.2 / math.sqrt(3)
@@ -234,9 +234,39 @@ def test_contrast_against_a_hand_calculation():
 
 
 def test_contrast_without_spread_is_newcombes():
-    """Newcombe 1998, table II, example (a): 56/70 - 48/80, method 10: 0.0524 to 0.3339."""
-    found = stats.contrast([[28, 28]], [[35, 35]], [[24, 24]], [[40, 40]])
-    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    """Newcombe 1998, table II, example (a): 56/70 - 48/80, method 10: 0.0524 to 0.3339. With many questions, so that t
+    for Z adds nothing to the end away from zero."""
+    a, b = np.array([[56 / 1000] * 1000]), np.array([[48 / 1000] * 1000])
+    na, nb = np.full((1, 1000), 70 / 1000), np.full((1, 1000), 80 / 1000)
+    found = stats.contrast(a, na, b, nb)
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-4)
+    assert found.low == pytest.approx(0.0524, abs=5e-5)
+
+
+@pytest.mark.parametrize(("other", "r"), [([2, 6, 4, 2], 0.0), ([6, 3, 3, 0], 1.0)])
+def test_the_end_away_from_zero_is_made_of_both_rates(other, r):
+    """MOVER: sqrt(a² + b² - 2rab), a from the rate to its upper end, b from the other rate to its lower one."""
+    kept, many = np.full((1, 4), 100), np.array([[20, 10, 10, 0]])
+    other = np.array([other])
+    (_, u1), (l2, _) = stats.interval(many, kept, "questions"), stats.interval(other, kept, "questions")
+    p1, p2 = 0.1, float(other.mean()) / 100
+    up, down, value = u1 - p1, p2 - l2, p1 - p2
+    found, turned = stats.contrast(many, kept, other, kept), stats.contrast(other, kept, many, kept)
+    assert found.high == pytest.approx(value + math.sqrt(up**2 + down**2 - 2 * r * up * down), abs=1e-9)
+    assert turned.low == pytest.approx(-found.high, abs=1e-9)
+    half = 3.182446 * float(np.std((many - other) / 100, ddof=1)) / 2  # t(3), over sqrt(4 questions)
+    assert found.low == pytest.approx(value - half, abs=1e-6) and found.high > value + 1.5 * half
+
+
+def test_runs_that_differ_weaken_what_two_rates_share():
+    """Their correlation is through the questions: what runs add to a standard error lowers it."""
+    kept = np.full((3, 8), 100)
+    questions = np.array([40, 30, 30, 20, 20, 10, 10, 0])
+    b = np.repeat([questions // 2], 3, axis=0)
+    same, apart = np.repeat([questions], 3, axis=0), np.array([questions - 0, questions // 2, questions * 3 // 2])
+    one, other = stats.contrast(same, kept, b, kept), stats.contrast(apart, kept, b, kept)
+    assert one.value == pytest.approx(other.value, abs=0.01)
+    assert other.high - other.value > one.high - one.value
 
 
 def test_runs_that_differ_widen_a_contrast():
