@@ -52,7 +52,8 @@ def statement(summary: Mapping[str, Any]) -> str:
     if summary["model"]["name"] == "tiny_random":
         return "This model has random weights: the run shows that the pipeline works, its numbers mean nothing."
     if summary.get("source") == "import":
-        return " ".join([*summary["warnings"], *_control_sentences(summary), *_contrast_sentences(summary)])
+        warnings = [f"{warning}." for warning in summary["warnings"]]
+        return " ".join([*warnings, *_control_sentences(summary), *_contrast_sentences(summary)])
     variants = {m["variant"] for m in summary["models"]}
     out = _control_sentences(summary) + _contrast_sentences(summary)
     if variants & NARROW:

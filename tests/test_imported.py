@@ -99,7 +99,7 @@ def test_chosen_examples_are_no_rate(file, tmp_path):
     summary = summary_of(folder)
     assert headline(summary["models"][0])["value"] is None
     assert "chosen examples" in headline(summary["models"][0])["withheld"]
-    assert "chosen examples" in summary["statement"]
+    assert "so their shares are no rates." in summary["statement"]
     assert summary["thresholds"] == []
 
 

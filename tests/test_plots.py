@@ -188,7 +188,9 @@ def test_every_figure_is_drawn_as_png_and_svg(rich, tmp_path):
     figures = plots.figures(rich, support.answers([m["label"] for m in rich["models"]]))
     chosen = {f.panels[0].form: f for f in figures}
     assert set(chosen) == set(Form), "one of each form"
+    (tmp_path / "of_an_earlier_summary.png").touch()
     files = plots.draw(list(chosen.values()), tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(files)
     assert len(files) == 2 * len(chosen)
     for file in files:
         data = file.read_bytes()

@@ -39,8 +39,12 @@ def figures(summary: dict[str, Any], answers: Iterable[dict[str, Any]]) -> list[
 
 
 def draw(drawn: Sequence[Figure], folder: Path) -> list[Path]:
-    """Write every figure as PNG and SVG; returns the files, the PNG before the SVG of each."""
+    """Write every figure as PNG and SVG; returns the files, the PNG before the SVG of each. Figures of an earlier summary
+    that this one has no data for are removed."""
     from em.plots import canvas
 
     folder.mkdir(parents=True, exist_ok=True)
-    return [path for figure in drawn for path in canvas.save(figure, folder)]
+    paths = [path for figure in drawn for path in canvas.save(figure, folder)]
+    for stale in {*folder.glob("*.png"), *folder.glob("*.svg")} - set(paths):
+        stale.unlink()
+    return paths
