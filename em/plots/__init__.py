@@ -39,8 +39,10 @@ def figures(summary: dict[str, Any], answers: Iterable[dict[str, Any]]) -> list[
 
 
 def draw(drawn: Sequence[Figure], folder: Path) -> list[Path]:
-    """Write every figure as PNG and SVG; returns the files, the PNG before the SVG of each. Figures of an earlier summary
-    that this one has no data for are removed."""
+    """Write every figure as PNG and SVG; returns the files, the PNG before the SVG of each.
+
+    Figures of an earlier summary that this one has no data for are removed.
+    """
     from em.plots import canvas
 
     folder.mkdir(parents=True, exist_ok=True)
