@@ -2,8 +2,8 @@
 
     python benchmarks/sampling.py [tokens an answer]
 
-The model has random weights: six layers of 256, 5 M parameters, and the tests' tokenizer. A step of it takes some 10 ms,
-as one of a 7B model does on a GPU; on the tests' two-layer model the engine itself is mostly Python.
+The model has random weights: six layers of 256, 5 M parameters, and the tests' tokenizer. A step of it takes some 25
+ms, as one of a 32B model does on a GPU; on the tests' two-layer model the engine itself is mostly Python.
 
 framework: the sample stage as a sweep runs it (prompts rendered, seeds, rows on disk as they finish, sealing). raw:
 LLM.generate on the same token ids, seeds and adapters, all in one call; making its prompts and parameters is not timed.
