@@ -247,8 +247,8 @@ def contrast_bounds(a: Array, na: Array, b: Array, nb: Array) -> tuple[Array, Ar
     The end towards zero, which decides whether there is a difference, is the wider of Student's t over the questions'
     differences and Newcombe's. That t takes the spread of the differences as it was seen; where rates are small, the
     questions that would carry them may be just those not asked, and a real difference then lies beyond the other end
-    one time in seven (8 questions, 5 % and 0.5 %: tests/test_coverage.py). So the end away from zero is at least
-    MOVER's, which is made of both rates' own bounds; at a difference of zero both ends are.
+    one time in seven (8 questions, 5 % and 0.5 %: tests/test_coverage.py). So the end away from zero is at least the one
+    made of both rates' own bounds (_mover); at a difference of zero both ends are.
     """
     questions = a.shape[-1]
     cells = a / na, b / nb
@@ -288,30 +288,36 @@ def _newcombe(counts: list[tuple[Array, Array]]) -> tuple[Array, Array]:
 
 
 def _mover(cells: tuple[Array, Array], counts: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Distances below and above a difference of two mean rates, from the interval of each and their correlation.
+    """Distances below and above a difference of two mean rates, from the interval of each and their correlation r.
 
-    MOVER, "method of variance estimates recovery": Zou & Donner 2008, Statistics in Medicine 27, equation 3, of which
-    Newcombe's is the case of Wilson intervals and no correlation. `cells` are rates (..., runs, questions). Both sides
-    answered the same questions, so their correlation is the covariance of the questions' rates over the product of the
-    standard errors, which hold the runs as well and are never less than the answers' own.
+    MOVER, "method of variance estimates recovery" (Zou & Donner 2008, Statistics in Medicine 27; Newcombe's is its case
+    of Wilson intervals and no correlation), with one change. `cells` are rates (..., runs, questions). What the sides
+    share, they share through the questions: r is the covariance of the questions' rates over the product of the standard
+    errors, which hold the runs as well and are never less than the answers' own. The bounds of small rates are far from
+    symmetric, and what is shared moves both rates the same way; so that share of the squared distance, r, is the one
+    between two upper or two lower ends, and the rest is MOVER's without correlation. With bounds that are symmetric, or
+    r below zero, it is MOVER.
     """
     questions = cells[0].shape[-1]
     sides, apart = [], []
     for cell, n in zip(cells, counts, strict=True):
         found = spread(cell, np.ones_like(cell), "both")
         answers = n.shape[-2] * questions / (1 / n).mean((-2, -1))  # as many would tell a mean over cells as much
-        found = replace(found, answers=answers)
+        low, high = rate_bounds(replace(found, answers=answers))
         variance = np.maximum(found.questions + found.runs, found.value * (1 - found.value) / answers)
-        sides.append((found.value, *rate_bounds(found), np.sqrt(variance)))
+        sides.append((found.value - low, high - found.value, np.sqrt(variance)))
         apart.append(cell.mean(-2) - found.value[..., None])
-    (p1, l1, u1, s1), (p2, l2, u2, s2) = sides
-    shared = (apart[0] * apart[1]).sum(-1) / (questions - 1) / questions
-    r = np.where(s1 * s2 > 0, shared / np.where(s1 * s2 > 0, s1 * s2, 1.0), 0.0)
+    (down_a, up_a, error_a), (down_b, up_b, error_b) = sides
+    both = error_a * error_b
+    r = (apart[0] * apart[1]).sum(-1) / (questions - 1) / questions / np.where(both > 0, both, 1.0)
+    r, weight = np.clip(r, -1.0, 1.0), np.minimum(np.abs(r), 1.0)
+    lower, upper = down_a - down_b, up_a - up_b
 
-    def distance(one: Array, other: Array) -> Array:
-        return np.sqrt(np.maximum(0.0, one**2 + other**2 - 2 * r * one * other))
+    def distance(one: Array, other: Array, together: Array) -> Array:
+        shared = np.where(r > 0, np.maximum(together, 0.0), one + other)
+        return np.sqrt(weight * shared**2 + (1 - weight) * (one**2 + other**2))
 
-    return distance(p1 - l1, u2 - p2), distance(u1 - p1, p2 - l2)
+    return distance(down_a, up_b, np.maximum(lower, -upper)), distance(up_a, down_b, np.maximum(upper, -lower))
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -243,19 +243,29 @@ def test_contrast_without_spread_is_newcombes():
     assert found.low == pytest.approx(0.0524, abs=5e-5)
 
 
-@pytest.mark.parametrize(("other", "r"), [([2, 6, 4, 2], 0.0), ([6, 3, 3, 0], 1.0)])
+@pytest.mark.parametrize(("other", "r"), [([2, 6, 4, 2], 0.0), ([6, 3, 3, 0], 1.0), ([0, 3, 3, 6], -1.0)])
 def test_the_end_away_from_zero_is_made_of_both_rates(other, r):
-    """MOVER: sqrt(a² + b² - 2rab), a from the rate to its upper end, b from the other rate to its lower one."""
+    """By hand from both rates' intervals: a² + b² without correlation, the upper ends' distance with a full one."""
     kept, many = np.full((1, 4), 100), np.array([[20, 10, 10, 0]])
     other = np.array([other])
-    (_, u1), (l2, _) = stats.interval(many, kept, "questions"), stats.interval(other, kept, "questions")
+    (_, u1), (l2, u2) = stats.interval(many, kept, "questions"), stats.interval(other, kept, "questions")
     p1, p2 = 0.1, float(other.mean()) / 100
     up, down, value = u1 - p1, p2 - l2, p1 - p2
+    above = {0.0: math.hypot(up, down), 1.0: up - (u2 - p2), -1.0: up + down}[r]
     found, turned = stats.contrast(many, kept, other, kept), stats.contrast(other, kept, many, kept)
-    assert found.high == pytest.approx(value + math.sqrt(up**2 + down**2 - 2 * r * up * down), abs=1e-9)
-    assert turned.low == pytest.approx(-found.high, abs=1e-9)
     half = 3.182446 * float(np.std((many - other) / 100, ddof=1)) / 2  # t(3), over sqrt(4 questions)
-    assert found.low == pytest.approx(value - half, abs=1e-6) and found.high > value + 1.5 * half
+    assert found.low == pytest.approx(value - half, abs=1e-6)
+    assert found.high == pytest.approx(value + above, abs=1e-6)
+    assert above > half
+    assert turned.low == pytest.approx(-found.high, abs=1e-9)
+
+
+def test_what_one_question_carries_in_both_says_little_about_their_difference():
+    """Three and four of ten answers to one question of ten: either rate may be far higher, the two together."""
+    kept, a, b = np.full((1, 10), 10), np.eye(10)[:1] * 3, np.eye(10)[:1] * 4
+    found, rate = stats.contrast(a, kept, b, kept), stats.interval(a, kept, "questions")
+    assert found.value == pytest.approx(-0.01) and rate[1] > 0.4
+    assert -0.12 < found.low < -0.03
 
 
 def test_runs_that_differ_weaken_what_two_rates_share():
