@@ -171,6 +171,16 @@ def test_numbers_of_the_page_are_those_of_the_summary(file, page, summary):
     assert "<b>more</b>" not in file.read_text(encoding="utf-8")
 
 
+def test_controls_have_three_states(summary, rows, tmp_path):
+    states = {True: ("yes", "✓ held"), False: ("no", "✗ did not hold"), None: ("open", "– cannot be said")}
+    summary["controls"] = [{"name": "x", "kind": "negative", "held": h, "sentence": f"sentence {h}"} for h in states]
+    page = Page(build(summary, rows, tmp_path / "r.html").read_text(encoding="utf-8"))
+    cards = [a["class"].split()[-1] for t, a in page.elements if t == "div" and "hold" in a.get("class", "").split()]
+    words = " ".join(" ".join(page.words).split())
+    assert cards == [kind for kind, _ in states.values()]
+    assert all(f"Negative control {text} sentence {h}" in words for h, (_, text) in states.items())
+
+
 def test_a_sweep_without_controls_says_so(summary, rows, tmp_path):
     summary["controls"] = []
     words = " ".join(Page(build(summary, rows, tmp_path / "r.html").read_text(encoding="utf-8")).words)

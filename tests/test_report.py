@@ -76,9 +76,10 @@ def test_several_seeds_are_one_row_and_checkpoints_none():
     assert "seed=1" not in text and "at step 5" not in text
 
 
-def test_a_control_that_did_not_hold_is_said_first(summary):
-    summary["controls"][1] |= {"held": False, "sentence": "secure moves."}
-    assert report.table(summary).splitlines()[3] == "negative control DID NOT HOLD: secure moves."
+@pytest.mark.parametrize(("held", "word"), [(True, "held"), (False, "DID NOT HOLD"), (None, "cannot be said")])
+def test_whether_a_control_held_is_said_first(summary, held, word):
+    summary["controls"][1] |= {"held": held, "sentence": "secure: a sentence."}
+    assert report.table(summary).splitlines()[3] == f"negative control {word}: secure: a sentence."
 
 
 def test_judge_without_measured_quality_says_so(summary):
