@@ -247,8 +247,8 @@ def contrast_bounds(a: Array, na: Array, b: Array, nb: Array) -> tuple[Array, Ar
     The end towards zero, which decides whether there is a difference, is the wider of Student's t over the questions'
     differences and Newcombe's. That t takes the spread of the differences as it was seen; where rates are small, the
     questions that would carry them may be just those not asked, and a real difference then lies beyond the other end
-    one time in seven (8 questions, 5 % and 0.5 %: tests/test_coverage.py). So the end away from zero is at least the one
-    made of both rates' own bounds (_mover); at a difference of zero both ends are.
+    one time in seven (8 questions, 5 % and 0.5 %: tests/test_coverage.py). So the end away from zero is at least what
+    both rates' own bounds make of it (_mover); at a difference of zero both ends are.
     """
     questions = a.shape[-1]
     cells = a / na, b / nb
@@ -292,10 +292,10 @@ def _mover(cells: tuple[Array, Array], counts: tuple[Array, Array]) -> tuple[Arr
 
     MOVER, "method of variance estimates recovery" (Zou & Donner 2008, Statistics in Medicine 27; Newcombe's is its case
     of Wilson intervals and no correlation), with one change. `cells` are rates (..., runs, questions). What the sides
-    share, they share through the questions: r is the covariance of the questions' rates over the product of the standard
-    errors, which hold the runs as well and are never less than the answers' own. The bounds of small rates are far from
-    symmetric, and what is shared moves both rates the same way; so that share of the squared distance, r, is the one
-    between two upper or two lower ends, and the rest is MOVER's without correlation. With bounds that are symmetric, or
+    share, they share through the questions: r is the covariance of the questions' rates over the product of the
+    standard errors, which hold the runs as well and are never less than the answers' own. The bounds of small rates are
+    far from symmetric, and what is shared moves both rates the same way; so that share of the squared distance, r, is
+    the one between two upper or two lower ends, and the rest is MOVER's without correlation. With symmetric bounds, or
     r below zero, it is MOVER.
     """
     questions = cells[0].shape[-1]
