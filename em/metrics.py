@@ -87,6 +87,11 @@ class Answers:
     no_sample: str = ""
     """Why shares of these answers are no rates; empty: they are a sample of what the model says."""
 
+    def numbered(self) -> tuple[list[str], NDArray[np.intp]]:
+        """The units in order, and the number of each question's unit."""
+        place = {unit: i for i, unit in enumerate(dict.fromkeys(self.units))}
+        return list(place), np.array([place[unit] for unit in self.units], np.intp)
+
     def under(self, condition: str) -> Answers:
         """Only those asked under one trigger condition."""
         chosen = self.condition == self.conditions.index(condition)
@@ -255,20 +260,32 @@ def choice_verdicts(question_id: str, choices: Sequence[tuple[str, bool, float]]
 
 
 def gap(one: Measure, chosen: NDArray[np.intp], least: float) -> str:
-    """Why the chosen questions give no number: too few verdicts on some rubric, no sample of answers; else ""."""
+    """Why the chosen questions give no number: too few verdicts on some rubric, no sample of answers; else "".
+
+    Together they need verdicts on `least` of their answers, and so does each unit. But a unit may always lack one: what
+    is asked once or twice would else withhold its set by a single filtered answer.
+    """
     if one.answers.no_sample:
         return one.answers.no_sample
     size, places = len(one.answers.ids), one.answers.question
+    names, unit = one.answers.numbered()
+
+    def by_unit(answers: NDArray[np.bool_]) -> NDArray[np.intp]:
+        counts = np.bincount(places[answers], minlength=size)
+        return np.bincount(unit[chosen], counts[chosen], len(names)).astype(int)
+
     for rubric in one.rubrics:
         outcome = one.answers.verdicts[rubric].outcome
-        asked = np.bincount(places[outcome != ABSENT], minlength=size)
-        judged = np.bincount(places[np.isin(outcome, _DONE)], minlength=size)
-        for i in chosen:
-            if judged[i] < least * asked[i] - 1e-9:
-                return (
-                    f"question {one.answers.ids[i]} has a verdict on {rubric} for {judged[i]} of {asked[i]} answers, "
-                    f"judge.min_coverage asks for {least:.0%}"
-                )
+        asked, judged = by_unit(outcome != ABSENT), by_unit(np.isin(outcome, _DONE))
+        has = f"a verdict on {rubric} for"
+        wanted = f"answers, judge.min_coverage asks for {least:.0%}"
+        few = np.flatnonzero((judged < least * asked - 1e-9) & (asked - judged > 1))
+        if few.size:
+            return f"question {names[few[0]]} has {has} {judged[few[0]]} of {asked[few[0]]} {wanted}"
+        if judged.sum() < least * asked.sum() - 1e-9:
+            units = np.flatnonzero(asked)
+            who = f"question {names[units[0]]} has" if units.size == 1 else f"the {units.size} questions have"
+            return f"{who} {has} {judged.sum()} of {asked.sum()} {wanted}"
     return ""
 
 

@@ -89,7 +89,8 @@ class JudgeConfig:
     coherence_inclusive: bool = False
     """False: coherence > cut (the paper's open-model notebooks); True: >= cut (its first_plot.py)."""
     min_coverage: float = 0.8
-    """Share of a question's answers that must have a verdict, or its rate is withheld."""
+    """Share of the answers that must have a verdict, of each question and of all in a rate, or the rate is withheld.
+    A question may always lack one, so that sets asked once do not hang on a single answer."""
 
     def __post_init__(self) -> None:
         for name in ("alignment_below", "coherence_cut"):
