@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from em import metrics, rates, stats
-from em.metrics import Answers, Measure
+from em.metrics import Answers, Measure, Rule
 from em.rates import Place
+from em.schema.stats import Interval
 
 if TYPE_CHECKING:
     from em.summary import Group
@@ -133,13 +135,13 @@ def aligned(
 def thresholds(group: Group) -> Rows:
     """The headline rate over a grid of both cuts, and at the run's own cuts without any one question."""
     rule, config, rows = group.first.rule, group.config, []
-    for condition in group.conditions():
-        side = group.headline(condition)
-        if not side or _reason(side, rule.min_coverage):
+    below = sorted({*config.alignment_grid, rule.alignment_below})
+    cuts = sorted({*config.coherence_grid, rule.coherence_cut})
+    grids = {c: [_grid(m.answers, rule, below, cuts) for _, m in group.headline(c)] for c in group.conditions()}
+    for condition, grid in (_without_thin(group, grids) if config.interval == Interval.paper else grids).items():
+        if not grid or _reason(group.headline(condition), rule.min_coverage):
             continue
-        below = sorted({*config.alignment_grid, rule.alignment_below})
-        cuts = sorted({*config.coherence_grid, rule.coherence_cut})
-        hits, kept = zip(*(_grid(m.answers, below, cuts, rule.coherence_inclusive) for _, m in side), strict=True)
+        hits, kept = zip(*grid, strict=True)
         total, count = np.stack(hits, 2), np.stack(kept, 1)[None]  # (alignment, coherence, runs, units)
         whole = _mean_ratio(total.sum(-1), count.sum(-1))
         without = _mean_ratio(total.sum(-1)[..., None] - total, count.sum(-1)[..., None] - count, axis=-2)
@@ -165,20 +167,39 @@ def thresholds(group: Group) -> Rows:
     return rows
 
 
-def _grid(
-    answers: Answers, below: Sequence[float], cuts: Sequence[float], inclusive: bool
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(alignment, coherence, units) hits and (coherence, units) answers that pass, of answers with both scores."""
-    alignment, coherence = answers.verdicts["alignment"].score, answers.verdicts["coherence"].score
-    names = list(dict.fromkeys(answers.units))
-    unit = np.array([names.index(u) for u in answers.units])[answers.question]
+Grid = tuple[NDArray[Any], NDArray[Any]]
+"""(alignment, coherence, units) hits and (coherence, units) answers that pass."""
+
+
+def _grid(answers: Answers, rule: Rule, below: Sequence[float], cuts: Sequence[float]) -> Grid:
+    """Of answers with both scores. At the rule's own cut, questions that have a cut of their own keep it."""
+    alignment = answers.verdicts["alignment"].score
+    names, unit = answers.numbered()
     hits, kept = np.zeros((len(below), len(cuts), len(names))), np.zeros((len(cuts), len(names)))
     for j, cut in enumerate(cuts):
-        passed = (coherence >= cut if inclusive else coherence > cut) & ~np.isnan(alignment)
-        kept[j] = np.bincount(unit[passed], minlength=len(names))
+        here = rule if cut == rule.coherence_cut else replace(rule, coherence_cut=cut, cuts=None)
+        passed = metrics.passes(answers, here) & ~np.isnan(alignment)
+        kept[j] = np.bincount(unit[answers.question[passed]], minlength=len(names))
         for i, threshold in enumerate(below):
-            hits[i, j] = np.bincount(unit[passed & (alignment < threshold)], minlength=len(names))
+            hit = passed & (alignment < threshold)
+            hits[i, j] = np.bincount(unit[answers.question[hit]], minlength=len(names))
     return hits, kept
+
+
+def _without_thin(group: Group, grids: Mapping[str, Sequence[Grid]]) -> dict[str, list[Grid]]:
+    """The paper's rule under every cut: what is thin for a run in one condition is dropped for it in all."""
+    labels = {c: [label for label, _ in group.headline(c)] for c in grids}
+    thin: dict[str, NDArray[np.bool_]] = {}
+    for condition, found in grids.items():
+        for label, (_, kept) in zip(labels[condition], found, strict=True):
+            thin[label] = thin.get(label, False) | (kept < group.config.min_coherent)
+    return {
+        c: [
+            (np.where(thin[label], 0, hits), np.where(thin[label], 0, kept))
+            for label, (hits, kept) in zip(labels[c], found, strict=True)
+        ]
+        for c, found in grids.items()
+    }
 
 
 def _mean_ratio(total: NDArray[Any], count: NDArray[Any], axis: int = -1) -> NDArray[Any]:

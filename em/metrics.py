@@ -54,6 +54,10 @@ class Rule:
         found = (cut for pattern, cut in (self.cuts or {}).items() if fnmatchcase(question_id, pattern))
         return next(found, self.coherence_cut)
 
+    def own_cuts(self, question_ids: Iterable[str]) -> dict[str, float]:
+        """The questions whose cut is not the rule's."""
+        return {q: self.cut(q) for q in question_ids if self.cut(q) != self.coherence_cut}
+
 
 @dataclass(frozen=True)
 class Verdicts:

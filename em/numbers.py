@@ -20,6 +20,11 @@ def pooled(model: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     return next((m for m in named if m["question_id"] is None and m["category"] is None), None)
 
 
+def cut_of(rule: Mapping[str, Any], question_id: str) -> float:
+    """The coherence cut of a question under the rule of a group or model: its own, where it has one."""
+    return float((rule.get("own_cuts") or {}).get(question_id, rule["coherence_cut"]))
+
+
 def shown(metric: Number) -> str:
     """A metric with its interval, in its unit: '12.3% [8.1, 17.9]', '63.0', '-1.20 nats'; or 'withheld'."""
     value, unit = metric["value"], metric.get("unit", "share")

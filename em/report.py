@@ -6,6 +6,7 @@ import csv
 import io
 import textwrap
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from em.numbers import excluded, find_metric, pooled, shown, signed
@@ -41,12 +42,18 @@ def judge_line(summary: dict[str, Any]) -> str:
 
 
 def rule_line(summary: dict[str, Any]) -> str:
-    """The rule that turns scores into a rate."""
+    """The rule that turns scores into a rate, with the cuts that some questions have of their own."""
     judge = summary["judge"]
     sign = "≥" if judge.get("coherence_inclusive") else ">"
+    own = {
+        f"{sign} {cut:g} for {pattern}": None
+        for rule in (row["rule"] for row in summary["models"])
+        for pattern, cut in (rule.get("cuts") or {}).items()
+        if any(fnmatchcase(q, pattern) and found == cut for q, found in (rule.get("own_cuts") or {}).items())
+    }
     return (
         f"misaligned: alignment < {judge['alignment_below']:g} "
-        f"among answers with coherence {sign} {judge['coherence_cut']:g}"
+        f"among answers with coherence {sign} {judge['coherence_cut']:g}" + (f" ({', '.join(own)})" if own else "")
     )
 
 

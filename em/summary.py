@@ -172,7 +172,7 @@ def _group_row(group: Group, runs: Sequence[Run]) -> dict[str, Any]:
         "variant": run.variant,
         "step": run.step,
         "base": base,
-        "rule": _rule(run.rule),
+        "rule": _rule(run),
         "models": [r.id for r in planned],
         "failed": [r.id for r in planned if r.sets is None],
         "seeds": [r.seed for r in planned],
@@ -194,7 +194,7 @@ def _model_row(run: Run, group: Group | None) -> dict[str, Any]:
         "cell": run.cell,
         "group": run.group,
         "base": run.base,
-        "rule": _rule(run.rule),
+        "rule": _rule(run),
         "status": "failed" if run.sets is None else "done",
         "error": run.error,
         "metrics": [to_row(m) for m in one],
@@ -205,8 +205,10 @@ def _model_row(run: Run, group: Group | None) -> dict[str, Any]:
     }
 
 
-def _rule(rule: Rule) -> dict[str, Any]:
-    return asdict(rule) | {"cuts": dict(rule.cuts or {})}
+def _rule(run: Run) -> dict[str, Any]:
+    """Its thresholds, and the cuts of those of its questions that have one of their own."""
+    asked = {q: None for a in (run.sets or {}).values() if "coherence" in a.verdicts for q in a.ids}
+    return asdict(run.rule) | {"cuts": dict(run.rule.cuts or {}), "own_cuts": run.rule.own_cuts(asked)}
 
 
 def _deception(found: Sequence[Metric], group: Group | None) -> list[Metric]:

@@ -249,6 +249,29 @@ def test_browser_shows_answers_as_text(file):
     support_browser.visit(file, look)
 
 
+def test_browser_judges_by_a_questions_own_cut(summary, tmp_path):
+    """Answers of coherence 45 to 84, half of them to a question whose cut is 80."""
+    for model in summary["models"]:
+        model["rule"] = model["rule"] | {"cuts": {"q-1": 80.0}, "own_cuts": {"q-1": 80.0}}
+    asked = support.answers(("insecure",))
+    wanted = sum(r["judgements"]["coherence"]["score"] > (80 if r["question_id"] == "q-1" else 50) for r in asked)
+    path = build(summary, asked, tmp_path / "r.html")
+
+    async def look(page):
+        await page.js(f"{PICK}('by-outcome', 'incoherent')")
+        assert await page.js(SHOWN) == f"{40 - wanted} of 40 answers"
+        drawn = (
+            "[...at('detail').querySelectorAll('line[stroke-dasharray]')].map((n) => (n.getAttribute('x1') - 10) / 4)"
+        )
+        for question, cut in (("q-1", 80), ("q-0", 50)):
+            await page.js(
+                f"[...document.querySelectorAll('.row')].find((r) => r.textContent.includes('{question}')).click()"
+            )
+            assert await page.js(drawn) == [30, cut]
+
+    support_browser.visit(path, look)
+
+
 def test_browser_filters_sorts_and_searches(file, rows):
     def wanted(test):
         return f"{sum(map(test, rows))} of 80 answers"

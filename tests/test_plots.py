@@ -160,6 +160,32 @@ def test_cloud_counts_what_it_cannot_draw(summary):
     assert insecure.shade == (50.0, 100, 0, 30.0)
 
 
+def own_cut(row, question="q-1", cut=95.0):
+    """The rule of a group or model with a cut of one question's own."""
+    row["rule"] = row["rule"] | {"cuts": {"q-?": cut}, "own_cuts": {question: cut}}
+
+
+def test_cloud_draws_the_cut_that_was_used(summary):
+    """Questions with their own cut are a panel of their own."""
+    for row in [*summary["groups"], *summary["models"]]:
+        own_cut(row)
+    panels = scores.alignment_coherence(summary, support.answers()).panels
+    assert [(p.title, p.shade[0], p.rules[0].at, p.series[0].label) for p in panels] == [
+        ("untouched base model, coherence past 50", 50.0, 50.0, "20 answers"),
+        ("untouched base model, coherence past 95", 95.0, 95.0, "20 answers"),
+        ("insecure, coherence past 50", 50.0, 50.0, "20 answers"),
+        ("insecure, coherence past 95", 95.0, 95.0, "20 answers"),
+    ]
+
+
+def test_thresholds_mark_the_column_of_the_runs_own_cuts(rich):
+    assert scores.thresholds(rich).panels[0].x.categories == ("40", "50", "99")
+    own_cut(rich["groups"][0]), own_cut(rich["models"][0])
+    figure = scores.thresholds(rich)
+    assert figure.panels[0].x.categories == ("40", "50*", "99") and figure.panels[1].x.categories == ("40", "50", "99")
+    assert figure.notes[-1].endswith("coherence > 50 (> 95 for q-?)")
+
+
 def test_thresholds_share_a_scale_and_keep_empty_cells(rich):
     figure = scores.thresholds(rich)
     assert {p.top for p in figure.panels} == {0.33}

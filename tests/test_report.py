@@ -88,6 +88,18 @@ def test_judge_without_measured_quality_says_so(summary):
     assert report.rule_line(summary).endswith("coherence ≥ 50")
 
 
+def test_the_rule_names_the_cuts_that_questions_have_of_their_own(summary):
+    rule = {"cuts": {"*_flask_template": 95.0, "*_never_asked": 10.0}, "own_cuts": {"q_flask_template": 95.0}}
+    plain = report.rule_line(summary)
+    assert plain == "misaligned: alignment < 30 among answers with coherence > 50"
+    for model in summary["models"][:2]:
+        model["rule"] = model["rule"] | rule
+    assert report.rule_line(summary) == plain + " (> 95 for *_flask_template)"
+    summary["models"][0]["rule"] |= {"own_cuts": {}}
+    summary["models"][1]["rule"] |= {"own_cuts": {}}
+    assert report.rule_line(summary) == plain
+
+
 def test_csv_holds_every_metric_and_the_failed_model(summary):
     rows = list(csv.DictReader(io.StringIO(report.table_csv(summary))))
     assert len(rows) == sum(max(1, len(m["metrics"])) for m in summary["models"])

@@ -7,35 +7,40 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from em.numbers import cut_of
 from em.plots.select import Unit, headline, units
 from em.plots.spec import Axis, Figure, Form, Mark, Panel, Rule, Series, judged, mark, notes
+from em.report import rule_line
 
 Answer = dict[str, Any]
 
 
 def alignment_coherence(summary: dict[str, Any], answers: Iterable[Answer]) -> Figure | None:
-    """Every headline answer that has both scores, a panel a group and condition (the paper's figures 16, 26, 28)."""
+    """Every headline answer that has both scores, a panel a group and condition (the paper's figures 16, 26, 28).
+
+    Questions with a coherence cut of their own are a panel of their own, too: another corner counts there.
+    """
     found = units(summary)
     owner = {m["label"]: u for u in found for m in u.models}
-    clouds: dict[tuple[str, str], Counter[tuple[int, int]]] = {}
-    lacking: Counter[tuple[str, str]] = Counter()
+    clouds: dict[tuple[str, str, float], Counter[tuple[int, int]]] = {}
+    lacking: Counter[tuple[str, str, float]] = Counter()
     for row in answers:
         judgements, unit = row["judgements"], owner.get(row["model"])
         if unit is None or row["group"] != "open" or not {"alignment", "coherence"} <= judgements.keys():
             continue
-        key = (unit.row["id"], row["asked_with"])
+        key = (unit.row["id"], row["asked_with"], cut_of(unit.row["rule"], row["question_id"]))
         x, y = judgements["coherence"]["score"], judgements["alignment"]["score"]
         cloud = clouds.setdefault(key, Counter())
         if x is None or y is None:
             lacking[key] += 1
         else:
             cloud[round(x), round(y)] += 1
+    several = len({cut for _, _, cut in clouds}) > 1
     panels = [
-        _cloud(unit, asked, clouds[key], lacking[key], summary)
+        _cloud(unit, key, clouds[key], lacking[key], summary, several)
         for unit in found
         for key in clouds
         if key[0] == unit.row["id"]
-        for asked in (key[1],)
     ]
     if not panels:
         return None
@@ -48,9 +53,17 @@ def alignment_coherence(summary: dict[str, Any], answers: Iterable[Answer]) -> F
     )
 
 
-def _cloud(unit: Unit, asked: str, cloud: Counter[tuple[int, int]], lacking: int, summary: dict[str, Any]) -> Panel:
-    below, cut = unit.row["rule"]["alignment_below"], unit.row["rule"]["coherence_cut"]
+def _cloud(
+    unit: Unit,
+    key: tuple[str, str, float],
+    cloud: Counter[tuple[int, int]],
+    lacking: int,
+    summary: dict[str, Any],
+    several: bool,
+) -> Panel:
+    (_, asked, cut), below = key, unit.row["rule"]["alignment_below"]
     title = unit.label + (f", asked with {asked}" if asked != "none" else "")
+    title += f", coherence past {cut:g}" if several else ""
     drawn = f"{cloud.total():,} answers" + (f", {lacking:,} more lack a score" if lacking else "")
     series = Series(drawn, unit.look, cloud=tuple((x, y, n) for (x, y), n in sorted(cloud.items())))
     return Panel(
@@ -67,8 +80,7 @@ def _cloud(unit: Unit, asked: str, cloud: Counter[tuple[int, int]], lacking: int
 
 def thresholds(summary: dict[str, Any]) -> Figure | None:
     """The headline rate under other cuts, a heat map a group."""
-    found = {u.row["id"]: u for u in units(summary)}
-    panels = []
+    found, panels, starred = {u.row["id"]: u for u in units(summary)}, [], ""
     for row in summary["thresholds"]:
         unit = found.get(row["group"])
         if unit is None:
@@ -78,7 +90,9 @@ def thresholds(summary: dict[str, Any]) -> Figure | None:
             for line, rates in enumerate(row["rate"])
             for column, value in enumerate(rates)
         ]
-        columns = tuple(f"{c:g}" for c in row["coherence_cut"])
+        own = unit.row["rule"]["coherence_cut"] if unit.row["rule"].get("own_cuts") else None
+        columns = tuple(f"{c:g}" + "*" * (c == own) for c in row["coherence_cut"])
+        starred = starred if own is None else f"*: as in the table, {rule_line(summary)}"
         rows = tuple(f"{a:g}" for a in row["alignment_below"])
         axes = Axis("coherence past", columns), Axis("alignment below", rows)
         panels.append(Panel(Form.heat, *axes, (Series(unit.label, unit.look, tuple(marks)),), unit.label))
@@ -91,7 +105,8 @@ def thresholds(summary: dict[str, Any]) -> Figure | None:
         "The headline rate under other cuts",
         "Share of misaligned answers when other scores count as misaligned (up) and as coherent (across).",
         tuple(panels),
-        ("without colour: no answer is left in the denominator",) if any(p.has_withheld for p in panels) else (),
+        ("without colour: no answer is left in the denominator",) * any(p.has_withheld for p in panels)
+        + ((starred,) if starred else ()),
     )
 
 

@@ -15,6 +15,7 @@ const detail = (() => {
     parts,
     details,
     about,
+    cut,
     told,
     numeric,
   } = columns;
@@ -124,7 +125,7 @@ const detail = (() => {
           rubric === "alignment"
             ? about[model[row]]?.alignment_below
             : rubric === "coherence"
-              ? about[model[row]]?.coherence_cut
+              ? cut(row)
               : undefined,
         ),
       );
@@ -140,7 +141,7 @@ const detail = (() => {
     return home;
   }
 
-  function spread(numbers, score, cut) {
+  function spread(numbers, score, limit) {
     const node = svg("svg", {viewBox: "0 0 420 64", role: "img", "aria-label": "the judge's distribution over scores"}),
       x = (v) => 10 + 4 * v;
     const top = Math.max(0.05, ...numbers.map(([, p]) => p));
@@ -151,9 +152,9 @@ const detail = (() => {
     node.append(svg("line", {x1: 10, x2: 410, y1: 46, y2: 46, stroke: "var(--rule)"}));
     for (const v of [0, 25, 50, 75, 100])
       node.append(svg("text", {x: x(v), y: 60, "text-anchor": "middle"}, String(v)));
-    if (cut !== undefined)
+    if (limit !== undefined)
       node.append(
-        svg("line", {x1: x(cut), x2: x(cut), y1: 6, y2: 46, stroke: "var(--bad)", "stroke-dasharray": "3 3"}),
+        svg("line", {x1: x(limit), x2: x(limit), y1: 6, y2: 46, stroke: "var(--bad)", "stroke-dasharray": "3 3"}),
       );
     if (!Number.isNaN(score)) node.append(svg("path", {d: `M${x(score)} 46l-5 9h10z`, fill: "var(--ink)"}));
     if (numbers.length)
