@@ -14,7 +14,7 @@ from em.numbers import Number, excluded, find_metric, pooled, shown, signed
 from em.plots.spec import Figure, Form, Panel, as_dict
 from em.plots.style import INK, looks
 from em.records import Outcome
-from em.report import IN_DOMAIN, Notes, interval_lines, judge_line, rows_of, rule_line, tied
+from em.report import IN_DOMAIN, Notes, carried_lines, interval_lines, judge_line, rows_of, rule_line, tied
 from em.store import write_atomic
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -64,6 +64,7 @@ def build(summary: dict[str, Any], rows: Iterable[dict[str, Any]], figures: Sequ
         judge_line=judge_line(summary),
         rule_line=rule_line(summary),
         interval_lines=interval_lines(summary),
+        carried_lines=carried_lines(summary),
         overview=overview,
         scale=f"{100 * top:.0f}%",
         runs=[_overview(model, notes, INK) for model in summary["models"]],

@@ -65,6 +65,22 @@ def interval_lines(summary: dict[str, Any]) -> list[str]:
     return ["in brackets: " + "; ".join(_claimed(kind, summary) for kind in kinds)] if kinds else []
 
 
+def carried_lines(summary: dict[str, Any]) -> list[str]:
+    """The rows of the table whose rate is more than halved without one question; none where there is no such row."""
+    left = {(t["group"], t["set"], t["asked_with"]): t["leave_one_out"] for t in summary["thresholds"]}
+    out: dict[str, list[str]] = {}
+    for row in rows_of(summary):
+        rate = find_metric(row, "misaligned_rate", "open")
+        if rate is None or not rate["value"]:
+            continue
+        without = [q for q in left.get((row["id"], rate["set"], rate["asked_with"]), []) if q["value"] is not None]
+        least = min(without, key=lambda q: q["value"], default=None)
+        if least and least["value"] < rate["value"] / 2:
+            out.setdefault(least["question_id"], []).append(f"{row['label']} {100 * least['value']:.1f}%")
+    said = "; ".join(f"without {question} {', '.join(rows)}" for question, rows in out.items())
+    return [f"one question carries more than half of a rate, hence a wide interval: {said}"] if said else []
+
+
 def _claimed(kind: str, summary: dict[str, Any]) -> str:
     """An interval in words with the claim it answers."""
     claim = summary["intervals"].get(kind)
@@ -120,7 +136,8 @@ def table(summary: dict[str, Any]) -> str:
     for model, row in zip(models, rows, strict=True):
         out += _lay(row, widths) if row else _failed(model, widths[0])
     out += ["", *_contrasts(summary["contrasts"], notes)]
-    tail = [*notes.lines(), rule_line(summary), *interval_lines(summary), *_contrast_intervals(summary)]
+    tail = [*notes.lines(), rule_line(summary), *interval_lines(summary), *carried_lines(summary)]
+    tail += _contrast_intervals(summary)
     tail.append(judge_line(summary))
     if summary["model"].get("note"):
         tail.append(f"model {summary['model']['name']}: {summary['model']['note']}")

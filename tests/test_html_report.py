@@ -181,6 +181,13 @@ def test_controls_have_three_states(summary, rows, tmp_path):
     assert all(f"Negative control {text} sentence {h}" in words for h, (_, text) in states.items())
 
 
+def test_a_question_that_carries_a_rate_is_named_below_the_table(rows, tmp_path):
+    summary = support.rich()
+    summary["thresholds"][1]["leave_one_out"][0] |= {"value": 0.0, "question_id": "<b>q"}
+    words = " ".join(Page(build(summary, rows, tmp_path / "r.html").read_text(encoding="utf-8")).words)
+    assert "hence a wide interval: without <b>q insecure 0.0%." in words
+
+
 def test_a_sweep_without_controls_says_so(summary, rows, tmp_path):
     summary["controls"] = []
     words = " ".join(Page(build(summary, rows, tmp_path / "r.html").read_text(encoding="utf-8")).words)

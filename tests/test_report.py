@@ -100,6 +100,23 @@ def test_the_rule_names_the_cuts_that_questions_have_of_their_own(summary):
     assert report.rule_line(summary) == plain
 
 
+def test_a_rate_that_one_question_carries_names_it():
+    summary = support.rich()
+    assert report.carried_lines(summary) == []  # 20 % stays 20 % without any question
+    rates = {g["id"]: next(m["value"] for m in g["metrics"] if m["group"] == "open") for g in summary["groups"][:2]}
+    for row in summary["thresholds"]:
+        row["leave_one_out"][1] |= {"value": rates[row["group"]] / 4, "question_id": "q-carrier"}
+        row["leave_one_out"][2] |= {"value": None}
+    (line,) = report.carried_lines(summary)
+    assert line == (
+        "one question carries more than half of a rate, hence a wide interval: "
+        "without q-carrier untouched base model 0.2%, insecure 5.0%"
+    )
+    assert "without q-carrier" in " ".join(report.table(summary).split())
+    summary["thresholds"][0]["leave_one_out"][1] |= {"value": rates[summary["thresholds"][0]["group"]] / 2}
+    assert report.carried_lines(summary)[0].endswith(": without q-carrier insecure 5.0%")
+
+
 def test_csv_holds_every_metric_and_the_failed_model(summary):
     rows = list(csv.DictReader(io.StringIO(report.table_csv(summary))))
     assert len(rows) == sum(max(1, len(m["metrics"])) for m in summary["models"])
