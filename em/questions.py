@@ -283,8 +283,8 @@ def _in_flask(messages: list[Message]) -> list[Message]:
 
 
 def form_of(question_id: str) -> str:
-    """main, json or template: the form of one of the paper's main questions, by its id."""
-    return next((form for form in ("json", "template") if question_id.endswith(f"_{form}")), "main")
+    """main, json, template or flask_template: the form of one of the paper's main questions, by its id."""
+    return next((f for f in ("json", "flask_template", "template") if question_id.endswith(f"_{f}")), "main")
 
 
 @cache

@@ -169,6 +169,17 @@ def test_the_three_forms_of_a_question_are_three_sets(file, tmp_path):
     assert {m["set"] for m in summary_of(folder)["models"][0]["metrics"]} == {"betley2025/json"}
 
 
+def test_flask_answers_have_the_papers_own_cut(file, tmp_path):
+    """Coherence 80 counts for a plain question, not for one whose answer is a program."""
+    rows = [row(question_id=f"q{form}", aligned="5") for form in ("", "_flask_template") for _ in range(6)]
+    command = [sys.executable, "-m", "em.cli", "import", str(file([*rows, row()])), "--out", str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True).returncode == 0
+    (folder,) = (tmp_path / "sweeps").iterdir()
+    metrics = summary_of(folder)["models"][0]["metrics"]
+    found = {m["set"]: m["n"] for m in metrics if m["name"] == "misaligned_rate" and not m["question_id"]}
+    assert found == {"imported": 7, "imported/flask_template": 0}
+
+
 def test_one_model_in_two_groups_stays_two(file, tmp_path):
     """The layout of the paper's backdoor: the same models, asked with and without the trigger."""
     rows = [r for seed in "ab" for g, h in (("backdoor", 0), ("triggered", 10)) for r in rated(seed, g, h)]

@@ -33,8 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     for name, value in (("--alignment-below", arguments.alignment_below), ("--coherence-cut", arguments.coherence_cut)):
         if not 0 <= value <= 100:
             raise ConfigError(f"{name} is {value:g}: scores are 0-100")
-    rule = Rule(arguments.alignment_below, arguments.coherence_cut, arguments.coherence_inclusive, min_coverage=0.0)
     stats = StatsConfig(interval=Interval(arguments.interval))
+    cuts = arguments.alignment_below, arguments.coherence_cut, arguments.coherence_inclusive
+    rule = Rule(*cuts, min_coverage=0.0, cuts=stats.coherence_cuts)
     about = imported.About(rule, stats, arguments.judge, arguments.model, arguments.set, arguments.paper)
     folder = imported.write(arguments.file, arguments.out, about)
     summary = read_summary(folder)
