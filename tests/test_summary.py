@@ -413,7 +413,7 @@ def test_the_statement_says_what_is_not_shown():
         "local proxy",
         "says nothing about other seeds",
         "does not speak against the paper",
-        "within its interval",
+        "the interval includes zero.",
     ):
         assert words in said
     assert "ositive control" not in said
