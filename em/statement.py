@@ -119,7 +119,8 @@ def _contrast_sentences(summary: Mapping[str, Any]) -> list[str]:
             continue
         tested += 1
         zero = "excludes" if row["low"] > 0 or row["high"] < 0 else "includes"
-        out.append(f"{row['name']}: {points(row)} of misaligned answers on unrelated questions; the interval {zero} zero.")
+        said = f"{points(row)} of misaligned answers on unrelated questions; the interval {zero} zero"
+        out.append(f"{row['name']}: {said}.")
     if tested > 1:
         kept = sum(p is not None and p < 0.05 for p in (row.get("p_holm") for row in summary["contrasts"]))
         out.append(f"Of these {tested} contrasts {kept} stay beyond chance after Holm's correction for their number.")
