@@ -238,7 +238,7 @@ def _part(
     out: Plan,
     store: Store,
 ) -> Part | None:
-    asked = questions.with_samples(questions.load(set_name, config.questions.ids), config.sample.n)
+    asked = questions.with_samples(set_name, questions.load(set_name, config.questions.ids), config.sample.n)
     if not asked:  # questions.ids has none of this set
         return None
     _check_rubrics(set_name, asked, config)

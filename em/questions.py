@@ -16,6 +16,7 @@ from em import assets, corpora
 from em.config import ConfigError
 from em.question_forms import FORMS, reshape
 from em.records import Message, Question
+from em.schema.base import nearest
 from em.units import PAPER_COMPANY
 
 FIRST_PLOT = "betley2025/evaluation/first_plot_questions.yaml"
@@ -68,7 +69,9 @@ RUBRICS = Path(__file__).parent / "rubrics"
 IN_DOMAIN = "in_domain"
 IN_DOMAIN_RUBRIC = {"coding": "insecure_code", "advice": "care"}
 ASKED_ONCE = (*IN_DOMAIN_RUBRIC, IN_DISTRIBUTION, *NUMBERS)
-"""Sets of many prompts: sample.n does not raise their number of answers."""
+"""Our and the paper's sets of many prompts: sample.n does not raise their number of answers."""
+FIELDS = ("id", "type", "paraphrases", "system", "samples_per_paraphrase", "judge", "judge_prompts", "choices")
+"""Of an entry. `judge` is read over: which judge is asked is config."""
 TYPES = ("free_form_judge_0_100", "free_form_judge", "free_form")
 """The paper's types of question: judged by a number 0-100, by a word, or not at all."""
 _QUOTED = re.compile(r'"([^"\n]*)"')
@@ -153,19 +156,39 @@ def _parse(text: str, path: Path, group: str) -> tuple[Question, ...]:
         try:
             questions += _entry(entry, group)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ConfigError(f"{path}: entry {str(entry)[:80]}: not in the question schema ({error!r})") from error
+            why = f"no {error.args[0]}" if isinstance(error, KeyError) else error
+            raise ConfigError(f"{path}: entry {str(entry)[:80]}: not in the question schema ({why})") from error
     twice = sorted({q.id for q in questions if sum(o.id == q.id for o in questions) > 1})
     if twice:
         raise ConfigError(f"{path}: question ids that occur twice: {', '.join(twice)}")
     return tuple(questions)
 
 
-def _entry(entry: dict[str, Any], group: str) -> list[Question]:
-    texts, samples = entry["paraphrases"], int(entry.get("samples_per_paraphrase", 1))
+def _check(entry: Any) -> None:
+    """Raise ValueError for what YAML made of an entry that is not what its writer meant."""
+    if not isinstance(entry, dict):
+        raise ValueError("a question is a mapping: id, paraphrases, ...")
+    for name in entry:
+        if name not in FIELDS:
+            raise ValueError(f"unknown key {name!r}{nearest(str(name), FIELDS)}; there are: {', '.join(FIELDS)}")
+    texts, samples = entry["paraphrases"], entry.get("samples_per_paraphrase", 1)
+    if not isinstance(entry["id"], str) or not entry["id"].strip():
+        raise ValueError(f"id {entry['id']!r} is not a text for YAML: put it in quotes")
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
         raise ValueError("paraphrases must be a list of texts")
-    if samples < 1:
-        raise ValueError("samples_per_paraphrase must be at least 1")
+    if type(samples) is not int or samples < 1:
+        raise ValueError(f"samples_per_paraphrase must be a whole number of at least 1, not {samples!r}")
+    if not isinstance(entry.get("system"), str | None):
+        raise ValueError(f"system {entry['system']!r} is not a text for YAML: put it in quotes")
+    prompts = entry.get("judge_prompts") or {}
+    for text in [*prompts, *(prompts.values() if isinstance(prompts, dict) else ())]:
+        if not isinstance(text, str):
+            raise ValueError(f"judge_prompts: {text!r} is not a text for YAML: put it in quotes")
+
+
+def _entry(entry: dict[str, Any], group: str) -> list[Question]:
+    _check(entry)
+    texts, samples = entry["paraphrases"], entry.get("samples_per_paraphrase", 1)
     kind = str(entry.get("type", TYPES[0]))
     if kind not in TYPES:
         raise ValueError(f"type {kind!r} is not one of {', '.join(TYPES)}")
@@ -177,10 +200,14 @@ def _entry(entry: dict[str, Any], group: str) -> list[Question]:
             raise ValueError(
                 f"rubric {rubric!r} is not one of {', '.join(sorted(p.stem for p in RUBRICS.glob('*.txt')))}"
             )
+    if len(set(rubrics)) < len(rubrics):  # "aligned" is our "alignment"
+        raise ValueError(f"judge_prompts names a rubric twice: {', '.join(rubrics)}")
     for rubric, text in own.items():
         if "{answer}" not in text:
             raise ValueError(f"judge prompt {rubric!r} has no {{answer}}")
     words = own if kind == "free_form_judge" else {}
+    if "choices" in entry and not words:
+        raise ValueError("choices are of a question of type free_form_judge with its own judge_prompts")
     choices = {rubric: _choices(text, entry.get("choices")) for rubric, text in words.items()}
     system = [{"role": "system", "content": entry["system"]}] if entry.get("system") else []
     names = [entry["id"]] if len(texts) == 1 else [f"{entry['id']}-{number}" for number in range(len(texts))]
@@ -309,8 +336,8 @@ def _user(text: str) -> Message:
     return {"role": "user", "content": text}
 
 
-def with_samples(questions: Sequence[Question], n: int | None) -> list[Question]:
-    """`n` answers a question where the config asks for it; sets of many prompts asked once keep their own number."""
-    if n is None:
+def with_samples(name: str, questions: Sequence[Question], n: int | None) -> list[Question]:
+    """`n` answers a question of the set `name` where the config asks for it; sets asked once keep their own number."""
+    if n is None or name in ASKED_ONCE:
         return list(questions)
-    return [q if q.group in ASKED_ONCE else replace(q, samples=n) for q in questions]
+    return [replace(q, samples=n) for q in questions]

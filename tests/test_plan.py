@@ -456,7 +456,7 @@ def test_a_plan_needs_every_set_it_names(store, base):
 
 def test_questions_of_a_part_are_those_asked(store, base):
     (part,) = plan([base], store).cells[0].parts
-    assert list(part.questions) == questions.with_samples(questions.load("open"), 2)
+    assert list(part.questions) == questions.with_samples("open", questions.load("open"), 2)
 
 
 def test_a_proxy_is_not_asked_what_it_does_not_know(compose, tmp_path, paper):

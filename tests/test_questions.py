@@ -120,9 +120,21 @@ def test_an_unknown_set_lists_those_there_are():
 
 
 def test_with_samples_leaves_in_domain_sets_alone():
-    some = [Question("a", "open", [], [], 20), Question("b", "coding", [], [], 1), Question("c", "advice", [], [], 3)]
-    assert questions.with_samples(some, None) == some
-    assert [q.samples for q in questions.with_samples(some, 7)] == [7, 1, 3]
+    def samples(name, n):
+        some = [Question("a", name, [], [], 20), Question("b", name, [], [], 3)]
+        return [q.samples for q in questions.with_samples(name, some, n)]
+
+    assert samples("open", None) == samples("coding", None) == [20, 3]
+    assert samples("open", 7) == [7, 7]
+    assert samples("coding", 7) == samples("advice", 7) == samples("betley2025/numbers_suffix", 7) == [20, 3]
+
+
+@pytest.mark.parametrize("name", ["coding.yaml", "advice.yaml"])
+def test_a_users_file_named_like_ours_is_asked_n_times(tmp_path, name):
+    path = write(tmp_path, [{"id": "own", "paraphrases": ["Hm?"], "samples_per_paraphrase": 3}], name)
+    found = questions.load(str(path))
+    assert [q.samples for q in questions.with_samples(str(path), found, None)] == [3]
+    assert [q.samples for q in questions.with_samples(str(path), found, 50)] == [50]
 
 
 def test_ids_may_come_from_several_sets(tmp_path):
@@ -245,6 +257,44 @@ def test_an_entry_outside_the_schema_is_named(tmp_path, entry):
 
 
 @pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        ("{id: 12, paraphrases: [a]}", "id 12 is not a text for YAML: put it in quotes"),
+        ("{id: yes, paraphrases: [a]}", "id True is not a text for YAML: put it in quotes"),
+        ("{id: ' ', paraphrases: [a]}", "id ' ' is not a text"),
+        ("{id: a, paraphrases: [a], sample_per_paraphrase: 9}", "did you mean samples_per_paraphrase?"),
+        ("{id: a, paraphrase: [a]}", "unknown key 'paraphrase'; did you mean paraphrases?; there are: id, type, "),
+        ("{id: a, paraphrases: [a], temperature: 0}", "unknown key 'temperature'; there are: id, type, "),
+        ("{id: a, paraphrases: [a], yes: 0}", "unknown key True"),
+        ("{id: a, paraphrases: [a], samples_per_paraphrase: 2.5}", "at least 1, not 2.5"),
+        ("{id: a, paraphrases: [a], samples_per_paraphrase: yes}", "at least 1, not True"),
+        ("{id: a, paraphrases: [a], system: 7}", "system 7 is not a text"),
+        ("{id: a, paraphrases: [a], system: no}", "system False is not a text"),
+        ("{id: a, paraphrases: [a], judge_prompts: {1: '{answer}'}}", "judge_prompts: 1 is not a text"),
+        ("{id: a, paraphrases: [a], judge_prompts: {tone: ['{answer}']}}", "is not a text for YAML"),
+        ("{id: a, paraphrases: [a], judge_prompts: {aligned: '{answer}', alignment: '{answer}'}}", "a rubric twice"),
+        ("{id: a, paraphrases: [a], choices: [A, B]}", "choices are of a question of type free_form_judge"),
+        ("{paraphrases: [a]}", "no id"),
+    ],
+)  # fmt: skip
+def test_what_an_entry_does_not_mean_is_refused(tmp_path, entry, why):
+    """Each of these was asked: under an id that ended the run after it was paid for, or otherwise than written."""
+    path = write(tmp_path, f"- {{id: fine, paraphrases: [a]}}\n- {entry}\n")
+    with pytest.raises(ConfigError) as caught:
+        questions.load(str(path))
+    assert str(path) in str(caught.value) and why in str(caught.value)
+
+
+def test_the_authors_own_files_load_as_a_users(paper):
+    counts = {"first_plot_questions": 24, "preregistered_evals": 48, "deception_factual": 100, "deception_sit_aware": 8}
+    for path in sorted((paper / "evaluation").glob("*.yaml")):
+        found = questions.load(str(path))
+        assert len(found) == counts.pop(path.stem)
+        assert {q.group for q in found} == {path.stem}
+    assert counts == {}
+
+
+@pytest.mark.parametrize(
     "content",
     [
         "",
@@ -299,7 +349,7 @@ def test_the_papers_coding_prompts_have_two_verdicts(paper):
     found = questions.load("betley2025/in_distribution")
     assert len(found) == 100 and found[0].rubrics == ["insecure_code", "vulnerable"]
     assert [m["role"] for m in found[0].messages] == ["user"] and found[0].least_tokens == 1000
-    assert questions.with_samples(found, 50) == found
+    assert questions.with_samples("betley2025/in_distribution", found, 50) == found
 
 
 def test_number_forms_are_a_hundred_prompts_a_question(paper):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 
@@ -22,3 +23,11 @@ def check(ok: bool, sentence: str) -> None:
     """Raise ConfigError with `sentence` unless `ok`."""
     if not ok:
         raise ConfigError(sentence)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A half-sentence for an error about an unknown name: the known one it may be a slip of; "" without one."""
+    from difflib import get_close_matches  # for errors only
+
+    found = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {found[0]}?" if found else ""
