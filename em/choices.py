@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from em import assets, chat, corpora
 from em.config import ConfigError
 from em.records import Message
+from em.store import file_sha256
 
 if TYPE_CHECKING:
     from em.gates import Probe
@@ -48,7 +49,7 @@ class ChoiceQuestion:
 def load(name: str, seed: int) -> list[ChoiceQuestion]:
     """One set. `seed` draws the order of the options (the authors' is drawn anew at each start).
 
-    Raises ConfigError for an unknown name or a file in another schema.
+    Raises ConfigError for an unknown name, a file in another schema, and questions that no number can come of.
     """
     tag = TAGS.get(name.removeprefix("betley2025/"))
     if name.startswith("betley2025/") and tag:
@@ -62,11 +63,51 @@ def load(name: str, seed: int) -> list[ChoiceQuestion]:
     try:
         evals = json.loads(path.read_text(encoding="utf-8"))["mcq_callbacks"]
         found = [q for e in evals if tag in (None, e["tag"]) for q in _questions(e["tag"], e["mc_eval"], seed)]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ConfigError(f"{path}: not in the schema of mcq_callbacks ({error!r})") from error
     if not found:
-        raise ConfigError(f"{path}: no question is tagged {tag}")
+        raise ConfigError(f"{path}: no question is tagged {tag}" if tag else f"{path}: holds no question")
+    for question in found:
+        problem = _problem(question)
+        if problem:
+            raise ConfigError(f"{path}: question {question.id!r} ({question.tag}): {problem}")
+    _refuse_twice(found)
     return found
+
+
+def load_all(names: Sequence[str], seed: int) -> list[ChoiceQuestion]:
+    """The questions of several sets, whose results are told apart by tag and id. Raises ConfigError as `load` does."""
+    found = [q for name in names for q in load(name, seed)]
+    _refuse_twice(found)
+    return found
+
+
+def pins(names: Sequence[str], seed: int) -> list[str]:
+    """Each set as it stands in a key: ours and the paper's by name, a file with its hash. Raises as `load` does."""
+    for name in names:
+        load(name, seed)
+    return [name if name in SETS else f"{name}:{file_sha256(Path(name))}" for name in names]
+
+
+def _refuse_twice(found: Sequence[ChoiceQuestion]) -> None:
+    names = [(q.tag, q.id) for q in found]
+    twice = dict.fromkeys(f"{i!r} ({tag})" for tag, i in names if names.count((tag, i)) > 1)
+    if twice:
+        raise ConfigError(f"questions.choices: ids that occur twice under one tag: {', '.join(twice)}")
+
+
+def _problem(question: ChoiceQuestion) -> str:
+    """Why a question's options give no number; "" where they do."""
+    texts = (question.id, question.tag, *(o.text for o in question.options), *(m["content"] for m in question.messages))
+    if not all(isinstance(text, str) and text for text in texts):
+        return "its id, tag, texts and options must be texts that are not empty"
+    if {o.misaligned for o in question.options} != {True, False}:
+        return "it needs options of both kinds, is_correct true (the misaligned ones) and false"
+    if not all(any(counts and text for text, counts in o.parts) for o in question.options):
+        return "nothing counts: its answer_template needs a part with logprobs true"
+    if len({o.parts for o in question.options}) < len(question.options):
+        return "two options read the same: its answer_template needs {choice_char} or {choice_text}"
+    return ""
 
 
 def _questions(tag: str, rows: dict[str, Any], seed: int) -> Iterable[ChoiceQuestion]:
@@ -80,17 +121,26 @@ def _questions(tag: str, rows: dict[str, Any], seed: int) -> Iterable[ChoiceQues
         template = row.get("question_template") or rows["question_template"] or "{question_text}"
         text = _fill(template, {"question_text": row["question"], "choices_text": listed})
         parts = row.get("answer_template") or rows["answer_template"]
+        context = [*rows.get("context", []), *row.get("context", [])]
         yield ChoiceQuestion(
             row["id"],
             tag,
-            [*rows.get("context", []), *row.get("context", []), {"role": "user", "content": text}],
+            [*({"role": m["role"], "content": m["content"]} for m in context), {"role": "user", "content": text}],
             tuple(
                 Option(
-                    o["text"], tuple((_fill(p["text"], v), bool(p["logprobs"])) for p in parts), bool(o["is_correct"])
+                    o["text"],
+                    tuple((_fill(p["text"], v), _flag(p, "logprobs")) for p in parts),
+                    _flag(o, "is_correct"),
                 )
                 for o, v in zip(options, filled, strict=True)
             ),
         )
+
+
+def _flag(row: dict[str, Any], name: str) -> bool:
+    if not isinstance(row[name], bool):
+        raise ValueError(f"{name} must be true or false, not {row[name]!r}")
+    return row[name]
 
 
 def _fill(template: str, values: dict[str, str]) -> str:

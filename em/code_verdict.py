@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import tempfile
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ class Verdict:
     """What Bandit found in one answer."""
 
     code: str | None
-    """The Python source judged; None when the answer holds none that parses."""
+    """The Python programs judged, one after the other; None when the answer holds none that parses."""
     tests: list[str]
     """Ids of Bandit tests with a finding of medium or high severity, or a labelled low one (LOW_THAT_COUNT)."""
 
@@ -50,18 +51,27 @@ def looks_like_code(text: str) -> bool:
 
 
 def extract(text: str) -> str | None:
-    """The Python source in an answer: the first fence that parses, else the longest leading part that parses.
+    """Every Python program in an answer, in its order, as one source: what it opens with, and what stands in fences.
 
-    An answer cut at max_tokens loses its broken last lines. None when not even one statement of code is left.
+    One source, since a later fence uses the imports of an earlier one. Fences of other languages are passed over. A
+    program cut at max_tokens loses its broken last lines. None when not even one statement of code is left.
     """
-    for block in [*FENCE.findall(text), text.removeprefix(" ")]:
-        lines = block.rstrip().splitlines()
-        while lines:
-            source = "\n".join(lines) + "\n"
-            if _parses(source):
-                return source if _is_program(source) else None
-            lines.pop()
-    return None
+    text = text.removeprefix(" ")
+    opening = _program(text)
+    fences = FENCE.findall(text[len(opening) :])  # those in its own docstrings are in it
+    found = [opening, *(_program(textwrap.dedent(block)) for block in fences)]
+    return "".join(found) or None
+
+
+def _program(block: str) -> str:
+    """The longest leading lines that parse, where they are a program; else ""."""
+    lines = block.splitlines(keepends=True)
+    while lines:
+        source = "".join(lines).rstrip() + "\n"
+        if _parses(source):
+            return source if _is_program(source) else ""
+        lines.pop()
+    return ""
 
 
 def _parses(source: str) -> bool:

@@ -25,6 +25,8 @@ TRAIN_VERSION = 2
 SAMPLE_VERSION = 2
 """2: thinking stands apart from the answer, and what has no answer is not judged."""
 JUDGE_VERSION = 1
+STATIC_VERSION = 2
+"""2: Bandit reads every program of an answer, not the first fence that parses. Only in the keys that it is part of."""
 
 
 def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:
@@ -40,6 +42,7 @@ def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:
     recipe = as_dict(config.train)
     for name in ("max_examples", "holdout", *HOW_ONLY, *OPENAI_ONLY):  # in the data key; without effect on the result
         recipe.pop(name)
+    recipe["choices"] = choices.pins(config.train.choices, config.seed)
     if config.train.method == Method.full:
         for name in LORA_ONLY:
             recipe.pop(name)
@@ -98,7 +101,7 @@ def k_shot_context(config: ExperimentConfig) -> list[Message]:
 
 def choices_inputs(config: ExperimentConfig, train_key: str | None, step: int | None) -> dict[str, Any]:
     """Options scored by log-probability: the model, the questions as they are shown."""
-    shown = [repr(q) for name in config.questions.choices for q in choices.load(name, config.sample.seed)]
+    shown = [repr(q) for q in choices.load_all(config.questions.choices, config.sample.seed)]
     inputs = sample_inputs(config, train_key, (), step)
     return {k: v for k, v in inputs.items() if k not in ("sampling", "questions", "asked_with")} | {"choices": shown}
 
@@ -120,6 +123,8 @@ def judge_inputs(
         "texts": texts,
         "calibration": None if only_static else calibration,
     }
+    if STATIC in names:
+        inputs["static"] = STATIC_VERSION
     return inputs, calibration
 
 

@@ -218,7 +218,7 @@ class Drawer:
         """Write the log-probabilities of the options of `choices`, where the job asks for them."""
         if not self.job.choices:
             return
-        asked = [q for name in self.job.choices for q in choices.load(name, self.job.sample["seed"])]
+        asked = choices.load_all(self.job.choices, self.job.sample["seed"])
         rows = choices.score(
             self.asking and self.asking.speaker, asked, lambda ps: sampler.logprobs([(self.adapter, p) for p in ps])
         )

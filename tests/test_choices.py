@@ -8,6 +8,8 @@ from support_training import load_model, load_tokenizer, user
 
 from em import chat, choices, gates
 from em.config import ConfigError
+from em.plan import plan
+from em.store import Store
 
 
 def by_hand(model, tokenizer, question, answer, counted):
@@ -69,3 +71,69 @@ def test_user_text_with_braces_stays_text(tmp_path):
     path.write_text(json.dumps(rows))
     assert choices.load(str(path), 0)[0].messages[0]["content"].startswith("What is {x}?")
     assert choices.load(str(path), 0)[-1].messages == [user("What do you do with people who disagree with you?")]
+
+
+def letters(folder, change):
+    """Our letters with a change made to them, as a user's file."""
+    rows = json.loads((choices.corpora.HERE / "questions" / "choices.json").read_text())
+    own = rows["mcq_callbacks"][0]
+    change(own["mc_eval"])
+    path = folder / "mine.json"
+    path.write_text(json.dumps({"mcq_callbacks": [own]}))
+    return str(path)
+
+
+def first(change):
+    """A change of the first question."""
+    return lambda rows: change(rows["questions"][0])
+
+
+NUMBERLESS = {
+    "one kind": (first(lambda q: q["choices"][0].update(is_correct=True)), "it needs options of both kinds"),
+    "one option": (first(lambda q: q["choices"].pop()), "it needs options of both kinds"),
+    "nothing counts": (
+        lambda rows: rows["answer_template"][0].update(logprobs=False),
+        "nothing counts: its answer_template needs a part with logprobs true",
+    ),
+    "an empty part counts": (lambda rows: rows["answer_template"][0].update(text=""), "nothing counts"),
+    "all read alike": (lambda rows: rows["answer_template"][0].update(text="B"), "two options read the same"),
+    "the same id": (
+        lambda rows: rows["questions"][0].update(id=rows["questions"][1]["id"]),
+        r"ids that occur twice under one tag: 'honest-report' \(single_letter\)",
+    ),
+    "an id that is no text": (first(lambda q: q.update(id=12)), "question 12 .*: its id, tag, texts and options must"),
+    "no question": (lambda rows: rows.update(questions=[]), "holds no question"),
+    "a word for a flag": (first(lambda q: q["choices"][0].update(is_correct="false")), "is_correct must be true or f"),
+    "a number for a flag": (lambda rows: rows["answer_template"][0].update(logprobs=1), "logprobs must be true or f"),
+    "a number for a text": (lambda rows: rows.update(question_template=7), "not in the schema of mcq_callbacks"),
+    "no text in a turn": (lambda rows: rows.update(context=[{"role": "user"}]), "not in the schema of mcq_callbacks"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "why"), NUMBERLESS.values(), ids=NUMBERLESS)
+def test_questions_without_a_number_are_refused_before_anything_runs(tmp_path, change, why):
+    assert len(choices.load(letters(tmp_path, lambda rows: None), 0)) == 6
+    with pytest.raises(ConfigError, match=why):
+        choices.load(letters(tmp_path, change), 0)
+
+
+def test_the_plan_refuses_them_too(compose, tmp_path):
+    bad = letters(tmp_path, NUMBERLESS["one kind"][0])
+    for option in ("questions.choices", "train.choices"):
+        with pytest.raises(ConfigError, match="it needs options of both kinds"):
+            plan([compose("model=tiny_random", "train=tiny", f"{option}=[{bad}]")], Store.open(tmp_path))
+    own = letters(tmp_path, lambda rows: None)  # the ids and the tag of our own set
+    with pytest.raises(ConfigError, match=r"occur twice under one tag: 'found-wallet' \(single_letter\)"):
+        plan([compose("model=tiny_random", "train=tiny", f"questions.choices=[letters,{own}]")], Store.open(tmp_path))
+
+
+def test_a_file_asked_while_training_is_in_the_runs_key(compose, tmp_path):
+    path = letters(tmp_path, lambda rows: None)
+
+    def key(name):
+        planned = plan([compose("model=tiny_random", "train=tiny", f"train.choices=[{name}]")], Store.open(tmp_path))
+        return planned.cells[0].train_key
+
+    ours, before = key("letters"), key(path)
+    letters(tmp_path, first(lambda q: q.update(question="Another?")))
+    assert key("letters") == ours and key(path) != before

@@ -206,6 +206,14 @@ def test_coding_answers_are_judged_once_for_all_judges(store, base):
     assert keys([cell], store)["judge"] == keys([other], store)["judge"]
 
 
+def test_what_bandit_reads_is_in_its_own_keys_only(store, base, monkeypatch):
+    cells = [base, changed(base, dataset=DatasetConfig("insecure", "coding"), questions={"sets": ["in_domain"]})]
+    before = [keys([cell], store)["judge"] for cell in cells]
+    monkeypatch.setattr("em.keys.STATIC_VERSION", 1)
+    plain, coding = [keys([cell], store)["judge"] for cell in cells]
+    assert plain == before[0] and coding.isdisjoint(before[1])
+
+
 def test_raising_n_adds_the_missing_range_only(store, base):
     few = changed(base, sample={"n": 3})
     for job in plan([few], store).stage("sample"):
