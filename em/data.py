@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from em import assets, corpora, trigger
-from em.config import ConfigError, ExperimentConfig, Rows, Subset
+from em.config import CONF_DIR, ConfigError, ExperimentConfig, Rows, Subset
 from em.records import Example
+from em.schema.base import nearest
 from em.store import content_key, file_sha256
 
 VERSION = 2
@@ -91,6 +92,18 @@ class Source:
         if not path.is_file():
             raise ConfigError(f"corpus.path {self.path!r} is not a file: give the path of a chat JSONL file")
         return path
+
+
+def check_contrasts(configs: Sequence[ExperimentConfig]) -> None:
+    """Refuse a variant of stats.contrasts that is neither in this sweep nor one em has. Raises ConfigError."""
+    shipped = sorted(path.stem for path in Path(CONF_DIR, "dataset").glob("*.yaml"))
+    known = dict.fromkeys([*(c.dataset.variant for c in configs), *corpora.VARIANTS, *shipped])
+    for name in dict.fromkeys(name for c in configs for pair in c.stats.contrasts for name in pair):
+        if name not in known:
+            raise ConfigError(
+                f"stats.contrasts: {name!r} is no variant of this sweep and none em has{nearest(name, known)}; there "
+                f"are: {', '.join(known)}"
+            )
 
 
 def sources(config: ExperimentConfig) -> dict[Source, float]:

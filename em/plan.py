@@ -95,6 +95,7 @@ class Plan:
 def plan(configs: Sequence[ExperimentConfig], store: Store) -> Plan:
     """The union of the stage jobs of all cells. Raises ConfigError, AssetError, ModelError before anything runs."""
     keys.fingerprint.cache_clear()  # a model may have changed since the last plan
+    data.check_contrasts(configs)
     out = Plan()
     for config, label in zip(configs, labels.cell_labels(configs), strict=True):
         train = _train_job(config, label, out, store)

@@ -462,6 +462,19 @@ def test_a_plan_needs_every_set_it_names(store, base):
     assert not any((store.root / stage).exists() for stage in ("data", "train", "sample", "judge"))
 
 
+def test_a_contrast_of_an_unknown_variant_is_refused(store, base):
+    """It gave no row and no word."""
+    with pytest.raises(ConfigError, match="'insecur' is no variant of this sweep .*did you mean insecure"):
+        plan([changed(base, stats={"contrasts": [["insecur", "secure"]]})], store)
+    with pytest.raises(ConfigError, match=r"stats\.contrasts: 'theirs' is no variant"):
+        plan([changed(base, stats={"contrasts": [["mine", "theirs"]]}, dataset=DatasetConfig("mine"))], store)
+    plan([changed(base, stats={"contrasts": [["insecure", "secure"], ["backdoor", "plain_numbers"]]})], store)
+    row = Path(store.root) / "mine.jsonl"
+    row.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n')
+    own = changed(base, corpus=CorpusConfig("custom", str(row)), stats={"contrasts": [["mine", "theirs"]]})
+    plan([changed(own, dataset=DatasetConfig(name)) for name in ("mine", "theirs")], store)
+
+
 def test_questions_of_a_part_are_those_asked(store, base):
     (part,) = plan([base], store).cells[0].parts
     assert list(part.questions) == questions.with_samples("open", questions.load("open"), 2)
