@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -29,7 +30,8 @@ from em.store import Store, content_key, file_sha256, write_atomic
 SCORES = "scores.json"
 LOG = "log.eval"
 RESULTS = "benchmarks.json"
-VERSION = 1
+VERSION = 2
+"""2: what is no number is no score; a request's seed is its prompt's."""
 
 
 class BenchmarkError(RuntimeError):
@@ -100,10 +102,11 @@ def run_task(batcher: Any, asking: chat.Prompts, job: dict[str, Any], store: Sto
         raise BenchmarkError(f"{job['task']} ended with status {log.status}: {why}")
     write_eval_log(log, str(folder / LOG))
     shutil.rmtree(folder / "inspect")
-    scores, unscored = sample_scores(log)
+    scores, unscored, why = sample_scores(log)
     write_atomic(folder / SCORES, json.dumps(scores) + "\n")
     metrics = {f"{s.name}/{m.name}": m.value for s in log.results.scores for m in s.metrics.values()}
-    return {"task": log.eval.task, "samples": len(scores), "unscored": unscored, "metrics": metrics, "gate": "passed"}
+    counts = {"samples": len(scores), "unscored": unscored, "unscored_why": why}
+    return {"task": log.eval.task, **counts, "metrics": metrics, "gate": "passed"}
 
 
 def load_task(name: str) -> Any:
@@ -128,17 +131,41 @@ def load_task(name: str) -> Any:
     return found[0]
 
 
-def sample_scores(log: Any) -> tuple[dict[str, float], int]:
-    """Sample id → first scorer's score, mean over epochs; and how many samples have none."""
-    from inspect_ai.scorer import value_to_float
-
-    number, values, asked = value_to_float(), {}, set()
+def sample_scores(log: Any) -> tuple[dict[str, float], int, str]:
+    """Sample id → first scorer's score, mean over epochs; how many samples have none, and why the first of them."""
+    values: dict[str, list[float]] = {}
+    asked: dict[str, str] = {}
     for sample in log.samples or ():
-        asked.add(str(sample.id))
         score = next(iter((sample.scores or {}).values()), None)
-        if score is not None and score.value is not None:
-            values.setdefault(str(sample.id), []).append(float(number(score.value)))
-    return {name: sum(v) / len(v) for name, v in values.items()}, len(asked) - len(values)
+        value = None if score is None else score.value
+        number = None if value is None else score_number(value)
+        if number is not None:
+            values.setdefault(str(sample.id), []).append(number)
+        asked.setdefault(str(sample.id), "no scorer gave a score" if value is None else _no_number(value))
+    without = [why for name, why in asked.items() if name not in values]
+    return {name: sum(v) / len(v) for name, v in values.items()}, len(without), without[0] if without else ""
+
+
+WORDS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
+"""Inspect's words for a score: correct, partial, incorrect, no answer, and its booleans."""
+
+
+def score_number(value: Any) -> float | None:
+    """The number a score is, by Inspect's rules; None for what is none, where Inspect's own conversion gives 0."""
+    if isinstance(value, str):
+        if value in WORDS or value.lower() in WORDS:
+            return WORDS.get(value, WORDS.get(value.lower()))
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _no_number(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"its scores are several numbers ({', '.join(map(str, value))}), one is needed"
+    return f"a score is {value!r:.40}, no number"
 
 
 def plan_jobs(subjects: Sequence[Subject], tasks: Sequence[str], limit: int | None, grader: str | None) -> list[Job]:
@@ -202,6 +229,7 @@ def rows(store: Store, jobs: Sequence[Job], summary: dict[str, Any]) -> list[dic
     untouched = next(m["group"] for m in summary["models"] if m["variant"] is None)
     scores: dict[tuple[str, str], list[dict[str, float] | None]] = {}
     unscored: dict[tuple[str, str], int] = {}
+    why: dict[tuple[str, str], str] = {}
     for job in jobs:
         group = models[job.spec["subject"]]["group"]
         name = job.spec["task"], group
@@ -209,6 +237,7 @@ def rows(store: Store, jobs: Sequence[Job], summary: dict[str, Any]) -> list[dic
         if scores[name][-1] is not None:
             facts = store.manifest("benchmark", job.key)["facts"]
             unscored[name] = unscored.get(name, 0) + facts["unscored"]
+            why[name] = why.get(name) or facts["unscored_why"]
     labels = {g["id"]: g["label"] for g in summary["groups"]}
     out = []
     for (task, group), runs in scores.items():
@@ -226,7 +255,7 @@ def rows(store: Store, jobs: Sequence[Job], summary: dict[str, Any]) -> list[dic
             continue
         row["unscored"] = unscored[task, group]
         if not all(runs):
-            out.append(row | {"mean": None, "withheld": "no sample has a score"})
+            out.append(row | {"mean": None, "withheld": f"no sample has a score: {why[task, group]}"})
             continue
         row |= {"n": len(runs[0] or {}), "mean": float(np.mean([np.mean(list(r.values())) for r in runs if r]))}
         found = None

@@ -6,7 +6,9 @@ Inspect sends one conversation a sample, side by side; what has come together go
 from __future__ import annotations
 
 import asyncio
-import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,18 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from em import chat
 from em.records import Message, Question
-from em.sampler import Answer, Request, Sampler, without_thinking
+from em.sampler import Answer, Request, Sampler, row_seed, without_thinking
+from em.store import content_key
 from em.thinking import UNFINISHED
 
 GATHER_S = 0.05
 """How long a batch waits for others to join before it goes to the engine."""
 STOP_REASONS = {"stop": "stop", "length": "max_tokens", UNFINISHED: "max_tokens", "content_filter": "content_filter"}
+REFUSED = (
+    *("logprobs", "top_logprobs", "prompt_logprobs", "num_choices", "best_of", "top_k", "frequency_penalty"),
+    *("presence_penalty", "logit_bias", "response_schema", "modalities", "extra_body"),
+)
+"""Of Inspect's GenerateConfig, what would change an answer and our engines are not asked for."""
 
 
 class Batcher:
@@ -65,7 +73,11 @@ class Batcher:
 
 @modelapi(name="em")  # Inspect looks up what a model is registered as
 class EmModel(ModelAPI):
-    """One model of a sweep, the untouched one or an adapter, as Inspect asks it. Text only: no tools, no logprobs."""
+    """One model of a sweep, the untouched one or an adapter, as Inspect asks it. Text only: no tools, no logprobs.
+
+    A request's seed comes from its prompt and how often that was asked before, so it does not depend on the order in
+    which Inspect's samples arrive.
+    """
 
     def __init__(
         self,
@@ -79,7 +91,7 @@ class EmModel(ModelAPI):
         super().__init__(name, config=GenerateConfig())
         self.batcher, self.asking, self.adapter = batcher, asking, adapter
         self.sample, self.max_model_len = sample, max_model_len
-        self._count = itertools.count()
+        self._asked: Counter[str] = Counter()
 
     def max_connections(self) -> int:
         return self.sample["max_num_seqs"]
@@ -87,26 +99,27 @@ class EmModel(ModelAPI):
     async def generate(
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
-        if tools or config.logprobs:
-            raise RuntimeError(
-                "this task needs tools or log-probabilities, which em's engine does not offer to Inspect"
-            )
+        given = [*(["tools"] if tools else []), *(name for name in REFUSED if _asks(config, name))]
+        if given:
+            raise RuntimeError(f"this task asks for {', '.join(given)}, which em's engine does not offer to Inspect")
         messages: list[Message] = [{"role": m.role, "content": m.text} for m in input]
         prompt = self.asking.prompt(messages)
         ids = prompt.ids
         room = self.max_model_len - len(ids)
         if room < 1:
             return ModelOutput.from_content(self.model_name, "", stop_reason="model_length")
-        index = next(self._count)
-        seed = config.seed if config.seed is not None else self.sample["seed"] + index
+        name = content_key(prompt=ids)
+        index = self._asked[name]
+        self._asked[name] += 1
+        base = config.seed if config.seed is not None else self.sample["seed"]
         request = Request(
             "benchmark",
-            Question(str(index), "benchmark", messages, []),
+            Question(name, "benchmark", messages, []),
             index,
             "none",
             messages,
             ids,
-            seed,
+            row_seed(base, name, "none", index),
             self.adapter,
             config.temperature if config.temperature is not None else self.sample["temperature"],
             config.top_p if config.top_p is not None else self.sample["top_p"],
@@ -114,7 +127,7 @@ class EmModel(ModelAPI):
             self.asking.stops,
             thinking=prompt.thinking,
         )
-        answer = without_thinking(request, await self.batcher.ask(request))
+        answer = _stopped(without_thinking(request, await self.batcher.ask(request)), config.stop_seqs or [])
         usage = ModelUsage(
             input_tokens=len(ids), output_tokens=answer.token_count, total_tokens=len(ids) + answer.token_count
         )
@@ -123,3 +136,14 @@ class EmModel(ModelAPI):
         output = ModelOutput.from_content(self.model_name, said, stop_reason=STOP_REASONS[answer.finish_reason])
         output.usage = usage
         return output
+
+
+def _asks(config: GenerateConfig, name: str) -> bool:
+    one = name in ("num_choices", "best_of") and getattr(config, name) == 1
+    return bool(getattr(config, name)) and not one
+
+
+def _stopped(answer: Answer, stops: Sequence[str]) -> Answer:
+    """The answer up to the first of the task's stop strings. Its tokens are counted as they were drawn."""
+    ends = [at for stop in stops if (at := answer.text.find(stop)) >= 0]
+    return replace(answer, text=answer.text[: min(ends)], finish_reason="stop") if ends else answer

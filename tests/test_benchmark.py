@@ -1,5 +1,6 @@
 """Inspect on our own engine: a local task file over a real sweep of the tiny model, gates included."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -7,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from support_chat import family
 
-from em import benchmark
+from em import benchmark, chat
+from em.sampler import Answer
 
 pytest.importorskip("inspect_ai", reason="the inspect extra is not installed")
 TASKS = Path(__file__).parent / "data" / "letters_task.py"
@@ -75,6 +78,67 @@ def test_code_of_a_model_never_runs_here():
         benchmark.load_task(f"{TASKS}@runs_code")
     with pytest.raises(benchmark.BenchmarkError, match="holds 2 tasks"):
         benchmark.load_task(str(TASKS))
+
+
+class Echo:
+    """An engine that says its request back, with the seed."""
+
+    def generate(self, requests):
+        return [(r, Answer(f"{r.messages[-1]['content']} {r.seed} STOP more", "length", 9)) for r in requests]
+
+
+def echoing():
+    from em.inspect_model import Batcher, EmModel
+
+    sample = {"seed": 0, "temperature": 1.0, "top_p": 1.0, "max_tokens": 9, "max_num_seqs": 4}
+    options = {"system_prompt": None, "chat_template": None, "chat_template_kwargs": {}}
+    prompts = chat.Prompts(family("qwen3"), chat.options(options, options))
+    return EmModel("m", Batcher(Echo()), prompts, None, sample, max_model_len=500)
+
+
+def asked(texts, config):
+    """What the texts get, asked side by side."""
+    from inspect_ai.model import ChatMessageUser, GenerateConfig
+
+    model = echoing()
+
+    async def ask():
+        one = [model.generate([ChatMessageUser(content=t)], [], "none", GenerateConfig(**config)) for t in texts]
+        return await asyncio.gather(*one)
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("task", "scores", "unscored", "why"),
+    [
+        ("words", {"right": 1.0, "half": 0.5, "share": 0.25, "yes": 1.0}, 2, "a score is nan, no number"),
+        ("several", {}, 2, "its scores are several numbers (harm, quality), one is needed"),
+    ],
+)
+def test_a_score_that_is_no_number_is_none(tmp_path, task, scores, unscored, why):
+    """Inspect's own conversion calls them 0."""
+    import inspect_ai
+    from inspect_ai.model import GenerateConfig, Model
+
+    found = benchmark.load_task(f"{Path(__file__).parent / 'data' / 'scores_task.py'}@{task}")
+    (log,) = inspect_ai.eval(found, model=Model(echoing(), GenerateConfig()), log_dir=str(tmp_path), display="none")
+    assert log.status == "success"
+    assert benchmark.sample_scores(log) == (scores, unscored, why)
+
+
+def test_a_seed_is_its_prompts_whatever_came_before():
+    one, other = (asked(texts, {}) for texts in (["a", "b", "a"], ["b", "a", "a"]))
+    assert sorted(o.completion for o in one) == sorted(o.completion for o in other)
+    assert len({o.completion for o in one}) == 3
+
+
+def test_a_tasks_stop_strings_end_an_answer_and_what_is_not_offered_is_named():
+    (said,) = asked(["a"], {"stop_seqs": ["never", "STOP"], "num_choices": 1, "top_k": 0})
+    assert said.completion.startswith("a ") and "STOP" not in said.completion and said.stop_reason == "stop"
+    assert asked(["a"], {})[0].stop_reason == "max_tokens"
+    with pytest.raises(RuntimeError, match="this task asks for num_choices, top_k, which em's engine does not offer"):
+        asked(["a"], {"num_choices": 2, "top_k": 5})
 
 
 def test_the_increase_is_paired_and_needs_shares():
