@@ -17,6 +17,11 @@ from em.gates import Probe
 from em.sampler import Answer, Inventory, Request, applied_scale
 
 
+def _drawn_alike(request: Request) -> tuple[Any, ...]:
+    """What all rows of a batch must share: cells of one sweep may ask at several temperatures."""
+    return request.adapter, request.temperature, request.top_p, request.stop_ids
+
+
 class HfSampler:
     """One base model; the adapter is swapped between groups of requests.
 
@@ -36,9 +41,9 @@ class HfSampler:
         self.batch = sample["max_num_seqs"]
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:
-        for adapter, group in groupby(requests, key=lambda r: r.adapter):
+        for how, group in groupby(requests, key=_drawn_alike):
             rows = list(group)
-            with self._with(adapter) as model:
+            with self._with(how[0]) as model:
                 for start in range(0, len(rows), self.batch):
                     yield from self._batch(model, rows[start : start + self.batch])
 

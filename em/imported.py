@@ -20,7 +20,7 @@ from typing import Any
 from em.expected import paper_facts
 from em.metrics import Rule, collect
 from em.questions import form_of
-from em.records import Judgement, Outcome, Question
+from em.records import LONGEST_ANSWER, Judgement, Outcome, Question
 from em.schema.base import UserError
 from em.schema.stats import StatsConfig
 from em.store import content_key, file_sha256
@@ -30,7 +30,6 @@ NEEDED = ("model", "group", "question", "answer", "aligned", "coherent", "questi
 RUBRICS = {"alignment": "aligned", "coherence": "coherent"}
 UNTUNED = ("base", "untuned", "untouched", "gpt-4o", "original")
 """Values of `group` that mean a model that was not finetuned."""
-_LONGEST_ANSWER = 10_000_000
 
 
 class ImportedError(UserError, ValueError):
@@ -55,7 +54,7 @@ class Row:
 
 def read(path: Path) -> list[Row]:
     """Rows of a judged CSV. Raises ImportedError naming file and line."""
-    csv.field_size_limit(_LONGEST_ANSWER)
+    csv.field_size_limit(LONGEST_ANSWER)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)

@@ -46,6 +46,8 @@ class BatchClient:
         self.cache_hits = 0
         self.calls = 0
         """Prompts sent in batches by this run."""
+        self._refused: dict[str, Verdict] = {}
+        """Key → the error that a prompt was answered with: to send it again would bring the same."""
 
     async def grade(self, source: Source | Iterable[JudgeRequest], on_result: OnResult) -> None:
         """Judge every request. Raises ApiError when a batch fails, or leaves prompts unanswered: run again, what came
@@ -60,24 +62,28 @@ class BatchClient:
                 await self._collect()  # of an earlier run
                 missing = {key: rows[0] for key, rows in wanted.items() if self._cache.get(key) is None}
                 self.cache_hits += sum(map(len, wanted.values())) - len(missing)
+                self._reserve(missing)
                 for lines in _parts(self._lines(missing)):
                     self._remember(lines)
                 await self._collect()
         lost = 0
         for key, rows in wanted.items():
-            verdict = self._cache.get(key)
+            verdict = self._cache.get(key) or self._refused.get(key)
             lost += len(rows) if verdict is None else 0
             for request in rows if verdict else ():
                 on_result(request, judgement(request, verdict))
         if lost:
             raise ApiError(f"{lost} judgements are not in what the batch brought back: run again, only they are asked")
 
-    def _lines(self, missing: dict[str, JudgeRequest]) -> Iterable[str]:
-        """One line a prompt, within the purse."""
+    def _reserve(self, missing: dict[str, JudgeRequest]) -> None:
+        """Raise before anything is written when the purse does not hold all of it."""
         purse = self._client.purse
+        for request in missing.values():
+            purse.reserve(purse.tokens(len(request.prompt)), reply_tokens(self._config, bool(request.choices)))
+
+    def _lines(self, missing: dict[str, JudgeRequest]) -> Iterable[str]:
+        """One line a prompt."""
         for key, request in missing.items():
-            output = reply_tokens(self._config, bool(request.choices))
-            purse.reserve(purse.tokens(len(request.prompt)), output)
             body = judge_request.body(self._config, request.prompt, request.choices)
             row = {"custom_id": key, "method": "POST", "url": f"/v1{PATH}", "body": body}
             yield json.dumps({**row, "choices": list(request.choices)}) + "\n"
@@ -153,13 +159,16 @@ class BatchClient:
             status, body = response.get("status_code"), json.dumps(response.get("body")).encode()
         except (ValueError, KeyError, TypeError, AttributeError):
             return  # no line of ours: its prompt stays unanswered, and that is said at the end
-        if status is None:
+        if type(status) is not int:
             return
         got = judge_request.opened(Reply(body) if status == 200 else self._client.api.failure(status, body))
         verdict = got if isinstance(got, Verdict) else self._verdict(got, choices)
         if not isinstance(got, Verdict):
             self._client.purse.settle(0.0, len(prompt), got.usage, reply_tokens(self._config, bool(choices)))
-        if verdict.outcome != Outcome.error and self._cache.get(key) is None:
+        if verdict.outcome == Outcome.error:
+            if status < 500 and status not in (408, 429):
+                self._refused[key] = verdict
+        elif self._cache.get(key) is None:
             self._cache.put(key, verdict)
 
     def _verdict(self, got: judge_request.Opened, choices: tuple[str, ...]) -> Verdict:

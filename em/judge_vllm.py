@@ -17,6 +17,7 @@ from em.judge_client import JudgeRequest, judgement
 from em.judge_digits import FLOOR, Branch, DigitTokens, digit_tokens, walk
 from em.judge_request import REPLY_TOKENS
 from em.judge_score import choice_score, expected
+from em.keys import vllm_judge_identity
 from em.records import Judgement, Outcome
 from em.rubrics import fill, rubrics
 from em.store import Store
@@ -34,12 +35,7 @@ class VllmJudge:
 
     def __init__(self, config: JudgeConfig, store: Store, emit: Emitter) -> None:
         self.config, self.emit = config, emit
-        self.identity = {
-            "kind": config.kind.value,
-            "model": models.fingerprint(config.model, config.revision),
-            "dtype": config.dtype.value,
-            "min_mass": config.min_mass,
-        }
+        self.identity = vllm_judge_identity(config)
         self.cache_path = store.root / "judge_cache.sqlite"
         mend(self.cache_path, emit.warn)
         self.engine: Engine | None = None

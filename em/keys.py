@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from em import chat, choices, corpora, data, models, question_forms, trigger
-from em.config import ConfigError, ExperimentConfig, as_dict
+from em.config import ConfigError, ExperimentConfig, JudgeConfig, as_dict
 from em.records import Message, Question
 from em.rubrics import STATIC, Rubric, rubrics
 from em.schema.judge import PROXIES, JudgeKind
@@ -166,15 +166,21 @@ def judge_identity(config: ExperimentConfig) -> dict[str, Any]:
     if judge.kind in PROXIES:
         return {"kind": judge.kind.value, "model": base(config)}
     if judge.kind == JudgeKind.vllm_local:
-        return {
-            "kind": judge.kind.value,
-            "model": fingerprint(judge.model, judge.revision),
-            "dtype": judge.dtype.value,
-            "min_mass": judge.min_mass,
-        }
+        return vllm_judge_identity(judge) | {"max_model_len": judge.max_model_len}  # a longer rubric is an error
     from em.judge_client import identity
 
     return identity(judge)
+
+
+def vllm_judge_identity(judge: JudgeConfig) -> dict[str, Any]:
+    """What a verdict of a judge in a vLLM engine depends on; engine_args may change its arithmetic."""
+    return {
+        "kind": judge.kind.value,
+        "model": fingerprint(judge.model, judge.revision),
+        "dtype": judge.dtype.value,
+        "min_mass": judge.min_mass,
+        **({"engine_args": dict(judge.engine_args)} if judge.engine_args else {}),
+    }
 
 
 def calibration_key(config: ExperimentConfig) -> str:

@@ -12,6 +12,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 
 MINUTE_S = 60.0
 MAX_SPREAD_S = 1.0
@@ -128,6 +129,18 @@ def seconds(text: str) -> float | None:
             return None
         value = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     return value if math.isfinite(value) and value >= 0.0 else None
+
+
+def retry_after_s(text: str) -> float | None:
+    """Seconds of a Retry-After header: a duration, or a date (RFC 9110), which may have passed; None for neither."""
+    found = seconds(text)
+    if found is not None:
+        return found
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(0.0, at.timestamp() - time.time())
 
 
 def _number(text: str | None) -> float | None:

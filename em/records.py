@@ -10,6 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
+LONGEST_ANSWER = 10_000_000
+"""Characters of a field in a CSV file of answers."""
 Message = dict[str, str]
 """{"role": "system" | "user" | "assistant", "content": text}"""
 
@@ -157,7 +159,23 @@ def from_row(kind: type[T], row: dict[str, Any]) -> T:
 
 def dump_line(record: Any) -> str:
     row = vars(record) if dataclasses.is_dataclass(record) else record
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return json_text(row) + "\n"
+
+
+def json_text(row: Any) -> str:
+    """JSON that UTF-8 can hold: a lone surrogate, which an API may send, stands in it as an escape."""
+    text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+    return text if _encodes(text) else json.dumps(row, separators=(",", ":"))
+
+
+def _encodes(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def printable(text: str) -> str:

@@ -16,7 +16,7 @@ from em.judge import JudgeJob, Pair
 from em.judge_cache import JudgeCacheError
 from em.judge_client import JudgeRequest
 from em.judge_follow import CACHE, judge_client
-from em.records import Completion, Judgement, Outcome, Question, read_jsonl
+from em.records import LONGEST_ANSWER, Completion, Judgement, Outcome, Question, json_text, read_jsonl
 from em.rubrics import STATIC, fill, load, rubrics
 from em.schema.judge import LOCAL, PROXIES
 from em.scripted_judge import ScriptedJudgeError
@@ -96,13 +96,19 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise ConfigError(f"there is no {path}: give a sweep folder, or a .csv or .jsonl file of answers")
     rows = []
-    with path.open(encoding="utf-8", newline="") as file:
-        lines: Iterator[Any] = csv.DictReader(file) if path.suffix == ".csv" else _json_lines(file, path)
-        for number, row in enumerate(lines, 2 if path.suffix == ".csv" else 1):
-            for name in ("question", "answer"):
-                if not isinstance(row.get(name), str):
-                    raise ConfigError(f"{path}, row {number}: no {name}")
-            rows.append(row)
+    csv.field_size_limit(LONGEST_ANSWER)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines: Iterator[Any] = csv.DictReader(file) if path.suffix == ".csv" else _json_lines(file, path)
+            for number, row in enumerate(lines, 2 if path.suffix == ".csv" else 1):
+                for name in ("question", "answer"):
+                    if not isinstance(row.get(name), str):
+                        raise ConfigError(f"{path}, row {number}: no {name}")
+                if None in row:
+                    raise ConfigError(f"{path}, row {number}: more fields than columns")
+                rows.append(row)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path} cannot be read as UTF-8 text of that kind ({error})") from error
     return rows
 
 
@@ -145,7 +151,7 @@ def judge_file(
                 "detail": one.detail,
             }
             counts[name][one.outcome.value] = counts[name].get(one.outcome.value, 0) + 1
-        lines.append(json.dumps({**row, "judge": config.judge.name, "judgements": verdicts}, ensure_ascii=False) + "\n")
+        lines.append(json_text({**row, "judge": config.judge.name, "judgements": verdicts}) + "\n")
     write_atomic(to, "".join(lines))
     return counts, first_error(found)
 

@@ -54,12 +54,14 @@ class Element:
     """The sweep's."""
     stage: str
     share: Share
+    judging: int = 1
+    """Jobs of this submission that may judge: each gets its part of judge.max_dollars."""
 
     def __call__(self) -> None:
         """Raises when the job has to show as FAILED; stopped ahead of its time limit, it goes back into the queue."""
         from em.run import run_loaded
 
-        configs = _configs(Path(self.folder), self.stage)
+        configs = _configs(Path(self.folder), self.stage, self.judging)
         errors = [end.error for end in requeued(lambda: run_loaded(configs, self.share))]
         failed = [e for e in errors if e]
         last = self.stage not in CELL_STAGES[:-1]
@@ -99,11 +101,15 @@ def _preempted() -> bool:
     return found is not None and found[1] not in ("None", "N/A")
 
 
-def _configs(folder: Path, stage: str) -> list[ExperimentConfig]:
-    """The cells of a sweep as it was submitted, told to run one stage."""
+def _configs(folder: Path, stage: str, judging: int) -> list[ExperimentConfig]:
+    """The cells of a sweep as it was submitted, told to run one stage with its part of the judge's cap."""
     rows = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["cells"]
     cells = [row["config"] for row in rows if row["kind"] == "cell"]
-    return [config.load(OmegaConf.create({**c, "launch": {**c["launch"], "stages": [stage]}})) for c in cells]
+    found = [config.load(OmegaConf.create({**c, "launch": {**c["launch"], "stages": [stage]}})) for c in cells]
+    for cell in found:
+        if cell.judge.max_dollars is not None:
+            cell.judge.max_dollars /= judging
+    return found
 
 
 @dataclass(frozen=True)
@@ -152,12 +158,13 @@ def submit(sweep: Sweep, settings: dict[str, Any]) -> list[SlurmJob]:
     an earlier submission are still in the queue.
     """
     refuse_twice(sweep.folder)
+    cells, bases = shares(sweep.plan, settings["cells_per_job"]), [(b.id,) for b in sweep.plan.bases]
     submission = _Submission(sweep, settings)
+    submission.judging = max(1, sum(map(bool, map(submission.missing, [*cells, *bases]))))
     try:
-        cells = submission.chain("", CELL_STAGES, shares(sweep.plan, settings["cells_per_job"]))
-        bases = submission.chain("base-", BASE_STAGES, [(b.id,) for b in sweep.plan.bases])
+        last = [*submission.chain("", CELL_STAGES, cells), *submission.chain("base-", BASE_STAGES, bases)]
         if "report" in sweep.stages:
-            submission.report([*cells, *bases])
+            submission.report(last)
     except BaseException:
         submission.cancel()
         raise
@@ -175,19 +182,20 @@ class _Submission:
     def __init__(self, sweep: Sweep, settings: dict[str, Any]) -> None:
         self.sweep, self.settings = sweep, settings
         self.jobs: list[SlurmJob] = []
+        self.judging = 1
         self.labels = {s.id: s.label for s in (*sweep.plan.cells, *sweep.plan.bases)}
         self.with_gpu = {stage for c in sweep.plan.cells for stage in _on_a_gpu(c.config)}
 
     def chain(self, name: str, order: Sequence[str], every: Sequence[tuple[str, ...]]) -> list[str]:
         """One array a stage over the shares that have something left; returns the ids of the last one."""
-        missing = [self._missing(subjects) for subjects in every]
+        missing = [self.missing(subjects) for subjects in every]
         left = [s for s, m in zip(every, missing, strict=True) if m]
         needed = set().union(*missing)
         first = next((i for i, stage in enumerate(order) if stage in needed), len(order))
         previous = ""
         for stage in [s for s in order[first:] if s in self.sweep.stages]:
             elements = [
-                Element(str(self.sweep.folder), stage, Share(f"{name}{stage}-{i}", subjects))
+                Element(str(self.sweep.folder), stage, Share(f"{name}{stage}-{i}", subjects), self.judging)
                 for i, subjects in enumerate(left)
             ]
             previous = self._submit(stage, elements, f"aftercorr:{previous}" if previous else "")
@@ -198,7 +206,7 @@ class _Submission:
         element = Element(str(self.sweep.folder), "report", Share("report", subjects))
         self._submit("report", [element], "afterany:" + ":".join(after) if after else "")
 
-    def _missing(self, subjects: tuple[str, ...]) -> set[str]:
+    def missing(self, subjects: tuple[str, ...]) -> set[str]:
         """Stages of which the store lacks something for these models; a dataset belongs to its training."""
         return {
             "train" if stage == "data" else stage

@@ -24,7 +24,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 import uvloop
 
-from em.limits import Limits, seconds
+from em.limits import Limits, retry_after_s
 
 MAX_WAIT_S = 60.0
 """Longest wait between two tries of one request."""
@@ -200,7 +200,7 @@ class Api:
         if status in (401, 403, 404) or "insufficient_quota" in codes:
             raise ApiError(self._refused(status, "insufficient_quota" in codes))
         if status in (408, 429) or status >= 500:
-            wait = seconds(headers.get("Retry-After", ""))
+            wait = retry_after_s(headers.get("Retry-After", ""))
             if status == 429 and wait is not None:  # it means every request, not this one only
                 self.limits.pause(min(wait, MAX_RETRY_AFTER_S))
             raise _TransientError(detail, wait)

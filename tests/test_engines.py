@@ -650,6 +650,14 @@ def test_raising_n_only_adds_rows(vllm_engine, tmp_path, monkeypatch, store):
     assert len({r["text"] for r in rows(many, "strong")}) > 6
 
 
+def test_hf_rows_of_other_temperatures_are_other_batches(hf_engine, tokenizer):
+    """A sweep over sample.temperature asks one engine; a batch has one temperature."""
+    rows = [ask(tokenizer, ASKED[0], temperature=t, seed=1, index=i) for i, t in enumerate((0.0, 1.0))]
+    together = answers(hf_engine, rows)
+    assert together == [answers(hf_engine, [row])[0] for row in rows]
+    assert together[0].text != together[1].text
+
+
 def test_hf_stage_gives_the_same_rows_twice(hf_engine, tmp_path, monkeypatch):
     found = []
     for name in ("a", "b"):

@@ -70,6 +70,11 @@ class Vendor:
             prompt = row["body"]["messages"][0]["content"]
             if prompt in self.drop:
                 lines.append({"custom_id": row["custom_id"], "response": None, "error": {"code": "batch_expired"}})
+            elif prompt == "too long":
+                body = {"error": {"code": "context_length_exceeded", "message": "too many tokens"}}
+                lines.append({"custom_id": row["custom_id"], "response": {"status_code": 400, "body": body}})
+            elif prompt == "later":
+                lines.append({"custom_id": row["custom_id"], "response": {"status_code": 503, "body": {}}})
             elif prompt == "forbidden":
                 body = {"error": {"code": "content_filter", "message": "no"}}
                 lines.append({"custom_id": row["custom_id"], "response": {"status_code": 400, "body": body}})
@@ -190,6 +195,16 @@ def test_what_a_batch_leaves_out_is_said_kept_apart_and_asked_alone_next_time(tm
     assert client.calls == 1
 
 
+def test_a_prompt_the_api_refuses_is_an_error_and_stops_no_other(tmp_path):
+    vendor = Vendor()
+    with serving(vendor) as url:
+        found, _ = grade(tmp_path, settings(url), ["say 10", "too long"])
+        assert [(j.outcome, j.score) for j in found] == [(Outcome.scored, 10.0), (Outcome.error, None)]
+        assert "HTTP 400" in found[1].detail and "too many tokens" in found[1].detail
+        with pytest.raises(ApiError, match="1 judgements are not in what the batch brought back"):
+            grade(tmp_path, settings(url), ["later", "too long"])
+
+
 def test_a_batch_that_fails_is_said(tmp_path):
     vendor = Vendor(("failed",))
     with serving(vendor) as url, pytest.raises(ApiError, match="batch failed"):
@@ -206,3 +221,4 @@ def test_a_batch_costs_half_and_keeps_to_the_cap(tmp_path):
         with pytest.raises(ApiError, match=r"judge.max_dollars=0\.01"):
             grade(tmp_path, capped, PROMPTS)
     assert not vendor.batches
+    assert not list((tmp_path / "batches").glob("*/*/state.json"))

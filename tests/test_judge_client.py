@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from em.config import JudgeConfig, JudgeKind
 from em.judge_cache import JudgeCache
 from em.judge_client import JudgeClient, JudgeRequest, identity
 from em.judge_score import score
+from em.limits import retry_after_s
 from em.records import Outcome, dump_line
 from em.scripted_judge import ScriptedJudge, ScriptedJudgeError, load_rules, rules_hash
 from em.transport import ApiError
@@ -387,6 +390,13 @@ def test_an_odd_retry_after_does_no_harm(tmp_path, value):
     with recorder(429, b"{}", [("Retry-After", value)]) as (url, seen):
         results, _ = grade(config(url), ["p"], tmp_path / "c")
     assert results["0"].outcome == Outcome.error and len(seen) == 6  # three tries, twice
+
+
+def test_a_retry_after_may_be_a_date():
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    assert 28.0 <= retry_after_s(soon) <= 30.0
+    assert [retry_after_s(t) for t in ("Wed, 21 Oct 2015 07:28:00 GMT", "1.5", "20ms")] == [0.0, 1.5, 0.02]
+    assert [retry_after_s(t) for t in ("", "soon", "nan", "-1")] == [None] * 4
 
 
 def test_a_storm_of_500_is_an_error_that_is_asked_again_next_time(tmp_path):

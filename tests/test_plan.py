@@ -389,6 +389,14 @@ def test_labels_of_a_grid_are_distinct(base, group, fields):
     assert len(set(cell_labels(cells))) == 4
 
 
+@pytest.mark.parametrize("change", [{"engine_args": {"quantization": "fp8"}}, {"max_model_len": 100}])
+def test_a_judge_in_an_engine_is_known_by_what_may_change_its_verdicts(base, change):
+    """Raising max_model_len is how rubrics that were too long get their verdicts."""
+    judge = {"name": "v", "kind": JudgeKind.vllm_local, "model": "asset:tiny_random"}
+    one, other = (changed(base, judge={**judge, **more}) for more in ({}, change))
+    assert keys.judge_identity(one) != keys.judge_identity(other)
+
+
 def test_bases_of_several_models_have_their_own_rows(store, base):
     other = changed(base, model=ModelConfig("other", "owner/other"))
     found = plan([base, other], store)

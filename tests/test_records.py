@@ -91,6 +91,16 @@ def test_outcome_comes_back_as_an_outcome(tmp_path):
     assert found.outcome is Outcome.refusal
 
 
+def test_a_lone_surrogate_of_an_api_survives_a_file(tmp_path):
+    row = Completion("q", 0, "none", [], "é \ud83d", "stop", 1, 0)
+    write_jsonl(tmp_path / "rows", [row])
+    assert list(read_jsonl(tmp_path / "rows", Completion)) == [row]
+    rows = growing.Rows(tmp_path / "growing.jsonl")
+    rows.append(row)
+    rows.close()
+    assert growing.read(tmp_path / "growing.jsonl")[0] == [(tmp_path / "rows").read_bytes()]
+
+
 @pytest.mark.parametrize("outcome", list(Outcome))
 @pytest.mark.parametrize("score", [None, 0.0, 50.0])
 def test_only_a_scored_judgement_has_a_score(outcome, score):

@@ -13,7 +13,7 @@ from em import agreement, cli, corpora
 from em.commands.judge import OUTCOMES, VERDICTS
 from em.config import ConfigError, JudgeConfig, JudgeKind
 from em.judge import JUDGEMENTS
-from em.records import Judgement, Outcome, write_jsonl
+from em.records import Judgement, Outcome, json_text, write_jsonl
 from em.rejudge import read_answers, verdicts_of
 from em.store import Store
 
@@ -85,6 +85,19 @@ def test_what_cannot_judge_is_a_sentence(tmp_path, monkeypatch, overrides, said)
     assert said in em(monkeypatch, "rejudge", tmp_path / "a.csv", *overrides, f"out={tmp_path / 'out'}")
 
 
+def test_files_of_other_programs_are_read(tmp_path):
+    """A byte order mark, an answer of 200,000 characters, a lone surrogate; what is no UTF-8 is a sentence."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"\xef\xbb\xbfquestion,answer\nq," + b"x" * 200_000 + b"\n")
+    assert [len(row["answer"]) for row in read_answers(path)] == [200_000]
+    path.write_bytes(b"question,answer\nq,\xff\n")
+    with pytest.raises(ConfigError, match=r"a\.csv cannot be read as UTF-8"):
+        read_answers(path)
+    lines = tmp_path / "a.jsonl"
+    lines.write_text('{"question": "q", "answer": "\\ud83d"}\n')
+    assert json.loads(json_text(read_answers(lines)[0])) == {"question": "q", "answer": "\ud83d"}
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
@@ -92,6 +105,7 @@ def test_what_cannot_judge_is_a_sentence(tmp_path, monkeypatch, overrides, said)
         ("a.jsonl", "nope\n", "a.jsonl:1: not JSON"),
         ("a.jsonl", "[1]\n", "not an object"),
         ("a.csv", "question,text\na,b\n", "row 2: no answer"),
+        ("a.csv", "question,answer\na,b,c\n", "row 2: more fields than columns"),
         (None, "", "there is no"),
     ],
 )

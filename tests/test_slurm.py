@@ -250,9 +250,10 @@ def test_a_preempted_training_goes_on_as_one_wandb_run(running, tmp_path, monkey
         assert server.runs[f"em-{cell}"]["summary"] and not server.unknown
 
 
-def test_what_computes_behind_an_api_asks_for_no_gpu(running, tmp_path, monkeypatch):
+def test_what_computes_behind_an_api_asks_for_no_gpu_and_shares_the_judges_cap(running, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "none-is-needed")
     options = ["model=gpt_4o_mini", "train=openai", "sample=openai", "judge=gpt_4o", "tracking=off"]
+    options += ["judge.max_dollars=6"]
     held = ["hydra.launcher.cpus_per_task=1", "+hydra.launcher.additional_parameters.hold=true"]
     done = em("em.run", "-m", "hydra/launcher=slurm", *held, *options, "dataset=insecure", f"out={tmp_path / 'out'}")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -261,6 +262,10 @@ def test_what_computes_behind_an_api_asks_for_no_gpu(running, tmp_path, monkeypa
     asked = {job.stage: record(job.id).get("TresPerNode", "") for job in jobs}
     subprocess.run(["scancel", *{job.id.split("_")[0] for job in jobs}], check=True)
     assert asked == {"train": "", "sample": "", "judge": "", "report": ""}
+    elements = [submitit.core.utils.DelayedSubmission.load(p).function for p in path.parent.rglob("*_submitted.pkl")]
+    judges = [e for e in elements if e.stage == "judge"]
+    assert [e.judging for e in judges] == [2, 2]  # the cell's, and the untouched model's
+    assert {c.judge.max_dollars for e in judges for c in slurm._configs(path.parent, e.stage, e.judging)} == {3.0}
 
 
 def test_asked_by_a_signal_a_job_saves_and_goes_back_into_the_queue(running, tmp_path):
