@@ -29,6 +29,7 @@ from em.config import (
     TrainConfig,
     TriggerConfig,
 )
+from em.keys import judge_identity
 from em.labels import cell_id, cell_labels
 from em.plan import BASE, plan, ranges
 from em.store import Store
@@ -394,7 +395,7 @@ def test_a_judge_in_an_engine_is_known_by_what_may_change_its_verdicts(base, cha
     """Raising max_model_len is how rubrics that were too long get their verdicts."""
     judge = {"name": "v", "kind": JudgeKind.vllm_local, "model": "asset:tiny_random"}
     one, other = (changed(base, judge={**judge, **more}) for more in ({}, change))
-    assert keys.judge_identity(one) != keys.judge_identity(other)
+    assert judge_identity(one) != judge_identity(other)
 
 
 def test_bases_of_several_models_have_their_own_rows(store, base):
