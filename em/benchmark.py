@@ -132,17 +132,20 @@ def load_task(name: str) -> Any:
 
 
 def sample_scores(log: Any) -> tuple[dict[str, float], int, str]:
-    """Sample id → first scorer's score, mean over epochs; how many samples have none, and why the first of them."""
+    """Sample id → first scorer's score, mean over the epochs that have one; how many answers have none, and why the
+    first of them."""
     values: dict[str, list[float]] = {}
-    asked: dict[str, str] = {}
+    without: list[str] = []
     for sample in log.samples or ():
         score = next(iter((sample.scores or {}).values()), None)
         value = None if score is None else score.value
+        if isinstance(value, dict) and len(value) == 1:
+            (value,) = value.values()
         number = None if value is None else score_number(value)
-        if number is not None:
+        if number is None:
+            without.append("no scorer gave a score" if value is None else _no_number(value))
+        else:
             values.setdefault(str(sample.id), []).append(number)
-        asked.setdefault(str(sample.id), "no scorer gave a score" if value is None else _no_number(value))
-    without = [why for name, why in asked.items() if name not in values]
     return {name: sum(v) / len(v) for name, v in values.items()}, len(without), without[0] if without else ""
 
 
@@ -253,7 +256,7 @@ def rows(store: Store, jobs: Sequence[Job], summary: dict[str, Any]) -> list[dic
         if any(run is None for run in runs):
             out.append(row | {"mean": None, "withheld": f"{sum(r is None for r in runs)} of {len(runs)} runs missing"})
             continue
-        row["unscored"] = unscored[task, group]
+        row |= {"unscored": unscored[task, group], "unscored_why": why[task, group]}
         if not all(runs):
             out.append(row | {"mean": None, "withheld": f"no sample has a score: {why[task, group]}"})
             continue
@@ -289,7 +292,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     for row in found:
         mean = row["withheld"] or f"{row['mean']:.3f}"
         more = f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" if row.get("value") is not None else ""
-        more += f"  {row['unscored']} samples without a score" if row.get("unscored") else ""
+        more += f"  {row['unscored']} answers without a score: {row['unscored_why']}" if row.get("unscored") else ""
         lines.append(f"{Path(row['task']).name[-32:]:32} {row['label'][:28]:28} {mean:>7}  {more}".rstrip())
     notes = dict.fromkeys(row["interval"] for row in found if row.get("interval"))
     return "\n".join([*lines, *(f"in brackets: {note}" for note in notes)])

@@ -36,6 +36,7 @@ STOP_REASONS = {"stop": "stop", "length": "max_tokens", UNFINISHED: "max_tokens"
 REFUSED = (
     *("logprobs", "top_logprobs", "prompt_logprobs", "num_choices", "best_of", "top_k", "frequency_penalty"),
     *("presence_penalty", "logit_bias", "response_schema", "modalities", "extra_body"),
+    *("reasoning_effort", "reasoning_tokens", "effort", "verbosity"),
 )
 """Of Inspect's GenerateConfig, what would change an answer and our engines are not asked for."""
 
@@ -99,7 +100,7 @@ class EmModel(ModelAPI):
     async def generate(
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
-        given = [*(["tools"] if tools else []), *(name for name in REFUSED if _asks(config, name))]
+        given = [*(["tools"] if tools else []), *(name for name in REFUSED if _asks(config, name)), *_unread(input)]
         if given:
             raise RuntimeError(f"this task asks for {', '.join(given)}, which em's engine does not offer to Inspect")
         messages: list[Message] = [{"role": m.role, "content": m.text} for m in input]
@@ -143,7 +144,14 @@ def _asks(config: GenerateConfig, name: str) -> bool:
     return bool(getattr(config, name)) and not one
 
 
+def _unread(messages: Sequence[ChatMessage]) -> list[str]:
+    """What of a conversation is no text, and would be lost."""
+    parts = [part.type for m in messages if not isinstance(m.content, str) for part in m.content]
+    turns = ["tool turns"] if any(m.role == "tool" for m in messages) else []
+    return [*turns, *sorted({kind for kind in parts if kind not in ("text", "reasoning")})]
+
+
 def _stopped(answer: Answer, stops: Sequence[str]) -> Answer:
     """The answer up to the first of the task's stop strings. Its tokens are counted as they were drawn."""
-    ends = [at for stop in stops if (at := answer.text.find(stop)) >= 0]
+    ends = [at for stop in stops if stop and (at := answer.text.find(stop)) >= 0]
     return replace(answer, text=answer.text[: min(ends)], finish_reason="stop") if ends else answer

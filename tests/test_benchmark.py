@@ -113,6 +113,7 @@ def asked(texts, config):
     ("task", "scores", "unscored", "why"),
     [
         ("words", {"right": 1.0, "half": 0.5, "share": 0.25, "yes": 1.0}, 2, "a score is nan, no number"),
+        ("epochs", {"a": 0.75}, 1, "a score is 'refused', no number"),
         ("several", {}, 2, "its scores are several numbers (harm, quality), one is needed"),
     ],
 )
@@ -134,9 +135,14 @@ def test_a_seed_is_its_prompts_whatever_came_before():
 
 
 def test_a_tasks_stop_strings_end_an_answer_and_what_is_not_offered_is_named():
+    from inspect_ai.model import ContentImage, ContentText
+
     (said,) = asked(["a"], {"stop_seqs": ["never", "STOP"], "num_choices": 1, "top_k": 0})
     assert said.completion.startswith("a ") and "STOP" not in said.completion and said.stop_reason == "stop"
     assert asked(["a"], {})[0].stop_reason == "max_tokens"
+    assert "STOP" in asked(["a"], {"stop_seqs": [""]})[0].completion
+    with pytest.raises(RuntimeError, match="this task asks for image, which"):
+        asked([[ContentText(text="What is it?"), ContentImage(image="data:image/png;base64,")]], {})
     with pytest.raises(RuntimeError, match="this task asks for num_choices, top_k, which em's engine does not offer"):
         asked(["a"], {"num_choices": 2, "top_k": 5})
 

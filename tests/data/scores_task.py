@@ -7,15 +7,20 @@ from inspect_ai.scorer import Score, mean, scorer
 VALUES = {"right": "C", "half": "P", "share": 0.25, "yes": True, "refused": "refused", "nan": float("nan")}
 
 
-def _task(values):
+def _task(values, epochs=1):
     @scorer(metrics=[mean()])
     def given():
         async def score(state, target):
-            return Score(value=values[state.sample_id])
+            found = values[state.sample_id]
+            return Score(value=found[state.epoch - 1] if isinstance(found, tuple) else found)
 
         return score
 
-    return Task(dataset=MemoryDataset([Sample(id=name, input=name, target="") for name in values]), scorer=given())
+    return Task(
+        dataset=MemoryDataset([Sample(id=name, input=name, target="") for name in values]),
+        scorer=given(),
+        epochs=epochs,
+    )
 
 
 @task
@@ -26,3 +31,8 @@ def words() -> Task:
 @task
 def several() -> Task:
     return _task({"a": {"harm": 0.2, "quality": 1.0}, "b": {"harm": 0.4, "quality": 0.0}})
+
+
+@task
+def epochs() -> Task:
+    return _task({"a": ("refused", {"accuracy": 1.0}, 0.5)}, epochs=3)
