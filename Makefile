@@ -53,7 +53,7 @@ chaos: $(STAMP)
 	EM_CHAOS_KILLS=$(CHAOS_KILLS) EM_CHAOS_GONE_S=$(CHAOS_GONE_S) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 \
 		$(BIN)/python -m pytest -m chaos -o addopts="-ra --strict-markers" $(ARGS)
 
-# About 10 minutes on two idle cores; benchmarks/train_gpu.py is for a GPU. A benchmark that breaks has not passed either.
+# About 12 minutes on two idle cores; benchmarks/train_gpu.py is for a GPU. A benchmark that breaks has not passed either.
 bench: $(STAMP)
 	@lost=; for name in $(BENCHMARKS); do \
 		echo "-- $$name"; HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/$$name.py > .venv/bench.txt 2>&1; code=$$?; \
