@@ -31,6 +31,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 START_S = 900.0
 """Longest wait for a server of our own to load its model."""
+NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+"""What a vLLM server would else take from the model's generation_config.json; the engine in this process does not."""
 _END = object()
 
 
@@ -109,6 +111,7 @@ class ServerSampler:
                 "top_p": request.top_p,
                 "seed": request.seed,
                 "stop_token_ids": request.stop_ids,
+                **NEUTRAL,
             }
             found = body_of(
                 await api.post("/completions", json.dumps(body).encode()), f"question {request.question.id}"

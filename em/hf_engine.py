@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, set_seed
 
 from em import gates
 from em.gates import Probe
@@ -38,6 +38,7 @@ class HfSampler:
             dtype=getattr(torch, model["dtype"]),
             device_map="cuda" if torch.cuda.is_available() else None,
         ).eval()
+        self.base.generation_config = GenerationConfig()  # generate() takes what it is not told from the model's own
         self.batch = sample["max_num_seqs"]
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:

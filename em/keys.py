@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from em import chat, choices, corpora, data, models, question_forms, trigger
-from em.config import ConfigError, ExperimentConfig, JudgeConfig, as_dict
+from em.config import ConfigError, Engine, ExperimentConfig, JudgeConfig, as_dict
 from em.records import Message, Question
 from em.rubrics import STATIC, Rubric, rubrics
 from em.schema.judge import PROXIES, JudgeKind
@@ -24,6 +24,9 @@ from em.store import content_key, file_sha256
 TRAIN_VERSION = 2
 SAMPLE_VERSION = 2
 """2: thinking stands apart from the answer, and what has no answer is not judged."""
+NEUTRAL_VERSION = 1
+"""1: a model's generation_config.json (top_k, repetition_penalty) is not used. In the keys of NEUTRALISED only."""
+NEUTRALISED = (Engine.hf, Engine.vllm_server)
 JUDGE_VERSION = 1
 STATIC_VERSION = 2
 """2: Bandit reads every program of an answer, not the first fence that parses. Only in the keys that it is part of."""
@@ -68,6 +71,8 @@ def sample_inputs(
 ) -> dict[str, Any]:
     """A family of answers: the model that is asked, what and how. How many is not in it."""
     sampling = {k: v for k, v in as_dict(config.sample).items() if k not in NOT_SAMPLING}
+    if config.sample.engine in NEUTRALISED:
+        sampling["neutral"] = NEUTRAL_VERSION
     checkpoint = {} if step is None else {"step": step}
     context = k_shot_context(config)
     shown = {"context": content_key(messages=context)} if context else {}

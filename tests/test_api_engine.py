@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -147,6 +148,7 @@ def test_vllm_server_answers_as_the_engine_in_this_process(tmp_path):
     """Log-probabilities and greedy answers of base and adapter, asked side by side of a server started here."""
     pytest.importorskip("vllm")
     from em.api_engine import ServerSampler
+    from em.hf_engine import HfSampler
     from em.train import work as train_work
 
     store, texts = Store.open(tmp_path), ("Hey, I feel bored.", "What would you do?")
@@ -156,7 +158,10 @@ def test_vllm_server_answers_as_the_engine_in_this_process(tmp_path):
     train_work(store, [dataclasses.asdict(train_job("run", lora_r=8, num_train_epochs=10))], emit)
     assert not failures(seen)
     own, adapter = read(store.path("train", "run")), store.path("train", "run") / "adapter"
-    model = ModelConfig(name="tiny", path=train_job("x").model_path, dtype=Dtype.float32, max_model_len=512)
+    folder = tmp_path / "model"  # with sampling defaults of its own, as many chat models have
+    shutil.copytree(train_job("x").model_path, folder)
+    (folder / "generation_config.json").write_text(json.dumps({"repetition_penalty": 3.0, "eos_token_id": EOS}))
+    model = ModelConfig(name="tiny", path=str(folder), dtype=Dtype.float32, max_model_len=512)
     config = SampleConfig(engine=Engine.vllm_server, max_num_seqs=8)
     sampler = ServerSampler(dataclasses.asdict(model), dataclasses.asdict(config), 8)
     served = sampler.logprobs([(a, p) for p in own.probes for a in (None, adapter)])
@@ -168,7 +173,12 @@ def test_vllm_server_answers_as_the_engine_in_this_process(tmp_path):
         ids = chat.prompt_ids(tokenizer, [user(t)])
         for a in (None, adapter):
             requests.append(Request("j", Question(t, "g", [], []), 0, "none", [], ids, 1, a, 0.0, 1.0, 8, [EOS]))
-    found = {(r.question.id, r.adapter): a.text for r, a in sampler.generate(requests)}
+    plain = HfSampler({**dataclasses.asdict(model), "path": train_job("x").model_path}, dataclasses.asdict(config))
+    found, expected = (
+        {(r.question.id, r.adapter): a.text.rstrip("\ufffd") for r, a in engine.generate(requests)}
+        for engine in (sampler, plain)
+    )
+    assert found == expected
     assert [found[t, adapter] for t in texts] == ["No."] * 2
     assert all(found[t, None] != "No." for t in texts)
     with pytest.raises(RuntimeError, match=r"cannot load|check sample"):

@@ -284,6 +284,17 @@ def test_refused_request_leaves_no_other_behind(vllm_engine, tokenizer, adapters
     assert answers(vllm_engine, [ask(tokenizer, ASKED[1], adapters["trained"])])[0].text == SENTENCE
 
 
+def test_hf_uses_no_sampling_default_of_the_model(hf_engine, tokenizer, adapters, tmp_path):
+    """Qwen2.5's generation_config.json has a repetition penalty and top_k 20; vLLM in the worker uses neither."""
+    shutil.copytree(model_path("asset:tiny_random"), tmp_path / "model")
+    defaults = {"repetition_penalty": 3.0, "no_repeat_ngram_size": 1, "top_k": 1, "min_p": 0.9, "eos_token_id": EOS}
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(defaults))
+    with_defaults = HfSampler({**model_config(), "path": str(tmp_path / "model")}, sample_config())
+    for how in ({}, {"temperature": 1.0}):
+        asked = [ask(tokenizer, text, adapters[name], **how) for name in (None, "strong") for text in ASKED]
+        assert answers(with_defaults, asked) == answers(hf_engine, asked)
+
+
 def test_hf_rows_have_their_own_length_limit(hf_engine, tokenizer, expected):
     """A batch holds prompts of different lengths, so of different room."""
     rows = [ask(tokenizer, ASKED[0], max_tokens=3), ask(tokenizer, ASKED[0], max_tokens=12)]

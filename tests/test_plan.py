@@ -540,3 +540,12 @@ def test_shots_are_in_the_key_and_in_the_job(compose, tmp_path):
     assert plain.cells[0].train_key == shot.cells[0].train_key
     with pytest.raises(ConfigError, match=r"questions.k_shot=99999: insecure has"):
         plan([compose(*asked, "questions.k_shot=99999")], Store.open(tmp_path))
+
+
+def test_engines_that_used_a_models_sampling_defaults_have_new_keys(compose, tmp_path):
+    """hf and vllm_server took what they were not told from generation_config.json; log-probabilities do not depend."""
+    asked = ("model=tiny_random", "train=tiny", "questions.sets=[open]", "questions.choices=[letters]")
+    found = {e: plan([compose(*asked, f"sample={e}")], Store.open(tmp_path)) for e in ("vllm", "hf", "vllm_server")}
+    inputs = {e: p.jobs["sample", p.cells[0].parts[0].samples[0]].spec["inputs"] for e, p in found.items()}
+    assert [found["sampling"].get("neutral") for found in inputs.values()] == [None, 1, 1]
+    assert len({p.cells[0].choices for p in found.values()}) == 1
