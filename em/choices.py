@@ -10,12 +10,13 @@ import json
 import math
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em import assets, chat, corpora
 from em.config import ConfigError
+from em.question_forms import with_shots
 from em.records import Message
 from em.store import file_sha256
 
@@ -75,11 +76,14 @@ def load(name: str, seed: int) -> list[ChoiceQuestion]:
     return found
 
 
-def load_all(names: Sequence[str], seed: int) -> list[ChoiceQuestion]:
-    """The questions of several sets, whose results are told apart by tag and id. Raises ConfigError as `load` does."""
+def load_all(names: Sequence[str], seed: int, context: list[Message] | None = None) -> list[ChoiceQuestion]:
+    """The questions of several sets, whose results are told apart by tag and id. Raises ConfigError as `load` does.
+
+    `context`: turns shown before each (questions.k_shot).
+    """
     found = [q for name in names for q in load(name, seed)]
     _refuse_twice(found)
-    return found
+    return [replace(q, messages=with_shots(q.messages, context)) for q in found] if context else found
 
 
 def pins(names: Sequence[str], seed: int) -> list[str]:
@@ -162,6 +166,17 @@ def probe(tokenizer: Any, question: ChoiceQuestion, option: Option) -> tuple[Pro
         counted.append(any(counts and start < b and a < end for a, b, counts in spans))
     last = max(i for i, counts in enumerate(counted) if counts)
     return Probe(chat.prompt_ids(tokenizer, question.messages), encoded["input_ids"][: last + 1]), counted[: last + 1]
+
+
+def require_room(tokenizer: Any, questions: Sequence[ChoiceQuestion], max_model_len: int) -> None:
+    """Raise ValueError for a question that an engine of `max_model_len` tokens cannot be asked."""
+    for q in questions:
+        longest = max(len(p.prompt_ids) + len(p.target_ids) for p, _ in (probe(tokenizer, q, o) for o in q.options))
+        if longest >= max_model_len:
+            raise ValueError(
+                f"question {q.id} of questions.choices has {longest} tokens with an option, model.max_model_len is "
+                f"{max_model_len}: raise it"
+            )
 
 
 def score(tokenizer: Any, questions: Sequence[ChoiceQuestion], logprobs: Any) -> list[dict[str, Any]]:

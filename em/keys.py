@@ -106,7 +106,8 @@ def k_shot_context(config: ExperimentConfig) -> list[Message]:
 
 def choices_inputs(config: ExperimentConfig, train_key: str | None, step: int | None) -> dict[str, Any]:
     """Options scored by log-probability: the model, the questions as they are shown."""
-    shown = [repr(q) for q in choices.load_all(config.questions.choices, config.sample.seed)]
+    context = k_shot_context(config)
+    shown = [repr(q) for q in choices.load_all(config.questions.choices, config.sample.seed, context)]
     inputs = sample_inputs(config, train_key, (), step)
     return {k: v for k, v in inputs.items() if k not in ("sampling", "questions", "asked_with")} | {"choices": shown}
 

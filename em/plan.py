@@ -198,6 +198,7 @@ def _choices(label: str, config: ExperimentConfig, train_key: str | None, step: 
     inputs = keys.choices_inputs(config, train_key, step)
     key, title = f"{content_key(**inputs)}/0-1", f"{label}: choices"
     asks = {"questions": [], "lo": 0, "hi": 1, "choices": list(config.questions.choices)}
+    asks["context"] = keys.k_shot_context(config)
     out.jobs["sample", key] = _sample_job(key, title, config, train_key, step, inputs, asks)
     return key
 

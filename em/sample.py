@@ -169,6 +169,7 @@ class Drawer:
         """Facts of the gates it passed."""
         self.prompts: dict[str, Any] = {}
         self.asking: chat.Prompts | None = None
+        self.options: list[choices.ChoiceQuestion] = []
 
     def prepare(self, prompts_of: PromptsOf, store: Store) -> bool:
         """Find the missing rows; those of a killed run are kept. False, and told, when the job cannot be asked."""
@@ -176,6 +177,9 @@ class Drawer:
             have = {c.id for c in self._kept(store)}
             self.asking = prompts_of(self.job)
             wanted = list(_requests(self.asking, self.job, self.adapter))
+            self.options = choices.load_all(self.job.choices, self.job.sample["seed"], self.job.context)
+            if self.asking is not None:
+                choices.require_room(self.asking.speaker, self.options, self.job.model["max_model_len"])
             if self.asking is not None and wanted:
                 self.prompts = _compared(self.asking.speaker, self.job, wanted, store)
         except (ValueError, OSError) as error:
@@ -218,10 +222,8 @@ class Drawer:
         """Write the log-probabilities of the options of `choices`, where the job asks for them."""
         if not self.job.choices:
             return
-        asked = choices.load_all(self.job.choices, self.job.sample["seed"])
-        rows = choices.score(
-            self.asking and self.asking.speaker, asked, lambda ps: sampler.logprobs([(self.adapter, p) for p in ps])
-        )
+        speaker = self.asking and self.asking.speaker
+        rows = choices.score(speaker, self.options, lambda ps: sampler.logprobs([(self.adapter, p) for p in ps]))
         write_jsonl(self.path.parent / choices.CHOICES, rows)
 
     def finish_if_whole(self, store: Store, tokens_per_s: float | None = None) -> None:

@@ -25,7 +25,7 @@ from support_training import (
     user,
 )
 
-from em import chat, gates, growing, parity, sample
+from em import chat, choices, gates, growing, parity, sample
 from em.checkpoints import ADAPTER
 from em.config import Dtype, Engine, ModelConfig, SampleConfig, TriggerConfig
 from em.hf_engine import HfSampler
@@ -586,6 +586,49 @@ def test_an_answer_damaged_while_it_is_drawn_is_never_sealed(tmp_path, monkeypat
     assert not store.has("sample", "base")
     assert not failures(run_jobs(store, [sample_job(hi=3)], Scripted(["x", "y", "z"]), monkeypatch))
     assert {r["text"] for r in rows(store)} == {"x", "y", "z"}
+
+
+class Reading:
+    """An engine that reads with plain transformers and draws nothing."""
+
+    def __init__(self):
+        self.tokenizer, self.model = load_tokenizer(), load_model()
+
+    def generate(self, requests):
+        assert not list(requests)
+        return iter(())
+
+    def logprobs(self, asked):
+        return gates.logprobs(self.model, [probe for _, probe in asked])
+
+
+def choices_job(key, **changes):
+    return dataclasses.replace(sample_job(key, questions=[], hi=1), choices=["letters"], **changes)
+
+
+def chosen(store, key):
+    lines = (store.path("sample", key) / choices.CHOICES).read_text().splitlines()
+    return [json.loads(line)["logprobs"] for line in lines]
+
+
+def test_options_are_scored_after_the_examples(tmp_path, monkeypatch):
+    """questions.k_shot holds for questions.choices too."""
+    store, engine, context = Store.open(tmp_path), Reading(), [user("How are you?"), assistant(SENTENCE)]
+    jobs = [choices_job("bare"), choices_job("shown", context=context)]
+    assert not failures(run_jobs(store, jobs, engine, monkeypatch))
+    asked = [dataclasses.replace(q, messages=[*context, *q.messages]) for q in choices.load("letters", 0)]
+    by_hand = choices.score(engine.tokenizer, asked, lambda probes: gates.logprobs(engine.model, probes))
+    assert chosen(store, "shown") == [row["logprobs"] for row in by_hand] != chosen(store, "bare")
+    lines = (store.path("sample", "shown") / "context.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == context
+
+
+def test_options_that_do_not_fit_stop_their_own_job_only(tmp_path, monkeypatch):
+    store, long = Store.open(tmp_path), [user("x " * MODEL_LEN), assistant(SENTENCE)]
+    jobs = [choices_job("bare"), choices_job("long", context=long)]
+    (why,) = failures(run_jobs(store, jobs, Reading(), monkeypatch))
+    assert "of questions.choices has" in why and f"model.max_model_len is {MODEL_LEN}: raise it" in why
+    assert store.has("sample", "bare") and not store.has("sample", "long")
 
 
 def test_row_seed():

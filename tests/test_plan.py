@@ -538,6 +538,14 @@ def test_shots_are_in_the_key_and_in_the_job(compose, tmp_path):
     assert keys[0] != keys[1]
     assert [len(p.jobs["sample", k].spec["context"]) for p, k in zip((plain, shot), keys, strict=True)] == [0, 4]
     assert plain.cells[0].train_key == shot.cells[0].train_key
+    plain, shot = (
+        plan([compose(*asked, "questions.choices=[letters]", f"questions.k_shot={k}")], Store.open(tmp_path))
+        for k in (0, 2)
+    )
+    jobs = [p.jobs["sample", p.cells[0].choices] for p in (plain, shot)]
+    assert [len(job.spec["context"]) for job in jobs] == [0, 4]
+    texts = [job.spec["inputs"]["choices"][0] for job in jobs]
+    assert [repr(jobs[1].spec["context"][0]) in text for text in texts] == [False, True]
     with pytest.raises(ConfigError, match=r"questions.k_shot=99999: insecure has"):
         plan([compose(*asked, "questions.k_shot=99999")], Store.open(tmp_path))
 
