@@ -143,8 +143,7 @@ class JudgeClient:
 
     async def _work(self, source: Source, on_result: OnResult) -> None:
         while (request := await source.get()) is not None:
-            verdict = await self._verdict(request)
-            self.api.note(verdict.outcome != Outcome.error, verdict.detail)
+            verdict = await self._verdict(request, breaks=True)
             if verdict.outcome == Outcome.error:
                 self._again.append(request)
             else:
@@ -153,8 +152,11 @@ class JudgeClient:
             request = self._again.pop()
             on_result(request, judgement(request, await self._verdict(request)))
 
-    async def _verdict(self, request: JudgeRequest) -> Verdict:
-        """From the cache, from an identical prompt under way, or from the judge."""
+    async def _verdict(self, request: JudgeRequest, breaks: bool = False) -> Verdict:
+        """From the cache, from an identical prompt under way, or from the judge.
+
+        `breaks`: what the judge answers counts for judge.max_failures; what the cache knows says nothing about it.
+        """
         key = self.key(request)
         known, leader = self._cache.get(key), self._under_way.get(key)
         if known or leader:
@@ -167,6 +169,8 @@ class JudgeClient:
             self._cache.put(key, verdict)
         self._under_way.pop(key)
         future.set_result(verdict)
+        if breaks:
+            self.api.note(verdict.outcome != Outcome.error, verdict.detail)
         return verdict
 
     def key(self, request: JudgeRequest) -> str:

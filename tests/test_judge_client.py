@@ -435,6 +435,18 @@ def test_twenty_failures_in_a_row_stop_the_run(tmp_path):
     assert "judge.base_url" in str(error.value) and "418" in str(error.value)
 
 
+def test_what_the_cache_knows_says_nothing_about_the_server(tmp_path):
+    """One rubric is judged already and the other's server is gone: every second prompt is in the cache."""
+    known = [f"known {i}" for i in range(60)]
+    with scripted(tmp_path, [{"match": "known", "reply": 10}, {"match": "", "reply": {"status": 418}}]) as server:
+        settings = config(server.base_url, concurrency=1)
+        grade(settings, known, tmp_path / "c")
+        both = [prompt for i in range(60) for prompt in (known[i], f"new {i}")]
+        with pytest.raises(ApiError, match="20 requests in a row failed"):
+            grade(settings, both, tmp_path / "c")
+        assert server.requests == 60 + 20
+
+
 def test_failures_between_successes_do_not_stop_the_run(tmp_path):
     rules = [{"match": "0$", "reply": 10}, {"match": "", "reply": {"status": 418}}]
     with scripted(tmp_path, rules) as server:
