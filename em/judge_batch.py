@@ -5,7 +5,7 @@ cache as any judgement. What was sent is remembered on disk before it is sent, s
 waiting for its batch instead of paying for a second one:
 
     <store>/judge_batches/<digest>/requests.jsonl    one request a line, custom_id = key in the cache
-    <store>/judge_batches/<digest>/state.json        stage of the batch and its ids
+    <store>/judge_batches/<digest>/state.json        stage of the batch, its name in the vendor's list, and its ids
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from filelock import FileLock
 
@@ -25,7 +26,7 @@ from em.judge_cache import JudgeCache, Verdict
 from em.judge_client import PATH, JudgeClient, JudgeRequest, Listed, OnResult, Source, judgement
 from em.judge_price import reply_tokens
 from em.records import Outcome
-from em.schema.judge import JudgeConfig
+from em.schema.judge import JudgeConfig, ScoreMethod
 from em.store import write_atomic
 from em.transport import ApiError, Reply, short
 
@@ -43,6 +44,7 @@ class BatchClient:
         self._client = JudgeClient(config, cache)  # for its keys, its purse and its way to the API
         self._config, self._cache, self._poll_s = config, cache, poll_s
         self._folder = folder / hashlib.sha256(json.dumps(self._client.identity).encode()).hexdigest()[:20]
+        self._replies = config.samples if config.score == ScoreMethod.sampled else 1
         self.cache_hits = 0
         self.calls = 0
         """Prompts sent in batches by this run."""
@@ -93,7 +95,7 @@ class BatchClient:
         folder = self._folder / hashlib.sha256(text.encode()).hexdigest()[:20]
         folder.mkdir(exist_ok=True)
         write_atomic(folder / "requests.jsonl", text)
-        _save(folder, {"stage": "written"})
+        _save(folder, {"stage": "written", "name": uuid4().hex})
 
     async def _collect(self) -> None:
         """Send what is written and not yet sent, wait for all of it, and keep what came back."""
@@ -107,9 +109,10 @@ class BatchClient:
             self.calls += len(rows)
             sent = "".join(json.dumps({k: v for k, v in row.items() if k != "choices"}) + "\n" for row in rows)
             reply = await self._client.api.upload("/files", {"purpose": "batch"}, "judge.jsonl", sent.encode("ascii"))
-            state = _save(folder, {"stage": "creating", "file": _json(reply, "the upload")["id"]})
+            state = _save(folder, {**state, "stage": "creating", "file": _json(reply, "the upload")["id"]})
         if state["stage"] == "creating":
-            state = _save(folder, {**state, "stage": "sent", "batch": await self._create(folder, state["file"])})
+            batch = await self._create(state.get("name", folder.name), state["file"])
+            state = _save(folder, {**state, "stage": "sent", "batch": batch})
         batch = await self._wait(state["batch"])
         if batch["status"] == "failed":
             shutil.rmtree(folder)
@@ -117,14 +120,17 @@ class BatchClient:
         await self._keep(folder, batch)
         shutil.rmtree(folder)
 
-    async def _create(self, folder: Path, file: str) -> str:
-        """Id of the batch of this folder: one that an earlier try made after all, else a new one."""
+    async def _create(self, name: str, file: str) -> str:
+        """Id of the batch of this name: one that an earlier try made after all, else a new one.
+
+        A name is used once: the same prompts after a batch that failed or expired are another batch.
+        """
         listed = _json(await self._client.api.get("/batches?limit=100"), "the list of batches")
         for batch in listed.get("data", []):
-            if (batch.get("metadata") or {}).get("em") == folder.name:
+            if (batch.get("metadata") or {}).get("em") == name:
                 return batch["id"]
         body = {"input_file_id": file, "endpoint": f"/v1{PATH}", "completion_window": "24h"}
-        body |= {"metadata": {"em": folder.name}}
+        body |= {"metadata": {"em": name}}
         reply = await self._client.api.post("/batches", judge_request.encode(body), retry=False)
         return _json(reply, "making the batch")["id"]
 
@@ -172,7 +178,10 @@ class BatchClient:
             self._cache.put(key, verdict)
 
     def _verdict(self, got: judge_request.Opened, choices: tuple[str, ...]) -> Verdict:
-        return judge_request.verdict(self._config, got.found, got.finish, choices)
+        if len(got.found) < self._replies:  # a single request would ask for the rest
+            said = f"the batch brought {len(got.found)} of {self._replies} replies a prompt"
+            return judge_request.failed(f"{said}: set judge.batch=false, or judge.score=text")
+        return judge_request.verdict(self._config, got.found[: self._replies], got.finish, choices)
 
 
 def _parts(lines: Iterable[str]) -> Iterable[list[str]]:

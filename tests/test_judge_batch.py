@@ -15,6 +15,7 @@ from em.judge_cache import JudgeCache
 from em.judge_client import JudgeRequest
 from em.judge_price import price
 from em.records import Outcome
+from em.schema.judge import ScoreMethod
 from em.transport import ApiError
 
 
@@ -26,6 +27,7 @@ class Vendor:
         self.fail_create = 0
         self.polls = 0
         self.drop = set()  # prompts that never come back
+        self.replies = 1  # to each prompt
 
     def handle(self, method, path, body, content_type):
         if method == "POST" and path == "/v1/files":
@@ -82,7 +84,8 @@ class Vendor:
                 number = re.search("[0-9]+", prompt)[0]
                 top = [{"token": number, "logprob": 0.0}]
                 choice = {"finish_reason": "length", "logprobs": {"content": [{"top_logprobs": top}]}}
-                body = {"choices": [choice], "usage": {"prompt_tokens": 100, "completion_tokens": 1}}
+                choices = [{**choice, "message": {"content": number}}] * self.replies
+                body = {"choices": choices, "usage": {"prompt_tokens": 100, "completion_tokens": 1}}
                 lines.append({"custom_id": row["custom_id"], "response": {"status_code": 200, "body": body}})
         lines.reverse()
         return "\n".join([json.dumps(row) for row in lines] + ['{"custom_id": "not-ours", "response": {}}', "{broken"])
@@ -205,10 +208,32 @@ def test_a_prompt_the_api_refuses_is_an_error_and_stops_no_other(tmp_path):
             grade(tmp_path, settings(url), ["later", "too long"])
 
 
-def test_a_batch_that_fails_is_said(tmp_path):
-    vendor = Vendor(("failed",))
-    with serving(vendor) as url, pytest.raises(ApiError, match="batch failed"):
-        grade(tmp_path, settings(url), PROMPTS)
+@pytest.mark.parametrize(
+    ("end", "said"), [("failed", "batch failed"), ("expired", "4 judgements are"), ("cancelled", "4 judgements are")]
+)
+def test_a_batch_without_one_answer_is_said_and_its_prompts_are_sent_again(tmp_path, end, said):
+    """The vendor's list still has the old batch of just these prompts."""
+    vendor = Vendor((end,))
+    vendor.drop = set(PROMPTS)
+    with serving(vendor) as url:
+        with pytest.raises(ApiError, match=said):
+            grade(tmp_path, settings(url), PROMPTS)
+        vendor.steps, vendor.drop = ("completed",), set()
+        found, client = grade(tmp_path, settings(url), PROMPTS)
+    assert [j.score for j in found] == [10.0, 20.0, None, 10.0]
+    assert (client.calls, len(vendor.batches)) == (3, 2)
+
+
+def test_fewer_replies_than_asked_for_are_no_mean(tmp_path):
+    vendor, config = Vendor(), {"score": ScoreMethod.sampled, "samples": 3}
+    with serving(vendor) as url:
+        vendor.replies = 2
+        found, _ = grade(tmp_path, settings(url, **config), ["say 10"])
+        assert (found[0].outcome, found[0].score) == (Outcome.error, None)
+        assert "2 of 3 replies" in found[0].detail
+        vendor.replies = 3
+        found, _ = grade(tmp_path, settings(url, **config), ["say 10"])
+        assert (found[0].outcome, found[0].score) == (Outcome.scored, 10.0)
 
 
 def test_a_batch_costs_half_and_keeps_to_the_cap(tmp_path):
