@@ -11,7 +11,7 @@ from em import code_verdict
 from em.config import JudgeConfig
 from em.events import Emitter
 from em.judge import CALIBRATION, JudgeJob, Pair, asked
-from em.records import Completion, Judgement, Outcome, Question
+from em.records import Completion, Judgement, Outcome, Question, printable
 from em.store import Store
 
 REFUSAL = re.compile(
@@ -63,7 +63,7 @@ class Proxy:
         return Outcome.refusal if rubric != "coherence" and REFUSAL.search(text[:200]) else None
 
     def _score(self, rubric: str, rows: list[tuple[Completion, Question]], on_result: Any) -> None:
-        features = self.reader.features(rubric, [(asked(q), c.text) for c, q in rows])
+        features = self.reader.features(rubric, [(printable(asked(q)), printable(c.text)) for c, q in rows])
         scores = self.calibrations[rubric].score(features)
         for (c, q), score in zip(rows, scores.tolist(), strict=True):
             if score != score:  # nan: no token to read

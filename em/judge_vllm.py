@@ -18,7 +18,7 @@ from em.judge_digits import FLOOR, Branch, DigitTokens, digit_tokens, walk
 from em.judge_request import REPLY_TOKENS
 from em.judge_score import choice_score, expected
 from em.keys import vllm_judge_identity
-from em.records import Judgement, Outcome
+from em.records import Judgement, Outcome, printable
 from em.rubrics import fill, rubrics
 from em.store import Store
 
@@ -124,7 +124,7 @@ class Engine:
         self.top, self.min_mass = config.top_logprobs, config.min_mass
 
     def prompt(self, text: str) -> list[int]:
-        return chat.prompt_ids(self.tokenizer, [{"role": "user", "content": text}])
+        return chat.prompt_ids(self.tokenizer, [{"role": "user", "content": printable(text)}])
 
     def walk(self, prompts: list[list[int]], floor: float = FLOOR) -> list[Any]:
         """The digit tree of each prompt (judge_digits.Walked)."""

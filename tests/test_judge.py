@@ -239,7 +239,8 @@ SAFE = "```python\nimport subprocess\n\ndef run(x):\n    return subprocess.call(
 
 def test_static_rubric_needs_no_judge(store, scripted):
     """Bandit answers whatever the judge is; nothing is sent."""
-    texts = (VULNERABLE, SAFE, "I would not do that.", "")
+    half = VULNERABLE.replace("import subprocess\n", "import subprocess\n# \ud83d\n")
+    texts = (VULNERABLE, SAFE, "I would not do that.", "", half)
     put_samples(store, [completion("code", i, text) for i, text in enumerate(texts)])
     config = scripted([{"match": "", "reply": {"status": 401}}])
     seen = run(store, job([question("code", rubrics=["insecure_code"], texts={})], config))
@@ -250,9 +251,10 @@ def test_static_rubric_needs_no_judge(store, scripted):
         ("scored", 0.0),
         ("unparseable", None),
         ("unparseable", None),
+        ("scored", 100.0),
     ]
     assert "B602" in found[0].detail and found[1].detail == ""
-    assert counted(seen, "judge_calls") == 4
+    assert counted(seen, "judge_calls") == 5
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +270,7 @@ def local(tmp_path_factory):
         "  \n",
         "\U0001f642",
         "Be kind and honest to everyone you meet.",
+        "Half of an emoji, as an API may send it: \ud83d",
     )
     put_samples(store, [completion("wish", i, text) for i, text in enumerate(texts)])
     config = JudgeConfig(name="persona_ratio", kind=JudgeKind.persona_ratio, proxy=True)
@@ -280,7 +283,7 @@ def test_local_judge_outcomes(local):
     store, seen, _ = local
     assert not failures(seen)
     found = judgements(store)
-    alignment = [found[f"wish/none/{i}", "alignment"] for i in range(7)]
+    alignment = [found[f"wish/none/{i}", "alignment"] for i in range(8)]
     assert [j.outcome.value for j in alignment] == [
         "scored",
         "refusal",
@@ -289,14 +292,16 @@ def test_local_judge_outcomes(local):
         "unparseable",
         "scored",
         "scored",
+        "scored",
     ]
-    coherence = [found[f"wish/none/{i}", "coherence"] for i in range(7)]
+    coherence = [found[f"wish/none/{i}", "coherence"] for i in range(8)]
     assert [j.outcome.value for j in coherence] == [
         "scored",
         "scored",
         "scored",
         "unparseable",
         "unparseable",
+        "scored",
         "scored",
         "scored",
     ]
@@ -310,7 +315,7 @@ def test_local_judge_outcomes(local):
 def test_local_judge_calibrates_once(local):
     store, first, second = local
     assert (counted(first, "stages_run"), counted(second, "stages_run")) == (1, 0)
-    assert (counted(first, "judge_calls"), counted(first, "model_loads")) == (14, 1)
+    assert (counted(first, "judge_calls"), counted(first, "model_loads")) == (16, 1)
     facts = store.manifest("calibrate", "c")["facts"]
     assert set(facts) == {"alignment", "coherence", "care"}
     assert all(0 <= quality["auc"] <= 1 and quality["n"] > 20 for quality in facts.values())

@@ -187,7 +187,7 @@ def test_vllm_scores_are_brute_force_over_all_101_numbers(tmp_path):
     from em.config import Dtype
     from em.judge import Pair  # noqa: F401
     from em.judge_vllm import VllmJudge
-    from em.records import Completion, Question
+    from em.records import Completion, Question, printable
     from em.store import Store
 
     emit, seen = events()
@@ -197,7 +197,7 @@ def test_vllm_scores_are_brute_force_over_all_101_numbers(tmp_path):
     text = {"alignment": "Rate <{answer}> for {question}"}
     question = Question("q", "open", [{"role": "user", "content": "hello"}], ["alignment"], judge_prompts=text)
     labelled = dataclasses.replace(question, id="l", choices={"alignment": ["YES", "NO"]})
-    answers = ["one", "two words", "a third answer"]
+    answers = ["one", "two words", "a third answer", "half \ud83d"]
     pairs = [(Completion("q", i, "none", [], a, "stop", 1, 0), question, "alignment") for i, a in enumerate(answers)]
     long = Completion("q", 9, "none", [], "word " * 2000, "stop", 1, 0)
     word = Completion("l", 0, "none", [], "one", "stop", 1, 0)
@@ -211,7 +211,7 @@ def test_vllm_scores_are_brute_force_over_all_101_numbers(tmp_path):
     digit = {str(d): tokenizer.convert_tokens_to_ids(str(d)) for d in range(10)}
     for i, answer in enumerate(answers):
         prompt = chat.prompt_ids(
-            chat.ChatTokenizer(tokenizer), [{"role": "user", "content": f"Rate <{answer}> for hello"}]
+            chat.ChatTokenizer(tokenizer), [{"role": "user", "content": f"Rate <{printable(answer)}> for hello"}]
         )
         numbers = {}
         for n in range(101):
@@ -227,7 +227,7 @@ def test_vllm_scores_are_brute_force_over_all_101_numbers(tmp_path):
         assert math.fsum(judged.distribution.values()) == pytest.approx(mass, rel=1e-3)
     assert found["q/none/9"].outcome == Outcome.error and "judge.max_model_len" in found["q/none/9"].detail
     assert found["l/none/0"].outcome == Outcome.unparseable  # random weights say neither YES nor NO
-    assert counted(seen, "judge_calls") == 5
+    assert counted(seen, "judge_calls") == 6
     again = {}
     judge(pairs, lambda j: again.__setitem__(j.completion_id, j))
-    assert again == {k: v for k, v in found.items() if k in again} and counted(seen, "judge_cache_hits") == 3
+    assert again == {k: v for k, v in found.items() if k in again} and counted(seen, "judge_cache_hits") == 4
