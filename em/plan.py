@@ -131,6 +131,11 @@ def _sets(config: ExperimentConfig, configs: Sequence[ExperimentConfig]) -> list
 def _train_job(config: ExperimentConfig, label: str, out: Plan, store: Store) -> str:
     if config.model.backend == Backend.openai:
         _refuse_for_openai(config)
+    elif config.sample.engine == Engine.openai:
+        raise ConfigError(
+            f"sample=openai asks a model that is at OpenAI and model={config.model.name} is trained here: take "
+            f"sample=vllm, sample=vllm_server or sample=hf, or model=gpt_4o"
+        )
     data_inputs, data_key = data.inputs(config), data.key(config)
     out.jobs["data", data_key] = Job("data", data_key, label, "data", {"inputs": data_inputs, "config": config})
     wanted = checkpoints.planned(config)
@@ -173,6 +178,13 @@ def _refuse_for_openai(config: ExperimentConfig) -> None:
         raise ConfigError(f"{name}: sample.engine={config.sample.engine.value} needs weights, take sample=openai")
     if config.judge.kind in PROXIES:
         raise ConfigError(f"{name}: judge={config.judge.name} reads a model's weights, take judge=gpt_4o")
+    if config.questions.choices or config.train.choices:
+        raise ConfigError(f"{name}: no log-probabilities of given answers, leave questions.choices and train.choices")
+    rendered = ("system_prompt", "chat_template", "chat_template_kwargs")
+    given = [f"model.{option}" for option in rendered if getattr(config.model, option)]
+    given += ["sample.chat_template_kwargs"] if config.sample.chat_template_kwargs else []
+    if given:
+        raise ConfigError(f"{name}, which renders conversations itself: {', '.join(given)} would not reach it")
     if config.train.num_train_epochs != round(config.train.num_train_epochs):
         raise ConfigError(f"{name}: whole epochs only, train.num_train_epochs is {config.train.num_train_epochs}")
 

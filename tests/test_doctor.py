@@ -138,3 +138,38 @@ def test_a_model_behind_an_api_needs_its_key_whatever_the_other_cells_are(compos
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-to-be-seen")
     doctor.check_start(cells)
     assert doctor.check_memory_of(cells[1]) == "none needed here"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["judge=openai_compatible", "judge.model=m", "judge.base_url=host:8000"], "judge.base_url must look like"),
+        (
+            ["judge=openai_compatible", "judge.model=m", "judge.base_url=http://h/v1", "judge.max_dollars=1"],
+            "no price is known for 'm'",
+        ),
+        (["sample=vllm_server", "sample.base_url=h:8000/v1"], "sample.base_url must look like"),
+    ],
+)
+def test_what_a_client_would_refuse_after_training_is_said_before_it(compose, options, said):
+    good = compose(*QUICK)
+    for cells in ([compose(*QUICK, *options), good], [good, compose(*QUICK, *options)]):
+        with pytest.raises(ConfigError, match=said):
+            doctor.check_start(cells)
+
+
+def test_cells_that_differ_in_the_judges_address_are_all_looked_at(compose):
+    """A multirun over judge.base_url: one name, several addresses."""
+    judge = ("judge=openai_compatible", "judge.model=m")
+    bad, good = (compose(*QUICK, *judge, f"judge.base_url={url}") for url in ("h", "http://h/v1"))
+    with pytest.raises(ConfigError, match=r"judge\.base_url"):
+        doctor.check_start([bad, good])
+
+
+def test_which_engine_is_looked_for(compose, monkeypatch):
+    monkeypatch.setattr(doctor, "_version", lambda name: None)
+    with pytest.raises(ConfigError, match=r"sample.engine=vllm_server and vLLM is not installed"):
+        doctor.check_engine(compose(*QUICK, "sample=vllm_server"))
+    elsewhere = compose(*QUICK, "sample=vllm_server", "sample.base_url=http://h/v1")
+    assert doctor.check_engine(elsewhere) == "behind http://h/v1"
+    assert doctor.check_engine(compose(*QUICK)) == "transformers"

@@ -557,3 +557,25 @@ def test_engines_that_used_a_models_sampling_defaults_have_new_keys(compose, tmp
     inputs = {e: p.jobs["sample", p.cells[0].parts[0].samples[0]].spec["inputs"] for e, p in found.items()}
     assert [found["sampling"].get("neutral") for found in inputs.values()] == [None, 1, 1]
     assert len({p.cells[0].choices for p in found.values()}) == 1
+
+
+AT_OPENAI = ("model=gpt_4o", "train=openai", "sample=openai", "judge=gpt_4o", "questions.sets=[open]")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((*AT_OPENAI, "questions.choices=[letters]"), "no log-probabilities of given answers"),
+        ((*AT_OPENAI, "train.choices=[letters]"), "no log-probabilities of given answers"),
+        ((*AT_OPENAI, "model.system_prompt=Brief."), "model.system_prompt would not reach it"),
+        (
+            (*AT_OPENAI, "+model.chat_template_kwargs.x=1", "+sample.chat_template_kwargs.x=1"),
+            "model.chat_template_kwargs, sample.chat_template_kwargs would not reach it",
+        ),
+        (("model=tiny_random", "train=tiny", "sample=openai"), "model=tiny_random is trained here"),
+    ],
+)
+def test_what_an_api_cannot_do_is_refused_before_anything_is_trained(compose, tmp_path, options, said):
+    plan([compose(*AT_OPENAI, "sample.system_prompt=Brief.")], Store.open(tmp_path))
+    with pytest.raises(ConfigError, match=said):
+        plan([compose(*options)], Store.open(tmp_path))
