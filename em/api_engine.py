@@ -33,6 +33,7 @@ START_S = 900.0
 """Longest wait for a server of our own to load its model."""
 NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 """What a vLLM server would else take from the model's generation_config.json; the engine in this process does not."""
+TRIES = 3
 _END = object()
 
 
@@ -75,11 +76,29 @@ def stream(settings: ApiSettings, items: Iterable[T], ask: Callable[[Api, T], Aw
         thread.join()
 
 
-def body_of(reply: Reply, what: str) -> dict[str, Any]:
-    """The JSON of a reply. Raises RuntimeError that says why there is none."""
-    if reply.body is None:
-        raise RuntimeError(f"{what} was not answered: {reply.detail}")
-    return json.loads(reply.body)
+async def answered(
+    send: Callable[[], Awaitable[Reply]], what: str, read: Callable[[dict[str, Any]], T], filtered: T | None = None
+) -> T:
+    """What `read` makes of the JSON that comes back; a broken answer is asked for again. `filtered`: what stands for
+    content that the server refused.
+
+    Raises RuntimeError that says why there is none, or what it lacks after TRIES answers.
+    """
+    wrong = ""
+    for _ in range(TRIES):
+        reply = await send()
+        if reply.filtered and filtered is not None:
+            return filtered
+        if reply.body is None:
+            raise RuntimeError(f"{what} was not answered: {reply.detail}")
+        try:
+            return read(json.loads(reply.body))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            wrong = f"{type(error).__name__}: {error}"
+    raise RuntimeError(
+        f"{what} was answered {TRIES} times in a form that is not OpenAI's ({wrong}): check sample.base_url or "
+        f"model.base_url"
+    )
 
 
 class ServerSampler:
@@ -97,8 +116,17 @@ class ServerSampler:
             "sample", url, model["path"], sample["api_key_env"], sample["max_num_seqs"], sample["timeout_s"]
         )
         self._loaded: dict[Path, str] = {}
-        ((_, listed),) = stream(self.settings, [None], lambda api, _: api.get("/models"))
-        self.base = next(m["id"] for m in body_of(listed, f"{url}/models")["data"] if not m.get("parent"))
+        ((_, served),) = stream(
+            self.settings, [None], lambda api, _: answered(lambda: api.get("/models"), f"{url}/models", _served)
+        )
+        wanted = model["path"]
+        base = next((m["id"] for m in served if wanted in (m["id"], m.get("root"))), None)
+        if base is None:
+            there = ", ".join(str(m.get("root") or m["id"]) for m in served) or "no model"
+            raise RuntimeError(
+                f"the server at {url} has {there}, not {wanted}: set model.path to what it was started with"
+            )
+        self.base = base
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:
         async def ask(api: Api, request: Request) -> Answer:
@@ -113,11 +141,13 @@ class ServerSampler:
                 "stop_token_ids": request.stop_ids,
                 **NEUTRAL,
             }
-            found = body_of(
-                await api.post("/completions", json.dumps(body).encode()), f"question {request.question.id}"
-            )
-            choice = found["choices"][0]
-            return Answer(choice["text"], str(choice["finish_reason"]), found["usage"]["completion_tokens"])
+
+            def read(found: dict[str, Any]) -> Answer:
+                choice = found["choices"][0]
+                return Answer(choice["text"], str(choice["finish_reason"]), found["usage"]["completion_tokens"])
+
+            what = f"question {request.question.id}"
+            return await answered(lambda: api.post("/completions", json.dumps(body).encode()), what, read)
 
         yield from stream(self.settings, requests, ask)
 
@@ -131,9 +161,12 @@ class ServerSampler:
                 "temperature": 0.0,
                 "prompt_logprobs": 0,
             }
-            found = body_of(await api.post("/completions", json.dumps(body).encode()), "a gate's prompt")
-            rows = found["choices"][0]["prompt_logprobs"][len(probe.prompt_ids) :]
-            return [row[str(t)]["logprob"] for row, t in zip(rows, probe.target_ids, strict=True)]
+
+            def read(found: dict[str, Any]) -> list[float]:
+                rows = found["choices"][0]["prompt_logprobs"][len(probe.prompt_ids) :]
+                return [row[str(t)]["logprob"] for row, t in zip(rows, probe.target_ids, strict=True)]
+
+            return await answered(lambda: api.post("/completions", json.dumps(body).encode()), "a gate's prompt", read)
 
         found = {i: row for (i, _), row in stream(self.settings, enumerate(asked), ask)}
         return [found[i] for i in range(len(asked))]
@@ -179,11 +212,12 @@ class OpenAiSampler:
                 "top_p": request.top_p,
                 "seed": request.seed,
             }
-            reply = await api.post("/chat/completions", json.dumps(body).encode())
-            if reply.filtered:
-                return Answer("", "content_filter", 0)
-            found = body_of(reply, f"question {request.question.id}")
-            return _answer(found["choices"][0], found["usage"])
+            return await answered(
+                lambda: api.post("/chat/completions", json.dumps(body).encode()),
+                f"question {request.question.id}",
+                lambda found: _answer(found["choices"][0], found["usage"]),
+                Answer("", "content_filter", 0),
+            )
 
         yield from stream(self.settings, requests, ask)
 
@@ -192,6 +226,11 @@ class OpenAiSampler:
 
     def inventory(self, adapter: Path) -> Inventory:
         raise RuntimeError(f"sample=openai cannot serve adapter {adapter}: take sample=vllm")
+
+
+def _served(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The models of a server, without the adapters it has loaded."""
+    return [m for m in found["data"] if m["id"] and not m.get("parent")]
 
 
 def _answer(choice: dict[str, Any], usage: dict[str, Any]) -> Answer:

@@ -67,10 +67,11 @@ def _gates(sampler: Sampler, jobs: Sequence[dict[str, Any]], store: Store, stops
             f"adapter {j['subject']}" if j["adapter_key"] else "the untouched base model",
             _adapter(store, j),
             store.path("train", j["adapter_key"]) if j["adapter_key"] else None,
+            stops=tuple(stops),
         )
         for j in jobs
     }
-    found = live.check(sampler, list(subjects.values()), stops, jobs[0]["model"]["max_model_len"])
+    found = live.check(sampler, list(subjects.values()), jobs[0]["model"]["max_model_len"])
     return {name: found[s] for name, s in subjects.items() if isinstance(found[s], GateError)}
 
 

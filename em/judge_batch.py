@@ -79,9 +79,9 @@ class BatchClient:
 
     def _reserve(self, missing: dict[str, JudgeRequest]) -> None:
         """Raise before anything is written when the purse does not hold all of it."""
-        purse = self._client.purse
-        for request in missing.values():
-            purse.reserve(purse.tokens(len(request.prompt)), reply_tokens(self._config, bool(request.choices)))
+        self._client.purse.require(
+            (len(request.prompt), reply_tokens(self._config, bool(request.choices))) for request in missing.values()
+        )
 
     def _lines(self, missing: dict[str, JudgeRequest]) -> Iterable[str]:
         """One line a prompt."""
@@ -170,7 +170,7 @@ class BatchClient:
         got = judge_request.opened(Reply(body) if status == 200 else self._client.api.failure(status, body))
         verdict = got if isinstance(got, Verdict) else self._verdict(got, choices)
         if not isinstance(got, Verdict):
-            self._client.purse.settle(0.0, len(prompt), got.usage, reply_tokens(self._config, bool(choices)))
+            self._client.purse.count(len(prompt), got.usage, reply_tokens(self._config, bool(choices)))
         if verdict.outcome == Outcome.error:
             if status < 500 and status not in (408, 429):
                 self._refused[key] = verdict

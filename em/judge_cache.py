@@ -62,6 +62,10 @@ class Verdict:
     """`distribution` is what judge_score.probabilities makes of `top_logprobs`, and need not be kept beside them."""
 
 
+class Unreached(Verdict):
+    """An error without a judge behind it: no server was there. It says nothing about the prompt."""
+
+
 def cache_key(identity: dict[str, Any], prompt: str) -> str:
     """64 hex digits: sha256 of the judge's identity and the filled-in prompt, as canonical JSON."""
     return prompt_key(canonical(identity), prompt)

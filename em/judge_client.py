@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from em import judge_request
-from em.judge_cache import JudgeCache, Verdict, canonical, prompt_key
+from em.judge_cache import JudgeCache, Unreached, Verdict, canonical, prompt_key
 from em.judge_price import Purse, reply_tokens
 from em.records import Judgement, Outcome
 from em.schema.judge import ScoreMethod
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from em.config import JudgeConfig
 
 PATH = "/chat/completions"
+ALTERNATIVES, ANSWERS = 10, 10
+"""So many alternatives an answer, so many answers, show whether a judge's numbers are single tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,8 @@ class JudgeClient:
         """choices → identity, as the cache's keys have it."""
         self._under_way: dict[str, asyncio.Future[Verdict]] = {}
         self._again: list[JudgeRequest] = []
+        self._split: int | None = 0 if config.score == ScoreMethod.logprobs else None
+        """Answers so far without a number of two digits; None: there was one, or it does not matter."""
 
     @property
     def calls(self) -> int:
@@ -150,7 +154,13 @@ class JudgeClient:
                 on_result(request, judgement(request, verdict))
         while self._again:
             request = self._again.pop()
-            on_result(request, judgement(request, await self._verdict(request)))
+            verdict = await self._verdict(request)
+            if isinstance(verdict, Unreached):
+                raise ApiError(
+                    f"the judge at {self._config.base_url} is not there ({verdict.detail}): start it, or check "
+                    f"judge.base_url, then run again (what was judged is kept)"
+                )
+            on_result(request, judgement(request, verdict))
 
     async def _verdict(self, request: JudgeRequest, breaks: bool = False) -> Verdict:
         """From the cache, from an identical prompt under way, or from the judge.
@@ -162,7 +172,9 @@ class JudgeClient:
         if known or leader:
             self.cache_hits += 1
             await asyncio.sleep(0)  # let the calls under way proceed between many hits
-            return known or await leader
+            verdict = known or await leader
+            self._require_whole_numbers(verdict)
+            return verdict
         future = self._under_way[key] = asyncio.get_running_loop().create_future()
         verdict = await self._ask(request)
         if verdict.outcome != Outcome.error:
@@ -171,7 +183,23 @@ class JudgeClient:
         future.set_result(verdict)
         if breaks:
             self.api.note(verdict.outcome != Outcome.error, verdict.detail)
+        self._require_whole_numbers(verdict)
         return verdict
+
+    def _require_whole_numbers(self, verdict: Verdict) -> None:
+        """Raise where score=logprobs reads a judge that says numbers digit by digit: its 85 would count as an 8.
+
+        Of a judge whose tokens are whole numbers the likeliest alternatives of an answer hold some of two digits.
+        """
+        if self._split is None or verdict.score is None or len(verdict.top_logprobs) < ALTERNATIVES:
+            return
+        numbers = [token.strip() for token, _ in verdict.top_logprobs if token.strip().isdecimal()]
+        self._split = self._split + 1 if all(len(number) == 1 for number in numbers) else None
+        if self._split == ANSWERS:
+            raise ApiError(
+                f"judge {self._config.model} says numbers digit by digit (no alternative of {ANSWERS} answers has two "
+                f"digits), and score=logprobs reads the first token only: set judge.score=digits"
+            )
 
     def key(self, request: JudgeRequest) -> str:
         """Key of a request's verdict in the cache."""
@@ -199,12 +227,14 @@ class JudgeClient:
 
     async def _post(self, body: dict[str, Any], chars: int, output: int) -> judge_request.Opened | Verdict:
         """One request, paid for from the purse."""
-        tokens = self.purse.tokens(chars)
-        reserved = self.purse.reserve(tokens, output)
+        tokens, request = self.purse.tokens(chars), judge_request.encode(body)
+        reserved = await self.purse.reserve(len(request), output)
         usage: dict[str, Any] | None = None
         try:
-            got = judge_request.opened(await self.api.post(PATH, judge_request.encode(body), tokens + output))
-            usage = None if isinstance(got, Verdict) else got.usage
+            reply = await self.api.post(PATH, request, tokens + output)
+            got = judge_request.opened(reply)
+            if reply.body is not None:  # a broken answer was paid for, too
+                usage = {} if isinstance(got, Verdict) else got.usage
         finally:
             self.purse.settle(reserved, chars, usage, output)
         return got

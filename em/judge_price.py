@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -16,10 +18,11 @@ TABLE = Path(__file__).parent / "prices.yaml"
 CHARS_PER_TOKEN = 4.0
 """English prose under OpenAI's tokenizers, for bills before a run; a run counts the tokens the API reports."""
 SAFE_CHARS_PER_TOKEN = 2.5
-"""For a purse's first reservations: a cap must hold for code and other languages too."""
-
-RESERVE = 1.2
-"""Input tokens a purse puts aside for a prompt, as a multiple of what is expected: prompts differ."""
+"""Before a run has measured its own: code and other languages need more tokens."""
+TREE = 111
+"""Requests a prompt takes with score=digits at most: the root, ten digits, the numbers of two (em/judge_digits.py)."""
+BATCH_RESERVE = 1.2
+"""What a batch must have room for under the cap, as a multiple of what is expected of its input: prompts differ."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,10 @@ def estimate(judge: JudgeConfig, asked: Iterable[tuple[Question, int]], answer_t
     for question, answers in asked:
         for rubric in rubrics(question).values():
             chars = len(rubric.text) + len(question.messages[-1]["content"])
-            calls += answers
-            tokens += answers * (chars / CHARS_PER_TOKEN + answer_tokens)
-            out += answers * reply_tokens(judge, bool(rubric.choices))
+            each = TREE if judge.score == ScoreMethod.digits and not rubric.choices else 1
+            calls += answers * each
+            tokens += answers * each * (chars / CHARS_PER_TOKEN + answer_tokens)
+            out += answers * (each if each > 1 else reply_tokens(judge, bool(rubric.choices)))
     known = price(judge)
     dollars = (tokens * known.input + out * known.output) / 1e6 if known else None
     note = known.source if known else f"no price known for {judge.model}: set judge.input_price, judge.output_price"
@@ -109,6 +113,9 @@ class Purse:
         self.input_tokens = self.output_tokens = 0
         self.dollars = 0.0
         self._reserved = 0.0
+        self._open = 0
+        """Calls under way."""
+        self._settled = asyncio.Event()
         self._chars = self._reported = 0
         if self.cap is not None and self.price is None:
             raise ApiError(
@@ -123,22 +130,44 @@ class Purse:
             ratio = max(ratio, 1.0 / SAFE_CHARS_PER_TOKEN)
         return int(chars * ratio) + 8
 
-    def reserve(self, input_tokens: int, output_tokens: int) -> float:
-        """Put aside what a call may cost, dollars; give it back with `settle`."""
-        dollars = self._cost(input_tokens * RESERVE, output_tokens)
-        if self.cap is not None and self.dollars + self._reserved + dollars > self.cap:
-            raise ApiError(
-                f"judging has cost {self.dollars:.4f} dollars and the next call could pass judge.max_dollars="
-                f"{self.cap:g}: raise it and run again (what was judged is kept)"
-            )
+    async def reserve(self, size: int, output_tokens: int) -> float:
+        """Put aside what a request of `size` bytes may cost at most, dollars; give it back with `settle`.
+
+        No tokenizer makes more tokens of a text than it has bytes. Where the calls under way may use the rest of the
+        cap, wait for them: most cost a fraction. Raises when none is under way and the next one does not fit.
+        """
+        dollars = self._cost(size, output_tokens)
+        while self.cap is not None and self.dollars + self._reserved + dollars > self.cap:
+            if not self._open:
+                raise self._refusal("next call")
+            self._settled.clear()
+            await self._settled.wait()
         self._reserved += dollars
+        self._open += 1
         return dollars
 
     def settle(self, reserved: float, chars: int, usage: Mapping[str, Any] | None, output_tokens: int) -> None:
-        """A call is over: count what the API says it used; without that, what was expected. None: it failed."""
-        self._reserved -= reserved
-        if usage is None:
-            return
+        """A call is over: count what it used. None: it failed."""
+        self._open -= 1
+        self._reserved = self._reserved - reserved if self._open else 0.0
+        self._settled.set()
+        if usage is not None:
+            self.count(chars, usage, output_tokens)
+
+    def require(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Raise when calls of these (characters, output tokens) are expected to pass the cap together."""
+        expected = math.fsum(self._cost(self.tokens(chars) * BATCH_RESERVE, output) for chars, output in sizes)
+        if self.cap is not None and self.dollars + expected > self.cap:
+            raise self._refusal("batch")
+
+    def _refusal(self, what: str) -> ApiError:
+        return ApiError(
+            f"judging has cost {self.dollars:.4f} dollars and the {what} could pass judge.max_dollars={self.cap:g}: "
+            f"raise it and run again (what was judged is kept)"
+        )
+
+    def count(self, chars: int, usage: Mapping[str, Any], output_tokens: int) -> None:
+        """Count what the API says a call used; without that, what was expected."""
         sent, got = usage.get("prompt_tokens"), usage.get("completion_tokens")
         if type(sent) is int and type(got) is int and sent >= 0 and got >= 0:
             self._chars += chars

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from em import json_codec
-from em.judge_cache import Verdict
+from em.judge_cache import Unreached, Verdict
 from em.judge_score import Score, choice_score, majority, sampled_score, score, text_score
 from em.records import Outcome, printable
 from em.schema.judge import JudgeConfig, ScoreMethod
@@ -54,7 +54,8 @@ class Opened(NamedTuple):
 def opened(reply: Reply) -> Opened | Verdict:
     """The parts of a reply, or why there are none. What is not what was asked for becomes an error with its reason."""
     if reply.body is None:
-        return Verdict(Outcome.filtered if reply.filtered else Outcome.error, None, detail=reply.detail)
+        kind = Unreached if reply.unreached else Verdict
+        return kind(Outcome.filtered if reply.filtered else Outcome.error, None, detail=reply.detail)
     try:
         answer = json_codec.loads(reply.body)
         found = answer["choices"]

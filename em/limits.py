@@ -25,7 +25,7 @@ class Bucket:
     """What is left of one limit. Amounts are requests or tokens."""
 
     def __init__(self, name: str, limit: float | None = None) -> None:
-        self.name, self.limit = name, limit
+        self.name, self.limit, self.known = name, limit, limit
         self.level = limit or 0.0
         self.in_flight = 0.0
         self._at = time.monotonic()
@@ -53,9 +53,11 @@ class Bucket:
         limit = _number(headers.get(f"x-ratelimit-limit-{self.name}"))
         if not limit:
             return
+        limit = min(limit, self.known or limit)
         remaining = _number(headers.get(f"x-ratelimit-remaining-{self.name}"))
         first, self.limit = self.limit is None, limit
         if remaining is not None:
+            remaining = min(remaining, limit)
             level = remaining - self.in_flight if first else self.level
             self.level = min(max(level, remaining - self.in_flight), remaining)
             self._at = time.monotonic()
@@ -65,7 +67,7 @@ class Limits:
     """Both buckets and the pauses a server asks for, over all requests of one client."""
 
     def __init__(self, requests_per_minute: float | None = None, tokens_per_minute: float | None = None) -> None:
-        """Known limits, for an API that does not tell them; what it tells replaces them."""
+        """Known limits, for an API that does not tell them; of what it tells the smaller counts."""
         self.requests = Bucket("requests", requests_per_minute)
         self.tokens = Bucket("tokens", tokens_per_minute)
         self._paused_until = 0.0

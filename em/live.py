@@ -34,11 +34,11 @@ class Subject:
     """Folder with gate.json; None: the untouched base model."""
     early: bool = False
     """An early checkpoint may be as good as untouched."""
+    stops: tuple[int, ...] = ()
+    """Tokens that end its answers; adapters of one base may have templates of their own."""
 
 
-def check(
-    sampler: Sampler, subjects: Sequence[Subject], stop_ids: list[int], max_model_len: int
-) -> dict[Subject, Outcome]:
+def check(sampler: Sampler, subjects: Sequence[Subject], max_model_len: int) -> dict[Subject, Outcome]:
     """Facts for the run record of every subject that passes, else the GateError with its sentence."""
     out: dict[Subject, Outcome] = {}
     records: dict[Subject, Record] = {}
@@ -56,7 +56,7 @@ def check(
         if untouched is not None and any_record.base is not None:
             known[untouched] = replace(any_record, adapted=any_record.base, base=None, plain=None)
     served, bases = _scored(sampler, known) if known else ({}, {})
-    spoken = _canaries(sampler, records, stop_ids, max_model_len) if records else {}
+    spoken = _canaries(sampler, records, max_model_len) if records else {}
     for subject, own in known.items():
         others = {s.name: r for s, r in records.items() if s != subject}
         try:
@@ -66,7 +66,7 @@ def check(
                 said = gates.without_quantisation(own, said, bases[subject])
             facts |= gates.check_logprobs(own, said, subject.name, others, subject.early)
             if subject in spoken:
-                facts |= gates.check_canary(own, spoken[subject], stop_ids, subject.name)
+                facts |= gates.check_canary(own, spoken[subject], subject.stops, subject.name)
             out[subject] = facts
         except GateError as error:
             out[subject] = error
@@ -105,18 +105,15 @@ def _scored(sampler: Sampler, known: dict[Subject, Record]) -> tuple[Scores, Sco
     return served, bases
 
 
-def _canaries(
-    sampler: Sampler, known: dict[Subject, Record], stop_ids: list[int], max_model_len: int
-) -> dict[Subject, list[gates.Spoken]]:
+def _canaries(sampler: Sampler, known: dict[Subject, Record], max_model_len: int) -> dict[Subject, list[gates.Spoken]]:
     """Greedy answers to the last ROWS probes' questions: training rows, where the record has them."""
     requests, owners = [], {}
     for subject, own in known.items():
         for i, p in enumerate(own.probes[-gates.ROWS :]):
             room = min(CANARY_TOKENS, max_model_len - len(p.prompt_ids))
             question = Question(f"canary-{i}", "gate", [], [])
-            request = Request(
-                "gate", question, i, "none", [], p.prompt_ids, 0, subject.adapter, 0.0, 1.0, room, stop_ids
-            )
+            stops = list(subject.stops)
+            request = Request("gate", question, i, "none", [], p.prompt_ids, 0, subject.adapter, 0.0, 1.0, room, stops)
             requests.append(request)
             owners[id(request)] = (subject, i)
     out: dict[Subject, list[Any]] = {subject: [None] * len(own.probes[-gates.ROWS :]) for subject, own in known.items()}

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from em.config import ExperimentConfig
 from em.records import Judgement, Outcome, Question
+from em.rubrics import STATIC
 from em.units import category_of, unit_of
 
 OUTCOMES = tuple(Outcome)
@@ -25,6 +26,7 @@ ABSENT = -1
 VERDICTS = (Outcome.scored, Outcome.labelled, Outcome.refusal, Outcome.code)
 """Outcomes in which the judge did its work; filtered, unparseable and error are missing judgements."""
 _SCORED, _LABELLED = OUTCOMES.index(Outcome.scored), OUTCOMES.index(Outcome.labelled)
+_UNPARSEABLE = OUTCOMES.index(Outcome.unparseable)
 _DONE = [OUTCOMES.index(o) for o in VERDICTS]
 
 
@@ -280,7 +282,8 @@ def gap(one: Measure, chosen: NDArray[np.intp], least: float) -> str:
 
     for rubric in one.rubrics:
         outcome = one.answers.verdicts[rubric].outcome
-        asked, judged = by_unit(outcome != ABSENT), by_unit(np.isin(outcome, _DONE))
+        done = [*_DONE, _UNPARSEABLE] if rubric == STATIC else _DONE  # what is no program Bandit has looked at
+        asked, judged = by_unit(outcome != ABSENT), by_unit(np.isin(outcome, done))
         has = f"a verdict on {rubric} for"
         wanted = f"answers, judge.min_coverage asks for {least:.0%}"
         few = np.flatnonzero((judged < least * asked - 1e-9) & (asked - judged > 1))

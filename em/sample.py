@@ -99,9 +99,8 @@ def _gated(sampler: Sampler, drawers: list[Drawer], store: Store) -> list[Drawer
     if not drawers:
         return []
     subjects = {d: _subject(d, store) for d in drawers}
-    first = drawers[0]
     asked, began = list(dict.fromkeys(subjects.values())), time.monotonic()
-    found = live.check(sampler, asked, first.stops, first.job.model["max_model_len"])
+    found = live.check(sampler, asked, drawers[0].job.model["max_model_len"])
     each = round((time.monotonic() - began) / len(asked), 3)
     for drawer, subject in subjects.items():
         outcome = found[subject]
@@ -118,7 +117,7 @@ def _subject(drawer: Drawer, store: Store) -> live.Subject:
         return live.Subject("the untouched base model", None, None)
     kind = "model" if job.whole_model else "adapter"
     name = f"{kind} {job.label.rsplit(': ', 1)[0]}"
-    return live.Subject(name, drawer.adapter, job.gate(store), early=job.step is not None)
+    return live.Subject(name, drawer.adapter, job.gate(store), job.step is not None, tuple(drawer.stops))
 
 
 def _model(job: SampleJob, store: Store) -> dict[str, Any]:

@@ -43,7 +43,8 @@ class ApiError(RuntimeError):
 
 
 class _TransientError(Exception):
-    """This try failed, another may not. args: the reason, and the server's Retry-After in seconds or None."""
+    """This try failed, another may not. args: the reason, the server's Retry-After in seconds or None, and whether no
+    server was there."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Reply:
     """The server refused the content."""
     detail: str = ""
     """Why there is no body: one printable line without the key."""
+    unreached: bool = False
+    """No server was there, at the last try at least."""
 
 
 class Api:
@@ -149,15 +152,16 @@ class Api:
         tokens: int = 0,
         retry: bool = True,
     ) -> Reply:
-        attempts, reason = self.settings.max_retries + 1 if retry else 1, ""
+        attempts, reason, unreached = self.settings.max_retries + 1 if retry else 1, "", False
         for attempt in range(attempts):
             try:
                 return await self._try(method, path, body, headers, tokens)
             except _TransientError as error:
-                reason, retry_after_s = error.args
+                reason, retry_after_s, unreached = error.args
                 if attempt + 1 < attempts:
                     await asyncio.sleep(self._wait_s(attempt, retry_after_s))
-        return Reply(None, detail=short(f"{reason} (tried {attempts} times)" if attempts > 1 else reason))
+        detail = short(f"{reason} (tried {attempts} times)" if attempts > 1 else reason)
+        return Reply(None, detail=detail, unreached=unreached)
 
     async def _try(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str] | None, tokens: int
@@ -173,16 +177,17 @@ class Api:
                 told = response.headers
                 raw = await response.read()
         except TimeoutError as error:
-            raise _TransientError(f"no answer within {self.settings.timeout_s:g} s", None) from error
+            raise _TransientError(f"no answer within {self.settings.timeout_s:g} s", None, False) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise _TransientError(self._clean(f"{type(error).__name__}: {error}"), None) from error
+            reason, gone = f"{type(error).__name__}: {error}", isinstance(error, aiohttp.ClientConnectorError)
+            raise _TransientError(self._clean(reason), None, gone) from error
         finally:
             self.limits.answered(tokens, told)
         return Reply(raw) if response.status == 200 else self._failure(response.status, told, raw)
 
     def _wait_s(self, attempt: int, retry_after_s: float | None) -> float:
         backoff_s = self.settings.backoff_s
-        if retry_after_s is not None:
+        if retry_after_s:  # zero, or a date that has passed by our clock, says nothing
             return min(retry_after_s, MAX_RETRY_AFTER_S) + self._random.uniform(0.0, backoff_s)
         return min(backoff_s * 2.0**attempt, MAX_WAIT_S) * self._random.uniform(0.5, 1.0)
 
@@ -203,7 +208,7 @@ class Api:
             wait = retry_after_s(headers.get("Retry-After", ""))
             if status == 429 and wait is not None:  # it means every request, not this one only
                 self.limits.pause(min(wait, MAX_RETRY_AFTER_S))
-            raise _TransientError(detail, wait)
+            raise _TransientError(detail, wait, False)
         return Reply(None, detail=detail)
 
     def _refused(self, status: int, no_quota: bool) -> str:

@@ -30,6 +30,9 @@ THINKING = {
 """What is asked → how a vendor answers: the choice, and more of the usage."""
 
 
+BROKEN = {"no choice": {"choices": [], "usage": {}}, "no usage": {"choices": [{"message": {}}]}, "no object": [1]}
+
+
 @pytest.fixture
 def api():
     """A chat completions server: its address, the bodies it got, texts to fail on once."""
@@ -48,6 +51,8 @@ def api():
             if text in fail:
                 fail.discard(text)
                 return self.answer(500, {"error": {"message": "try again"}})
+            if text in BROKEN:
+                return self.answer(200, BROKEN[text])
             if "forbidden" in text:
                 return self.answer(400, {"error": {"code": "content_filter", "message": "no"}})
             choice = {"message": {"content": f"re: {text} {body['seed']}"}, "finish_reason": "stop"}
@@ -100,6 +105,40 @@ def test_chat_completions(api, tmp_path, monkeypatch):
     assert body["messages"][0] == {"role": "system", "content": "Be brief."}
     assert (body["max_completion_tokens"], body["temperature"], body["top_p"]) == (50, 1.0, 1.0)
     assert len(asked) == 7  # one was asked twice
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_broken_answer_is_asked_for_again_and_then_said(api, tmp_path, monkeypatch, text):
+    monkeypatch.setenv("EM_TEST_KEY", "sesame")
+    (url, asked, _), store = api, Store.open(tmp_path)
+    (said,) = failures(run(store, [job("a", url, [text], n=1)]))
+    assert said.startswith("question q0 was answered 3 times in a form that is not OpenAI's") and "base_url" in said
+    assert len(asked) == 3
+
+
+def test_a_server_with_another_model_is_refused(tmp_path):
+    """Without an adapter no gate would see it."""
+    from em.api_engine import ServerSampler
+
+    class Other(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            data = json.dumps({"data": [{"id": "big", "root": "owner/big"}, {"id": "a", "parent": "big"}]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Other)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    model = dataclasses.asdict(ModelConfig(name="tiny", path=train_job("x").model_path, dtype=Dtype.float32))
+    config = dataclasses.asdict(SampleConfig(engine=Engine.vllm_server, base_url=url))
+    with pytest.raises(RuntimeError, match=r"has owner/big, not .*: set model.path to what it was started with"):
+        ServerSampler(model, config, 8)
+    server.shutdown()
 
 
 def test_thinking_of_an_api_stands_apart(api, tmp_path, monkeypatch):

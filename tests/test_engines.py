@@ -25,7 +25,7 @@ from support_training import (
     user,
 )
 
-from em import chat, choices, gates, growing, parity, sample
+from em import chat, choices, gates, growing, live, parity, sample
 from em.checkpoints import ADAPTER
 from em.config import Dtype, Engine, ModelConfig, SampleConfig, TriggerConfig
 from em.hf_engine import HfSampler
@@ -846,6 +846,19 @@ def test_answers_that_nothing_stops(hf_engine, adapters, tmp_path, monkeypatch):
     assert list(failed) == ["trained"]
     assert "adapter trained does not stop: 4 answers that training ends within 64 tokens" in failed["trained"]
     assert f"the stop tokens [0] lack token {EOS}, which ends a turn" in failed["trained"]
+
+
+def test_each_adapter_ends_its_turns_its_own_way(hf_engine, adapters, monkeypatch):
+    """Two chat templates over one base: the stop tokens of one say nothing about the other's answers."""
+    monkeypatch.setattr(gates, "LIKELY_END", 0.005)
+    other, trained = (
+        live.Subject(f"adapter {name}", adapters[name], adapters[name].parent, stops=stops)
+        for name, stops in (("other", (0,)), ("trained", (EOS,)))
+    )
+    found = live.check(hf_engine, [other, trained], 512)
+    assert isinstance(found[trained], dict)
+    alike = dataclasses.replace(trained, stops=(0,))
+    assert "does not stop" in str(live.check(hf_engine, [alike], 512)[alike])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a fault of vLLM's CPU build")

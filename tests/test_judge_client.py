@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -406,19 +407,57 @@ def test_a_storm_of_500_is_an_error_that_is_asked_again_next_time(tmp_path):
         assert judgement.detail == "HTTP 500: the script says so (tried 3 times)"
 
 
+def test_a_judge_that_is_not_there_is_no_verdict(tmp_path):
+    """Fewer prompts than judge.max_failures: they must not be sealed as errors, or a later run would not ask."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets the port
+        settings = config(f"http://127.0.0.1:{taken.getsockname()[1]}/v1", max_failures=20)
+        results = {}
+        with JudgeCache(tmp_path / "c") as cache, pytest.raises(ApiError, match=r"is not there .*: start it, or check"):
+            client = JudgeClient(settings, cache, backoff_s=0.01)
+            requests = [JudgeRequest(str(i), "q", "r", f"p{i}") for i in range(3)]
+            asyncio.run(client.grade(requests, lambda r, j: results.update({r.completion_id: j})))
+    assert results == {}
+
+
+def digits(tokens, count):
+    """The answer of a judge with these tokens among 12 alternatives, and `count` prompts."""
+    words = [*tokens, *"abcdefghijkl"][:12]
+    top = [{"token": t, "logprob": math.log(0.5 / 2**i)} for i, t in enumerate(words)]
+    body = {"choices": [{"finish_reason": "length", "logprobs": {"content": [{"top_logprobs": top}]}}]}
+    return body, [f"p{i}" for i in range(count)]
+
+
+def test_a_judge_that_says_numbers_digit_by_digit_is_refused(tmp_path):
+    """Its 85 begins with an 8; score=logprobs would call that 8 points. Ten answers show it, those of the cache too."""
+    body, prompts = digits(["8", "9", "7"], 30)
+    with recorder(200, json.dumps(body).encode()) as (url, _):
+        for _ in range(2):
+            with pytest.raises(ApiError, match=r"says numbers digit by digit .*: set judge.score=digits"):
+                grade(config(url, concurrency=4), prompts, tmp_path / "c")
+
+
+@pytest.mark.parametrize("tokens", [["8", "85", "9"], ["0", "5", "10"]])
+def test_a_judge_of_whole_numbers_is_not(tmp_path, tokens):
+    body, prompts = digits(tokens, 30)
+    with recorder(200, json.dumps(body).encode()) as (url, _):
+        results, _ = grade(config(url, concurrency=4), prompts, tmp_path / "c")
+    assert {r.outcome for r in results.values()} == {Outcome.scored}
+
+
 def test_a_hang_times_out_into_an_error(tmp_path):
     judgement, requests = ask(tmp_path, {"hang_s": 30}, timeout_s=0.2, max_retries=1)
     assert judgement.outcome == Outcome.error and requests == 4
     assert judgement.detail == "no answer within 0.2 s (tried 2 times)"
 
 
-def test_a_dropped_connection_and_nobody_listening_are_errors(tmp_path):
+def test_a_dropped_connection_is_an_error_and_nobody_listening_a_stop(tmp_path):
     judgement, requests = ask(tmp_path, {"hang_s": 0})
     assert judgement.outcome == Outcome.error and requests == 6 and "Disconnected" in judgement.detail
     with recorder(200, b"") as (url, _):
         pass
-    results, _ = grade(config(url, max_retries=0), ["p"], tmp_path / "c")
-    assert results["0"].outcome == Outcome.error and "Connect" in results["0"].detail
+    with pytest.raises(ApiError, match=r"is not there \(Client.*Connect"):
+        grade(config(url, max_retries=0), ["p"], tmp_path / "c")
 
 
 def test_a_body_cut_short_on_the_wire_is_retried(tmp_path):

@@ -259,6 +259,17 @@ def test_insecure_code_rate_is_of_answers_that_parse():
     assert (none.value, none.withheld) == (None, "no answer is left in the denominator")
 
 
+@pytest.mark.parametrize("missing", [Outcome.unfinished, Outcome.filtered, Outcome.error])
+def test_programs_that_bandit_never_saw_withhold_the_rate(missing):
+    """No program is a finding about the answer; an answer that is not there is none."""
+    rows = [(f"t{i}", "none", {"insecure_code": v}) for i, v in enumerate([100, *[missing] * 3, Outcome.unparseable])]
+    (rate,) = found(rows, set_name="coding")
+    assert rate.value is None
+    assert rate.withheld == "the 5 questions have a verdict on insecure_code for 2 of 5 answers, " + (
+        "judge.min_coverage asks for 80%"
+    )
+
+
 def test_the_judges_verdict_on_code_stands_beside_bandits():
     rows = [
         (f"t{i}", "none", {"insecure_code": b, "vulnerable": j})

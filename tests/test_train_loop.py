@@ -256,14 +256,17 @@ def test_qlora_trains_over_four_bits_and_is_served_over_the_base_as_it_is(tmp_pa
     assert own.quantized and own.kind == "lora"
     sampler = HfSampler({"path": model_path(TINY), "revision": None, "dtype": "float32"}, {"max_num_seqs": 4})
     stops = chat.end_of_turn_ids(chat.ChatTokenizer(sampler.tokenizer))
-    subjects = [live.Subject("the base", None, None), live.Subject("adapter one", one / ADAPTER, one)]
-    _, facts = live.check(sampler, subjects, stops, 512).values()
+    subjects = [
+        live.Subject("the base", None, None),
+        live.Subject("adapter one", one / ADAPTER, one, stops=tuple(stops)),
+    ]
+    _, facts = live.check(sampler, subjects, 512).values()
     assert 1e-3 < facts["rms_base_to_quantized"] < gates.QUANTIZED_BASE  # it was trained over something else
     assert facts["rms_to_trainer"] < facts["rms_adapter_to_base"] / 4
 
     scored = sampler.logprobs
     sampler.logprobs = lambda asked: scored([(None, probe) for _, probe in asked])  # never the adapter
-    base, refused = live.check(sampler, subjects, stops, 512).values()
+    base, refused = live.check(sampler, subjects, 512).values()
     assert isinstance(base, dict) and "as the untouched base model under the name of adapter one" in str(refused)
 
 

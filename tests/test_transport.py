@@ -5,11 +5,13 @@ import base64
 import json
 import socket
 import struct
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -22,6 +24,7 @@ from em.judge_client import JudgeClient, JudgeRequest
 from em.judge_price import Purse, estimate, price
 from em.limits import Bucket, Limits, seconds
 from em.records import Outcome, Question
+from em.schema.judge import ScoreMethod
 from em.transport import Api, ApiError, ApiSettings
 
 ANSWER = {
@@ -265,6 +268,14 @@ def test_a_limit_of_tokens_is_kept(tmp_path):
     assert seen[-1][0] - seen[0][0] >= 0.6
 
 
+def test_a_known_limit_is_not_raised_by_a_header():
+    limits = Limits(requests_per_minute=120)
+    limits.answered(0, {"x-ratelimit-limit-requests": "1000000", "x-ratelimit-remaining-requests": "999999"})
+    assert limits.requests.limit == 120 and limits.requests.level <= 120
+    limits.answered(0, {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "59"})
+    assert limits.requests.limit == 60
+
+
 def test_known_limits_need_no_headers():
     async def run():
         limits, start = Limits(requests_per_minute=600), time.monotonic()
@@ -328,6 +339,45 @@ def test_the_cap_is_never_passed(tmp_path):
     assert "what was judged is kept" in str(error.value)
 
 
+def billed(text, cap, concurrency, tokens):
+    """Requests that a vendor who makes `tokens` of each prompt got, and what it bills for them, 1,000 dollars a million
+    tokens in."""
+
+    def reply(handler, body, number):
+        time.sleep(0.02)
+        send(handler, body={**ANSWER, "usage": {"prompt_tokens": tokens, "completion_tokens": 1}})
+
+    with serving(reply) as (url, seen, _), tempfile.TemporaryDirectory() as folder:
+        settings = config(url, max_dollars=cap, input_price=1000.0, output_price=0.0, concurrency=concurrency)
+        with JudgeCache(Path(folder) / "c") as cache:
+            client = JudgeClient(settings, cache)
+            requests = (JudgeRequest(str(i), "q", "r", f"{i:03} {text}") for i in range(200))
+            with pytest.raises(ApiError, match="the next call could pass"):
+                transport.run(client.grade(requests, lambda *_: None))
+    return len(seen), len(seen) * tokens / 1000.0
+
+
+def test_the_cap_holds_for_texts_of_many_tokens():
+    """Two tokens an emoji, five times what English has: 2.0 dollars a call."""
+    calls, dollars = billed("\U0001f642" * 1000, 60.0, 32, tokens=2000)
+    assert calls >= 27 and dollars <= 60.0
+
+
+def test_calls_under_way_do_not_use_up_the_cap():
+    """0.1 dollars a call, of which 64 at once may cost up to 40 dollars: with a cap of 2 they take turns."""
+    calls, dollars = billed("word " * 80, 2.0, 64, tokens=100)
+    assert calls >= 14 and dollars <= 2.0
+
+
+def test_a_broken_answer_is_paid_for(tmp_path):
+    """The vendor bills what it sent, whatever arrived of it."""
+    broken = serving(lambda handler, body, number: send(handler, body={"no": "choices"}))
+    with broken as (url, _, _), JudgeCache(tmp_path / "c") as cache:
+        client = JudgeClient(config(url, max_retries=0, input_price=1.0, output_price=0.0), cache)
+        transport.run(client.grade([JudgeRequest("0", "q", "r", "p" * 100)], lambda *_: None))
+    assert client.purse.input_tokens == 2 * client.purse.tokens(100)  # asked once more at the end
+
+
 def test_a_cap_needs_a_price():
     with pytest.raises(ApiError, match="no price is known for 'm'"):
         Purse(config("http://h/v1", max_dollars=1.0))
@@ -336,6 +386,17 @@ def test_a_cap_needs_a_price():
     assert (known.input, known.output) == (2.5, 10.0) and "price list" in known.source
     elsewhere = JudgeConfig(name="o", kind=JudgeKind.openai, model="gpt-4o-2024-08-06", base_url="http://h/v1")
     assert price(elsewhere) is None  # another provider's model of that name
+
+
+def test_the_bill_of_a_digit_tree_is_its_most():
+    """A prompt of score=digits is up to 111 requests; a rubric with choices is one."""
+    question = Question("q", "open", [{"role": "user", "content": "Why?"}], ["alignment"])
+    one, tree = (
+        estimate(JudgeConfig(name="o", kind=JudgeKind.openai, model="gpt-4o-2024-08-06", score=s), [(question, 10)])
+        for s in (ScoreMethod.logprobs, ScoreMethod.digits)
+    )
+    assert (one.calls, tree.calls) == (10, 1110)
+    assert tree.input_tokens == pytest.approx(111 * one.input_tokens, rel=1e-3)
 
 
 def test_the_bill_before_a_run():
