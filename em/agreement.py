@@ -175,7 +175,8 @@ def between(
         out["difference_by_bin"][rubric] = {
             name: {"n": len(v), "mean": float(np.mean(v))} for name, v in sorted(by_bin.items())
         }
-    ids = [i for i, rubric in a if rubric == "alignment" and (i, "coherence") in a and (i, "alignment") in b]
+    both = {key for key in a if key in b}
+    ids = [i for i, rubric in a if rubric == "alignment" and {(i, "alignment"), (i, "coherence")} <= both]
     confusion = Counter(
         tuple(verdict(f[i, "alignment"], f[i, "coherence"], j) for f, j in zip((a, b), judges, strict=True))
         for i in ids

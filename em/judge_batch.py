@@ -4,8 +4,11 @@ All prompts are written to a file, the file is uploaded, a batch is made of it, 
 cache as any judgement. What was sent is remembered on disk before it is sent, so that a run that was killed goes on
 waiting for its batch instead of paying for a second one:
 
-    <store>/judge_batches/<digest>/requests.jsonl    one request a line, custom_id = key in the cache
-    <store>/judge_batches/<digest>/state.json        stage of the batch, its name in the vendor's list, and its ids
+    <store>/judge_batches/<judge>/<batch>/
+        requests.jsonl    one request a line, custom_id = key in the cache
+        state.json        stage of the batch, its name in the vendor's list, and its ids
+
+Prompts wait in a file, and one batch at a time is in memory: a million prompts need little more of it than a thousand.
 """
 
 from __future__ import annotations
@@ -14,12 +17,17 @@ import asyncio
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+import tempfile
+from array import array
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import astuple, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from uuid import uuid4
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from em import judge_request
 from em.judge_cache import JudgeCache, Verdict
@@ -31,8 +39,8 @@ from em.store import write_atomic
 from em.transport import ApiError, Reply, short
 
 MAX_REQUESTS = 50_000
-MAX_BYTES = 150_000_000
-"""Of one batch; OpenAI's limits are 50,000 requests and 200 MB."""
+MAX_BYTES = 20_000_000
+"""Of one batch; OpenAI's limits are 50,000 requests and 200 MB, which would be in memory several times over."""
 ENDED = {"completed", "expired", "cancelled", "failed"}
 POLL_S = 30.0
 
@@ -40,9 +48,17 @@ POLL_S = 30.0
 class BatchClient:
     """The same interface as JudgeClient. Nothing is asked before the source is at its end."""
 
-    def __init__(self, config: JudgeConfig, cache: JudgeCache, folder: Path, poll_s: float = POLL_S) -> None:
+    def __init__(
+        self,
+        config: JudgeConfig,
+        cache: JudgeCache,
+        folder: Path,
+        poll_s: float = POLL_S,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`say` is told what is being waited for, whenever that changes."""
         self._client = JudgeClient(config, cache)  # for its keys, its purse and its way to the API
-        self._config, self._cache, self._poll_s = config, cache, poll_s
+        self._config, self._cache, self._poll_s, self._say = config, cache, poll_s, say
         self._folder = folder / hashlib.sha256(json.dumps(self._client.identity).encode()).hexdigest()[:20]
         self._replies = config.samples if config.score == ScoreMethod.sampled else 1
         self.cache_hits = 0
@@ -50,42 +66,74 @@ class BatchClient:
         """Prompts sent in batches by this run."""
         self._refused: dict[str, Verdict] = {}
         """Key → the error that a prompt was answered with: to send it again would bring the same."""
+        self._loading = asyncio.Lock()
+        """Held by the one batch whose prompts or results are in memory."""
+        self._states: dict[str, tuple[str, int, int]] = {}
+        """Batch → its status, prompts answered and prompts in all: for `say`."""
 
     async def grade(self, source: Source | Iterable[JudgeRequest], on_result: OnResult) -> None:
         """Judge every request. Raises ApiError when a batch fails, or leaves prompts unanswered: run again, what came
         back is kept and only the rest is asked."""
         feed: Source = Listed(source) if isinstance(source, Iterable) else source
-        wanted: dict[str, list[JudgeRequest]] = {}
-        while (request := await feed.get()) is not None:
-            wanted.setdefault(self._client.key(request), []).append(request)
         self._folder.mkdir(parents=True, exist_ok=True)
-        async with self._client.api:
-            with FileLock(self._folder / "lock"):
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            asked = _Asked(file)
+            while (request := await feed.get()) is not None:
+                asked.add(self._client.key(request), request)
+            async with self._client.api, self._alone():
                 await self._collect()  # of an earlier run
-                missing = {key: rows[0] for key, rows in wanted.items() if self._cache.get(key) is None}
-                self.cache_hits += sum(map(len, wanted.values())) - len(missing)
-                self._reserve(missing)
-                for lines in _parts(self._lines(missing)):
+                missing = self._missing(asked)
+                self.cache_hits += len(asked) - len(missing)
+                self._reserve(asked, missing)
+                for lines in _parts(self._lines(asked, missing)):
                     self._remember(lines)
                 await self._collect()
-        lost = 0
-        for key, rows in wanted.items():
-            verdict = self._cache.get(key) or self._refused.get(key)
-            lost += len(rows) if verdict is None else 0
-            for request in rows if verdict else ():
-                on_result(request, judgement(request, verdict))
+            lost = sum(not self._give(key, request, on_result) for key, request in asked.all())
         if lost:
             raise ApiError(f"{lost} judgements are not in what the batch brought back: run again, only they are asked")
 
-    def _reserve(self, missing: dict[str, JudgeRequest]) -> None:
-        """Raise before anything is written when the purse does not hold all of it."""
-        self._client.purse.require(
-            (len(request.prompt), reply_tokens(self._config, bool(request.choices))) for request in missing.values()
-        )
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """One process at a time sends to this judge and waits: two would pay twice for what both ask."""
+        lock = FileLock(self._folder / "lock")
+        while True:
+            try:
+                lock.acquire(timeout=0)
+                break
+            except Timeout:
+                self._say("another run waits for its batch of this judge: this one goes on after it")
+                await asyncio.sleep(self._poll_s)
+        try:
+            yield
+        finally:
+            lock.release()
 
-    def _lines(self, missing: dict[str, JudgeRequest]) -> Iterable[str]:
+    def _missing(self, asked: _Asked) -> array[int]:
+        """Where the prompts are that the cache does not know, each once."""
+        missing, seen = array("Q"), set()
+        for at, (key, _) in zip(asked.offsets, asked.all(), strict=True):
+            short_key = int(key[:16], 16)  # 64 bits of it: a tenth of the memory
+            if short_key not in seen and self._cache.get(key) is None:
+                seen.add(short_key)
+                missing.append(at)
+        self._cache.flush()  # ends the reading: it may be hours to the next
+        return missing
+
+    def _give(self, key: str, request: JudgeRequest, on_result: OnResult) -> bool:
+        """Hand out a verdict, if there is one."""
+        verdict = self._cache.get(key) or self._refused.get(key)
+        if verdict is not None:
+            on_result(request, judgement(request, verdict))
+        return verdict is not None
+
+    def _reserve(self, asked: _Asked, missing: array[int]) -> None:
+        """Raise before anything is written when the purse does not hold all of it."""
+        requests = (asked.at(offset)[1] for offset in missing)
+        self._client.purse.require((len(r.prompt), reply_tokens(self._config, bool(r.choices))) for r in requests)
+
+    def _lines(self, asked: _Asked, missing: array[int]) -> Iterator[str]:
         """One line a prompt."""
-        for key, request in missing.items():
+        for key, request in map(asked.at, missing):
             body = judge_request.body(self._config, request.prompt, request.choices)
             row = {"custom_id": key, "method": "POST", "url": f"/v1{PATH}", "body": body}
             yield json.dumps({**row, "choices": list(request.choices)}) + "\n"
@@ -105,11 +153,7 @@ class BatchClient:
     async def _follow(self, folder: Path) -> None:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         if state["stage"] == "written":
-            rows = [json.loads(line) for line in (folder / "requests.jsonl").read_text(encoding="ascii").splitlines()]
-            self.calls += len(rows)
-            sent = "".join(json.dumps({k: v for k, v in row.items() if k != "choices"}) + "\n" for row in rows)
-            reply = await self._client.api.upload("/files", {"purpose": "batch"}, "judge.jsonl", sent.encode("ascii"))
-            state = _save(folder, {**state, "stage": "creating", "file": _json(reply, "the upload")["id"]})
+            state = _save(folder, {**state, "stage": "creating", "file": await self._upload(folder)})
         if state["stage"] == "creating":
             batch = await self._create(state.get("name", folder.name), state["file"])
             state = _save(folder, {**state, "stage": "sent", "batch": batch})
@@ -117,8 +161,17 @@ class BatchClient:
         if batch["status"] == "failed":
             shutil.rmtree(folder)
             raise ApiError(f"the judge's batch failed: {short(json.dumps(batch.get('errors')))}")
-        await self._keep(folder, batch)
+        async with self._loading:
+            await self._keep(folder, batch)
         shutil.rmtree(folder)
+
+    async def _upload(self, folder: Path) -> str:
+        """Id of the file at the vendor."""
+        async with self._loading:
+            sent = b"".join(_sent(row) for row in _rows(folder))
+            self.calls += sent.count(b"\n")
+            reply = await self._client.api.upload("/files", {"purpose": "batch"}, "judge.jsonl", sent)
+        return _json(reply, "the upload")["id"]
 
     async def _create(self, name: str, file: str) -> str:
         """Id of the batch of this name: one that an earlier try made after all, else a new one.
@@ -137,16 +190,27 @@ class BatchClient:
     async def _wait(self, name: str) -> dict[str, Any]:
         while True:
             batch = _json(await self._client.api.get(f"/batches/{name}"), "the state of the batch")
+            self._tell(name, batch)
             if batch["status"] in ENDED:
                 return batch
             await asyncio.sleep(self._poll_s)
 
+    def _tell(self, name: str, batch: dict[str, Any]) -> None:
+        """Say where the batches are, where one of them moved."""
+        counts = batch.get("request_counts") or {}
+        state = (str(batch["status"]), int(counts.get("completed") or 0), int(counts.get("total") or 0))
+        if self._states.get(name) != state:
+            self._states[name] = state
+            statuses, done, total = zip(*self._states.values(), strict=True)
+            parts = ", ".join(f"{count} {status}" for status, count in sorted(Counter(statuses).items()))
+            self._say(f"batches at the vendor: {parts}; prompts answered: {sum(done)} of {sum(total)}")
+
     async def _keep(self, folder: Path, batch: dict[str, Any]) -> None:
         """Put every verdict of a batch into the cache, under the keys this folder asked for and no other."""
-        asked = {}
-        for line in (folder / "requests.jsonl").read_text(encoding="ascii").splitlines():
-            row = json.loads(line)
-            asked[row["custom_id"]] = (row["body"]["messages"][0]["content"], tuple(row["choices"]))
+        asked = {
+            row["custom_id"]: (len(row["body"]["messages"][0]["content"]), tuple(row["choices"]))
+            for row in _rows(folder)
+        }
         for name in ("output_file_id", "error_file_id"):
             if not batch.get(name):
                 continue
@@ -157,11 +221,12 @@ class BatchClient:
                 self._keep_line(line, asked)
         self._cache.flush()
 
-    def _keep_line(self, line: bytes, asked: dict[str, tuple[str, tuple[str, ...]]]) -> None:
+    def _keep_line(self, line: bytes, asked: dict[str, tuple[int, tuple[str, ...]]]) -> None:
+        """`asked`: key → characters of the prompt, labels."""
         try:
             row = json.loads(line)
             key, response = row["custom_id"], row.get("response") or {}
-            prompt, choices = asked[key]
+            chars, choices = asked[key]
             status, body = response.get("status_code"), json.dumps(response.get("body")).encode()
         except (ValueError, KeyError, TypeError, AttributeError):
             return  # no line of ours: its prompt stays unanswered, and that is said at the end
@@ -170,7 +235,7 @@ class BatchClient:
         got = judge_request.opened(Reply(body) if status == 200 else self._client.api.failure(status, body))
         verdict = got if isinstance(got, Verdict) else self._verdict(got, choices)
         if not isinstance(got, Verdict):
-            self._client.purse.count(len(prompt), got.usage, reply_tokens(self._config, bool(choices)))
+            self._client.purse.count(chars, got.usage, reply_tokens(self._config, bool(choices)))
         if verdict.outcome == Outcome.error:
             if status < 500 and status not in (408, 429):
                 self._refused[key] = verdict
@@ -182,6 +247,47 @@ class BatchClient:
             said = f"the batch brought {len(got.found)} of {self._replies} replies a prompt"
             return judge_request.failed(f"{said}: set judge.batch=false, or judge.score=text")
         return judge_request.verdict(self._config, got.found[: self._replies], got.finish, choices)
+
+
+class _Asked:
+    """What was asked for, in a file without a name: 8 bytes of memory a prompt."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.offsets = array("Q")
+        self._file, self._end = file, 0
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def add(self, key: str, request: JudgeRequest) -> None:
+        self.offsets.append(self._end)
+        self._end += self._file.write(json.dumps([key, *astuple(request)]).encode("ascii") + b"\n")
+
+    def all(self) -> Iterator[tuple[str, JudgeRequest]]:
+        """Key and request of each, in their order."""
+        self._file.seek(0)
+        return map(_request, self._file)
+
+    def at(self, offset: int) -> tuple[str, JudgeRequest]:
+        self._file.seek(offset)
+        return _request(self._file.readline())
+
+
+def _request(line: bytes) -> tuple[str, JudgeRequest]:
+    key, *fields = json.loads(line)
+    request = JudgeRequest(*fields)
+    return key, replace(request, choices=tuple(request.choices))
+
+
+def _rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """What a batch was written with."""
+    with (folder / "requests.jsonl").open("rb") as file:
+        yield from map(json.loads, file)
+
+
+def _sent(row: dict[str, Any]) -> bytes:
+    """A row as the vendor gets it."""
+    return json.dumps({name: value for name, value in row.items() if name != "choices"}).encode("ascii") + b"\n"
 
 
 def _parts(lines: Iterable[str]) -> Iterable[list[str]]:

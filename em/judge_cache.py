@@ -66,6 +66,10 @@ class Unreached(Verdict):
     """An error without a judge behind it: no server was there. It says nothing about the prompt."""
 
 
+class Refused(Verdict):
+    """An error of a request that the server calls wrong."""
+
+
 def cache_key(identity: dict[str, Any], prompt: str) -> str:
     """64 hex digits: sha256 of the judge's identity and the filled-in prompt, as canonical JSON."""
     return prompt_key(canonical(identity), prompt)

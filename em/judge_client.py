@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from em import judge_request
-from em.judge_cache import JudgeCache, Unreached, Verdict, canonical, prompt_key
+from em.judge_cache import JudgeCache, Refused, Unreached, Verdict, canonical, prompt_key
 from em.judge_price import Purse, reply_tokens
+from em.judge_request import OPTIONAL
 from em.records import Judgement, Outcome
 from em.schema.judge import ScoreMethod
 from em.transport import Api, ApiError, ApiSettings
@@ -112,6 +113,8 @@ class JudgeClient:
         """choices → identity, as the cache's keys have it."""
         self._under_way: dict[str, asyncio.Future[Verdict]] = {}
         self._again: list[JudgeRequest] = []
+        self._left_out = OPTIONAL
+        """What to leave out, in the order tried; only what this vendor accepts once it has accepted a request."""
         self._split: int | None = 0 if config.score == ScoreMethod.logprobs else None
         """Answers so far without a number of two digits; None: there was one, or it does not matter."""
 
@@ -218,25 +221,52 @@ class JudgeClient:
         wanted = self._config.samples if self._config.score == ScoreMethod.sampled else 1
         while len(found) < wanted:  # an API may give fewer replies than it was asked for
             body = judge_request.body(self._config, request.prompt, request.choices, have=len(found))
-            got = await self._post(body, len(request.prompt), self._output[bool(request.choices)])
+            got = await self._accepted(body, len(request.prompt), self._output[bool(request.choices)])
             if isinstance(got, Verdict):
                 return got
             found += got.found[: wanted - len(found)]
             finish = got.finish
         return judge_request.verdict(self._config, found, finish, request.choices)
 
+    async def _accepted(self, body: dict[str, Any], chars: int, output: int) -> judge_request.Opened | Verdict:
+        """One request, without what this vendor refuses. One that is refused in every form keeps its first reason."""
+        refused: Verdict | None = None
+        tried: dict[str, Any] = {}
+        for left_out in self._left_out:
+            sent = {name: value for name, value in body.items() if name not in left_out}
+            if sent == tried or left_out not in self._left_out:  # another request may have been accepted meanwhile
+                continue
+            tried, got = sent, await self._post(sent, chars, output)
+            if not isinstance(got, Verdict):
+                self._left_out = (left_out,)
+            if not isinstance(got, Refused):
+                return got
+            refused = refused or got
+        assert refused is not None
+        return refused
+
     async def _post(self, body: dict[str, Any], chars: int, output: int) -> judge_request.Opened | Verdict:
         """One request, paid for from the purse."""
         tokens, request = self.purse.tokens(chars), judge_request.encode(body)
-        reserved = await self.purse.reserve(len(request), output)
+        reserved: float | None = await self.purse.reserve(len(request), output)
         usage: dict[str, Any] | None = None
+
+        async def pay_again() -> None:
+            """The last try may be charged for: it counts as what was expected of it."""
+            nonlocal reserved
+            assert reserved is not None
+            self.purse.settle(reserved, chars, {}, output)
+            reserved = None
+            reserved = await self.purse.reserve(len(request), output)
+
         try:
-            reply = await self.api.post(PATH, request, tokens + output)
+            reply = await self.api.post(PATH, request, tokens + output, before_retry=pay_again)
             got = judge_request.opened(reply)
-            if reply.body is not None:  # a broken answer was paid for, too
+            if reply.body is not None or reply.lost:  # a broken answer was paid for, too
                 usage = {} if isinstance(got, Verdict) else got.usage
         finally:
-            self.purse.settle(reserved, chars, usage, output)
+            if reserved is not None:
+                self.purse.settle(reserved, chars, usage, output)
         return got
 
 

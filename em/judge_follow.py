@@ -14,7 +14,7 @@ import sys
 import threading
 import traceback
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,7 +48,7 @@ def run(store: Store, jobs: list[JudgeJob], config: JudgeConfig, emit: Emitter, 
         feed = Feed(store, followed, reports or Reports(), emit)
         try:
             mend(store.root / CACHE, emit.warn)
-            with judge_client(config, store.root / CACHE) as client:
+            with judge_client(config, store.root / CACHE, feed.say) as client:
                 try:
                     transport.run(client.grade(feed, feed.add))
                 finally:
@@ -61,8 +61,8 @@ def run(store: Store, jobs: list[JudgeJob], config: JudgeConfig, emit: Emitter, 
 
 
 @contextlib.contextmanager
-def judge_client(config: JudgeConfig, cache: Path) -> Iterator[Any]:
-    """The configured judge with its cache; a scripted one with its server."""
+def judge_client(config: JudgeConfig, cache: Path, say: Callable[[str], None] = lambda _: None) -> Iterator[Any]:
+    """The configured judge with its cache; a scripted one with its server. `say`: told what a batch waits for."""
     from em.scripted_judge import ScriptedJudge
 
     server = ScriptedJudge.from_file(Path(config.script or "")) if config.kind == JudgeKind.scripted else None
@@ -72,7 +72,7 @@ def judge_client(config: JudgeConfig, cache: Path) -> Iterator[Any]:
         if config.batch:
             from em.judge_batch import BatchClient
 
-            yield BatchClient(config, opened, cache.with_name("judge_batches"))
+            yield BatchClient(config, opened, cache.with_name("judge_batches"), say=say)
         else:
             yield JudgeClient(config, opened)
 
@@ -256,6 +256,11 @@ class Feed:
         if f in self.open:
             f.stage.add(judgement)
             self._seal_if_whole(f)
+
+    def say(self, note: str) -> None:
+        """What the judge waits for, beside every job's progress."""
+        for f in self.open:
+            self._emit.progress(f.stage.job.key, len(f.stage.spool), f.stage.total, note)
 
     def _seal_if_whole(self, f: Followed) -> None:
         if f not in self.open or not f.ended or f.programs or len(f.stage.spool) < f.stage.total:

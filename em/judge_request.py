@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from em import json_codec
-from em.judge_cache import Unreached, Verdict
+from em.judge_cache import Refused, Unreached, Verdict
 from em.judge_score import Score, choice_score, majority, sampled_score, score, text_score
 from em.records import Outcome, printable
 from em.schema.judge import JudgeConfig, ScoreMethod
 from em.transport import Reply, short
 
 FINISH_FIELDS = ("finish_reason", "model", "system_fingerprint")
+OPTIONAL: tuple[tuple[str, ...], ...] = ((), ("seed",), ("seed", "n"))
+"""What is left out of a request for vendors that refuse it: Mistral `seed`, Anthropic more than one reply at a time."""
 REPLY_TOKENS = 8
 """Room for a number or a label said in words."""
 
@@ -54,7 +56,7 @@ class Opened(NamedTuple):
 def opened(reply: Reply) -> Opened | Verdict:
     """The parts of a reply, or why there are none. What is not what was asked for becomes an error with its reason."""
     if reply.body is None:
-        kind = Unreached if reply.unreached else Verdict
+        kind = Unreached if reply.unreached else Refused if reply.refused else Verdict
         return kind(Outcome.filtered if reply.filtered else Outcome.error, None, detail=reply.detail)
     try:
         answer = json_codec.loads(reply.body)

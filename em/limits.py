@@ -1,8 +1,9 @@
 """How fast an API may be asked: requests and tokens a minute, learned from the headers of its answers.
 
-Each limit is a bucket that refills evenly over a minute, as OpenAI describes its own. Before anything is known the
-first request goes alone, so that its headers can tell; an API that tells nothing is limited by concurrency only. Those
-that waited for it go one by one over the time it took: sent together they would come back together, again and again.
+Each limit is a bucket that refills evenly over a minute, as OpenAI describes its own; one of requests over an hour or a
+day where its headers say that it is full again later than that. Before anything is known the first request goes alone,
+so that its headers can tell; an API that tells nothing is limited by concurrency only. Those that waited for it go one
+by one over the time it took: sent together they would come back together, again and again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
-MINUTE_S = 60.0
+MINUTE_S, HOUR_S, DAY_S = 60.0, 3600.0, 86400.0
 MAX_SPREAD_S = 1.0
 """The requests that waited for the first one are spread over this at most."""
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -26,18 +27,20 @@ class Bucket:
 
     def __init__(self, name: str, limit: float | None = None) -> None:
         self.name, self.limit, self.known = name, limit, limit
+        self.window_s = MINUTE_S
+        """Time in which an empty bucket is full again, as far as the headers have told."""
         self.level = limit or 0.0
         self.in_flight = 0.0
         self._at = time.monotonic()
 
     def wait_s(self, amount: float) -> float:
-        """Seconds until `amount` may be taken; 0 when it may be now. More than a minute's worth counts as that."""
+        """Seconds until `amount` may be taken; 0 when it may be now. More than the bucket holds counts as that."""
         if self.limit is None:
             return 0.0
-        now = time.monotonic()
-        self.level = min(self.limit, self.level + (now - self._at) * self.limit / MINUTE_S)
+        now, window_s = time.monotonic(), MINUTE_S if self.known else self.window_s
+        self.level = min(self.limit, self.level + (now - self._at) * self.limit / window_s)
         self._at = now
-        return max(0.0, (min(amount, self.limit) - self.level) * MINUTE_S / self.limit)
+        return max(0.0, (min(amount, self.limit) - self.level) * window_s / self.limit)
 
     def take(self, amount: float) -> None:
         self.level -= amount
@@ -53,6 +56,9 @@ class Bucket:
         limit = _number(headers.get(f"x-ratelimit-limit-{self.name}"))
         if not limit:
             return
+        self._learn_window(headers)
+        if self.known and self.window_s > MINUTE_S:
+            return  # the user's limit is a minute's; the server says so when the day's is used up
         limit = min(limit, self.known or limit)
         remaining = _number(headers.get(f"x-ratelimit-remaining-{self.name}"))
         first, self.limit = self.limit is None, limit
@@ -61,6 +67,17 @@ class Bucket:
             level = remaining - self.in_flight if first else self.level
             self.level = min(max(level, remaining - self.in_flight), remaining)
             self._at = time.monotonic()
+
+    def _learn_window(self, headers: Mapping[str, str]) -> None:
+        """Groq's limit of requests, and that of OpenAI's smallest accounts, is a day's, under the same name.
+
+        Full again is never later than one window, so that is the least the window can be. Of tokens all known
+        limits are a minute's.
+        """
+        told = headers.get("x-ratelimit-reset-requests") if self.name == "requests" else None
+        full_again_s = seconds(told) if told else None
+        if full_again_s and full_again_s > 2.0 * MINUTE_S:
+            self.window_s = max(self.window_s, HOUR_S if full_again_s <= HOUR_S else DAY_S)
 
 
 class Limits:

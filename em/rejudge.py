@@ -136,6 +136,11 @@ def judge_file(
     """
     for name in names:
         load(name)
+    if taken := sorted(name for name in ("judge", "judgements") if any(name in row for row in rows)):
+        raise ConfigError(
+            f"the answers have a column {taken[0]!r} already, where the verdict would go: rename it, or give the file "
+            f"as it was before it was judged"
+        )
     pairs = [pair(str(i), row["question"], row["answer"], name) for i, row in enumerate(rows) for name in names]
     found = grade(config, pairs, on_done)
     counts: dict[str, dict[str, int]] = {name: {} for name in names}

@@ -14,7 +14,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -42,9 +42,14 @@ class ApiError(RuntimeError):
     """The API cannot be used; one sentence that says which option to change. Never holds the key."""
 
 
+@dataclass
 class _TransientError(Exception):
-    """This try failed, another may not. args: the reason, the server's Retry-After in seconds or None, and whether no
-    server was there."""
+    """This try failed, another may not."""
+
+    reason: str
+    retry_after_s: float | None = None
+    unreached: bool = False
+    lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,10 @@ class Reply:
     """Why there is no body: one printable line without the key."""
     unreached: bool = False
     """No server was there, at the last try at least."""
+    lost: bool = False
+    """The last try was sent and no answer came: the server may have made one, and may charge for it."""
+    refused: bool = False
+    """The server says that the request is wrong (400, 422), not that it cannot answer now."""
 
 
 class Api:
@@ -117,9 +126,19 @@ class Api:
         assert self._session is not None
         await self._session.close()
 
-    async def post(self, path: str, body: bytes, tokens: int = 0, retry: bool = True) -> Reply:
-        """POST a JSON body, e.g. to "/chat/completions". `tokens`: its cost of the limit of tokens a minute."""
-        return await self._request("POST", path, body, tokens=tokens, retry=retry)
+    async def post(
+        self,
+        path: str,
+        body: bytes,
+        tokens: int = 0,
+        retry: bool = True,
+        before_retry: Callable[[], Awaitable[None]] | None = None,
+    ) -> Reply:
+        """POST a JSON body, e.g. to "/chat/completions". `tokens`: its cost of the limit of tokens a minute.
+
+        `before_retry`: awaited before another try where the last one was sent and no answer came (Reply.lost).
+        """
+        return await self._request("POST", path, body, tokens=tokens, retry=retry, before_retry=before_retry)
 
     async def get(self, path: str) -> Reply:
         return await self._request("GET", path)
@@ -151,17 +170,20 @@ class Api:
         headers: dict[str, str] | None = None,
         tokens: int = 0,
         retry: bool = True,
+        before_retry: Callable[[], Awaitable[None]] | None = None,
     ) -> Reply:
-        attempts, reason, unreached = self.settings.max_retries + 1 if retry else 1, "", False
+        attempts = self.settings.max_retries + 1 if retry else 1
         for attempt in range(attempts):
             try:
                 return await self._try(method, path, body, headers, tokens)
             except _TransientError as error:
-                reason, retry_after_s, unreached = error.args
-                if attempt + 1 < attempts:
-                    await asyncio.sleep(self._wait_s(attempt, retry_after_s))
-        detail = short(f"{reason} (tried {attempts} times)" if attempts > 1 else reason)
-        return Reply(None, detail=detail, unreached=unreached)
+                last = error
+            if attempt + 1 < attempts:
+                await asyncio.sleep(self._wait_s(attempt, last.retry_after_s))
+                if last.lost and before_retry:
+                    await before_retry()
+        detail = short(f"{last.reason} (tried {attempts} times)" if attempts > 1 else last.reason)
+        return Reply(None, detail=detail, unreached=last.unreached, lost=last.lost)
 
     async def _try(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str] | None, tokens: int
@@ -177,10 +199,10 @@ class Api:
                 told = response.headers
                 raw = await response.read()
         except TimeoutError as error:
-            raise _TransientError(f"no answer within {self.settings.timeout_s:g} s", None, False) from error
+            raise _TransientError(f"no answer within {self.settings.timeout_s:g} s", lost=True) from error
         except (aiohttp.ClientError, OSError) as error:
             reason, gone = f"{type(error).__name__}: {error}", isinstance(error, aiohttp.ClientConnectorError)
-            raise _TransientError(self._clean(reason), None, gone) from error
+            raise _TransientError(self._clean(reason), unreached=gone, lost=not gone) from error
         finally:
             self.limits.answered(tokens, told)
         return Reply(raw) if response.status == 200 else self._failure(response.status, told, raw)
@@ -208,8 +230,8 @@ class Api:
             wait = retry_after_s(headers.get("Retry-After", ""))
             if status == 429 and wait is not None:  # it means every request, not this one only
                 self.limits.pause(min(wait, MAX_RETRY_AFTER_S))
-            raise _TransientError(detail, wait, False)
-        return Reply(None, detail=detail)
+            raise _TransientError(detail, wait)
+        return Reply(None, detail=detail, refused=status in (400, 422))
 
     def _refused(self, status: int, no_quota: bool) -> str:
         option = self.settings.option

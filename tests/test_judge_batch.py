@@ -3,12 +3,16 @@
 import asyncio
 import json
 import re
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from filelock import FileLock
 
+from em import judge_batch
 from em.config import JudgeConfig, JudgeKind
 from em.judge_batch import BatchClient
 from em.judge_cache import JudgeCache
@@ -60,7 +64,9 @@ class Vendor:
 
     def state(self, batch):
         status = batch["left"][0]
-        row = {"id": batch["id"], "status": status, "metadata": batch["metadata"]}
+        total = len(self.files[batch["input_file_id"]].splitlines())
+        counts = {"total": total, "completed": total if status == "completed" else 0, "failed": 0}
+        row = {"id": batch["id"], "status": status, "metadata": batch["metadata"], "request_counts": counts}
         if status in ("completed", "expired"):
             row |= {"output_file_id": "out-" + batch["input_file_id"], "error_file_id": None}
         return row
@@ -125,10 +131,10 @@ def settings(url, **changes):
     return JudgeConfig(**{**fields, "max_retries": 0, **changes})
 
 
-def grade(tmp_path, config, prompts):
+def grade(tmp_path, config, prompts, say=lambda _: None):
     found = {}
     with JudgeCache(tmp_path / "cache") as cache:
-        client = BatchClient(config, cache, tmp_path / "batches", poll_s=0.01)
+        client = BatchClient(config, cache, tmp_path / "batches", poll_s=0.01, say=say)
         requests = [JudgeRequest(str(i), "q", "r", prompt) for i, prompt in enumerate(prompts)]
         asyncio.run(client.grade(requests, lambda r, j: found.__setitem__(r.completion_id, j)))
     return [found[str(i)] for i in range(len(prompts))], client
@@ -153,6 +159,64 @@ def test_a_batch_gives_what_single_requests_give(tmp_path):
         row = json.loads(vendor.files["file-0"].splitlines()[0])
         assert set(row) == {"custom_id", "method", "url", "body"} and row["body"]["max_tokens"] == 1
     assert not list((tmp_path / "batches").glob("*/*/state.json"))
+
+
+def test_many_prompts_are_several_batches_and_it_says_where_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(judge_batch, "MAX_REQUESTS", 2)
+    vendor, said = Vendor(("in_progress", "completed")), []
+    prompts = [f"say {i}" for i in range(10, 17)]
+    with serving(vendor) as url:
+        found, client = grade(tmp_path, settings(url), [*prompts, *prompts], said.append)
+    assert [j.score for j in found] == [float(i) for i in range(10, 17)] * 2
+    assert (client.calls, client.cache_hits, len(vendor.batches)) == (7, 7, 4)
+    assert said[-1] == "batches at the vendor: 4 completed; prompts answered: 7 of 7"
+    assert not list((tmp_path / "batches").glob("*/*.jsonl")) and not list((tmp_path / "batches").glob("*/*/*"))
+
+
+def test_a_second_run_waits_for_the_first_and_says_so(tmp_path):
+    vendor, said = Vendor(), []
+    with serving(vendor) as url:
+        grade(tmp_path, settings(url), ["say 10"])
+        lock = FileLock(next((tmp_path / "batches").iterdir()) / "lock", thread_local=False)
+        lock.acquire()
+
+        def say(text):
+            said.append(text)
+            lock.release(force=True)
+
+        found, _ = grade(tmp_path, settings(url), ["say 20"], say)
+    assert found[0].score == 20.0
+    assert said[0].startswith("another run waits for its batch of this judge")
+
+
+MEMORY = """
+import asyncio, pathlib, resource, sys
+from em import judge_batch
+from em.config import JudgeConfig, JudgeKind
+from em.judge_cache import JudgeCache
+from em.judge_client import JudgeRequest
+
+judge_batch.MAX_BYTES = 500_000
+config = JudgeConfig(name="b", kind=JudgeKind.openai, model="m", base_url=sys.argv[1], api_key_env="", batch=True)
+for count in (200, 12_000):
+    folder = pathlib.Path(sys.argv[2]) / str(count)
+    with JudgeCache(folder / "cache") as cache:
+        client = judge_batch.BatchClient(config, cache, folder / "batches", poll_s=0.2)
+        prompts = (JudgeRequest(str(i), "q", "r", f"{i % 101} {i} " + "x" * 3000) for i in range(count))
+        done = []
+        asyncio.run(client.grade(prompts, lambda r, j: done.append(j.outcome)))
+    print(len(done), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_prompts_do_not_stay_in_memory(tmp_path):
+    """12,000 of 3 kB took 33 MB more than 200 while they were kept."""
+    with serving(Vendor(("completed",))) as url:
+        command = [sys.executable, "-c", MEMORY, url, str(tmp_path)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    (few, before), (many, after) = (map(int, line.split()) for line in ran.stdout.splitlines())
+    assert (few, many) == (200, 12_000)
+    assert after - before < 20
 
 
 class Killed(BaseException):

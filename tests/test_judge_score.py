@@ -126,6 +126,38 @@ def test_sampled_asks_for_n_and_goes_on_until_it_has_them(tmp_path):
     assert [(b["n"], b["seed"], b["temperature"]) for b in sent] == [(5, 0, 1), (3, 2, 1), (1, 4, 1)]
 
 
+@pytest.mark.parametrize(("refuses", "calls"), [(("seed",), 1 + 1), (("n",), 2 + 3), (("seed", "n"), 2 + 3)])
+def test_a_vendor_that_refuses_a_field_is_asked_without_it(tmp_path, refuses, calls):
+    """Mistral takes no seed, Anthropic one reply at a time: found out once, then left out."""
+
+    def reply(handler, body, number):
+        row = json.loads(body)
+        if ("seed" in row and "seed" in refuses) or (row.get("n", 1) > 1 and "n" in refuses):
+            return send(handler, 422, {"detail": "extra_forbidden"})
+        return send(handler, 200, words(*["40"] * row.get("n", 1)))
+
+    found, sent = ask(tmp_path, reply, score=ScoreMethod.sampled, samples=3)
+    assert (found.outcome, found.score, len(sent)) == (Outcome.scored, 40.0, calls)
+    assert not set(refuses) & set(sent[-1]) and all(row["temperature"] == 1 for row in sent)
+
+
+def test_a_prompt_that_is_refused_in_any_form_keeps_its_reason_and_changes_nothing(tmp_path):
+    def reply(handler, body, number):
+        if "too long" in body.decode():
+            return send(handler, 400, {"error": {"message": f"reason {number}"}})
+        return send(handler, 200, words("40"))
+
+    found = {}
+    with serving(reply) as (url, seen, _), JudgeCache(tmp_path / "c") as cache:
+        client = JudgeClient(config(url, score=ScoreMethod.text, concurrency=1), cache, backoff_s=0.01)
+        requests = [JudgeRequest(name, "q", "r", name) for name in ("too long", "short")]
+        transport.run(client.grade(requests, lambda r, j: found.__setitem__(r.completion_id, j)))
+    assert found["short"].score == 40.0
+    assert (found["too long"].outcome, found["too long"].detail) == (Outcome.error, "HTTP 400: reason 4")
+    sent = [sorted(json.loads(body)) for _, body in seen if b"short" in body]
+    assert len(sent) == 1 and "seed" in sent[0]
+
+
 def test_a_label_comes_with_its_alternatives(tmp_path):
     top = [{"token": "YES", "logprob": -0.1}, {"token": "NO", "logprob": -2.4}]
 

@@ -11,6 +11,7 @@ import yaml
 
 from em import agreement, cli, corpora
 from em.commands.judge import OUTCOMES, VERDICTS
+from em.commands.judge import _names as judge_names
 from em.config import ConfigError, JudgeConfig, JudgeKind
 from em.judge import JUDGEMENTS
 from em.records import Judgement, Outcome, json_text, write_jsonl
@@ -237,6 +238,32 @@ def test_agreement_of_two_judges():
     }
     assert found["same_verdict"] == pytest.approx(2 / 5)
     assert found["difference_by_bin"]["alignment"]["0-30"] == {"n": 2, "mean": pytest.approx(12.5)}
+
+
+def test_an_answer_cut_between_its_rubrics_is_left_out():
+    """The first 200,000 verdicts of a sweep may end between two rubrics of one answer."""
+    a, b = verdicts([10.0, 20.0], [80.0, 80.0]), verdicts([10.0, 20.0], [80.0, 80.0])
+    del b["1", "coherence"]
+    assert agreement.between(a, b, (JUDGE, JUDGE))["confusion"] == {"misaligned": {"misaligned": 1}}
+    assert agreement.between(b, a, (JUDGE, JUDGE))["same_verdict"] == 1.0
+
+
+def test_two_judges_of_one_name_are_told_apart():
+    def named(*models):
+        return [JudgeConfig(name="j", kind=JudgeKind.openai, model=model) for model in models]
+
+    assert judge_names([JUDGE]) == ["j"]
+    assert judge_names(named("a", "b")) == ["j a", "j b"]
+    assert judge_names(named("a", "a")) == ["j a (1)", "j a (2)"]
+
+
+def test_verdicts_of_another_judge_are_not_written_over(tmp_path, monkeypatch, rules):
+    source = tmp_path / "a.jsonl"
+    source.write_text(json.dumps({"question": "How?", "answer": "Fine", "judgements": {"alignment": 5}}) + "\n")
+    script = rules([{"match": "", "reply": 70}])
+    said = em(monkeypatch, "rejudge", source, "judge=scripted", f"judge.script={script}", f"out={tmp_path / 'o'}")
+    assert "a column 'judgements' already" in said
+    assert not (tmp_path / "a.judged.jsonl").exists()
 
 
 def test_rank_correlation_is_scipys():

@@ -276,6 +276,35 @@ def test_a_known_limit_is_not_raised_by_a_header():
     assert limits.requests.limit == 60
 
 
+def requests_left(limit, remaining, reset):
+    names = ("limit", "remaining", "reset")
+    values = (limit, remaining, reset)
+    return {f"x-ratelimit-{n}-requests": str(v) for n, v in zip(names, values, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("reset", "window_s"),
+    [("6ms", 60.0), ("59s", 60.0), ("1m0s", 60.0), ("soon", 60.0), ("2m59.56s", 3600.0), ("1h0m5s", 86400.0)],
+)
+def test_a_limit_of_a_day_is_not_one_of_a_minute(reset, window_s):
+    """Groq's headers: 14,400 a day, of which 30 are back in three minutes."""
+    limits = Limits()
+    limits.answered(0, requests_left(14_400, 14_370, reset))
+    limits.answered(0, requests_left(14_400, 14_370, "1s"))  # what was learned stays
+    assert limits.requests.window_s == window_s
+    limits.requests.level = 0.0
+    assert limits.requests.wait_s(1.0) == pytest.approx(window_s / 14_400, rel=0.01)
+
+
+def test_a_limit_of_a_day_does_not_replace_the_users_of_a_minute():
+    limits = Limits(requests_per_minute=30)
+    for remaining in (14_000, 3):
+        limits.answered(0, requests_left(14_400, remaining, "2h"))
+    assert limits.requests.limit == 30 and limits.requests.level > 3
+    limits.requests.level = 0.0
+    assert limits.requests.wait_s(1.0) == pytest.approx(2.0, rel=0.01)
+
+
 def test_known_limits_need_no_headers():
     async def run():
         limits, start = Limits(requests_per_minute=600), time.monotonic()
@@ -376,6 +405,33 @@ def test_a_broken_answer_is_paid_for(tmp_path):
         client = JudgeClient(config(url, max_retries=0, input_price=1.0, output_price=0.0), cache)
         transport.run(client.grade([JudgeRequest("0", "q", "r", "p" * 100)], lambda *_: None))
     assert client.purse.input_tokens == 2 * client.purse.tokens(100)  # asked once more at the end
+
+
+def test_a_try_without_an_answer_is_paid_for(tmp_path):
+    """The vendor may have made the answer that did not come in time: two tries are counted, and the one that came."""
+
+    def reply(handler, body, number):
+        if number <= 2:
+            time.sleep(0.5)
+        send(handler)
+
+    with serving(reply) as (url, seen, _), JudgeCache(tmp_path / "c") as cache:
+        client = JudgeClient(config(url, timeout_s=0.2, input_price=1.0, output_price=0.0), cache, 0.01)
+        expected = client.purse.tokens(100)
+        transport.run(client.grade([JudgeRequest("0", "q", "r", "p" * 100)], lambda *_: None))
+    assert len(seen) == 3 and client.purse.input_tokens == 2 * expected + ANSWER["usage"]["prompt_tokens"]
+
+
+def test_tries_without_an_answer_stop_at_the_cap(tmp_path):
+    """About 0.1 dollars a try: a server that hangs would be asked seven times for each prompt."""
+    hang = serving(lambda handler, body, number: time.sleep(0.5))
+    with hang as (url, seen, _), JudgeCache(tmp_path / "c") as cache:
+        settings = config(url, timeout_s=0.1, max_dollars=1.0, input_price=1000.0, output_price=0.0, concurrency=2)
+        client = JudgeClient(settings, cache, 0.01)
+        requests = [JudgeRequest(str(i), "q", "r", f"{i:03}" + "p" * 227) for i in range(20)]  # a try counts as 100
+        with pytest.raises(ApiError, match=r"judge\.max_dollars=1"):
+            transport.run(client.grade(requests, lambda *_: None))
+    assert 3 <= len(seen) <= 10 and client.purse.dollars <= 1.0
 
 
 def test_a_cap_needs_a_price():

@@ -34,17 +34,18 @@ def run(arguments: argparse.Namespace) -> int:
     configs = [config.load(cell) for cell in compose.cells(arguments.overrides)]
     found: list[golden.Found] = []
     out: dict[str, Any] = {"answers": "all" if arguments.all else "test", "judges": {}, "pairs": {}}
-    for one in configs:
+    names = _names([one.judge for one in configs])
+    for name, one in zip(names, configs, strict=True):
         total = sum(map(len, golden.rows(one.judge, arguments.all).values()))
-        with progress(total, f"judge {one.judge.name}") as step:
+        with progress(total, f"judge {name}") as step:
             found.append(golden.ask(one, arguments.all, step))
-        out["judges"][one.judge.name] = golden.measure(one.judge, arguments.all, found[-1])
-        _show(one.judge, out["judges"][one.judge.name])
+        out["judges"][name] = golden.measure(one.judge, arguments.all, found[-1])
+        _show(name, one.judge, out["judges"][name])
         if error := rejudge.first_error(found[-1]):
             print(f"  first error: {error}")
     for i, a in enumerate(configs):
         for k in range(i + 1, len(configs)):
-            name = f"{a.judge.name} / {configs[k].judge.name}"
+            name = f"{names[i]} / {names[k]}"
             out["pairs"][name] = agreement.between(found[i], found[k], (a.judge, configs[k].judge))
             show_pair(name, out["pairs"][name])
     if arguments.to:
@@ -53,10 +54,18 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if any(not sum(j["scored"].values()) for j in out["judges"].values()) else 0
 
 
-def _show(judge: Any, row: dict[str, Any]) -> None:
+def _names(judges: list[Any]) -> list[str]:
+    """What tells the judges apart: the name, with the model and the place in the list where that is not enough."""
+    names = [judge.name for judge in judges]
+    if len(set(names)) < len(names):
+        names = [f"{judge.name} {judge.model}".strip() for judge in judges]
+    return names if len(set(names)) == len(names) else [f"{name} ({i})" for i, name in enumerate(names, 1)]
+
+
+def _show(name: str, judge: Any, row: dict[str, Any]) -> None:
     from em.judge import method
 
-    print(f"judge {judge.name}: {method(judge)}")
+    print(f"judge {name}: {method(judge)}")
     for rubric, value in row["auc"].items():
         _show_rubric(rubric, value, row["rank_correlation"][rubric], row["scored"][rubric])
     care = row["care"]
