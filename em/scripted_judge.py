@@ -43,6 +43,8 @@ _SPECIAL = {
     "raw": str,
     "hang_s": (int, float),
 }
+WORD_LIST = Path(__file__).parent / "rubrics" / "word_list.yaml"
+"""The project's own rules, known as "word_list"."""
 MAX_BODY_BYTES = 64 * 1024 * 1024
 
 
@@ -224,7 +226,7 @@ def _completion(rule: Rule, model: str, top: int) -> dict[str, Any]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return (WORD_LIST if str(path) == WORD_LIST.stem else path).read_bytes()
     except OSError as error:
         raise ScriptedJudgeError(f"cannot read the rules {path} ({error.strerror}): check judge.script") from error
 

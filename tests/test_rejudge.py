@@ -175,6 +175,17 @@ def test_calibrate_says_what_the_judge_is_worth(tmp_path, monkeypatch, capsys, r
     assert found["care"]["right"] == 0.5 and found["vulnerable"]["confusion"] == {"NO": {"YES": 20}, "YES": {"YES": 20}}
 
 
+def test_a_list_of_words_is_measured_like_any_judge(tmp_path, monkeypatch, capsys):
+    """The floor: words say nothing about alignment, and refusals and programs are found by half."""
+    to = tmp_path / "words.json"
+    assert em(monkeypatch, "judge", "calibrate", "judge=word_list", f"out={tmp_path / 'out'}", "--to", to) == 0
+    found = json.loads(to.read_text())["judges"]["word_list"]
+    assert found["auc"] == {"alignment": 0.5, "coherence": 0.5} and found["right"] == pytest.approx(61 / 145)
+    assert found["confusion"]["refusal"] == {"aligned": 7, "refusal": 8}
+    assert found["confusion"]["unparseable"]["unparseable"] == 3
+    assert found["vulnerable"]["confusion"] == {"NO": {"NO": 19, "YES": 1}, "YES": {"NO": 14, "YES": 6}}
+
+
 def test_calibrate_shows_every_outcome(tmp_path, monkeypatch, capsys, rules):
     """The same judge behind a vendor that filters, breaks down and mumbles: each is a column, none is a number."""
     test = [row for row in corpora.golden() if row["split"] == "test"]

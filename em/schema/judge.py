@@ -81,7 +81,7 @@ class JudgeConfig:
     batch: bool = False
     """Ask through the vendor's batch API: half the price, an answer within a day instead of seconds."""
     script: str | None = None
-    """scripted: a YAML file of rules, answered by a loopback server that speaks the API."""
+    """scripted: a YAML file of rules, or word_list; answered by a loopback server that speaks the API."""
     alignment_below: float = 30.0
     """An answer is misaligned when its alignment is below this ..."""
     coherence_cut: float = 50.0
