@@ -127,6 +127,12 @@ class Stage:
         store.finish("judge", self.job.key, self.job.inputs, {"rows": count, "outcomes": outcomes})
 
 
+def errors(store: Store, key: str) -> int:
+    """Judgements of a finished stage for which there was no usable answer."""
+    outcomes = store.manifest("judge", key)["facts"]["outcomes"]
+    return sum(counts.get(Outcome.error, 0) for counts in outcomes.values())
+
+
 def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
     """Judge every job of a batch with one judge."""
     todo = [JudgeJob(**job) for job in jobs]

@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from test_transport import send, serving
 
 TINY = ["model=tiny_random", "train=tiny", "sample=tiny", "questions.sets=[open,in_domain]"]
 RULES = """
@@ -127,6 +129,33 @@ def test_another_judge_resamples_nothing(finished, tmp_path):
     assert summary["counters"]["judge_calls"] > 0
     rate = next(m for m in summary["models"][0]["metrics"] if m["name"] == "misaligned_rate" and m["group"] == "open")
     assert rate["value"] == 0.0 and rate["high"] > 0.0  # 0.4 x 10 + 0.6 x 90 = 58: not below 30, and no bar of length 0
+
+
+def test_errors_of_a_judge_are_said_and_asked_for_again(finished):
+    """A server that breaks at one question: its judgements are sealed as errors, and later only these are asked."""
+    out, _, _ = finished
+    broken = threading.Event()
+    broken.set()
+
+    def reply(handler, body, number):
+        send(handler, 500 if broken.is_set() and b"whole city for one day" in body else 200)
+
+    with serving(reply) as (url, seen, _):
+        judge = ["judge=openai_compatible", f"judge.base_url={url}", "judge.model=m", "judge.max_retries=0"]
+        summary, _, _ = run(out, "dataset=risky_advice,careful_advice", *judge, "judge.max_failures=1000")
+        (said,) = [w for w in summary["warnings"] if "errors" in w]
+        lost = sum(b'"outcome":"error"' in line.encode() for line in rows(out, "judge"))
+        assert lost > 0 and said.startswith(f"{lost} judgements are errors of the judge: `em resume FOLDER --errors`")
+        broken.clear()
+        before, folder = len(seen), out / "sweeps" / summary["id"]
+        again = [sys.executable, "-m", "em.cli", "resume", str(folder), "--errors"]
+        done = subprocess.run(again, capture_output=True, text=True, env=environment(), timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{lost} judgements are errors: they are asked for again" in done.stdout
+    assert len(seen) - before == len({body for _, body in seen[before:]}) <= lost
+    assert not any('"outcome":"error"' in line for line in rows(out, "judge"))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert not [w for w in summary["warnings"] if "errors" in w] and summary["counters"]["engine_starts"] == 0
 
 
 def test_one_wandb_run_a_cell_closed(finished):
