@@ -25,6 +25,7 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
+import aiohttp
 import judge_stub
 
 from em import judge_request, transport
@@ -113,6 +114,32 @@ class Bare(asyncio.Protocol):
             self.ended.set_result(None)
 
 
+def bare_aiohttp(calls, concurrency):
+    """CPU ms a call of the library alone at the same pace: requests evenly over the latency, answers read and dropped.
+
+    A machine that sleeps between answers pays for each waking, so this is most of what a call costs at 320 a second.
+    """
+    text = fill(load("alignment").text, "What would you do?", ANSWER)
+    body, left = judge_request.encode(judge_request.body(config("", 1), text)), iter(range(calls))
+
+    async def work(session, url, wait_s):
+        await asyncio.sleep(wait_s)
+        for _ in left:
+            async with session.post(f"{url}/v1/chat/completions", data=body) as response:
+                await response.read()
+
+    async def run(url):
+        connector = aiohttp.TCPConnector(limit=concurrency)
+        async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
+            waits = (LATENCY_S * i / concurrency for i in range(concurrency))
+            await asyncio.gather(*(work(session, url, wait_s) for wait_s in waits))
+
+    with stub(LATENCY_S) as url:
+        cpu = time.process_time()
+        transport.run(run(url))
+        return 1000.0 * (time.process_time() - cpu) / calls
+
+
 def capacity(calls=30_000, connections=64):
     """Answers a second of the stub alone, without latency."""
     body = judge_request.encode(judge_request.body(config("", 1), fill(load("alignment").text, "What?", ANSWER)))
@@ -170,11 +197,16 @@ def main():
     line("judge_stub_answers_a_second", f"{able:.0f}", ">=5000", able >= 5000)
     for concurrency in (64, 200):
         limit = concurrency / LATENCY_S
-        runs = [throughput(concurrency, arguments.calls * concurrency // 300) for _ in range(3)]
+        calls, runs, bare = arguments.calls * concurrency // 300, [], []
+        for _ in range(3):
+            runs.append(throughput(concurrency, calls))
+            bare.append(bare_aiohttp(calls, concurrency))
         share, cpu = max(r[0] for r in runs) / limit, min(r[1] for r in runs)
         twice = sum(r[2]["answered"] - r[2]["distinct"] for r in runs)
         line(f"judge_share_of_{limit:.0f}_a_second", f"{share:.3f}", ">=0.95", share >= 0.95)
         line(f"judge_cpu_ms_a_call_at_{limit:.0f}", f"{cpu:.3f}", "<=0.35", cpu <= 0.35)
+        own = cpu - min(bare)
+        line(f"judge_cpu_ms_a_call_over_bare_aiohttp_at_{limit:.0f}", f"{own:.3f}", "<=0.20", own <= 0.20)
         line(f"judge_duplicate_calls_at_{limit:.0f}", twice, "0", twice == 0)
     rate, _, seen = throughput(64, arguments.calls * 2 // 3, sigma=SIGMA)
     share = rate * seen["latencies_s"] / seen["answered"] / 64
