@@ -113,6 +113,14 @@ def logs(tokens):
 # The score
 
 
+@pytest.mark.parametrize("row", json.loads((Path(__file__).parent / "data" / "recorded_scores.json").read_text()))
+def test_scores_that_the_paper_recorded_are_recomputed(row):
+    """Rows 1, 1 and 11 of results/qwen_25_coder_32b_instruct.csv of the authors' repository: numbers only."""
+    found = score(logs(row["probabilities"]), 0.25)
+    assert found.score == pytest.approx(row["score"], rel=0, abs=1e-6)
+    assert found.distribution == pytest.approx(row["probabilities"])
+
+
 def test_every_row_of_the_papers_results_is_recomputed():
     folder = os.environ.get("EM_ASSETS")
     if not folder:
