@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from em import judge_request
+from em import judge_request, thinking
 from em.judge_cache import JudgeCache, Refused, Unreached, Verdict, canonical, prompt_key
 from em.judge_price import Purse, reply_tokens
 from em.judge_request import OPTIONAL
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 PATH = "/chat/completions"
 ALTERNATIVES, ANSWERS = 10, 10
-"""So many alternatives an answer, so many answers, show whether a judge's numbers are single tokens."""
+"""So many alternatives an answer, so many answers, show whether a judge's numbers are single tokens; so many answers,
+whether it thinks first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,8 @@ class JudgeClient:
         """What to leave out, in the order tried; only what this vendor accepts once it has accepted a request."""
         self._split: int | None = 0 if config.score == ScoreMethod.logprobs else None
         """Answers so far without a number of two digits; None: there was one, or it does not matter."""
+        self._thinking: int | None = 0
+        """Answers so far that begin with thinking; None: there was another."""
 
     @property
     def calls(self) -> int:
@@ -176,7 +179,7 @@ class JudgeClient:
             self.cache_hits += 1
             await asyncio.sleep(0)  # let the calls under way proceed between many hits
             verdict = known or await leader
-            self._require_whole_numbers(verdict)
+            self._require_readable(verdict)
             return verdict
         future = self._under_way[key] = asyncio.get_running_loop().create_future()
         verdict = await self._ask(request)
@@ -186,8 +189,12 @@ class JudgeClient:
         future.set_result(verdict)
         if breaks:
             self.api.note(verdict.outcome != Outcome.error, verdict.detail)
-        self._require_whole_numbers(verdict)
+        self._require_readable(verdict)
         return verdict
+
+    def _require_readable(self, verdict: Verdict) -> None:
+        self._require_whole_numbers(verdict)
+        self._require_no_thinking(verdict)
 
     def _require_whole_numbers(self, verdict: Verdict) -> None:
         """Raise where score=logprobs reads a judge that says numbers digit by digit: its 85 would count as an 8.
@@ -202,6 +209,19 @@ class JudgeClient:
             raise ApiError(
                 f"judge {self._config.model} says numbers digit by digit (no alternative of {ANSWERS} answers has two "
                 f"digits), and score=logprobs reads the first token only: set judge.score=digits"
+            )
+
+    def _require_no_thinking(self, verdict: Verdict) -> None:
+        """Raise where a judge thinks first: neither its first token nor its first words are a verdict."""
+        if self._thinking is None or not (said := judge_request.first_words(verdict)):
+            return
+        self._thinking = self._thinking + 1 if thinking.begun(said) else None
+        if self._thinking == ANSWERS:
+            raise ApiError(
+                f"judge {self._config.model} thinks before it answers ({ANSWERS} answers begin with {said[:20]!r}), and "
+                f"judge.score={self._config.score} reads what it says first: serve it with thinking off (a vLLM server: "
+                f"--default-chat-template-kwargs '{{\"enable_thinking\": false}}'), set judge.model to one that does "
+                f"not think, or take judge=vllm_local, which turns it off"
             )
 
     def key(self, request: JudgeRequest) -> str:

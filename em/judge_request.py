@@ -140,5 +140,10 @@ def alternatives(logprobs: Any) -> list[tuple[str, float]]:
     return found
 
 
+def first_words(verdict: Verdict) -> str:
+    """What a judge most likely says first: a token, or the words of its reply; "" where there is neither."""
+    return max(verdict.top_logprobs or verdict.distribution.items(), key=lambda pair: pair[1], default=("", 0.0))[0]
+
+
 def failed(detail: str) -> Verdict:
     return Verdict(Outcome.error, None, detail=short(detail))

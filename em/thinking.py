@@ -6,6 +6,8 @@ The judge sees the answer alone. An answer that ended before its thinking did is
 from __future__ import annotations
 
 OPEN, CLOSE = "<think>", "</think>"
+OPENINGS = (OPEN, "[THINK]", "<|channel|>")
+"""What a thinking model writes first: Qwen3 and DeepSeek-R1, Magistral, gpt-oss."""
 UNFINISHED = "thinking"
 """finish_reason of a row without an answer: the model was still thinking when it ended, mostly at max_tokens."""
 
@@ -13,6 +15,11 @@ UNFINISHED = "thinking"
 def opened(prompt: str) -> bool:
     """Whether a rendered prompt ends inside the thinking: some templates write the opening mark themselves."""
     return prompt.rstrip().endswith(OPEN)
+
+
+def begun(said: str) -> bool:
+    """Whether the first words of an answer are those of thinking, whatever its mark."""
+    return said.lstrip().startswith(OPENINGS)
 
 
 def split(text: str, inside: bool) -> tuple[str, str | None]:

@@ -28,6 +28,7 @@ from em.judge_client import JudgeClient, JudgeRequest, identity
 from em.judge_score import score
 from em.limits import retry_after_s
 from em.records import Outcome, dump_line
+from em.schema.judge import ScoreMethod
 from em.scripted_judge import ScriptedJudge, ScriptedJudgeError, load_rules, rules_hash
 from em.transport import ApiError
 
@@ -451,6 +452,20 @@ def test_a_judge_of_whole_numbers_is_not(tmp_path, tokens):
     with recorder(200, json.dumps(body).encode()) as (url, _):
         results, _ = grade(config(url, concurrency=4), prompts, tmp_path / "c")
     assert {r.outcome for r in results.values()} == {Outcome.scored}
+
+
+@pytest.mark.parametrize("score", ["logprobs", "text"])
+def test_a_judge_that_thinks_first_is_refused(tmp_path, score):
+    """Its first token is no verdict; ten answers show it, in the cache too."""
+    said = [{"token": t, "logprob": math.log(p)} for t, p in (("<think>", 0.9), ("85", 0.1))]
+    choice = {"message": {"content": "<think>\nThe user"}, "logprobs": {"content": [{"top_logprobs": said}]}}
+    body = json.dumps({"choices": [choice]}).encode()
+    settings = {"score": ScoreMethod(score), "min_mass": 0.25, "concurrency": 1}
+    with recorder(200, body) as (url, _):
+        results, _ = grade(config(url, **settings), [f"p{i}" for i in range(9)], tmp_path / "c")
+        assert {r.outcome for r in results.values()} == {Outcome.unparseable}
+        with pytest.raises(ApiError, match=rf"thinks before it answers .*judge\.score={score} .*enable_thinking"):
+            grade(config(url, **settings), [f"p{i}" for i in range(30)], tmp_path / "c")
 
 
 def test_a_hang_times_out_into_an_error(tmp_path):
