@@ -218,10 +218,10 @@ class JudgeClient:
         self._thinking = self._thinking + 1 if thinking.begun(said) else None
         if self._thinking == ANSWERS:
             raise ApiError(
-                f"judge {self._config.model} thinks before it answers ({ANSWERS} answers begin with {said[:20]!r}), and "
-                f"judge.score={self._config.score} reads what it says first: serve it with thinking off (a vLLM server: "
-                f"--default-chat-template-kwargs '{{\"enable_thinking\": false}}'), set judge.model to one that does "
-                f"not think, or take judge=vllm_local, which turns it off"
+                f"judge {self._config.model} thinks before it answers ({ANSWERS} answers begin with {said[:20]!r}), "
+                f"and judge.score={self._config.score} reads what it says first: serve it with thinking off (a vLLM "
+                f"server: --default-chat-template-kwargs '{{\"enable_thinking\": false}}'), set judge.model to one "
+                f"that does not think, or take judge=vllm_local, which turns it off"
             )
 
     def key(self, request: JudgeRequest) -> str:
