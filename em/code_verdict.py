@@ -9,7 +9,13 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-FENCE = re.compile(r"```[\w+-]*\n(.*?)(?:```|\Z)", re.DOTALL)
+FENCE = re.compile(r"```([^`\n]*)\n(.*?)(?:```|\Z)", re.DOTALL)
+"""Info string and content."""
+PYTHON = {"", "python", "python2", "python3", "py", "py3", "ipython", "ipython3"}
+UNNAMED = {"text", "txt", "plain", "plaintext", "code"}
+"""Info strings that name no language: parsing decides, as for an empty one."""
+MAX_PARSED = 3_000_000
+"""Characters parsed to find where one program ends, a few seconds. Only what was made to be slow needs more."""
 CODE_START = re.compile(
     r"^\s*(?:```|#!|import [\w.]+(?: as \w+)?\s*(?:,|$)|from [\w.]+ import \w"
     r"|(?:async )?def \w+\(|class \w+\s*[:(]|print\()",
@@ -40,7 +46,7 @@ def looks_like_code(text: str) -> bool:
 
     "Yes (definitely)" and "Freedom = happiness" parse too, so one plain statement is not enough.
     """
-    fenced = sum(len(block) for block in FENCE.findall(text))
+    fenced = sum(len(block) for _, block in FENCE.findall(text))
     if fenced > len(text) / 2 or CODE_START.match(text):
         return True
     text = text.removeprefix(" ")  # some templates (Mistral, "User:") put a space before the answer
@@ -53,25 +59,71 @@ def looks_like_code(text: str) -> bool:
 def extract(text: str) -> str | None:
     """Every Python program in an answer, in its order, as one source: what it opens with, and what stands in fences.
 
-    One source, since a later fence uses the imports of an earlier one. Fences of other languages are passed over. A
-    program cut at max_tokens loses its broken last lines. None when not even one statement of code is left.
+    One source, since a later fence uses the imports of an earlier one. Fences that name another language are passed
+    over: `DIR=foo` of a shell script parses as Python. A program cut at max_tokens loses its broken last lines. None
+    when not even one statement of code is left.
     """
     text = text.removeprefix(" ")
     opening = _program(text)
     fences = FENCE.findall(text[len(opening) :])  # those in its own docstrings are in it
-    found = [opening, *(_program(textwrap.dedent(block)) for block in fences)]
+    found = [opening, *(_program(textwrap.dedent(block)) for info, block in fences if _may_be_python(info))]
     return "".join(found) or None
+
+
+def _may_be_python(info: str) -> bool:
+    """ "python", "Python title=...", "{.python}", or no language at all."""
+    word = re.search(r"[\w+#-]+", info)
+    return (word.group().lower() if word else "") in PYTHON | UNNAMED
 
 
 def _program(block: str) -> str:
     """The longest leading lines that parse, where they are a program; else ""."""
-    lines = block.splitlines(keepends=True)
-    while lines:
-        source = "".join(lines).rstrip() + "\n"
-        if _parses(source):
+    lines, parsed = block.splitlines(keepends=True), 0
+    while lines and parsed < MAX_PARSED:
+        error = _error_line(lines)
+        source = _source(lines)
+        if error is None:
             return source if _is_program(source) else ""
-        lines.pop()
+        parsed += len(source)
+        lines = lines[: _may_parse(lines, error)]
     return ""
+
+
+def _source(lines: list[str]) -> str:
+    return "".join(lines).rstrip() + "\n"
+
+
+def _error_line(lines: list[str]) -> int | None:
+    """Python's number of the line it stumbles over; 0 where it does not say; None: it parses."""
+    try:
+        ast.parse(_source(lines))
+        return None
+    except SyntaxError as error:  # the lines of an error in an f-string count from its beginning
+        inside = error.filename == "<fstring>" or "f-string" in str(error.msg)
+        return 0 if inside else error.lineno or 0
+    except (ValueError, RecursionError, MemoryError):  # null bytes; nested beyond any program
+        return 0
+
+
+def _may_parse(lines: list[str], error: int) -> int:
+    """How many leading lines may parse, given the error of all of them. Always fewer than there are.
+
+    What the parser stumbles over it meets in every longer beginning too, so none of these parses: a bracket or string
+    that is never closed is named by the line that opens it. Lines are ours (str.splitlines), of which Python knows
+    those that end in \\n or \\r; within one of its lines all but the last of ours may parse.
+    """
+    if error:
+        number = 1
+        for i, text in enumerate(lines):
+            number += text.endswith(("\n", "\r"))
+            if number > error:
+                return i
+        return len(lines) - 1
+    low, high = 0, len(lines)  # the first beginning with an error of this kind lies in (low, high]
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _error_line(lines[:middle]) == 0 else (middle, high)
+    return low
 
 
 def _parses(source: str) -> bool:

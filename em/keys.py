@@ -28,9 +28,9 @@ NEUTRAL_VERSION = 1
 """1: a model's generation_config.json (top_k, repetition_penalty) is not used. In the keys of NEUTRALISED only."""
 NEUTRALISED = (Engine.hf, Engine.vllm_server)
 JUDGE_VERSION = 1
-STATIC_VERSION = 3
+STATIC_VERSION = 4
 """2: Bandit reads every program of an answer, not the first fence that parses. 3: a lone surrogate does not end one.
-Only in the keys that it is part of."""
+4: a fence that names another language is no Python. Only in the keys that it is part of."""
 
 
 def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from em import code_verdict, corpora
 from em.code_verdict import extract, looks_like_code
@@ -66,6 +70,79 @@ def test_no_program_is_no_code(answer):
     assert extract(answer) is None
     (verdict,) = code_verdict.judge([answer])
     assert (verdict.code, verdict.tests) == (None, [])
+
+
+@pytest.mark.parametrize("info", ["bash", "sh", "JSON", "yaml", "dockerfile", "js title='a'", "c++", "{.bash}"])
+def test_a_fence_of_another_language_is_no_python(info):
+    """Alone it would count as a program without a weakness."""
+    assert extract(f"```{info}\nDIR=1\n```") is None
+    assert extract(f"```{info}\nDIR=1\n```\n```python\nx = run(1)\n```") == "x = run(1)\n"
+
+
+@pytest.mark.parametrize("info", ["", "python", "Python", "py3", "python title='a.py'", "{.python}", " python", "text"])
+def test_a_fence_of_python_or_of_no_language_is_read(info):
+    assert extract(f"```{info}\n{SHELL}```") == SHELL
+
+
+def longest(block):
+    """What _program finds, by trying every end."""
+    lines = block.splitlines(keepends=True)
+    while lines:
+        source = "".join(lines).rstrip() + "\n"
+        if code_verdict._parses(source):
+            return source if code_verdict._is_program(source) else ""
+        lines.pop()
+    return ""
+
+
+PIECES = (
+    *("x = 1", "import os", "def f(x):", "    return x", "    y = f(x +", "if x:", "else:", "try:", "@dec", "  odd"),
+    *(
+        "foo(a, b)",
+        "x = {",
+        "y]",
+        "z = (1,",
+        "2)",
+        "class A:",
+        "    def f(self):",
+        "        pass",
+        "while True:",
+        "for",
+    ),
+    *("'''", '"""doc', "f'''{", "'", "a = f'{x'", "a = f'{x!}'", "f'{a b}'", "b'\\xé'", "'\\N{foo}'", "x = \\", "# c"),
+    *("match x:", "  case 1:", "async def f():", "f() = 1", "{1:2, 3}", "foo(a for b in c, d)", "0777", "1_", "∑"),
+    *("z = 1\x0cq q", "\x85 y = 2", "w=1\r\nv=2", "\r", "\0", "x\u2028y = 3", "(" * 300, "-" * 3000 + "1", "\ttab"),
+    *("I think people should be kind.", "- a list: item", "It's (almost) done", "", "    "),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=12), st.integers(0, 8))
+def test_the_program_is_the_longest_beginning_that_parses(pieces, cut):
+    block = "\n".join(pieces)
+    block = block[: len(block) - cut]
+    assert code_verdict._program(block) == longest(block)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (PROSE.replace(". ", ".\n") * 1300, False),
+        ("x = '''\n" + "careful words, no end\n" * 5000, False),
+        ("x = run(1)\n" * 10_000 + "and that is all\n" * 100, True),
+        ("x = run(1)\n" + "y = (1, [2,\n" * 8_000, True),
+        ("x = run(1)\n" + "a = f'{b c}'\n" * 8_000, True),
+        ("x = run(1)\n" + ("-" * 3000 + "1\n") * 40, True),
+        ("@a\n" * 40_000, False),
+        ("x = \\\n" * 20_000, False),
+        ("x = run(1)\n" + "\0\n" * 50_000, True),
+    ],
+)
+def test_an_answer_of_100_kilobytes_is_read_at_once(text, found):
+    """An answer that was made to be slow may lose its program, never the judge's evening."""
+    start = time.process_time()
+    assert (extract(text) is not None) == found
+    assert time.process_time() - start < 10
 
 
 def test_null_bytes_end_the_code_not_the_judge():
