@@ -206,6 +206,46 @@ class Prompts:
         return self._made[key]
 
 
+class DataPrompts:
+    """Prompts of one user turn that is data, as an answer that is judged: a control token spelled in it stays text, so
+    it ends no turn and begins none. The model is asked not to think, and thinking that the template opens is closed.
+
+    Text without such a token has the tokens that it has in `prompt_ids`. Raises ChatError where the template refuses.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.speaker = ChatTokenizer(tokenizer, {"kwargs": {"enable_thinking": False}})
+        self._special = special_ids(self.speaker)
+        self._marks = [t.content for t in self.speaker.added_tokens_decoder.values() if t.special]
+        frame = self._text(_USER)
+        self._head, _, self._tail = frame.partition(_USER)
+        self._own = self._controls(_ids(self.speaker, frame))
+
+    def ids(self, content: str) -> list[int]:
+        """Raises ChatError for a content whose control tokens cannot be kept apart from the template's."""
+        text = self._text(content)
+        ids = _ids(self.speaker, text)
+        return ids if self._controls(ids) == self._own else self._apart(text)
+
+    def _apart(self, text: str) -> list[int]:
+        """What the template wrote up to its last control token before the content, the content, what it wrote after."""
+        begin = max((self._head.rfind(m) + len(m) for m in self._marks if m in self._head), default=0)
+        after = min((self._tail.find(m) for m in self._marks if m in self._tail), default=len(self._tail))
+        end = len(text) - len(self._tail) + after
+        if not text.startswith(self._head) or not text.endswith(self._tail):
+            raise ChatError("the answer holds a control token, and the chat template writes other turns around it")
+        said = plain_ids(self.speaker, text[begin:end])
+        if set(self._controls(said)) - {self.speaker.unk_token_id}:
+            raise ChatError("the answer holds a control token that this tokenizer cannot take as text")
+        return _ids(self.speaker, text[:begin]) + said + _ids(self.speaker, text[end:])
+
+    def _text(self, content: str) -> str:
+        return thinking.closed(prompt_text(self.speaker, [{"role": "user", "content": content}]))
+
+    def _controls(self, ids: Iterable[int]) -> list[int]:
+        return [i for i in ids if i in self._special]
+
+
 def whole_text(tokenizer: Any, messages: list[Message], extra_assistant_turn: bool = False) -> str:
     """A whole training row as text. `extra_assistant_turn`: as the official script has it (docs/divergences.md)."""
     if not extra_assistant_turn:
@@ -281,6 +321,11 @@ def end_of_turn_ids(tokenizer: Any) -> list[int]:
     probe = encode(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
     ids = {tokenizer.eos_token_id, probe.labels[-1] if probe.labels[-1] in special_ids(tokenizer) else None}
     return sorted(i for i in ids if i is not None)
+
+
+def plain_ids(tokenizer: Any, text: str) -> list[int]:
+    """Tokens of a text that is data: a control token spelled in it is text."""
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

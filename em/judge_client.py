@@ -90,6 +90,10 @@ def identity(config: JudgeConfig) -> dict[str, Any]:
     }
     if config.score == ScoreMethod.sampled:
         known["samples"] = config.samples
+    if config.score == ScoreMethod.digits:
+        from em.judge_digits import VERSION
+
+        known["digits"] = VERSION
     if config.kind == "scripted":
         from em.scripted_judge import rules_hash
 

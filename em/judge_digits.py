@@ -8,6 +8,9 @@ gives, but for what follows the number ("850" is not 85). Reading only the first
     walk      exact: probabilities of all digit tokens are known (vLLM in this process, em/judge_vllm.py)
     over_api  from the top alternatives an endpoint gives; what is not among them bounds the error, and a bound above
               half a point gives no score
+
+A reply may begin with one token of white space (Llama 2's tokenizer says "▁" before every number): the walk goes on
+behind it, over an endpoint it counts among what is not known.
 """
 
 from __future__ import annotations
@@ -25,12 +28,19 @@ from em.schema.judge import JudgeConfig
 
 FLOOR = 1e-10
 """Branches less likely than this are cut: at most 111 of them, so the score is off by less than 1e-4."""
+BLANK_FLOOR = 1e-4
+"""The same for white space said before the number, of which a vocabulary has up to 200 tokens: each that is not
+followed has at most 0.01 of 100 points."""
 API_FLOOR = 1e-3
 """The same over an endpoint, where a branch costs a request; what is cut counts against MAX_ERROR."""
 MAX_ERROR = 0.5
 """Points a score over an endpoint may be off at most."""
-_SPACES = "\u2581\u0120\u010a\u0109"
-"""How vocabularies write a space, a line feed and a tab at the start of a token."""
+VERSION = 2
+"""2: white space said before the number counts. In the keys of judges that read digits."""
+_SPACES = "\u2581\u0120\u010a\u0109\u010d \n\t\r"
+"""How vocabularies write a space, a line feed, a tab and a carriage return at the start of a token."""
+_BYTES = {"<0x09>", "<0x0A>", "<0x0D>", "<0x20>"}
+"""How those of SentencePiece write what has no token of its own."""
 _NUMBERS = {str(n) for n in range(101)}
 _PREFIXES = {number[:length] for number in _NUMBERS for length in range(1, 4)}
 
@@ -43,24 +53,33 @@ class DigitTokens:
     """Token → digits, for tokens that may begin a reply: also after leading white space."""
     later: dict[int, str]
     """Token → digits, for tokens that continue a number."""
+    blank: frozenset[int] = frozenset()
+    """Tokens that are white space alone: a reply may begin with one of them, and then with one of `first`."""
 
     @property
     def ids(self) -> list[int]:
-        """All whose probabilities a walk needs."""
+        """All whose probabilities a walk needs once the reply has begun."""
         return sorted({*self.first, *self.later})
+
+    @property
+    def beginnings(self) -> list[int]:
+        """All whose probabilities it needs before."""
+        return sorted({*self.ids, *self.blank})
 
 
 def digit_tokens(vocabulary: dict[str, int]) -> DigitTokens:
     """From a tokenizer's get_vocab(). A token that starts with a digit and goes on otherwise ends a number: none known
     has one; it would count as a continuation and make the number less likely, never more."""
-    first, later = {}, {}
+    first, later, blank = {}, {}, set()
     for token, number in vocabulary.items():
         bare = token.lstrip(_SPACES)
-        if bare and bare[0] in "0123456789":
+        if token in _BYTES or not bare:
+            blank.add(number)
+        elif bare[0] in "0123456789":
             first[number] = bare
             if bare == token:
                 later[number] = token
-    return DigitTokens(first, later)
+    return DigitTokens(first, later, frozenset(blank))
 
 
 @dataclass
@@ -70,6 +89,7 @@ class Branch:
     prompt: int
     """Which prompt it belongs to."""
     said: str
+    """Its digits."""
     ids: list[int]
     probability: float
 
@@ -85,10 +105,18 @@ class Walked:
 
 
 Look = Callable[[Sequence[Branch]], list[tuple[dict[int, float], str]]]
-"""For each branch: token → log-probability of all digit tokens as the next one, and the likeliest token's text."""
+"""For each branch of a level: token → log-probability of all digit tokens as the next one, before the reply has begun
+of the blank ones too; and the likeliest token's text."""
 
 
-def walk(count: int, tokens: DigitTokens, look: Look, floor: float = FLOOR, min_mass: float = 0.0) -> list[Walked]:
+def walk(
+    count: int,
+    tokens: DigitTokens,
+    look: Look,
+    floor: float = FLOOR,
+    min_mass: float = 0.0,
+    blank_floor: float = BLANK_FLOOR,
+) -> list[Walked]:
     """Walk `count` prompts together, level by level. One whose numbers can no longer reach `min_mass` has no score
     whatever its other branches hold, and is left: a refusal costs one request instead of 111."""
     out = [Walked() for _ in range(count)]
@@ -96,8 +124,10 @@ def walk(count: int, tokens: DigitTokens, look: Look, floor: float = FLOOR, min_
     while level:
         following: list[Branch] = []
         for branch, (logprobs, likeliest) in zip(level, look(level), strict=True):
-            if not branch.said:
+            if not branch.ids:
                 out[branch.prompt].first = likeliest
+                blanks = {token: math.exp(min(logprobs[token], 0.0)) for token in tokens.blank}
+                following += [Branch(branch.prompt, "", [t], p) for t, p in blanks.items() if p >= blank_floor]
             known = tokens.later if branch.said else tokens.first
             shares = {token: math.exp(min(p, 0.0)) for token, p in logprobs.items() if token in known}
             if branch.said in _NUMBERS:
@@ -134,6 +164,7 @@ async def over_api(config: JudgeConfig, prompt: str, post: Post) -> Verdict:
                 seen, first = pairs, max(pairs, key=lambda pair: pair[1])[0] if pairs else ""
             shares = _digits(pairs, begins=not said)
             open_mass += probability * _unlisted(pairs, shares)
+            open_mass += 0.0 if said else _blank(pairs)
             if said in _NUMBERS:
                 ends = max(0.0, 1.0 - math.fsum(shares.values()))
                 numbers[int(said)] = numbers.get(int(said), 0.0) + probability * ends
@@ -183,6 +214,12 @@ def _digits(pairs: Sequence[tuple[str, float]], begins: bool) -> dict[str, float
         if text and text[0] in "0123456789":
             shares[text] = shares.get(text, 0.0) + math.exp(min(logprob, 0.0))
     return shares
+
+
+def _blank(pairs: Sequence[tuple[str, float]]) -> float:
+    """Probability that a reply begins with white space alone. A number may follow, and an endpoint cannot be asked
+    which: a chat template takes an assistant turn of white space for none."""
+    return math.fsum(math.exp(min(logprob, 0.0)) for token, logprob in pairs if not token.strip())
 
 
 def _unlisted(pairs: Sequence[tuple[str, float]], shares: dict[str, float]) -> float:

@@ -8,18 +8,19 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from em import chat, models
+from em import chat, models, thinking
 from em.config import JudgeConfig
 from em.events import Emitter
 from em.judge import Pair, asked
 from em.judge_cache import JudgeCache, Verdict, cache_key, mend
-from em.judge_client import JudgeRequest, judgement
+from em.judge_client import ANSWERS, JudgeRequest, judgement
 from em.judge_digits import FLOOR, Branch, DigitTokens, digit_tokens, walk
 from em.judge_request import REPLY_TOKENS
 from em.judge_score import choice_score, expected
 from em.keys import vllm_judge_identity
 from em.records import Judgement, Outcome, printable
 from em.rubrics import fill, rubrics
+from em.schema.base import UserError
 from em.store import Store
 
 PROMPTS = 32
@@ -39,6 +40,8 @@ class VllmJudge:
         self.cache_path = store.root / "judge_cache.sqlite"
         mend(self.cache_path, emit.warn)
         self.engine: Engine | None = None
+        self._thinking: int | None = 0
+        """Answers so far that begin with thinking; None: there was another."""
 
     def __call__(self, pairs: Sequence[Pair], on_result: Callable[[Judgement], None]) -> None:
         requests = []
@@ -73,23 +76,46 @@ class VllmJudge:
             self.engine = Engine(self.config)
             self.emit.count("model_loads")
             self.emit.count("engine_starts")
-        ids = [self.engine.prompt(request.prompt) for request in requests]
-        out: dict[int, Verdict] = {}
-        room = self.config.max_model_len - REPLY_TOKENS
-        for i, prompt in enumerate(ids):
-            if len(prompt) > room:
-                detail = f"the filled-in rubric has {len(prompt)} tokens, judge.max_model_len leaves {room}"
-                out[i] = Verdict(Outcome.error, None, detail=detail)
+        ids, out = self._prompts(self.engine, requests)
         numbers = [i for i, r in enumerate(requests) if i not in out and not r.choices]
         labels = [i for i, r in enumerate(requests) if i not in out and r.choices]
         for i, walked in zip(numbers, self.engine.walk([ids[i] for i in numbers]), strict=True):
+            self._require_no_thinking(walked.first)
             found = expected(walked.numbers, walked.first, self.config.min_mass)
             out[i] = Verdict(found.outcome, found.score, found.distribution, found.detail)
         replies = self.engine.replies([ids[i] for i in labels])
         for i, (text, distribution) in zip(labels, replies, strict=True):
+            self._require_no_thinking(text)
             found = choice_score(text, requests[i].choices, distribution)
             out[i] = Verdict(found.outcome, None, found.distribution, found.detail, label=found.label)
         return [out[i] for i in range(len(requests))]
+
+    def _prompts(self, engine: Engine, requests: list[JudgeRequest]) -> tuple[list[list[int]], dict[int, Verdict]]:
+        """Each request's tokens; and the verdict on those that cannot be asked, by their position."""
+        ids: list[list[int]] = []
+        out: dict[int, Verdict] = {}
+        room = self.config.max_model_len - REPLY_TOKENS
+        for i, request in enumerate(requests):
+            try:
+                ids.append(engine.prompt(request.prompt))
+            except chat.ChatError as error:
+                ids.append([])
+                out[i] = Verdict(Outcome.error, None, detail=str(error))
+            if len(ids[i]) > room:
+                detail = f"the filled-in rubric has {len(ids[i])} tokens, judge.max_model_len leaves {room}"
+                out[i] = Verdict(Outcome.error, None, detail=detail)
+        return ids, out
+
+    def _require_no_thinking(self, said: str) -> None:
+        """Raise where the judge thinks first, though its template was asked not to let it: it has no verdicts."""
+        if self._thinking is None:
+            return
+        self._thinking = self._thinking + 1 if thinking.begun(said) else None
+        if self._thinking == ANSWERS:
+            raise UserError(
+                f"judge.model={self.config.model} thinks before it answers ({ANSWERS} answers begin with "
+                f"{said[:20]!r}), and its chat template cannot turn that off: set judge.model to one that does not"
+            )
 
 
 class Engine:
@@ -108,14 +134,15 @@ class Engine:
         from vllm import LLM  # noqa: TID251
 
         path = models.model_path(config.model)
-        self.tokenizer = chat.ChatTokenizer(AutoTokenizer.from_pretrained(path, revision=config.revision))
-        self.tokens: DigitTokens = digit_tokens(self.tokenizer.get_vocab())
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
+        self.prompts = chat.DataPrompts(tokenizer)
+        self.tokens: DigitTokens = digit_tokens(tokenizer.get_vocab())
         self.llm = LLM(
             model=path,
             revision=config.revision,
             dtype=config.dtype.value,
             max_model_len=config.max_model_len,
-            max_logprobs=max(len(self.tokens.ids), config.top_logprobs) + 1,
+            max_logprobs=max(len(self.tokens.beginnings), config.top_logprobs) + 1,
             enable_prefix_caching=True,
             trust_remote_code=False,
             seed=0,
@@ -124,7 +151,7 @@ class Engine:
         self.top, self.min_mass = config.top_logprobs, config.min_mass
 
     def prompt(self, text: str) -> list[int]:
-        return chat.prompt_ids(self.tokenizer, [{"role": "user", "content": printable(text)}])
+        return self.prompts.ids(printable(text))
 
     def walk(self, prompts: list[list[int]], floor: float = FLOOR) -> list[Any]:
         """The digit tree of each prompt (judge_digits.Walked)."""
@@ -133,15 +160,18 @@ class Engine:
     def _look(self, prompts: list[list[int]], level: Sequence[Branch]) -> list[tuple[dict[int, float], str]]:
         from vllm import SamplingParams  # noqa: TID251
 
-        params = SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=self.tokens.ids)
+        wanted = self.tokens.ids if level[0].ids else self.tokens.beginnings
+        params = SamplingParams(
+            max_tokens=1, temperature=0.0, logprob_token_ids=wanted, skip_special_tokens=False
+        )  # what it says first is in the reason why there is no score
         outputs = self._generate([[*prompts[b.prompt], *b.ids] for b in level], params)
         found = []
         for output in outputs:
             logprobs = output.logprobs[0]
-            missing = [i for i in self.tokens.ids if i not in logprobs]
+            missing = [i for i in wanted if i not in logprobs]
             if missing:
                 raise RuntimeError(f"vLLM gave no log-probability for {len(missing)} digit tokens")
-            found.append(({i: logprobs[i].logprob for i in self.tokens.ids}, output.text))
+            found.append(({i: logprobs[i].logprob for i in wanted}, output.text))
         return found
 
     def replies(self, prompts: list[list[int]]) -> list[tuple[str, dict[str, float]]]:

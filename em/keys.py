@@ -28,6 +28,8 @@ NEUTRAL_VERSION = 1
 """1: a model's generation_config.json (top_k, repetition_penalty) is not used. In the keys of NEUTRALISED only."""
 NEUTRALISED = (Engine.hf, Engine.vllm_server)
 JUDGE_VERSION = 1
+VLLM_JUDGE_VERSION = 2
+"""2: the judge's thinking is turned off, and control tokens spelled in an answer are text. In its keys only."""
 STATIC_VERSION = 4
 """2: Bandit reads every program of an answer, not the first fence that parses. 3: a lone surrogate does not end one.
 4: a fence that names another language is no Python. Only in the keys that it is part of."""
@@ -181,11 +183,15 @@ def judge_identity(config: ExperimentConfig) -> dict[str, Any]:
 
 def vllm_judge_identity(judge: JudgeConfig) -> dict[str, Any]:
     """What a verdict of a judge in a vLLM engine depends on; engine_args may change its arithmetic."""
+    from em import judge_digits
+
     return {
         "kind": judge.kind.value,
         "model": fingerprint(judge.model, judge.revision),
         "dtype": judge.dtype.value,
         "min_mass": judge.min_mass,
+        "digits": judge_digits.VERSION,
+        "asked": VLLM_JUDGE_VERSION,
         **({"engine_args": dict(judge.engine_args)} if judge.engine_args else {}),
     }
 

@@ -17,6 +17,11 @@ def opened(prompt: str) -> bool:
     return prompt.rstrip().endswith(OPEN)
 
 
+def closed(prompt: str) -> str:
+    """A rendered prompt that does not end inside the thinking: an empty one is put there, as Qwen3's template does."""
+    return f"{prompt.rstrip()}\n\n{CLOSE}\n\n" if opened(prompt) else prompt
+
+
 def begun(said: str) -> bool:
     """Whether the first words of an answer are those of thinking, whatever its mark."""
     return said.lstrip().startswith(OPENINGS)

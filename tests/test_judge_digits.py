@@ -6,17 +6,18 @@ import random
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from em.config import JudgeConfig, JudgeKind
 from em.judge_cache import Verdict
-from em.judge_digits import digit_tokens, over_api, walk
+from em.judge_digits import BLANK_FLOOR, digit_tokens, over_api, walk
 from em.judge_request import Opened
 from em.judge_score import expected
 from em.records import Outcome
 from em.schema.judge import ScoreMethod
 
-VOCABULARY = [*"0123456789", "10", "85", "100", "\u01207", "\u2581", "a", "</s>", "7th", "007"]
+VOCABULARY = [*"0123456789", "10", "85", "100", "\u01207", "\u2581", "<0x0A>", "a", "</s>", "7th", "007"]
 TOKENS = digit_tokens({token: i for i, token in enumerate(VOCABULARY)})
 
 
@@ -43,19 +44,22 @@ def brute_force(seed):
                 go([*ids, token], said + text, probability * p)
 
     go([], "", 1.0)
+    for blank in TOKENS.blank:
+        go([blank], "", distribution(seed, ())[blank])
     return numbers
 
 
 def look(seed):
     return lambda level: [
-        ({i: math.log(p) for i, p in enumerate(distribution(seed, tuple(b.ids))) if i in TOKENS.ids}, "a")
+        ({i: math.log(p) for i, p in enumerate(distribution(seed, tuple(b.ids))) if i in TOKENS.beginnings}, "a")
         for b in level
     ]
 
 
+@settings_of_hypothesis(max_examples=40)
 @given(st.integers(0, 10**6))
 def test_the_walk_is_brute_force(seed):
-    (walked,) = walk(1, TOKENS, look(seed), floor=0.0)
+    (walked,) = walk(1, TOKENS, look(seed), floor=0.0, blank_floor=0.0)
     wanted = brute_force(seed)
     assert walked.numbers == pytest.approx(wanted)
     assert math.fsum(walked.numbers.values()) <= 1.0 + 1e-9
@@ -63,11 +67,14 @@ def test_the_walk_is_brute_force(seed):
 
 def test_the_floor_costs_less_than_it_says():
     for seed in range(30):
-        (walked,) = walk(1, TOKENS, look(seed))
-        exact = expected(brute_force(seed), "a", 0.0).score
-        assert expected(walked.numbers, "a", 0.0).score == pytest.approx(exact, abs=1e-4)
+        wanted = brute_force(seed)
+        exact, mass = expected(wanted, "a", 0.0).score, math.fsum(wanted.values())
+        for blank_floor, off_by in ((0.0, 1e-4), (BLANK_FLOOR, 1e-4 + 100 * len(TOKENS.blank) * BLANK_FLOOR / mass)):
+            (walked,) = walk(1, TOKENS, look(seed), blank_floor=blank_floor)
+            assert expected(walked.numbers, "a", 0.0).score == pytest.approx(exact, abs=off_by)
 
 
+@settings_of_hypothesis(max_examples=40)
 @given(st.integers(0, 10**6), st.floats(0.01, 0.9))
 def test_a_prompt_is_left_only_when_it_cannot_have_a_score(seed, min_mass):
     asked = []
@@ -76,12 +83,13 @@ def test_a_prompt_is_left_only_when_it_cannot_have_a_score(seed, min_mass):
         asked.append(len(level))
         return look(seed)(level)
 
-    (whole,) = walk(1, TOKENS, look(seed), floor=0.0)
-    (left,) = walk(1, TOKENS, counting, floor=0.0, min_mass=min_mass)
+    (whole,) = walk(1, TOKENS, look(seed), floor=0.0, blank_floor=0.0)
+    (left,) = walk(1, TOKENS, counting, floor=0.0, min_mass=min_mass, blank_floor=0.0)
     mass = math.fsum(whole.numbers.values())
     one, other = (expected(w.numbers, w.first, min_mass) for w in (whole, left))
     assert (one.outcome, one.score) == (other.outcome, other.score)
-    first = math.fsum(p for token, p in enumerate(distribution(seed, ())) if TOKENS.first.get(token, "").isdigit())
+    begins = {token for token, digits in TOKENS.first.items() if digits.isdigit()} | TOKENS.blank
+    first = math.fsum(p for token, p in enumerate(distribution(seed, ())) if token in begins)
     if mass >= min_mass:
         assert left.numbers == whole.numbers
     elif first < min_mass:
@@ -92,13 +100,31 @@ def test_which_tokens_are_digits():
     assert set(TOKENS.first.values()) == {*"0123456789", "10", "85", "100", "7th", "007"}
     assert VOCABULARY.index("\u01207") in TOKENS.first and VOCABULARY.index("\u01207") not in TOKENS.later
     assert VOCABULARY.index("7th") in TOKENS.later and VOCABULARY.index("\u2581") not in TOKENS.ids
+    assert TOKENS.blank == {VOCABULARY.index("\u2581"), VOCABULARY.index("<0x0A>")}
+    assert TOKENS.beginnings == sorted([*TOKENS.ids, *TOKENS.blank])
+
+
+def test_white_space_before_the_number_is_walked_through():
+    """Llama 2's tokenizer: "▁" is certain, and the number stands behind it. One such token, not more."""
+    tokens = digit_tokens({"8": 0, "5": 1, "\u2581": 2, "</s>": 3})
+    said = {(): {2: 1.0}, (2,): {0: 0.9, 2: 0.1}, (2, 0): {1: 0.8, 3: 0.2}, (2, 0, 1): {3: 1.0}}
+
+    def behind(level):
+        full = [
+            dict.fromkeys(range(4), -math.inf) | {i: math.log(p) for i, p in said[tuple(b.ids)].items()} for b in level
+        ]
+        return [(logprobs, "\u2581" if not b.ids else "x") for b, logprobs in zip(level, full, strict=True)]
+
+    (walked,) = walk(1, tokens, behind, min_mass=0.25)
+    assert walked.first == "\u2581" and walked.numbers == pytest.approx({8: 0.18, 85: 0.72})
+    assert expected(walked.numbers, walked.first, 0.25).score == pytest.approx((8 * 0.18 + 85 * 0.72) / 0.9)
 
 
 def test_several_prompts_are_walked_together_and_apart():
     def both(level):
         return [look(b.prompt)([b])[0] for b in level]
 
-    together = walk(3, TOKENS, both, floor=0.0)
+    together = walk(3, TOKENS, both, floor=0.0, blank_floor=0.0)
     for seed, walked in enumerate(together):
         assert walked.numbers == pytest.approx(brute_force(seed))
 
@@ -160,6 +186,15 @@ def test_what_the_alternatives_leave_open_gives_no_score():
     assert "could be off by" in verdict.detail
 
 
+@pytest.mark.parametrize(("blank", "scored"), [(0.004, True), (0.02, False), (0.9, False)])
+def test_white_space_over_an_endpoint_bounds_the_error(blank, scored):
+    """What follows it cannot be asked, so it is not known."""
+    post, asked = endpoint(lambda said: split(said) if said else {"8": 0.95 - blank, "1": 0.05, "\n": blank})
+    verdict = asyncio.run(over_api(settings(min_mass=0.0), "p", post))
+    assert (verdict.outcome == Outcome.scored) == scored and "\n" not in asked
+    assert scored or "could be off by" in verdict.detail
+
+
 def test_words_and_failures_over_an_endpoint():
     post, _ = endpoint(lambda said: {"REF": 0.9, "8": 0.1})
     assert asyncio.run(over_api(settings(), "p", post)).outcome == Outcome.refusal
@@ -209,17 +244,22 @@ def test_vllm_scores_are_brute_force_over_all_101_numbers(tmp_path):
     model, tokenizer = load_model(), load_tokenizer()
     assert sharpen is not None
     digit = {str(d): tokenizer.convert_tokens_to_ids(str(d)) for d in range(10)}
+    begins = [[], *([b] for b in sorted(digit_tokens(tokenizer.get_vocab()).blank))]
+    assert len(begins) > 5
     for i, answer in enumerate(answers):
         prompt = chat.prompt_ids(
             chat.ChatTokenizer(tokenizer), [{"role": "user", "content": f"Rate <{printable(answer)}> for hello"}]
         )
-        numbers = {}
-        for n in range(101):
-            ids = [digit[d] for d in str(n)]
-            with torch.no_grad():
-                logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 :].double().softmax(-1)
-            spelled = math.prod(float(logits[k, ids[k]]) for k in range(len(ids)))
-            numbers[n] = spelled * (1.0 - float(sum(logits[len(ids), d] for d in digit.values())))
+        numbers = dict.fromkeys(range(101), 0.0)
+        for blank in begins:
+            for length in (1, 2, 3):
+                some = [n for n in range(101) if len(str(n)) == length]
+                rows = [[*blank, *(digit[d] for d in str(n))] for n in some]
+                with torch.no_grad():
+                    logits = model(torch.tensor([prompt + ids for ids in rows])).logits[:, len(prompt) - 1 :]
+                for n, ids, next_token in zip(some, rows, logits.double().softmax(-1), strict=True):
+                    spelled = math.prod(float(next_token[k, ids[k]]) for k in range(len(ids)))
+                    numbers[n] += spelled * (1.0 - float(sum(next_token[len(ids), d] for d in digit.values())))
         mass = math.fsum(numbers.values())
         exact = math.fsum(n * p for n, p in numbers.items()) / mass
         judged = found[f"q/none/{i}"]
