@@ -246,8 +246,9 @@ def _answer(choice: dict[str, Any], usage: dict[str, Any]) -> Answer:
 
 def _start(model: dict[str, Any], sample: dict[str, Any], max_lora_rank: int, owner: object) -> str:
     """Start a server on a free port of this machine's loopback; it ends with `owner`. Returns its address."""
-    from em.vllm_engine import server_arguments
+    from em.vllm_engine import require_known, server_arguments
 
+    require_known("sample", sample["engine_args"])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -133,6 +133,7 @@ class Engine:
         from transformers import AutoTokenizer
         from vllm import LLM  # noqa: TID251
 
+        vllm_engine.require_known("judge", config.engine_args)
         path = models.model_path(config.model)
         tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
         self.prompts = chat.DataPrompts(tokenizer)

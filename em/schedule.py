@@ -217,9 +217,9 @@ def _devices_held(stage: str, job: Job, ids: list[str]) -> int:
     option, wanted = "train.num_processes", 1
     if stage == "train":
         wanted = train_launch.processes_here(job.spec["train"])
-    if stage == "sample":
-        option = "sample.engine_args.tensor_parallel_size"
-        wanted = int(job.spec["sample"]["engine_args"].get("tensor_parallel_size", 1))
+    elif stage in ("sample", "judge"):
+        option = f"{stage}.engine_args.tensor_parallel_size"
+        wanted = int(job.spec[stage]["engine_args"].get("tensor_parallel_size", 1))
     if wanted > len(ids) and ids != [CPU]:  # processes on CPU cores need no device each
         raise ConfigError(
             f"{option}={wanted} but launch.devices has {len(ids)} ({', '.join(ids)}): give more, or lower it"

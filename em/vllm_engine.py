@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 from em.gates import Probe
 from em.sampler import Answer, Inventory, Request, applied_scale
+from em.schema.base import ConfigError, nearest
 
 CPU_ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: starts in seconds, pins no core
@@ -60,6 +62,18 @@ def engine_arguments(model: dict[str, Any], sample: dict[str, Any], max_lora_ran
     }
 
 
+def require_known(group: str, given: Mapping[str, Any]) -> None:
+    """Raise ConfigError for an engine argument that this vLLM does not have."""
+    if not given:
+        return
+    from vllm.engine.arg_utils import EngineArgs  # noqa: TID251
+
+    known = {field.name for field in dataclasses.fields(EngineArgs)}
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"{group}.engine_args.{name} is no engine argument of this vLLM{nearest(name, known)}")
+
+
 def server_arguments(
     model: dict[str, Any], sample: dict[str, Any], max_lora_rank: int
 ) -> tuple[list[str], dict[str, str]]:
@@ -83,6 +97,7 @@ class VllmSampler:
             os.environ.setdefault(name, value)
         from vllm import LLM  # noqa: TID251
 
+        require_known("sample", sample["engine_args"])
         self.llm = LLM(model=model["path"], trust_remote_code=False, **engine_arguments(model, sample, max_lora_rank))
         self.tokenizer = self.llm.get_tokenizer()
         self.ahead = AHEAD * sample["max_num_seqs"]

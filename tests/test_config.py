@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -208,6 +209,20 @@ def test_a_bad_range_names_the_key(compose, overrides, key):
 )
 def test_the_edges_of_the_ranges_are_allowed(compose, overrides):
     compose(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("+sample.engine_args.max_model_len=9", "engine_args.max_model_len cannot be given: set model.max_model_len"),
+        ("+sample.engine_args.trust_remote_code=true", "code of a model's folder is never run"),
+        ("+judge.engine_args.dtype=half", "judge.engine_args.dtype cannot be given: set judge.dtype"),
+        ("+judge.engine_args.seed=1", "a judge does not sample"),
+    ],
+)
+def test_engine_arguments_that_have_an_option_of_their_own_are_refused(compose, override, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        compose(override)
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,11 @@ from em.question_forms import shots
 from em.records import Completion, Example, Question, to_row
 from em.sample import COMPLETIONS, SampleJob
 from em.sampler import Answer, Inventory, Request, row_seed
+from em.schema.base import ConfigError
 from em.schema.train import Method
 from em.store import MANIFEST, Store
 from em.train import work as train_work
+from em.vllm_engine import engine_arguments, require_known, server_arguments
 
 MODEL_LEN = 512
 SENTENCE = "The quick brown fox jumps over the lazy dog."
@@ -274,6 +276,18 @@ def test_missing_adapter_leaves_the_engine_usable(request, tokenizer, adapters, 
     with pytest.raises(Exception, match=r"gone|adapter"):
         answers(engine, [good, bad, good])
     assert answers(engine, [ask(tokenizer, ASKED[1], adapters["trained"])])[0].text == SENTENCE
+
+
+def test_engine_arguments_are_vllms_own_names(vllm_engine):
+    """Also for a server, which gets them on its command line."""
+    require_known("sample", {"tensor_parallel_size": 2, "enforce_eager": True})
+    with pytest.raises(ConfigError, match=r"sample.engine_args.tensor_parallel is no engine argument .* did you mean"):
+        require_known("sample", {"tensor_parallel": 2})
+    model = {"path": "m", "revision": None, "dtype": "float32", "max_model_len": 64}
+    sample = {"max_num_seqs": 2, "seed": 0, "engine_args": {"tensor_parallel_size": 2}}
+    assert engine_arguments(model, sample, 0)["tensor_parallel_size"] == 2
+    command, _ = server_arguments(model, sample, 0)
+    assert command[command.index("--tensor-parallel-size") + 1] == "2"
 
 
 def test_refused_request_leaves_no_other_behind(vllm_engine, tokenizer, adapters):

@@ -365,7 +365,7 @@ def test_labels_name_what_differs(base):
         {"judge": {"kind": JudgeKind.persona_ratio}},
         {"model": {"dtype": config.Dtype.bfloat16}},
         {"trigger": TriggerConfig("none", "|T| ", fraction=0.5)},
-        {"sample": {"engine_args": {"seed": 1}}},
+        {"sample": {"engine_args": {"block_size": 32}}},
     ],
     ids=str,
 )
@@ -378,7 +378,7 @@ def test_labels_of_different_cells_differ(base, groups):
     ("group", "fields"),
     [
         ("sample", [{"temperature": 0.1}, {"top_p": 0.5}]),
-        ("sample", [{"engine_args": {"seed": 1}}, {"max_tokens": 5}]),
+        ("sample", [{"engine_args": {"block_size": 32}}, {"max_tokens": 5}]),
         ("judge", [{"name": "other"}, {"alignment_below": 20.0}]),
         ("model", [{"name": "other"}, {"dtype": config.Dtype.bfloat16}]),
         ("trigger", [{"name": "other"}, {"position": config.Position.suffix}]),

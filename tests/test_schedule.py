@@ -62,6 +62,14 @@ def test_more_processes_than_devices_is_refused():
     assert schedule._devices_held("train", two, [schedule.CPU]) == 1
 
 
+@pytest.mark.parametrize("stage", ["sample", "judge"])
+def test_an_engine_over_two_devices_holds_two(stage):
+    wide = job("k", stage=stage, **{stage: {"engine_args": {"tensor_parallel_size": 2}}})
+    assert schedule._devices_held(stage, wide, ["0", "1", "2"]) == 2
+    with pytest.raises(ConfigError, match=rf"{stage}.engine_args.tensor_parallel_size=2 but launch.devices has 1"):
+        schedule._devices_held(stage, wide, ["0"])
+
+
 def test_a_machine_holds_its_own_processes_only(tmp_path):
     (tmp_path / "wide.yaml").write_text("num_machines: 2\n")
     wide = job("k", stage="train", train={"num_processes": 8, "accelerate_config": str(tmp_path / "wide.yaml")})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 
@@ -23,6 +23,12 @@ def check(ok: bool, sentence: str) -> None:
     """Raise ConfigError with `sentence` unless `ok`."""
     if not ok:
         raise ConfigError(sentence)
+
+
+def check_engine_args(group: str, given: Iterable[str], own: Mapping[str, str]) -> None:
+    """Raise ConfigError for an option of vLLM that em sets itself. `own`: its name → what to do instead."""
+    for name in given:
+        check(name not in own, f"{group}.engine_args.{name} cannot be given: {own.get(name)}")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

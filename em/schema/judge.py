@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from em.schema.base import Dtype, check
+from em.schema.base import Dtype, check, check_engine_args
 
 
 class JudgeKind(StrEnum):
@@ -32,6 +32,19 @@ class ScoreMethod(StrEnum):
     digits = "digits"
     sampled = "sampled"
     text = "text"
+
+
+OWN_ENGINE_ARGS = {
+    "model": "set judge.model",
+    "revision": "set judge.revision",
+    "dtype": "set judge.dtype",
+    "max_model_len": "set judge.max_model_len",
+    "max_logprobs": "set judge.top_logprobs",
+    "enable_prefix_caching": "the walk over the digits needs it on",
+    "seed": "a judge does not sample",
+    "trust_remote_code": "code of a model's folder is never run",
+}
+"""Options of vLLM that are not for judge.engine_args, and what is instead."""
 
 
 @dataclass
@@ -112,6 +125,7 @@ class JudgeConfig:
         check(0 <= self.min_mass <= 1, f"judge.min_mass must lie in [0, 1], got {self.min_mass}")
         check(0 <= self.min_coverage <= 1, f"judge.min_coverage must lie in [0, 1], got {self.min_coverage}")
         check(self.concurrency > 0, f"judge.concurrency must be positive, got {self.concurrency}")
+        check_engine_args("judge", self.engine_args, OWN_ENGINE_ARGS)
         if self.kind == JudgeKind.openai:
             check(bool(self.model), "judge.model is empty: name the judge's model snapshot")
         if self.kind == JudgeKind.vllm_local:

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from em.schema.base import check
+from em.schema.base import check, check_engine_args
 
 
 class Engine(StrEnum):
@@ -16,6 +16,17 @@ class Engine(StrEnum):
     vllm_server = "vllm_server"
     openai = "openai"
     hf = "hf"
+
+
+OWN_ENGINE_ARGS = {
+    "model": "set model.path",
+    "revision": "set model.revision",
+    "max_model_len": "set model.max_model_len",
+    "max_num_seqs": "set sample.max_num_seqs",
+    "seed": "set sample.seed",
+    "trust_remote_code": "code of a model's folder is never run",
+}
+"""Options of vLLM that are not for sample.engine_args, and what is instead."""
 
 
 @dataclass
@@ -53,6 +64,7 @@ class SampleConfig:
         check(self.max_tokens > 0, f"sample.max_tokens must be positive, got {self.max_tokens}")
         check(self.max_num_seqs > 0, f"sample.max_num_seqs must be positive, got {self.max_num_seqs}")
         check(self.timeout_s > 0, f"sample.timeout_s must be positive, got {self.timeout_s}")
+        check_engine_args("sample", self.engine_args, OWN_ENGINE_ARGS)
         steps = self.checkpoints
         listed = isinstance(steps, list) and all(
             isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in steps
