@@ -241,6 +241,23 @@ def test_kill_9_in_each_stage_then_the_same_result(undisturbed, tmp_path, stage,
     assert adapters[0] == adapters[1]
 
 
+@pytest.mark.slow
+def test_one_engine_over_two_processes_passes_the_gates(tmp_path, monkeypatch):
+    """tensor_parallel_size on CPU cores: each process has half of every matrix, and of the adapter's."""
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")  # its processes show themselves in the log
+    two = "+sample.engine_args.tensor_parallel_size=2"
+    summary, _, _ = run(tmp_path / "out", "dataset=risky_advice", "questions.sets=[open]", two)
+    assert [m["status"] for m in summary["models"]] == ["done", "done"]
+    assert summary["counters"]["engine_starts"] == 1 and len(rows(tmp_path / "out", "sample")) == 40
+    manifests = [
+        json.loads(path.read_text()) for path in (tmp_path / "out" / "store" / "sample").rglob("manifest.json")
+    ]
+    gates = [m["facts"]["gate"] for m in manifests]
+    assert all(gate["told_from_base"] and gate["rms_to_trainer"] < gate["tolerance"] for gate in gates)
+    (log,) = (tmp_path / "out" / "sweeps" / summary["id"] / "logs").glob("sample-*.log")
+    assert "Worker_TP1" in log.read_text()
+
+
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     process = subprocess.Popen(
         command(tmp_path, *SLOW), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
