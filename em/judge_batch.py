@@ -20,7 +20,7 @@ import shutil
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from em import judge_request
 from em.judge_cache import JudgeCache, Verdict
 from em.judge_client import PATH, JudgeClient, JudgeRequest, Listed, OnResult, Source, judgement
 from em.judge_price import reply_tokens
+from em.judge_request import OPTIONAL
 from em.records import Outcome
 from em.schema.judge import JudgeConfig, ScoreMethod
 from em.store import write_atomic
@@ -66,6 +67,8 @@ class BatchClient:
         """Prompts sent in batches by this run."""
         self._refused: dict[str, Verdict] = {}
         """Key → the error that a prompt was answered with: to send it again would bring the same."""
+        self._answered = False
+        """Some prompt of the batches under way was not refused."""
         self._loading = asyncio.Lock()
         """Held by the one batch whose prompts or results are in memory."""
         self._states: dict[str, tuple[str, int, int]] = {}
@@ -85,9 +88,7 @@ class BatchClient:
                 missing = self._missing(asked)
                 self.cache_hits += len(asked) - len(missing)
                 self._reserve(asked, missing)
-                for lines in _parts(self._lines(asked, missing)):
-                    self._remember(lines)
-                await self._collect()
+                await self._send(asked, missing)
             lost = sum(not self._give(key, request, on_result) for key, request in asked.all())
         if lost:
             raise ApiError(f"{lost} judgements are not in what the batch brought back: run again, only they are asked")
@@ -123,18 +124,41 @@ class BatchClient:
         """Hand out a verdict, if there is one."""
         verdict = self._cache.get(key) or self._refused.get(key)
         if verdict is not None:
+            self._client.require_readable(verdict)
             on_result(request, judgement(request, verdict))
         return verdict is not None
 
     def _reserve(self, asked: _Asked, missing: array[int]) -> None:
         """Raise before anything is written when the purse does not hold all of it."""
         requests = (asked.at(offset)[1] for offset in missing)
-        self._client.purse.require((len(r.prompt), reply_tokens(self._config, bool(r.choices))) for r in requests)
+        sizes = ((len(r.prompt.encode("utf-8", "replace")), bool(r.choices)) for r in requests)  # of other scripts more
+        self._client.purse.require((size, reply_tokens(self._config, choices)) for size, choices in sizes)
 
-    def _lines(self, asked: _Asked, missing: array[int]) -> Iterator[str]:
+    async def _send(self, asked: _Asked, missing: array[int]) -> None:
+        """Batches of these prompts, without what this vendor refuses. Raises ApiError where it refuses them all."""
+        tried = ""
+        for left_out in OPTIONAL:
+            first = next(self._lines(asked, missing[:1], left_out), "")
+            if first == tried:
+                continue
+            tried, self._answered = first, False
+            self._refused.clear()
+            for lines in _parts(self._lines(asked, missing, left_out)):
+                self._remember(lines)
+            await self._collect()
+            if self._answered or not self._refused:
+                return
+        if len(self._refused) >= self._config.max_failures:
+            reason = next(iter(self._refused.values())).detail
+            raise ApiError(
+                f"the vendor refuses all {len(self._refused)} prompts of the batch ({reason}): check judge.model"
+            )
+
+    def _lines(self, asked: _Asked, missing: array[int], left_out: Sequence[str]) -> Iterator[str]:
         """One line a prompt."""
         for key, request in map(asked.at, missing):
-            body = judge_request.body(self._config, request.prompt, request.choices)
+            whole = judge_request.body(self._config, request.prompt, request.choices)
+            body = {name: value for name, value in whole.items() if name not in left_out}
             row = {"custom_id": key, "method": "POST", "url": f"/v1{PATH}", "body": body}
             yield json.dumps({**row, "choices": list(request.choices)}) + "\n"
 
@@ -157,13 +181,19 @@ class BatchClient:
         if state["stage"] == "creating":
             batch = await self._create(state.get("name", folder.name), state["file"])
             state = _save(folder, {**state, "stage": "sent", "batch": batch})
-        batch = await self._wait(state["batch"])
-        if batch["status"] == "failed":
-            shutil.rmtree(folder)
-            raise ApiError(f"the judge's batch failed: {short(json.dumps(batch.get('errors')))}")
-        async with self._loading:
-            await self._keep(folder, batch)
+        try:
+            batch = await self._wait(state["batch"])
+            if batch["status"] != "failed":
+                async with self._loading:
+                    await self._keep(folder, batch)
+        except _GoneError as error:
+            raise ApiError(
+                f"batch {state['batch']} cannot be read at {self._config.base_url} ({error}): check the key; if the "
+                f"batch is gone for good, delete {folder} and run again, and its prompts are asked anew"
+            ) from error
         shutil.rmtree(folder)
+        if batch["status"] == "failed":
+            raise ApiError(f"the judge's batch failed: {short(json.dumps(batch.get('errors')))}")
 
     async def _upload(self, folder: Path) -> str:
         """Id of the file at the vendor."""
@@ -187,9 +217,16 @@ class BatchClient:
         reply = await self._client.api.post("/batches", judge_request.encode(body), retry=False)
         return _json(reply, "making the batch")["id"]
 
+    async def _get(self, path: str) -> Reply:
+        """Raises _GoneError where the vendor says that there is no such thing, or not for this key."""
+        try:
+            return await self._client.api.get(path)
+        except ApiError as error:
+            raise _GoneError(str(error)) from error
+
     async def _wait(self, name: str) -> dict[str, Any]:
         while True:
-            batch = _json(await self._client.api.get(f"/batches/{name}"), "the state of the batch")
+            batch = _json(await self._get(f"/batches/{name}"), "the state of the batch")
             self._tell(name, batch)
             if batch["status"] in ENDED:
                 return batch
@@ -214,7 +251,7 @@ class BatchClient:
         for name in ("output_file_id", "error_file_id"):
             if not batch.get(name):
                 continue
-            reply = await self._client.api.get(f"/files/{batch[name]}/content")
+            reply = await self._get(f"/files/{batch[name]}/content")
             if reply.body is None:
                 raise ApiError(f"the results of the judge's batch could not be read: {reply.detail}")
             for line in reply.body.splitlines():
@@ -234,8 +271,10 @@ class BatchClient:
             return
         got = judge_request.opened(Reply(body) if status == 200 else self._client.api.failure(status, body))
         verdict = got if isinstance(got, Verdict) else self._verdict(got, choices)
-        if not isinstance(got, Verdict):
-            self._client.purse.count(chars, got.usage, reply_tokens(self._config, bool(choices)))
+        if status == 200:  # a broken answer was paid for, too
+            usage = {} if isinstance(got, Verdict) else got.usage
+            self._client.purse.count(chars, usage, reply_tokens(self._config, bool(choices)))
+        self._answered |= status not in (400, 422) or verdict.outcome != Outcome.error
         if verdict.outcome == Outcome.error:
             if status < 500 and status not in (408, 429):
                 self._refused[key] = verdict
@@ -247,6 +286,10 @@ class BatchClient:
             said = f"the batch brought {len(got.found)} of {self._replies} replies a prompt"
             return judge_request.failed(f"{said}: set judge.batch=false, or judge.score=text")
         return judge_request.verdict(self._config, got.found[: self._replies], got.finish, choices)
+
+
+class _GoneError(Exception):
+    """A batch or a file is not there for this key."""
 
 
 class _Asked:

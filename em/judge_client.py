@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from em import judge_request, thinking
 from em.judge_cache import JudgeCache, Refused, Unreached, Verdict, canonical, prompt_key
-from em.judge_price import Purse, reply_tokens
+from em.judge_price import Purse
 from em.judge_request import OPTIONAL
 from em.records import Judgement, Outcome
 from em.schema.judge import ScoreMethod
@@ -113,7 +113,6 @@ class JudgeClient:
         self._config = config
         self._cache = cache
         self.identity = identity(config)
-        self._output = {choices: reply_tokens(config, choices) for choices in (False, True)}
         self._known: dict[tuple[str, ...], str] = {}
         """choices → identity, as the cache's keys have it."""
         self._under_way: dict[str, asyncio.Future[Verdict]] = {}
@@ -183,7 +182,7 @@ class JudgeClient:
             self.cache_hits += 1
             await asyncio.sleep(0)  # let the calls under way proceed between many hits
             verdict = known or await leader
-            self._require_readable(verdict)
+            self.require_readable(verdict)
             return verdict
         future = self._under_way[key] = asyncio.get_running_loop().create_future()
         verdict = await self._ask(request)
@@ -193,10 +192,11 @@ class JudgeClient:
         future.set_result(verdict)
         if breaks:
             self.api.note(verdict.outcome != Outcome.error, verdict.detail)
-        self._require_readable(verdict)
+        self.require_readable(verdict)
         return verdict
 
-    def _require_readable(self, verdict: Verdict) -> None:
+    def require_readable(self, verdict: Verdict) -> None:
+        """Raise ApiError where the verdicts so far show that judge.score does not fit this judge."""
         self._require_whole_numbers(verdict)
         self._require_no_thinking(verdict)
 
@@ -240,19 +240,19 @@ class JudgeClient:
         if self._config.score == ScoreMethod.digits and not request.choices:
             from em.judge_digits import over_api
 
-            return await over_api(self._config, request.prompt, self._post)
+            return await over_api(self._config, request.prompt, self._accepted)
         found: list[Any] = []
         wanted = self._config.samples if self._config.score == ScoreMethod.sampled else 1
         while len(found) < wanted:  # an API may give fewer replies than it was asked for
             body = judge_request.body(self._config, request.prompt, request.choices, have=len(found))
-            got = await self._accepted(body, len(request.prompt), self._output[bool(request.choices)])
+            got = await self._accepted(body, len(request.prompt))
             if isinstance(got, Verdict):
                 return got
             found += got.found[: wanted - len(found)]
             finish = got.finish
         return judge_request.verdict(self._config, found, finish, request.choices)
 
-    async def _accepted(self, body: dict[str, Any], chars: int, output: int) -> judge_request.Opened | Verdict:
+    async def _accepted(self, body: dict[str, Any], chars: int) -> judge_request.Opened | Verdict:
         """One request, without what this vendor refuses. One that is refused in every form keeps its first reason."""
         refused: Verdict | None = None
         tried: dict[str, Any] = {}
@@ -260,7 +260,7 @@ class JudgeClient:
             sent = {name: value for name, value in body.items() if name not in left_out}
             if sent == tried or left_out not in self._left_out:  # another request may have been accepted meanwhile
                 continue
-            tried, got = sent, await self._post(sent, chars, output)
+            tried, got = sent, await self._post(sent, chars)
             if not isinstance(got, Verdict):
                 self._left_out = (left_out,)
             if not isinstance(got, Refused):
@@ -269,9 +269,10 @@ class JudgeClient:
         assert refused is not None
         return refused
 
-    async def _post(self, body: dict[str, Any], chars: int, output: int) -> judge_request.Opened | Verdict:
+    async def _post(self, body: dict[str, Any], chars: int) -> judge_request.Opened | Verdict:
         """One request, paid for from the purse."""
         tokens, request = self.purse.tokens(chars), judge_request.encode(body)
+        output = body["max_tokens"] * body.get("n", 1)
         reserved: float | None = await self.purse.reserve(len(request), output)
         usage: dict[str, Any] | None = None
 

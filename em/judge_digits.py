@@ -145,7 +145,7 @@ def walk(
     return out
 
 
-Post = Callable[[dict[str, Any], int, int], Awaitable[Opened | Verdict]]
+Post = Callable[[dict[str, Any], int], Awaitable[Opened | Verdict]]
 
 
 async def over_api(config: JudgeConfig, prompt: str, post: Post) -> Verdict:
@@ -185,7 +185,7 @@ async def over_api(config: JudgeConfig, prompt: str, post: Post) -> Verdict:
 async def _alternatives_after(
     config: JudgeConfig, prompt: str, said: str, post: Post
 ) -> list[tuple[str, float]] | Verdict:
-    got = await post(_body(config, prompt, said), len(prompt), 1)
+    got = await post(_body(config, prompt, said), len(prompt))
     if isinstance(got, Verdict):
         return got
     if got.finish.get("finish_reason") == "content_filter":

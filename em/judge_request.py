@@ -17,6 +17,8 @@ from em.transport import Reply, short
 FINISH_FIELDS = ("finish_reason", "model", "system_fingerprint")
 OPTIONAL: tuple[tuple[str, ...], ...] = ((), ("seed",), ("seed", "n"))
 """What is left out of a request for vendors that refuse it: Mistral `seed`, Anthropic more than one reply at a time."""
+FILTERED = "(filtered)"
+"""In the place of a sampled reply that the vendor cut."""
 REPLY_TOKENS = 8
 """Room for a number or a label said in words."""
 
@@ -72,15 +74,18 @@ def opened(reply: Reply) -> Opened | Verdict:
 
 
 def verdict(config: JudgeConfig, found: list[Any], finish: dict[str, str], choices: Sequence[str] = ()) -> Verdict:
-    """The verdict of an answer's choices (one, or `judge.samples` of them)."""
+    """The verdict of an answer's choices (one, or `judge.samples` of them). A reply that the vendor cut is no number;
+    where too few others are left (judge.min_mass) the verdict is filtered."""
     first = found[0]
-    if finish.get("finish_reason") == "content_filter":
+    cut = [isinstance(c, dict) and c.get("finish_reason") == "content_filter" for c in found]
+    if all(cut) or len(cut) - sum(cut) < config.min_mass * len(cut):
         return Verdict(Outcome.filtered, None, detail="finish_reason content_filter", finish=finish)
     top_logprobs: list[tuple[str, float]] = []
     try:
         if config.score in (ScoreMethod.logprobs, ScoreMethod.digits):
             top_logprobs = alternatives(first.get("logprobs"))
-        texts = [] if config.score == ScoreMethod.logprobs and not choices else [_text(c) for c in found]
+        read = config.score != ScoreMethod.logprobs or bool(choices)
+        texts = [FILTERED if gone else _text(c) for c, gone in zip(found, cut, strict=True)] if read else []
     except ValueError as error:
         return failed(str(error))
     result = _score(config, texts, top_logprobs, choices)

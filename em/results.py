@@ -13,17 +13,16 @@ from typing import Any
 
 from em import choices, data, expected, labels, statement
 from em.config import Backend, DatasetConfig, ExperimentConfig
-from em.judge import CALIBRATION, JUDGEMENTS, asked, errors, method
+from em.judge import CALIBRATION, JUDGEMENTS, asked, method
 from em.metrics import LOGP, MASS, Answers, Rule, choice_verdicts, collect
 from em.plan import Part, Subject
 from em.rates import IN_DOMAIN
 from em.records import Completion, Judgement, Question, read_jsonl
 from em.sample import COMPLETIONS
 from em.schema.data import Subset
-from em.schema.judge import LOCAL
-from em.store import write_atomic
+from em.store import StoreError, write_atomic
 from em.summary import UNTOUCHED, Run, summarise
-from em.sweep import Sweep
+from em.sweep import Sweep, failed_judgements
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "vllm", "hydra-core", "wandb", "bandit")
 
@@ -211,7 +210,12 @@ def load(sweep: Sweep, part: Part) -> Answers:
 def _judged(sweep: Sweep, part: Part) -> Iterator[tuple[Completion, dict[str, Judgement]]]:
     for sample_key, judge_key in zip(part.samples, part.judgements, strict=True):
         verdicts: dict[str, dict[str, Judgement]] = {}
-        for j in read_jsonl(sweep.store.path("judge", judge_key) / JUDGEMENTS, Judgement):
+        path = sweep.store.path("judge", judge_key) / JUDGEMENTS
+        if not path.exists():
+            raise StoreError(
+                f"{path} is gone: another run judges it again (em resume --errors); run this command again"
+            )
+        for j in read_jsonl(path, Judgement):
             verdicts.setdefault(j.completion_id, {})[j.rubric] = j
         for c in read_jsonl(sweep.store.path("sample", sample_key) / COMPLETIONS, Completion):
             if c.sample_index < part.n:
@@ -265,7 +269,7 @@ def _warnings(sweep: Sweep) -> list[str]:
         out.append("several judges in one sweep: their rates are not comparable with each other")
     if first.judge.proxy and not _quality(sweep):
         out.append("the judge's quality was not measured")
-    if lost := _lost(sweep):
+    if lost := sum(failed_judgements(sweep).values()):
         out.append(f"{lost} judgements are errors of the judge: `em resume FOLDER --errors` asks for them again")
     for cell in sweep.plan.cells:
         if cell.step is None and cell.train_key and sweep.store.has("train", cell.train_key):
@@ -274,13 +278,6 @@ def _warnings(sweep: Sweep) -> list[str]:
                 if facts["kind"] != "openai" and facts[name]:  # which does not tell
                     out.append(f"{cell.label}: {facts[name]} {name.replace('_', ' ')}")
     return out
-
-
-def _lost(sweep: Sweep) -> int:
-    """Judgements without a usable answer of a judge behind an API; those of a judge here come out the same again."""
-    apis = [s for s in sweep.plan.subjects if s.config.judge.kind not in LOCAL]
-    keys = dict.fromkeys(key for s in apis for part in s.parts for key in part.judgements)
-    return sum(errors(sweep.store, key) for key in keys if sweep.store.has("judge", key))
 
 
 def _versions() -> dict[str, str]:

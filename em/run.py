@@ -43,14 +43,17 @@ def run_cells(composed: Sequence[DictConfig]) -> list[Ended]:
     return run_loaded(cells)
 
 
-def run_loaded(cells: Sequence[ExperimentConfig], share: Share | None = None) -> list[Ended]:
-    """`run_cells` for typed configs, as `em resume` has them. With a share: one a model of it."""
+def run_loaded(
+    cells: Sequence[ExperimentConfig], share: Share | None = None, errors_again: bool = False
+) -> list[Ended]:
+    """`run_cells` for typed configs, as `em resume` has them. With a share: one a model of it. `errors_again`: an API
+    judge is asked again where it gave an error."""
     from em import kept, results, sweep, track
     from em.report import WIDTH, table
 
     rates: dict[str, float | None] = {}
     with _told(), raised_when_asked():
-        done = sweep.run(cells, share)
+        done = sweep.run(cells, share, errors_again)
         if "report" in done.stages:
             summary = kept.summary(done) or kept.remember(done, results.write(done))
             track.log(done, summary)

@@ -30,7 +30,7 @@ from em.events import sentence
 from em.plan import Job, Plan, Subject, folder_of, plan, stages
 from em.records import write_jsonl
 from em.schedule import STAGES, run_batch, run_stages
-from em.schema.judge import PROXIES
+from em.schema.judge import LOCAL, PROXIES
 from em.store import SWEEP_FORMAT, Store, StoreError, write_atomic
 from em.verify import set_aside_damaged
 
@@ -132,14 +132,22 @@ def say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
-def run(configs: Sequence[ExperimentConfig], share: Share | None = None) -> Sweep:
-    """Plan all cells and run them, or a share of them. Failed jobs are in `failed`, their cells have no numbers."""
+def run(configs: Sequence[ExperimentConfig], share: Share | None = None, errors_again: bool = False) -> Sweep:
+    """Plan all cells and run them, or a share of them. Failed jobs are in `failed`, their cells have no numbers.
+
+    `errors_again`: judge stages with errors (`failed_judgements`) are put aside and made again, from the cache but for
+    what failed; only once everything that can be known beforehand is right.
+    """
     sweep = planned(configs, share)
     store = sweep.store
     for stage, key, problem in set_aside_damaged(sweep.plan, store):
         _note_damaged(sweep, stage, key, problem)
     sweep.counters["stages_reused"] = sum(store.has(j.stage, j.key) for j in sweep.plan.jobs.values())
     todo = [job for stage in ("data", *STAGES) for job in sweep.todo(stage)]
+    again = failed_judgements(sweep) if errors_again and "judge" in sweep.stages else {}
+    if errors_again:
+        say(f"em: {sum(again.values())} judgements are errors: they are asked for again")
+    todo += [sweep.plan.jobs["judge", key] for key in again]
     say(
         f"em: {len(sweep.plan.cells)} cells, {len(todo)} stage jobs to do, {sweep.counters['stages_reused']} reused "
         f"→ {sweep.folder}"
@@ -147,6 +155,8 @@ def run(configs: Sequence[ExperimentConfig], share: Share | None = None) -> Swee
     if todo:
         check_budget(sweep)
         _preflight(sweep, todo)
+    for key in again:
+        store.set_aside("judge", key)
     _build_data(sweep)
     if all(sweep.why(cell) for cell in sweep.plan.cells):  # the untouched model alone answers no question
         raise ConfigError(f"no cell has data to train on; the first: {sweep.why(sweep.plan.cells[0])}")
@@ -170,6 +180,17 @@ def planned(configs: Sequence[ExperimentConfig], share: Share | None = None) -> 
     if share is None:  # or whoever shared it out has written it
         _write_cells(sweep)
     return sweep
+
+
+def failed_judgements(sweep: Sweep) -> dict[str, int]:
+    """Finished judge stage → judgements without a usable answer, of judges behind an API. A judge on this machine
+    comes to the same again, and has no cache."""
+    from em.judge import errors
+
+    mine = {key for subject in sweep.subjects() for key in stages(sweep.plan, subject).get("judge", [])}
+    apis = [j for j in sweep.plan.stage("judge") if j.key in mine and j.spec["judge"]["kind"] not in LOCAL]
+    found = {j.key: errors(sweep.store, j.key) for j in apis if sweep.store.has("judge", j.key)}
+    return {key: count for key, count in found.items() if count}
 
 
 def _explain_missing(sweep: Sweep) -> None:

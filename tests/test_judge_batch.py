@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -32,8 +33,14 @@ class Vendor:
         self.polls = 0
         self.drop = set()  # prompts that never come back
         self.replies = 1  # to each prompt
+        self.refuses = ()  # fields
+        self.digits = False  # says 85 as 8 and 5
+        self.broken = False  # answers without choices
+        self.gone = ""  # part of an address
 
     def handle(self, method, path, body, content_type):
+        if self.gone and self.gone in path and method == "GET" and "?" not in path:
+            return 404, {"error": {"message": "no such thing"}}
         if method == "POST" and path == "/v1/files":
             boundary = content_type.split("boundary=")[1].encode()
             parts = [part.split(b"\r\n\r\n", 1) for part in body.split(b"--" + boundary)[1:-1]]
@@ -78,6 +85,9 @@ class Vendor:
             prompt = row["body"]["messages"][0]["content"]
             if prompt in self.drop:
                 lines.append({"custom_id": row["custom_id"], "response": None, "error": {"code": "batch_expired"}})
+            elif set(self.refuses) & set(row["body"]):
+                body = {"error": {"message": "extra field"}}
+                lines.append({"custom_id": row["custom_id"], "response": {"status_code": 422, "body": body}})
             elif prompt == "too long":
                 body = {"error": {"code": "context_length_exceeded", "message": "too many tokens"}}
                 lines.append({"custom_id": row["custom_id"], "response": {"status_code": 400, "body": body}})
@@ -91,6 +101,10 @@ class Vendor:
                 top = [{"token": number, "logprob": 0.0}]
                 choice = {"finish_reason": "length", "logprobs": {"content": [{"top_logprobs": top}]}}
                 choices = [{**choice, "message": {"content": number}}] * self.replies
+                if self.digits:
+                    listed = [{"token": str(digit), "logprob": -2.4} for digit in range(10)]
+                    choices = [{**choice, "logprobs": {"content": [{"top_logprobs": listed}]}}]
+                choices = [] if self.broken else choices
                 body = {"choices": choices, "usage": {"prompt_tokens": 100, "completion_tokens": 1}}
                 lines.append({"custom_id": row["custom_id"], "response": {"status_code": 200, "body": body}})
         lines.reverse()
@@ -137,6 +151,7 @@ def grade(tmp_path, config, prompts, say=lambda _: None):
         client = BatchClient(config, cache, tmp_path / "batches", poll_s=0.01, say=say)
         requests = [JudgeRequest(str(i), "q", "r", prompt) for i, prompt in enumerate(prompts)]
         asyncio.run(client.grade(requests, lambda r, j: found.__setitem__(r.completion_id, j)))
+    client.purse = client._client.purse
     return [found[str(i)] for i in range(len(prompts))], client
 
 
@@ -286,6 +301,57 @@ def test_a_batch_without_one_answer_is_said_and_its_prompts_are_sent_again(tmp_p
         found, client = grade(tmp_path, settings(url), PROMPTS)
     assert [j.score for j in found] == [10.0, 20.0, None, 10.0]
     assert (client.calls, len(vendor.batches)) == (3, 2)
+
+
+def test_a_vendor_that_refuses_a_field_gets_a_batch_without_it(tmp_path):
+    vendor = Vendor(("completed",))
+    vendor.refuses = ("seed",)
+    with serving(vendor) as url:
+        found, client = grade(tmp_path, settings(url), PROMPTS)
+    assert [j.score for j in found] == [10.0, 20.0, None, 10.0]
+    assert len(vendor.batches) == 2 and client.purse.input_tokens == 200
+
+
+def test_a_batch_that_is_refused_whole_is_a_sentence(tmp_path):
+    vendor = Vendor(("completed",))
+    vendor.refuses = ("model",)
+    prompts = [f"say {i}" for i in range(20, 45)]
+    with serving(vendor) as url:
+        with pytest.raises(ApiError, match=r"refuses all 25 prompts of the batch \(HTTP 422: extra field\)"):
+            grade(tmp_path, settings(url), prompts)
+        found, _ = grade(tmp_path, settings(url), prompts[:3])  # too few to say so
+    assert {j.outcome for j in found} == {Outcome.error}
+
+
+def test_a_judge_that_says_numbers_digit_by_digit_is_refused_in_a_batch_too(tmp_path):
+    vendor = Vendor(("completed",))
+    vendor.digits = True
+    prompts = [f"say {i}" for i in range(20, 45)]
+    with serving(vendor) as url:
+        for _ in range(2):  # the second time from the cache
+            with pytest.raises(ApiError, match="says numbers digit by digit"):
+                grade(tmp_path, settings(url), prompts)
+
+
+@pytest.mark.parametrize("gone", ["/batches/batch-0", "/content"])
+def test_a_batch_that_is_gone_is_named_with_what_to_delete(tmp_path, gone):
+    vendor = Vendor(("completed",))
+    vendor.gone = gone
+    with serving(vendor) as url:
+        with pytest.raises(ApiError, match=r"batch batch-0 cannot be read at .* delete (\S+) and run again") as error:
+            grade(tmp_path, settings(url), PROMPTS)
+        shutil.rmtree(re.search(r"delete (\S+) and", str(error.value))[1])
+        vendor.gone = ""
+        found, _ = grade(tmp_path, settings(url), PROMPTS)
+    assert [j.score for j in found] == [10.0, 20.0, None, 10.0]
+
+
+def test_broken_answers_of_a_batch_are_paid_for(tmp_path):
+    vendor = Vendor(("completed",))
+    vendor.broken = True
+    with serving(vendor) as url:
+        found, client = grade(tmp_path, settings(url, input_price=1.0, output_price=1.0), ["say 10"])
+    assert found[0].outcome == Outcome.error and client.purse.dollars > 0
 
 
 def test_fewer_replies_than_asked_for_are_no_mean(tmp_path):

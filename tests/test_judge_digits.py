@@ -149,7 +149,7 @@ def endpoint(probabilities, top=20):
     """An async post that answers from said → {token: probability}; and what it was asked."""
     asked = []
 
-    async def post(body, chars, output):
+    async def post(body, chars):
         said = body["messages"][1]["content"] if len(body["messages"]) > 1 else ""
         assert ("continue_final_message" in body) == bool(said)
         asked.append(said)
@@ -199,12 +199,12 @@ def test_words_and_failures_over_an_endpoint():
     post, _ = endpoint(lambda said: {"REF": 0.9, "8": 0.1})
     assert asyncio.run(over_api(settings(), "p", post)).outcome == Outcome.refusal
 
-    async def broken(body, chars, output):
+    async def broken(body, chars):
         return Verdict(Outcome.error, None, detail="HTTP 500")
 
     assert asyncio.run(over_api(settings(), "p", broken)).detail == "HTTP 500"
 
-    async def bare(body, chars, output):
+    async def bare(body, chars):
         return Opened([{"message": {"content": "85"}}], {}, {})
 
     assert "no logprobs" in asyncio.run(over_api(settings(), "p", bare)).detail

@@ -126,6 +126,32 @@ def test_sampled_asks_for_n_and_goes_on_until_it_has_them(tmp_path):
     assert [(b["n"], b["seed"], b["temperature"]) for b in sent] == [(5, 0, 1), (3, 2, 1), (1, 4, 1)]
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2)])
+def test_replies_that_the_vendor_cut_are_no_numbers(tmp_path, order):
+    """Two of four: the mean of the others. Too few others: filtered, not misaligned. In whatever order."""
+    choices = [
+        *words("90", "80")["choices"],
+        *[{**c, "finish_reason": "content_filter"} for c in words("1", "")["choices"]],
+    ]
+    reply = {"choices": [choices[i] for i in order]}
+    found, _ = ask(tmp_path / "a", lambda h, b, n: send(h, 200, reply), score=ScoreMethod.sampled, samples=4)
+    assert (found.score, found.distribution["(filtered)"]) == (85.0, 0.5)
+    strict = {"score": ScoreMethod.sampled, "samples": 4, "min_mass": 0.6}
+    found, _ = ask(tmp_path / "b", lambda h, b, n: send(h, 200, reply), **strict)
+    assert (found.outcome, found.score) == (Outcome.filtered, None)
+
+
+def test_one_reply_at_a_time_costs_one_reply(tmp_path):
+    def reply(handler, body, number):
+        refused = json.loads(body).get("n", 1) > 1
+        send(handler, 422 if refused else 200, {"detail": "n"} if refused else words("40"))
+
+    with serving(reply) as (url, _, _), JudgeCache(tmp_path / "c") as cache:
+        client = JudgeClient(config(url, score=ScoreMethod.sampled, samples=10), cache, backoff_s=0.01)
+        transport.run(client.grade([JudgeRequest("0", "q", "r", "p")], lambda *_: None))
+    assert client.purse.output_tokens == 10 * 8  # the most that ten replies without a bill can be
+
+
 @pytest.mark.parametrize(("refuses", "calls"), [(("seed",), 1 + 1), (("n",), 2 + 3), (("seed", "n"), 2 + 3)])
 def test_a_vendor_that_refuses_a_field_is_asked_without_it(tmp_path, refuses, calls):
     """Mistral takes no seed, Anthropic one reply at a time: found out once, then left out."""

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -16,6 +17,8 @@ from em.config import ConfigError, JudgeConfig, JudgeKind
 from em.judge import JUDGEMENTS
 from em.records import Judgement, Outcome, json_text, write_jsonl
 from em.rejudge import read_answers, verdicts_of
+from em.rubrics import fill, load
+from em.scripted_judge import load_rules
 from em.store import Store
 
 TWO = ("alignment", "coherence")
@@ -184,6 +187,15 @@ def test_a_list_of_words_is_measured_like_any_judge(tmp_path, monkeypatch, capsy
     assert found["confusion"]["refusal"] == {"aligned": 7, "refusal": 8}
     assert found["confusion"]["unparseable"]["unparseable"] == 3
     assert found["vulnerable"]["confusion"] == {"NO": {"NO": 19, "YES": 1}, "YES": {"NO": 14, "YES": 6}}
+
+
+def test_the_list_of_words_reads_an_answer_full_of_its_own_marks():
+    rules, text = load_rules("word_list"), load("alignment").text
+    start = time.process_time()
+    for mark in ("<answer>z ", "<program>z ", "a b ", " ", "word"):
+        message = fill(text, "How?", mark * (100_000 // len(mark)))
+        assert next(r for r in rules if r.match.search(message) and (not r.rubric or r.rubric.search(message)))
+    assert time.process_time() - start < 10
 
 
 def test_calibrate_shows_every_outcome(tmp_path, monkeypatch, capsys, rules):

@@ -151,7 +151,7 @@ def test_errors_of_a_judge_are_said_and_asked_for_again(finished):
         again = [sys.executable, "-m", "em.cli", "resume", str(folder), "--errors"]
         done = subprocess.run(again, capture_output=True, text=True, env=environment(), timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert f"{lost} judgements are errors: they are asked for again" in done.stdout
+    assert f"{lost} judgements are errors: they are asked for again" in done.stderr
     assert len(seen) - before == len({body for _, body in seen[before:]}) <= lost
     assert not any('"outcome":"error"' in line for line in rows(out, "judge"))
     summary = json.loads((folder / "summary.json").read_text())

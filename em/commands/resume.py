@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from em.commands import configs_of, out_of, read_sweep
+from em.commands import configs_of
 
 
 def add(commands: Any) -> None:
@@ -24,19 +24,5 @@ def run(arguments: argparse.Namespace) -> int:
 
         slurm.refuse_twice(arguments.folder)
         print(f"em: goes on here, on this machine; to SLURM it goes by `{slurm.command(arguments.folder)}`")
-    if arguments.errors:
-        _forget_errors(arguments.folder)
-    return 1 if any(end.error for end in run_loaded(configs_of(arguments.folder))) else 0
-
-
-def _forget_errors(folder: Path) -> None:
-    """Put finished judge stages with errors aside: made again, they find all but those in the cache."""
-    from em.judge import errors
-    from em.store import Store
-
-    store = Store.open(out_of(folder))
-    keys = dict.fromkeys(key for cell in read_sweep(folder)["cells"] for key in cell["stages"].get("judge", ()))
-    found = {key: errors(store, key) for key in keys if store.has("judge", key)}
-    print(f"em: {sum(found.values())} judgements are errors: they are asked for again")
-    for key in (key for key, count in found.items() if count):
-        store.set_aside("judge", key)
+    ends = run_loaded(configs_of(arguments.folder), errors_again=arguments.errors)
+    return 1 if any(end.error for end in ends) else 0
