@@ -218,6 +218,11 @@ def test_the_edges_of_the_ranges_are_allowed(compose, overrides):
         ("+sample.engine_args.trust_remote_code=true", "code of a model's folder is never run"),
         ("+judge.engine_args.dtype=half", "judge.engine_args.dtype cannot be given: set judge.dtype"),
         ("+judge.engine_args.seed=1", "a judge does not sample"),
+        ("+judge.engine_args.logprobs_mode=raw_logits", "verdicts are made of log-probabilities"),
+        ("+sample.engine_args.logprobs_mode=raw_logits", "the gates and questions.choices read log-probabilities"),
+        ("+sample.engine_args.worker_extension_cls=a.B", "the gates ask it"),
+        ("+sample.engine_args.tensor_parallel_size=two", "must be a positive whole number, got 'two'"),
+        ("+judge.engine_args.tensor_parallel_size=0", "judge.engine_args.tensor_parallel_size must be a positive"),
     ],
 )
 def test_engine_arguments_that_have_an_option_of_their_own_are_refused(compose, override, said):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from typing import Any
 
 
 class UserError(Exception):
@@ -25,10 +26,14 @@ def check(ok: bool, sentence: str) -> None:
         raise ConfigError(sentence)
 
 
-def check_engine_args(group: str, given: Iterable[str], own: Mapping[str, str]) -> None:
-    """Raise ConfigError for an option of vLLM that em sets itself. `own`: its name → what to do instead."""
+def check_engine_args(group: str, given: Mapping[str, Any], own: Mapping[str, str]) -> None:
+    """Raise ConfigError for an option of vLLM that em sets itself, and for a number of devices that is none. `own`: its
+    name → what to do instead."""
     for name in given:
         check(name not in own, f"{group}.engine_args.{name} cannot be given: {own.get(name)}")
+    parallel = given.get("tensor_parallel_size", 1)
+    whole = isinstance(parallel, int) and not isinstance(parallel, bool) and parallel > 0
+    check(whole, f"{group}.engine_args.tensor_parallel_size must be a positive whole number, got {parallel!r}")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -40,6 +40,7 @@ OWN_ENGINE_ARGS = {
     "dtype": "set judge.dtype",
     "max_model_len": "set judge.max_model_len",
     "max_logprobs": "set judge.top_logprobs",
+    "logprobs_mode": "verdicts are made of log-probabilities",
     "enable_prefix_caching": "the walk over the digits needs it on",
     "seed": "a judge does not sample",
     "trust_remote_code": "code of a model's folder is never run",

@@ -24,6 +24,9 @@ OWN_ENGINE_ARGS = {
     "max_model_len": "set model.max_model_len",
     "max_num_seqs": "set sample.max_num_seqs",
     "seed": "set sample.seed",
+    "enable_lora": "it is on where there are adapters to ask",
+    "logprobs_mode": "the gates and questions.choices read log-probabilities",
+    "worker_extension_cls": "the gates ask it what is loaded of an adapter",
     "trust_remote_code": "code of a model's folder is never run",
 }
 """Options of vLLM that are not for sample.engine_args, and what is instead."""
