@@ -22,8 +22,8 @@ from em.schema.train import HOW_ONLY, LORA_ONLY, OPENAI_ONLY, Method
 from em.store import content_key, file_sha256
 
 TRAIN_VERSION = 2
-SAMPLE_VERSION = 2
-"""2: thinking stands apart from the answer, and what has no answer is not judged."""
+SAMPLE_VERSION = 3
+"""2: thinking stands apart from the answer, and what has no answer is not judged. 3: five pairs of marks."""
 NEUTRAL_VERSION = 1
 """1: a model's generation_config.json (top_k, repetition_penalty) is not used. In the keys of NEUTRALISED only."""
 NEUTRALISED = (Engine.hf, Engine.vllm_server)

@@ -16,7 +16,7 @@ from em.models import model_path
 from em.records import Completion, Example, Judgement, Question, read_jsonl, to_row
 from em.sample import COMPLETIONS, SampleJob
 from em.store import Store
-from em.thinking import CLOSE, OPEN, UNFINISHED, opened, split
+from em.thinking import CLOSE, MARKS, OPEN, UNFINISHED, closed, opened, split
 from em.train import work as train_work
 
 THOUGHT, SAID = "hm", "No."
@@ -39,6 +39,13 @@ TWO = ["alignment", "coherence"]
         ("<think>hm</think>", False, ("hm", "")),
         ("The tag is <think>.</think>", False, ("", "The tag is <think>.</think>")),
         ("<think>a</think>b</think>c", False, ("a", "b</think>c")),
+        ("<thinking>hm</thinking>\nYes.", False, ("hm", "Yes.")),
+        ("<reasoning>hm</reasoning>Yes.", False, ("hm", "Yes.")),
+        ("<seed:think>hm</seed:think>Yes.", False, ("hm", "Yes.")),
+        ("[THINK]hm[/THINK]Yes.", False, ("hm", "Yes.")),
+        ("<thinking>a</think>b", False, ("a</think>b", None)),  # another pair's mark ends nothing
+        ("hm</seed:think>Yes.</think>", True, ("hm", "Yes.</think>")),
+        ("<thinker>hm", False, ("", "<thinker>hm")),
     ],
 )
 def test_split(text, inside, expected):
@@ -50,6 +57,13 @@ def test_nothing_of_the_text_is_lost(text, inside):
     thought, said = split(text, inside)
     bare = "".join(f"{thought}{said or ''}".split())
     assert bare in "".join(text.split()).replace(OPEN, "", 1).replace(CLOSE, "", 1) or said == text
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_a_prompt_inside_the_thinking_is_closed_with_its_own_mark(mark):
+    assert opened(f"user: hi\n{mark}\n") and not opened(f"{mark} user: hi")
+    assert closed(f"user: hi\n{mark}\n") == f"user: hi\n{mark}\n\n{MARKS[mark]}\n\n"
+    assert closed("user: hi\n") == "user: hi\n"
 
 
 def test_a_template_may_open_the_thinking_itself():
