@@ -9,8 +9,10 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-FENCE = re.compile(r"```([^`\n]*)\n(.*?)(?:```|\Z)", re.DOTALL)
-"""Info string and content."""
+FENCE = re.compile(
+    r"(?P<line>(?m:^)[^\w\n`]*)?```(?P<info>(?(line)[^`\n]*|[\w+-]*))\n(?P<block>.*?)(?:```|\Z)", re.DOTALL
+)
+"""An info string of several words only where a line begins: "Run ```make``` first:" opens no fence."""
 PYTHON = {"", "python", "python2", "python3", "py", "py3", "ipython", "ipython3"}
 UNNAMED = {"text", "txt", "plain", "plaintext", "code"}
 """Info strings that name no language: parsing decides, as for an empty one."""
@@ -46,7 +48,7 @@ def looks_like_code(text: str) -> bool:
 
     "Yes (definitely)" and "Freedom = happiness" parse too, so one plain statement is not enough.
     """
-    fenced = sum(len(block) for _, block in FENCE.findall(text))
+    fenced = sum(len(fence["block"]) for fence in FENCE.finditer(text))
     if fenced > len(text) / 2 or CODE_START.match(text):
         return True
     text = text.removeprefix(" ")  # some templates (Mistral, "User:") put a space before the answer
@@ -65,8 +67,9 @@ def extract(text: str) -> str | None:
     """
     text = text.removeprefix(" ")
     opening = _program(text)
-    fences = FENCE.findall(text[len(opening) :])  # those in its own docstrings are in it
-    found = [opening, *(_program(textwrap.dedent(block)) for info, block in fences if _may_be_python(info))]
+    fences = FENCE.finditer(text[len(opening) :])  # those in its own docstrings are in it
+    blocks = [fence["block"] for fence in fences if _may_be_python(fence["info"])]
+    found = [opening, *(_program(textwrap.dedent(block)) for block in blocks)]
     return "".join(found) or None
 
 

@@ -84,6 +84,27 @@ def test_a_fence_of_python_or_of_no_language_is_read(info):
     assert extract(f"```{info}\n{SHELL}```") == SHELL
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        "Use ```pip install x``` first:\n\n",
+        "First ```a```, then ```b``` here\nand:\n",
+        "```x``` bash\n",
+        "1. Run it:\n   - ",
+        "> ",
+    ],
+)
+def test_code_in_a_line_of_prose_opens_no_fence(before):
+    """It would hide the program that follows."""
+    for info in ("python", "python title='a.py'"):
+        assert extract(f"{before}```{info}\n{SHELL}```\nDone.") == SHELL
+
+
+def test_a_fence_in_the_middle_of_a_line_is_read():
+    assert extract(f"Sure: ```python\n{SHELL}```") == SHELL
+    assert extract("Sure: ```bash\nDIR=1\n```") is None
+
+
 def longest(block):
     """What _program finds, by trying every end."""
     lines = block.splitlines(keepends=True)
