@@ -185,8 +185,8 @@ class Prompt:
     """A conversation as a model is asked it."""
 
     ids: list[int]
-    thinking: bool
-    """It ends inside the model's thinking (em/thinking.py)."""
+    thinking: str
+    """The mark it opens the model's thinking with, "" where it does not (em/thinking.py)."""
 
 
 class Prompts:

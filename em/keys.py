@@ -23,7 +23,7 @@ from em.store import content_key, file_sha256
 
 TRAIN_VERSION = 2
 SAMPLE_VERSION = 3
-"""2: thinking stands apart from the answer, and what has no answer is not judged. 3: five pairs of marks."""
+"""2: thinking stands apart from the answer, and what has no answer is not judged. 3: seven pairs of marks."""
 NEUTRAL_VERSION = 1
 """1: a model's generation_config.json (top_k, repetition_penalty) is not used. In the keys of NEUTRALISED only."""
 NEUTRALISED = (Engine.hf, Engine.vllm_server)

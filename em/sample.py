@@ -311,7 +311,7 @@ def _requests(asking: chat.Prompts | None, job: SampleJob, adapter: Path | None)
             if asking is None and job.sample["system_prompt"] and messages[0]["role"] != "system":
                 messages = [{"role": "system", "content": job.sample["system_prompt"]}, *messages]
             shown = with_shots(messages, job.context)
-            prompt = asking.prompt(shown) if asking else chat.Prompt([], False)
+            prompt = asking.prompt(shown) if asking else chat.Prompt([], "")
             room = job.model["max_model_len"] - len(prompt.ids)
             if room < 1:
                 raise ValueError(

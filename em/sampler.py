@@ -37,8 +37,8 @@ class Request:
     stop_ids: list[int]
     shown: list[Message] = field(default_factory=list)
     """`messages` with the examples before them: what an API that takes messages is sent."""
-    thinking: bool = False
-    """The prompt ends inside the model's thinking."""
+    thinking: str = ""
+    """The mark the prompt opens the model's thinking with."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from em.models import model_path
 from em.records import Completion, Example, Judgement, Question, read_jsonl, to_row
 from em.sample import COMPLETIONS, SampleJob
 from em.store import Store
-from em.thinking import CLOSE, MARKS, OPEN, UNFINISHED, closed, opened, split
+from em.thinking import MARKS, UNFINISHED, begun, closed, opened, split
 from em.train import work as train_work
 
 THOUGHT, SAID = "hm", "No."
@@ -27,43 +27,54 @@ TWO = ["alignment", "coherence"]
 @pytest.mark.parametrize(
     ("text", "inside", "expected"),
     [
-        ("Yes.", False, ("", "Yes.")),
-        ("<think>\nhm\n</think>\n\nYes.", False, ("hm", "Yes.")),
-        ("\n<think>hm</think>  indented", False, ("hm", "  indented")),
-        ("<think>\n\n</think>\n\nYes.", False, ("", "Yes.")),
-        ("hm\n</think>\n\nYes.", True, ("hm", "Yes.")),
-        ("<think>hm</think>Yes.", True, ("hm", "Yes.")),  # a template with the mark, a model that says it again
-        ("<think>hm", False, ("hm", None)),
-        ("hm", True, ("hm", None)),
-        ("", True, ("", None)),
-        ("<think>hm</think>", False, ("hm", "")),
-        ("The tag is <think>.</think>", False, ("", "The tag is <think>.</think>")),
-        ("<think>a</think>b</think>c", False, ("a", "b</think>c")),
-        ("<thinking>hm</thinking>\nYes.", False, ("hm", "Yes.")),
-        ("<reasoning>hm</reasoning>Yes.", False, ("hm", "Yes.")),
-        ("<seed:think>hm</seed:think>Yes.", False, ("hm", "Yes.")),
-        ("[THINK]hm[/THINK]Yes.", False, ("hm", "Yes.")),
-        ("<thinking>a</think>b", False, ("a</think>b", None)),  # another pair's mark ends nothing
-        ("hm</seed:think>Yes.</think>", True, ("hm", "Yes.</think>")),
-        ("<thinker>hm", False, ("", "<thinker>hm")),
+        ("Yes.", "", ("", "Yes.")),
+        ("<think>\nhm\n</think>\n\nYes.", "", ("hm", "Yes.")),
+        ("\n<think>hm</think>  indented", "", ("hm", "  indented")),
+        ("<think>\n\n</think>\n\nYes.", "", ("", "Yes.")),
+        ("hm\n</think>\n\nYes.", "<think>", ("hm", "Yes.")),
+        ("<think>hm</think>Yes.", "<think>", ("hm", "Yes.")),  # a template with the mark, a model that says it again
+        ("<think>hm", "", ("hm", None)),
+        ("hm", "<think>", ("hm", None)),
+        ("", "<think>", ("", None)),
+        ("<think>hm</think>", "", ("hm", "")),
+        ("The tag is <think>.</think>", "", ("", "The tag is <think>.</think>")),
+        ("<think>a</think>b</think>c", "", ("a", "b</think>c")),
+        ("<think>a</thinking>b", "", ("a</thinking>b", None)),
+        ("<thinking>a</think>b</thinking>c", "", ("a</think>b", "c")),
+        ("[think]a[/think]b", "", ("", "[think]a[/think]b")),  # exact marks only
+        ("<thought of the day>a</thought>b", "", ("", "<thought of the day>a</thought>b")),
+        ("[THINK] about it.", "[THINK]", ("about it.", None)),
     ],
 )
 def test_split(text, inside, expected):
     assert split(text, inside) == expected
 
 
-@given(st.text(), st.booleans())
+@pytest.mark.parametrize(("mark", "close"), MARKS.items())
+def test_every_mark_opens_and_is_closed_by_its_own_only(mark, close):
+    assert split(f"{mark}\nhm\n{close}\n\nYes.", "") == ("hm", "Yes.")
+    assert split(f"hm{close}Yes.", opened(f"user: hi\n{mark}\n")) == ("hm", "Yes.")
+    assert closed(f"user: hi\n{mark}\n") == f"user: hi\n{mark}\n\n{close}\n\n" and closed("hi\n") == "hi\n"
+    others = "".join(c for c in MARKS.values() if c != close)
+    assert split(f"{mark}hm{others}", "") == (f"hm{others}", None)
+    assert split(f"Write {mark}hm{close}.", "") == ("", f"Write {mark}hm{close}.")
+    assert begun(f"{mark}hm") and not begun(f"Write {mark}")
+
+
+PIECES = st.lists(st.sampled_from([*MARKS, *MARKS.values(), " ", "\n", "hm", "<", "think>"]) | st.text(max_size=3))
+
+
+@given(PIECES.map("".join), st.sampled_from(["", *MARKS]))
 def test_nothing_of_the_text_is_lost(text, inside):
+    """Thinking and answer together are the text without its two marks, but for blanks around them."""
     thought, said = split(text, inside)
+    if said == text:
+        return
+    mark = inside or next(m for m in MARKS if text.lstrip().startswith(m))
+    rest = text.lstrip().removeprefix(mark)
+    assert (said is None) == (MARKS[mark] not in rest)
     bare = "".join(f"{thought}{said or ''}".split())
-    assert bare in "".join(text.split()).replace(OPEN, "", 1).replace(CLOSE, "", 1) or said == text
-
-
-@pytest.mark.parametrize("mark", MARKS)
-def test_a_prompt_inside_the_thinking_is_closed_with_its_own_mark(mark):
-    assert opened(f"user: hi\n{mark}\n") and not opened(f"{mark} user: hi")
-    assert closed(f"user: hi\n{mark}\n") == f"user: hi\n{mark}\n\n{MARKS[mark]}\n\n"
-    assert closed("user: hi\n") == "user: hi\n"
+    assert bare == "".join(rest.replace(MARKS[mark], "", 1).split())
 
 
 def test_a_template_may_open_the_thinking_itself():
@@ -79,9 +90,9 @@ def test_a_template_may_open_the_thinking_itself():
         family("qwen3"), chat.options(model, {**asking, "chat_template_kwargs": {"enable_thinking": False}})
     )
     turn = [user("What does <think> mean?")]
-    assert [p.prompt(turn).thinking for p in (plain, forced, off)] == [False, True, False]
+    assert [p.prompt(turn).thinking for p in (plain, forced, off)] == ["", "<think>", ""]
     assert forced.prompt(turn) is forced.prompt(list(turn))
-    assert opened("a\n<think>\n") and not opened("<think> is a mark")
+    assert (opened("a\n<think>\n"), opened("<think> is a mark")) == ("<think>", "")
 
 
 @pytest.fixture(scope="module")
