@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import queue
+import secrets
 import socket
 import subprocess
 import sys
@@ -28,6 +29,13 @@ from em.thinking import UNFINISHED
 from em.transport import Api, ApiSettings, Reply
 
 T = TypeVar("T")
+SERVER = """
+import runpy, signal
+from em.worker import die_with_parent
+die_with_parent(signal.SIGTERM)
+runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")
+"""
+"""vLLM's server, which ends with the worker that started it: a killed one cannot end it."""
 R = TypeVar("R")
 START_S = 900.0
 """Longest wait for a server of our own to load its model."""
@@ -177,7 +185,8 @@ class ServerSampler:
             return await api.post("/load_lora_adapter", json.dumps(body).encode())
 
         if adapter not in self._loaded:
-            name = f"em-{content_key(path=str(adapter), process=os.getpid())}"
+            # a process id is not enough: a server outlives the containers that ask it, and they all have the same one
+            name = f"em-{content_key(path=str(adapter), process=os.getpid(), token=secrets.token_hex(8))}"
             ((_, reply),) = stream(self.settings, [name], load)
             if reply.body is None:
                 raise RuntimeError(f"the server at {self.settings.base_url} cannot load {adapter}: {reply.detail}")
@@ -254,7 +263,7 @@ def _start(model: dict[str, Any], sample: dict[str, Any], max_lora_rank: int, ow
         port = probe.getsockname()[1]
     arguments, environment = server_arguments(model, sample, max_lora_rank)
     log = tempfile.NamedTemporaryFile("w+", suffix=".log", prefix="em-vllm-", delete=False)  # noqa: SIM115
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-c", SERVER, "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, env={**os.environ, **environment})
     weakref.finalize(owner, _end, process)
     until = time.monotonic() + START_S

@@ -1,7 +1,7 @@
 """Files of rows that grow while a stage is under way, each row with its CRC-32 in a second file.
 
     completions.jsonl      a row a line
-    completions.crc        its checksum a line, removed before the stage is sealed (then the manifest has a sha256)
+    completions.crc        its checksum a line, removed when the stage is sealed (then the manifest has a sha256)
 
 A killed process leaves whole rows and perhaps a torn one; a bad disk may change any. Whoever goes on keeps the rows
 that are as they were written and makes the others again.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
@@ -53,17 +54,21 @@ class Rows:
 def read(path: Path) -> tuple[list[bytes], list[bytes]]:
     """(rows that are as they were written, rows that are not), each with its newline; a torn end is in neither.
 
-    Nothing where there are no checksums: a kill fell between their removal and the sealing.
+    Nothing where there are no checksums: a kill fell between their removal and the sealing. Rows may have been put in
+    another order since (a stage that was about to be sealed).
     """
     if not path.exists() or not sums_of(path).exists():
         return [], []
     lines, sums = (p.read_bytes().split(b"\n")[:-1] for p in (path, sums_of(path)))
+    left = Counter(sums)
     good, bad = [], []
     for number, line in enumerate(lines):
         row = line + b"\n"
-        if number < len(sums):
-            (good if checksum(row) == sums[number] + b"\n" else bad).append(row)
-        elif number + 1 < len(lines):
+        own = checksum(row)[:-1]
+        if left[own] > 0:
+            left[own] -= 1
+            good.append(row)
+        elif number < len(sums) or number + 1 < len(lines):
             bad.append(row)  # the last one alone may have lost its sum to a kill
     return good, bad
 

@@ -243,7 +243,7 @@ class Drawer:
             "gate": self.gate,
             "prompts": self.prompts,
         }
-        store.finish("sample", self.job.key, self.job.inputs, facts)
+        store.finish("sample", self.job.key, self.job.inputs, facts, until_sealed=growing.sums_of(self.path))
         self.ended = True
         self.emit.done(self.job.key)
 
@@ -293,7 +293,6 @@ def sort_rows(path: Path, order: list[str]) -> list[Completion]:
     temporary = path.with_suffix(SORTED)
     temporary.write_bytes(b"".join(rows[name][1] for name in order))
     os.replace(temporary, path)
-    growing.remove_sums(path)
     return [rows[name][0] for name in order]
 
 

@@ -159,10 +159,13 @@ class Store:
             work.mkdir(exist_ok=True)
             yield work
 
-    def finish(self, stage: str, key: str, inputs: dict[str, Any], facts: dict[str, Any]) -> Path:
+    def finish(
+        self, stage: str, key: str, inputs: dict[str, Any], facts: dict[str, Any], until_sealed: Path | None = None
+    ) -> Path:
         """Seal the work directory: hash its files, write the manifest, rename it into place.
 
-        `inputs` is what the key was made of, `facts` what the run found out (counts, versions, times).
+        `inputs` is what the key was made of, `facts` what the run found out (counts, versions, times). `until_sealed`:
+        a file of the directory that is no part of the stage; it is there until nothing but the renaming is left.
         """
         work, final = self.partial(stage, key), self.path(stage, key)
         for left in work.glob(f".{MANIFEST}.*"):  # of a process killed while it wrote one
@@ -170,13 +173,15 @@ class Store:
         files = {
             str(p.relative_to(work)): {"bytes": p.stat().st_size, "sha256": file_sha256(p)}
             for p in sorted(work.rglob("*"))
-            if p.is_file() and p.name != MANIFEST
+            if p.is_file() and p.name != MANIFEST and p != until_sealed
         }
         manifest = {"format": FORMAT, "stage": stage, "key": key, "inputs": inputs, "facts": facts, "files": files}
         manifest["seal"] = _seal(json.loads(json.dumps(manifest)))  # as it will be read: tuples are lists then
         write_atomic(work / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
         if final.exists():  # an unsealed folder under the final name can only be somebody's hand
             raise StoreError(f"{final} exists without a manifest: move it away and run again")
+        if until_sealed:
+            until_sealed.unlink(missing_ok=True)
         os.rename(work, final)
         Path(str(final) + ".lock").unlink(missing_ok=True)
         return final

@@ -32,7 +32,8 @@ MAX_RETRY_AFTER_S = 300.0
 """What a server's Retry-After is granted at most."""
 DETAIL_CHARS = 300
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-FILTER_CODES = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
+FILTER_CODES = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation", "invalid_prompt"}
+"""The last is OpenAI's for a prompt that its safety system flags."""
 
 
 T = TypeVar("T")

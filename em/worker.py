@@ -39,10 +39,10 @@ def main() -> None:
     importlib.import_module(MODULES[stage]).work(Store.open(Path(batch["out"])), batch["jobs"], emit)
 
 
-def die_with_parent() -> None:
+def die_with_parent(how: signal.Signals = signal.SIGKILL) -> None:
     """A killed sweep must not leave a worker behind that writes into the store (Linux)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, how)
         if os.getppid() == 1:
             sys.exit("the sweep that started this worker is gone")
 

@@ -154,7 +154,7 @@ NOISE = {"float32": 1e-5, "bfloat16": 0.06}
 
 
 @pytest.mark.parametrize(
-    ("dtype", "effect"), [("float32", 0.01), ("float32", 1.0), ("bfloat16", 0.08), ("bfloat16", 1.0)]
+    ("dtype", "effect"), [("float32", 0.01), ("float32", 1.0), ("bfloat16", 0.15), ("bfloat16", 1.0)]
 )
 def test_right_adapter_passes_and_each_fault_has_its_sentence(dtype, effect):
     own, other = made(dtype, effect), made(dtype, effect, seed=2)
@@ -167,10 +167,24 @@ def test_right_adapter_passes_and_each_fault_has_its_sentence(dtype, effect):
             (own.plain, "alpha/r instead of alpha/sqrt"),
             (other.adapted, "answers as adapter b under the name of adapter a"),
         ):
-            if served is own.plain and effect < 0.1 and dtype == "bfloat16":
+            if served is own.plain and effect < 0.2 and dtype == "bfloat16":
                 continue  # 0.8 of a small effect
             with pytest.raises(GateError, match=sentence):
                 gates.check_logprobs(own, noisy(served, NOISE[dtype], seed + 100), "adapter a", {"adapter b": other})
+
+
+def test_of_checkpoints_that_differ_by_rounding_none_is_called_another():
+    """Early steps at the paper's learning rate: in bfloat16 all lie 0.075 from the base and from each other."""
+    base = made("bfloat16", 1.0).base
+    steps = [dataclasses.replace(made("bfloat16", 1.0), adapted=noisy(base, 0.053, i), plain=None) for i in range(8)]
+    for i, own in enumerate(steps):
+        others = {f"step {k}": other for k, other in enumerate(steps) if k != i}
+        for seed in range(20):
+            served = noisy(own.adapted, NOISE["bfloat16"], seed)
+            facts = gates.check_logprobs(own, served, "an early step", others, weak_is_fine=True)
+            assert not facts["told_from_base"]
+        with pytest.raises(GateError, match="cannot be told from its base model"):
+            gates.check_logprobs(own, own.adapted, "the finished adapter", others)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -178,6 +192,18 @@ def test_unknown_model_is_refused_with_the_distance(dtype):
     own = made(dtype, 1.0)
     with pytest.raises(GateError, match=r"differs from the trainer's own forward pass by .* rms over 160 tokens"):
         gates.check_logprobs(own, noisy(own.adapted, 0.5), "adapter a", {})
+
+
+@pytest.mark.parametrize("broken", [math.nan, -math.inf])
+def test_log_probabilities_that_are_no_numbers_pass_no_gate(broken):
+    """Weights that training blew up, or an engine that overflows: NaN is within no tolerance and beyond none."""
+    probes = [gates.Probe([1, 2], [3, 4])] * 2
+    sound, bad = [[-1.0, -2.0]] * 2, [[-1.0, -2.0], [-1.0, broken]]
+    own = gates.Record("lora", "float32", probes, sound, [[-3.0, -3.0]] * 2, None, 1, 1.0)
+    with pytest.raises(gates.GateError, match="1 of the log-probabilities that the engine gives for adapter a are no"):
+        gates.check_logprobs(own, bad, "adapter a", {})
+    with pytest.raises(gates.GateError, match=r"forward pass gave for adapter a .* train.learning_rate"):
+        gates.check_logprobs(dataclasses.replace(own, adapted=bad), sound, "adapter a", {})
 
 
 @pytest.mark.parametrize("effect", [0.3, 2.0])

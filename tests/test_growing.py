@@ -68,6 +68,17 @@ def test_a_flipped_bit_anywhere_is_found_and_no_other_row_is_kept_but_those_writ
     assert growing.read(path) == (good, [])
 
 
+@given(ROWS, st.randoms())
+def test_rows_that_were_put_in_order_before_the_disk_was_full_are_kept(tmp_path, rows, random):
+    path = tmp_path / "rows.jsonl"
+    lines = written(path, rows)
+    random.shuffle(lines)
+    path.write_bytes(b"".join(lines))
+    assert growing.read(path) == (lines, [])
+    growing.keep(path, lines)
+    assert growing.sums_of(path).read_bytes() == b"".join(map(growing.checksum, lines))
+
+
 def test_rows_without_checksums_are_nobodys(tmp_path):
     path = tmp_path / "rows.jsonl"
     written(path, [{"a": 1}, {"a": 2}])

@@ -418,3 +418,22 @@ def test_is_disk_full():
     assert is_disk_full(OSError(errno.ENOSPC, "full"))
     assert is_disk_full(OSError(errno.EDQUOT, "quota"))
     assert not is_disk_full(OSError(errno.EACCES, "no"))
+
+
+def test_a_file_that_is_no_part_of_a_stage_is_there_until_it_is_sealed(tmp_path, monkeypatch):
+    """Without it nobody could say which of the rows are whole, if the manifest finds no room."""
+    store = Store.open(tmp_path)
+    with store.claim("sample", "k") as work:
+        (work / "rows").write_text("x")
+        (work / "sums").write_text("y")
+        with monkeypatch.context() as patch:
+            patch.setattr("em.store.write_atomic", _full)
+            with pytest.raises(OSError, match="No space"):
+                store.finish("sample", "k", {}, {}, until_sealed=work / "sums")
+        assert (work / "sums").exists()
+        folder = store.finish("sample", "k", {}, {}, until_sealed=work / "sums")
+    assert list(store.manifest("sample", "k")["files"]) == ["rows"] and not (folder / "sums").exists()
+
+
+def _full(path, text):
+    raise OSError(28, "No space left on device")
