@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from em.gates import Probe
-from em.sampler import Answer, Inventory, Request
+from em.sampler import Answer, Inventory, RefusedError, Request
 from em.store import content_key
 from em.thinking import UNFINISHED
 from em.transport import Api, ApiSettings, Reply
@@ -90,13 +90,16 @@ async def answered(
     """What `read` makes of the JSON that comes back; a broken answer is asked for again. `filtered`: what stands for
     content that the server refused.
 
-    Raises RuntimeError that says why there is none, or what it lacks after TRIES answers.
+    Raises RefusedError where the server calls the request wrong, RuntimeError that says why else there is none, or what
+    it lacks after TRIES answers.
     """
     wrong = ""
     for _ in range(TRIES):
         reply = await send()
         if reply.filtered and filtered is not None:
             return filtered
+        if reply.refused:
+            raise RefusedError(f"{what} was refused ({reply.detail}): change it, or leave it out of questions.sets")
         if reply.body is None:
             raise RuntimeError(f"{what} was not answered: {reply.detail}")
         try:
@@ -211,8 +214,8 @@ class OpenAiSampler:
             "model", model["base_url"], model["path"], model["api_key_env"], sample["max_num_seqs"], sample["timeout_s"]
         )
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:
-        async def ask(api: Api, request: Request) -> Answer:
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | RefusedError]]:
+        async def ask(api: Api, request: Request) -> Answer | RefusedError:
             body = {
                 "model": self.settings.model,
                 "messages": request.shown,
@@ -221,12 +224,15 @@ class OpenAiSampler:
                 "top_p": request.top_p,
                 "seed": request.seed,
             }
-            return await answered(
-                lambda: api.post("/chat/completions", json.dumps(body).encode()),
-                f"question {request.question.id}",
-                lambda found: _answer(found["choices"][0], found["usage"]),
-                Answer("", "content_filter", 0),
-            )
+            try:
+                return await answered(
+                    lambda: api.post("/chat/completions", json.dumps(body).encode()),
+                    f"question {request.question.id}",
+                    lambda found: _answer(found["choices"][0], found["usage"]),
+                    Answer("", "content_filter", 0),
+                )
+            except RefusedError as error:  # the matter of one job
+                return error
 
         yield from stream(self.settings, requests, ask)
 

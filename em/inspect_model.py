@@ -26,7 +26,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from em import chat
 from em.records import Message, Question
-from em.sampler import Answer, Request, Sampler, row_seed, without_thinking
+from em.sampler import Answer, RefusedError, Request, Sampler, row_seed, without_thinking
 from em.store import content_key
 from em.thinking import UNFINISHED
 
@@ -69,7 +69,10 @@ class Batcher:
                         future.set_exception(RuntimeError(f"the engine failed: {error}"))
                 continue
             for request, answer in found:
-                futures[id(request)].set_result(answer)
+                if isinstance(answer, RefusedError):
+                    futures[id(request)].set_exception(answer)
+                else:
+                    futures[id(request)].set_result(answer)
 
 
 @modelapi(name="em")  # Inspect looks up what a model is registered as

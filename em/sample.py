@@ -21,7 +21,7 @@ from em.events import Emitter, sentence
 from em.gates import GateError
 from em.question_forms import with_shots
 from em.records import Completion, Question, from_row, write_jsonl
-from em.sampler import Answer, Request, Sampler, open_sampler, row_seed, without_thinking
+from em.sampler import Answer, RefusedError, Request, Sampler, open_sampler, row_seed, without_thinking
 from em.schema.train import Method
 from em.store import Store, content_key
 
@@ -138,6 +138,9 @@ def _draw(sampler: Sampler, drawers: list[Drawer], store: Store, emit: Emitter) 
         drawer.finish_if_whole(store)
     for request, answer in sampler.generate(r for d in drawers for r in d.missing):
         owner = owners[request.job]
+        if isinstance(answer, RefusedError):
+            owner.fail(str(answer))
+            continue
         owner.add(request, answer)
         done, tokens, now = done + 1, tokens + answer.token_count, time.monotonic()
         if done == total or now - shown > SHOW_EVERY_S:

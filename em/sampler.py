@@ -61,6 +61,10 @@ class Inventory:
     """What B·A is multiplied by."""
 
 
+class RefusedError(RuntimeError):
+    """A server calls one request wrong; the others are none of its business."""
+
+
 class Sampler(Protocol):
     """An engine with one base model in it."""
 

@@ -53,6 +53,8 @@ def api():
                 return self.answer(500, {"error": {"message": "try again"}})
             if text in BROKEN:
                 return self.answer(200, BROKEN[text])
+            if "odd" in text:
+                return self.answer(400, {"error": {"code": "invalid_value", "message": "no such thing"}})
             if "forbidden" in text:
                 return self.answer(400, {"error": {"code": "content_filter", "message": "no"}})
             choice = {"message": {"content": f"re: {text} {body['seed']}"}, "finish_reason": "stop"}
@@ -114,6 +116,16 @@ def test_a_broken_answer_is_asked_for_again_and_then_said(api, tmp_path, monkeyp
     (said,) = failures(run(store, [job("a", url, [text], n=1)]))
     assert said.startswith("question q0 was answered 3 times in a form that is not OpenAI's") and "base_url" in said
     assert len(asked) == 3
+
+
+def test_a_question_that_is_refused_fails_its_own_job_only(api, tmp_path, monkeypatch):
+    monkeypatch.setenv("EM_TEST_KEY", "k")
+    url, _, _ = api
+    store = Store.open(tmp_path)
+    seen = run(store, [job("a", url, ["odd", "fine"]), job("b", url, ["fine", "good"])])
+    (why,) = failures(seen)
+    assert "question q0 was refused (HTTP 400: no such thing): change it, or leave it out of questions.sets" in why
+    assert store.has("sample", "b") and not store.has("sample", "a")
 
 
 def test_a_server_with_another_model_is_refused(tmp_path):
