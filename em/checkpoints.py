@@ -4,9 +4,10 @@
     train/<key>/model/                 the finished run: a whole model folder (train.method full)
     train/<key>/checkpoints/<step>/    the same after `step` optimiser steps, for each of `planned`
 
-A schedule is not in the train key: a run is the same whatever is kept of it. A finished run is used again as long as it
-has every step asked for. Where one is missing the run is made again under a key of its own, schedule included: a sealed
-directory is never written into, and a second run on other hardware would not be the same run (docs/decisions.md).
+A schedule is not in the train key: a run is the same whatever is kept of it. The run under that key is used again as
+long as it has every step asked for; other finished runs are not looked at. Where one is missing the run is made again
+under a key of its own, schedule included: a sealed directory is never written into, and a second run on other hardware
+would not be the same run (docs/decisions.md).
 """
 
 from __future__ import annotations
