@@ -205,8 +205,8 @@ def main():
         twice = sum(r[2]["answered"] - r[2]["distinct"] for r in runs)
         line(f"judge_share_of_{limit:.0f}_a_second", f"{share:.3f}", ">=0.95", share >= 0.95)
         line(f"judge_cpu_ms_a_call_at_{limit:.0f}", f"{cpu:.3f}", "<=0.35", cpu <= 0.35)
-        own = cpu - min(bare)
-        line(f"judge_cpu_ms_a_call_over_bare_aiohttp_at_{limit:.0f}", f"{own:.3f}", "<=0.20", own <= 0.20)
+        times = cpu / min(bare)
+        line(f"judge_cpu_a_call_of_bare_aiohttp_at_{limit:.0f}", f"{times:.2f}", "<=2.2", times <= 2.2)
         line(f"judge_duplicate_calls_at_{limit:.0f}", twice, "0", twice == 0)
     rate, _, seen = throughput(64, arguments.calls * 2 // 3, sigma=SIGMA)
     share = rate * seen["latencies_s"] / seen["answered"] / 64
