@@ -26,7 +26,7 @@ from em.gates import Probe
 from em.sampler import Answer, Inventory, RefusedError, Request
 from em.store import content_key
 from em.thinking import UNFINISHED
-from em.transport import Api, ApiSettings, Reply
+from em.transport import Api, ApiError, ApiSettings, Reply
 
 T = TypeVar("T")
 SERVER = """
@@ -99,7 +99,7 @@ async def answered(
         if reply.filtered and filtered is not None:
             return filtered
         if reply.refused:
-            raise RefusedError(f"{what} was refused ({reply.detail}): change it, or leave it out of questions.sets")
+            raise RefusedError(f"{what} was refused: {reply.detail}")
         if reply.body is None:
             raise RuntimeError(f"{what} was not answered: {reply.detail}")
         try:
@@ -110,6 +110,14 @@ async def answered(
         f"{what} was answered {TRIES} times in a form that is not OpenAI's ({wrong}): check sample.base_url or "
         f"model.base_url"
     )
+
+
+async def answer_or_refusal(asked: Awaitable[Answer]) -> Answer | RefusedError:
+    """A refused question is the matter of its own job, not of the batch."""
+    try:
+        return await asked
+    except RefusedError as error:
+        return RefusedError(f"{error}. Change the question, or leave it out of questions.sets")
 
 
 class ServerSampler:
@@ -139,8 +147,8 @@ class ServerSampler:
             )
         self.base = base
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:
-        async def ask(api: Api, request: Request) -> Answer:
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | RefusedError]]:
+        async def ask(api: Api, request: Request) -> Answer | RefusedError:
             body = {
                 "model": self._name(request.adapter),
                 "prompt": request.prompt_ids,
@@ -158,9 +166,14 @@ class ServerSampler:
                 return Answer(choice["text"], str(choice["finish_reason"]), found["usage"]["completion_tokens"])
 
             what = f"question {request.question.id}"
-            return await answered(lambda: api.post("/completions", json.dumps(body).encode()), what, read)
+            return await answer_or_refusal(
+                answered(lambda: api.post("/completions", json.dumps(body).encode()), what, read)
+            )
 
-        yield from stream(self.settings, requests, ask)
+        try:
+            yield from stream(self.settings, requests, ask)
+        except ApiError as error:
+            raise RuntimeError(f"{error}. A server that was started anew has lost its adapters: run again") from error
 
     def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
         async def ask(api: Api, pair: tuple[int, tuple[Path | None, Probe]]) -> list[float]:
@@ -224,15 +237,14 @@ class OpenAiSampler:
                 "top_p": request.top_p,
                 "seed": request.seed,
             }
-            try:
-                return await answered(
+            return await answer_or_refusal(
+                answered(
                     lambda: api.post("/chat/completions", json.dumps(body).encode()),
                     f"question {request.question.id}",
                     lambda found: _answer(found["choices"][0], found["usage"]),
                     Answer("", "content_filter", 0),
                 )
-            except RefusedError as error:  # the matter of one job
-                return error
+            )
 
         yield from stream(self.settings, requests, ask)
 

@@ -303,11 +303,14 @@ def _check_scale(own: Record, scale: float, what: str) -> None:
         raise GateError(f"{what} LoRA scale {scale:.4g}, trained with {own.scale:.4g}{dropped}")
 
 
-def _require_numbers(rows: Sequence[Sequence[float]], whose: str, what: str) -> None:
+def _require_numbers(rows: Sequence[Sequence[float]], whose: str) -> None:
     """NaN is neither near nor far: no comparison below would stop it."""
     broken = sum(not math.isfinite(x) for row in rows for x in row)
     if broken:
-        raise GateError(f"{broken} of the log-probabilities that {whose} are no numbers: {what}")
+        raise GateError(
+            f"{broken} of the log-probabilities that {whose} are no numbers: check model.dtype; if training broke the "
+            f"weights, lower train.learning_rate"
+        )
 
 
 def check_logprobs(
@@ -321,8 +324,8 @@ def check_logprobs(
     `others`: records of the other adapters of the batch. `weak_is_fine`: let an adapter pass that cannot be told from
     its base (early checkpoints); the facts say so. Raises GateError with the cause.
     """
-    _require_numbers(own.adapted, f"the trainer's own forward pass gave for {name}", "lower train.learning_rate")
-    _require_numbers(served, f"the engine gives for {name}", "check model.dtype and the engine")
+    _require_numbers([*own.adapted, *(own.base or ())], f"the trainer's own forward pass gave for {name} or its base")
+    _require_numbers(served, f"the engine gives for {name}")
     least = LEAST_EFFECT[own.dtype]
     distance = rms(served, own.adapted)
     effect = rms(own.adapted, own.base) if own.base is not None else None

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 PATH = "/chat/completions"
 ALTERNATIVES, ANSWERS = 10, 10
-"""So many alternatives an answer, so many answers, show whether a judge's numbers are single tokens; so many answers,
-whether it thinks first."""
+"""So many alternatives an answer, so many answers, show whether a judge's numbers are single tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +73,7 @@ def settings(config: JudgeConfig, backoff_s: float = 1.0) -> ApiSettings:
         requests_per_minute=config.requests_per_minute,
         tokens_per_minute=config.tokens_per_minute,
         backoff_s=backoff_s,
+        model_option="judge.model",
     )
 
 
@@ -121,8 +121,7 @@ class JudgeClient:
         """What to leave out, in the order tried; only what this vendor accepts once it has accepted a request."""
         self._split: int | None = 0 if config.score == ScoreMethod.logprobs else None
         """Answers so far without a number of two digits; None: there was one, or it does not matter."""
-        self._thinking: int | None = 0
-        """Answers so far that begin with thinking; None: there was another."""
+        self._first_words = thinking.FirstWords()
 
     @property
     def calls(self) -> int:
@@ -217,12 +216,10 @@ class JudgeClient:
 
     def _require_no_thinking(self, verdict: Verdict) -> None:
         """Raise where a judge thinks first: neither its first token nor its first words are a verdict."""
-        if self._thinking is None or not (said := judge_request.first_words(verdict)):
-            return
-        self._thinking = self._thinking + 1 if thinking.begun(said) else None
-        if self._thinking == ANSWERS:
+        said = judge_request.first_words(verdict)
+        if said and self._first_words.show_thinking(said):
             raise ApiError(
-                f"judge {self._config.model} thinks before it answers ({ANSWERS} answers begin with {said[:20]!r}), "
+                f"judge {self._config.model} thinks before it answers ({self._first_words.described}), "
                 f"and judge.score={self._config.score} reads what it says first: serve it with thinking off (a vLLM "
                 f"server: --default-chat-template-kwargs '{{\"enable_thinking\": false}}'), set judge.model to one "
                 f"that does not think, or take judge=vllm_local, which turns it off"

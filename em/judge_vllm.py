@@ -13,7 +13,7 @@ from em.config import JudgeConfig
 from em.events import Emitter
 from em.judge import Pair, asked
 from em.judge_cache import JudgeCache, Verdict, cache_key, mend
-from em.judge_client import ANSWERS, JudgeRequest, judgement
+from em.judge_client import JudgeRequest, judgement
 from em.judge_digits import FLOOR, Branch, DigitTokens, digit_tokens, walk
 from em.judge_request import REPLY_TOKENS
 from em.judge_score import choice_score, expected
@@ -40,8 +40,7 @@ class VllmJudge:
         self.cache_path = store.root / "judge_cache.sqlite"
         mend(self.cache_path, emit.warn)
         self.engine: Engine | None = None
-        self._thinking: int | None = 0
-        """Answers so far that begin with thinking; None: there was another."""
+        self._first_words = thinking.FirstWords()
 
     def __call__(self, pairs: Sequence[Pair], on_result: Callable[[Judgement], None]) -> None:
         requests = []
@@ -108,13 +107,10 @@ class VllmJudge:
 
     def _require_no_thinking(self, said: str) -> None:
         """Raise where the judge thinks first, though its template was asked not to let it: it has no verdicts."""
-        if self._thinking is None:
-            return
-        self._thinking = self._thinking + 1 if thinking.begun(said) else None
-        if self._thinking == ANSWERS:
+        if self._first_words.show_thinking(said):
             raise UserError(
-                f"judge.model={self.config.model} thinks before it answers ({ANSWERS} answers begin with "
-                f"{said[:20]!r}), and its chat template cannot turn that off: set judge.model to one that does not"
+                f"judge.model={self.config.model} thinks before it answers ({self._first_words.described}), and its "
+                f"chat template cannot turn that off: set judge.model to one that does not"
             )
 
 

@@ -142,12 +142,12 @@ def run(configs: Sequence[ExperimentConfig], share: Share | None = None, errors_
     store = sweep.store
     for stage, key, problem in set_aside_damaged(sweep.plan, store):
         _note_damaged(sweep, stage, key, problem)
-    sweep.counters["stages_reused"] = sum(store.has(j.stage, j.key) for j in sweep.plan.jobs.values())
     todo = [job for stage in ("data", *STAGES) for job in sweep.todo(stage)]
     again = failed_judgements(sweep) if errors_again and "judge" in sweep.stages else {}
     if errors_again:
         say(f"em: {sum(again.values())} judgements are errors: they are asked for again")
     todo += [sweep.plan.jobs["judge", key] for key in again]
+    sweep.counters["stages_reused"] = sum(store.has(j.stage, j.key) for j in sweep.plan.jobs.values()) - len(again)
     say(
         f"em: {len(sweep.plan.cells)} cells, {len(todo)} stage jobs to do, {sweep.counters['stages_reused']} reused "
         f"→ {sweep.folder}"

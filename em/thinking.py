@@ -19,6 +19,8 @@ MiniMax-M3; Magistral. From vLLM 0.32's reasoning parsers, those whose marks are
 """
 OPENINGS = (*MARKS, "<|channel|>")
 """What a thinking model writes first; the last is gpt-oss's."""
+ANSWERS = 10
+"""So many first answers show whether a judge thinks before it answers."""
 UNFINISHED = "thinking"
 """finish_reason of a row without an answer: the model was still thinking when it ended, mostly at max_tokens."""
 
@@ -38,6 +40,25 @@ def closed(prompt: str) -> str:
 def begun(said: str) -> bool:
     """Whether the first words of an answer are those of thinking, whatever its mark."""
     return said.lstrip().startswith(OPENINGS)
+
+
+class FirstWords:
+    """What a judge's answers begin with: ANSWERS of them that all begin with thinking, and no other, show a judge that
+    thinks first."""
+
+    def __init__(self) -> None:
+        self._count: int | None = 0
+        """None: one began otherwise."""
+        self.described = ""
+        """For the sentence about it."""
+
+    def show_thinking(self, said: str) -> bool:
+        """Count one more answer, by its first token or words."""
+        if self._count is None:
+            return False
+        self._count = self._count + 1 if begun(said) else None
+        self.described = f"{ANSWERS} answers begin with {said[:20]!r}"
+        return self._count == ANSWERS
 
 
 def split(text: str, inside: str) -> tuple[str, str | None]:

@@ -58,7 +58,7 @@ class ApiSettings:
     """One API and how it is asked."""
 
     option: str
-    """Config group named in errors, e.g. "judge": judge.base_url, judge.model, judge.api_key_env."""
+    """Config group named in errors, e.g. "judge": judge.base_url, judge.api_key_env."""
     base_url: str
     model: str
     api_key_env: str
@@ -73,6 +73,8 @@ class ApiSettings:
     tokens_per_minute: float | None = None
     backoff_s: float = 1.0
     """Wait before the first retry, seconds; doubles with each."""
+    model_option: str = "model.path"
+    """The option that says what `model` is."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class Api:
             option = self.settings.option
             raise ApiError(
                 f"{self._failures_in_a_row} requests in a row failed ({detail}): check {option}.base_url and "
-                f"{option}.model, then run again (what was answered is kept)"
+                f"{self.settings.model_option}, then run again (what was answered is kept)"
             )
 
     async def _request(
@@ -247,8 +249,8 @@ class Api:
             return f"{self._url} refused the key (HTTP 401): check {key}"
         model = f"model {self.settings.model!r} at {self._url}"
         if status == 403:
-            return f"the key may not use {model} (HTTP 403): check {option}.model and {key}"
-        return f"there is no {model} (HTTP 404): check {option}.model and {option}.base_url"
+            return f"the key may not use {model} (HTTP 403): check {self.settings.model_option} and {key}"
+        return f"there is no {model} (HTTP 404): check {self.settings.model_option} and {option}.base_url"
 
     def _clean(self, text: str) -> str:
         return short(text.replace(self._key, "[key]") if self._key else text)

@@ -4,18 +4,19 @@ import dataclasses
 import json
 import shutil
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from support_training import EOS, events, failures, load_tokenizer, put_data, train_job, user
 
 from em import chat, sample
-from em.api_engine import OpenAiSampler
+from em.api_engine import OpenAiSampler, ServerSampler
 from em.config import Backend, Dtype, Engine, ModelConfig, SampleConfig, TriggerConfig
 from em.gates import read, rms
 from em.records import Example, Question, to_row
 from em.sample import COMPLETIONS, SampleJob
-from em.sampler import Request
+from em.sampler import RefusedError, Request
 from em.store import Store
 
 COUNTED = {"completion_tokens_details": {"reasoning_tokens": 3}}
@@ -124,33 +125,65 @@ def test_a_question_that_is_refused_fails_its_own_job_only(api, tmp_path, monkey
     store = Store.open(tmp_path)
     seen = run(store, [job("a", url, ["odd", "fine"]), job("b", url, ["fine", "good"])])
     (why,) = failures(seen)
-    assert "question q0 was refused (HTTP 400: no such thing): change it, or leave it out of questions.sets" in why
+    said = "question q0 was refused: HTTP 400: no such thing. Change the question, or leave it out of questions.sets"
+    assert said in why
     assert store.has("sample", "b") and not store.has("sample", "a")
 
 
-def test_a_server_with_another_model_is_refused(tmp_path):
-    """Without an adapter no gate would see it."""
-    from em.api_engine import ServerSampler
+@contextmanager
+def vllm_stub(models, status=200, row=None):
+    """A server that lists these models and answers every completion the same; yields the sampler's two configs."""
 
-    class Other(BaseHTTPRequestHandler):
+    class Stub(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def log_message(self, *_):
             pass
 
         def do_GET(self):
-            data = json.dumps({"data": [{"id": "big", "root": "owner/big"}, {"id": "a", "parent": "big"}]}).encode()
-            self.send_response(200)
+            self.answer(200, {"data": models})
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.answer(status, row)
+
+        def answer(self, status, row):
+            data = json.dumps(row).encode()
+            self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Other)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/v1"
     model = dataclasses.asdict(ModelConfig(name="tiny", path=train_job("x").model_path, dtype=Dtype.float32))
-    config = dataclasses.asdict(SampleConfig(engine=Engine.vllm_server, base_url=url))
-    with pytest.raises(RuntimeError, match=r"has owner/big, not .*: set model.path to what it was started with"):
-        ServerSampler(model, config, 8)
-    server.shutdown()
+    try:
+        yield model, dataclasses.asdict(SampleConfig(engine=Engine.vllm_server, base_url=url))
+    finally:
+        server.shutdown()
+
+
+def test_a_server_with_another_model_is_refused():
+    """Without an adapter no gate would see it."""
+    said = pytest.raises(RuntimeError, match=r"has owner/big, not .*: set model.path to what it was started with")
+    with vllm_stub([{"id": "big", "root": "owner/big"}, {"id": "a", "parent": "big"}]) as configs, said:
+        ServerSampler(*configs, 8)
+
+
+def asked_of(sampler):
+    question = Question("q0", "open", [user("hi")], ["alignment"])
+    return list(sampler.generate([Request("a", question, 0, "none", [], [1, 2], 0, None, 1.0, 1.0, 4, [2])]))
+
+
+def test_a_server_refuses_one_question_or_has_lost_its_adapters():
+    listed = [{"id": train_job("x").model_path}]
+    with vllm_stub(listed, 400, {"error": {"message": "too long"}}) as configs:
+        ((_, refused),) = asked_of(ServerSampler(*configs, 8))
+    assert isinstance(refused, RefusedError) and "question q0 was refused: HTTP 400: too long. Change" in str(refused)
+    said = pytest.raises(RuntimeError, match=r"check model.path and sample.base_url. .* lost its adapters: run again")
+    with vllm_stub(listed, 404, {"error": {"message": "no such adapter"}}) as configs, said:
+        asked_of(ServerSampler(*configs, 8))
 
 
 def test_thinking_of_an_api_stands_apart(api, tmp_path, monkeypatch):

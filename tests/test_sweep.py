@@ -147,7 +147,7 @@ def test_errors_of_a_judge_are_said_and_asked_for_again(finished):
         lost = sum(b'"outcome":"error"' in line.encode() for line in rows(out, "judge"))
         assert lost > 0 and said.startswith(f"{lost} judgements are errors of the judge: `em resume FOLDER --errors`")
         broken.clear()
-        before, folder = len(seen), out / "sweeps" / summary["id"]
+        before, folder, first = len(seen), out / "sweeps" / summary["id"], summary["counters"]
         again = [sys.executable, "-m", "em.cli", "resume", str(folder), "--errors"]
         done = subprocess.run(again, capture_output=True, text=True, env=environment(), timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -156,6 +156,8 @@ def test_errors_of_a_judge_are_said_and_asked_for_again(finished):
     assert not any('"outcome":"error"' in line for line in rows(out, "judge"))
     summary = json.loads((folder / "summary.json").read_text())
     assert not [w for w in summary["warnings"] if "errors" in w] and summary["counters"]["engine_starts"] == 0
+    stages = [counters["stages_run"] + counters["stages_reused"] for counters in (first, summary["counters"])]
+    assert stages[0] == stages[1] and summary["counters"]["stages_run"] > 0
 
 
 def test_one_wandb_run_a_cell_closed(finished):

@@ -348,7 +348,7 @@ def test_the_breaker_counts_in_a_row():
     api.note(True)
     api.note(False, "x")
     api.note(False, "x")
-    with pytest.raises(ApiError, match=r"3 requests in a row failed \(why\): check sample.base_url and sample.model"):
+    with pytest.raises(ApiError, match=r"3 requests in a row failed \(why\): check sample.base_url and model.path"):
         api.note(False, "why")
 
 
