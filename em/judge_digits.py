@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from em.judge_cache import Verdict
@@ -56,15 +57,30 @@ class DigitTokens:
     blank: frozenset[int] = frozenset()
     """Tokens that are white space alone: a reply may begin with one of them, and then with one of `first`."""
 
-    @property
-    def ids(self) -> list[int]:
-        """All whose probabilities a walk needs once the reply has begun."""
-        return sorted({*self.first, *self.later})
-
-    @property
+    @cached_property
     def beginnings(self) -> list[int]:
-        """All whose probabilities it needs before."""
-        return sorted({*self.ids, *self.blank})
+        """Those whose probabilities a walk needs before the reply has begun."""
+        return sorted({*self._begin, *self.blank})
+
+    @cached_property
+    def behind_blank(self) -> list[int]:
+        """Those it needs behind white space."""
+        return sorted(self._begin)
+
+    @cached_property
+    def continuations(self) -> list[int]:
+        """Those it needs behind digits: every one, for the number ends where none of them follows."""
+        return sorted(self.later)
+
+    @cached_property
+    def _begin(self) -> set[int]:
+        return {token for token, digits in self.first.items() if digits in _PREFIXES}
+
+    def wanted(self, branch: Branch) -> list[int]:
+        """Those whose probabilities as the next token a walk needs there."""
+        if branch.said:
+            return self.continuations
+        return self.behind_blank if branch.ids else self.beginnings
 
 
 def digit_tokens(vocabulary: dict[str, int]) -> DigitTokens:
@@ -105,8 +121,8 @@ class Walked:
 
 
 Look = Callable[[Sequence[Branch]], list[tuple[dict[int, float], str]]]
-"""For each branch of a level: token → log-probability of all digit tokens as the next one, before the reply has begun
-of the blank ones too; and the likeliest token's text."""
+"""For each branch of a level: token → log-probability as the next one, of all tokens that DigitTokens.wanted names; and
+the likeliest token's text."""
 
 
 def walk(

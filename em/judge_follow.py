@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
 import threading
 import traceback
 from array import array
@@ -69,12 +70,17 @@ def judge_client(config: JudgeConfig, cache: Path, say: Callable[[str], None] = 
     with server or contextlib.nullcontext(), contextlib.closing(JudgeCache(cache)) as opened:
         if server:
             config.base_url, config.model = server.base_url, "scripted"
-        if config.batch:
-            from em.judge_batch import BatchClient
-
-            yield BatchClient(config, opened, cache.with_name("judge_batches"), say=say)
-        else:
+        if not config.batch:
             yield JudgeClient(config, opened)
+            return
+        from em.judge_batch import POLL_S as BATCH_POLL_S
+        from em.judge_batch import BatchClient
+
+        if not server:
+            yield BatchClient(config, opened, cache.with_name("judge_batches"), BATCH_POLL_S, say)
+            return
+        with tempfile.TemporaryDirectory() as folder:  # its batches are gone with the server
+            yield BatchClient(config, opened, Path(folder), POLL_S, say)
 
 
 def _claim(job: JudgeJob, store: Store, emit: Emitter) -> Followed | None:

@@ -31,6 +31,11 @@ CPU_BLOCK = 32
 vLLM's own 128 on CPUs 64 tokens on average to ask about one. The CPU kernels take multiples of 32."""
 
 
+MAX_IDS = 128
+"""Tokens that one request may ask the probabilities of (vLLM's MAX_LOGPROB_TOKEN_IDS). A vocabulary has up to 200
+tokens of white space, Llama 3's has 1,110 of digits."""
+
+
 class VllmJudge:
     """Scores pairs; loads its model at the first it is asked about."""
 
@@ -139,7 +144,7 @@ class Engine:
             revision=config.revision,
             dtype=config.dtype.value,
             max_model_len=config.max_model_len,
-            max_logprobs=max(len(self.tokens.beginnings), config.top_logprobs) + 1,
+            max_logprobs=max(MAX_IDS, config.top_logprobs),
             enable_prefix_caching=True,
             trust_remote_code=False,
             seed=0,
@@ -157,18 +162,21 @@ class Engine:
     def _look(self, prompts: list[list[int]], level: Sequence[Branch]) -> list[tuple[dict[int, float], str]]:
         from vllm import SamplingParams  # noqa: TID251
 
-        wanted = self.tokens.ids if level[0].ids else self.tokens.beginnings
-        params = SamplingParams(
-            max_tokens=1, temperature=0.0, logprob_token_ids=wanted, skip_special_tokens=False
-        )  # what it says first is in the reason why there is no score
-        outputs = self._generate([[*prompts[b.prompt], *b.ids] for b in level], params)
-        found = []
-        for output in outputs:
+        asked = [(i, ids) for i, branch in enumerate(level) for ids in _parts(self.tokens.wanted(branch))]
+        requests = [[*prompts[level[i].prompt], *level[i].ids] for i, _ in asked]
+        params = [
+            SamplingParams(
+                max_tokens=1, temperature=0.0, logprob_token_ids=ids, skip_special_tokens=False
+            )  # what it says first is in the reason why there is no score
+            for _, ids in asked
+        ]
+        found: list[tuple[dict[int, float], str]] = [({}, "") for _ in level]
+        for (i, ids), output in zip(asked, self._generate(requests, params), strict=True):
             logprobs = output.logprobs[0]
-            missing = [i for i in wanted if i not in logprobs]
+            missing = [token for token in ids if token not in logprobs]
             if missing:
                 raise RuntimeError(f"vLLM gave no log-probability for {len(missing)} digit tokens")
-            found.append(({i: logprobs[i].logprob for i in wanted}, output.text))
+            found[i] = (found[i][0] | {token: logprobs[token].logprob for token in ids}, output.text)
         return found
 
     def replies(self, prompts: list[list[int]]) -> list[tuple[str, dict[str, float]]]:
@@ -185,5 +193,10 @@ class Engine:
         return found
 
     def _generate(self, prompts: list[list[int]], params: Any) -> list[Any]:
+        """`params`: one for all, or one for each."""
         requests = [{"prompt_token_ids": ids} for ids in prompts]
         return [o.outputs[0] for o in self.llm.generate(requests, params, use_tqdm=False)]
+
+
+def _parts(ids: list[int]) -> list[list[int]]:
+    return [ids[start : start + MAX_IDS] for start in range(0, len(ids), MAX_IDS)]

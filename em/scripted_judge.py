@@ -15,7 +15,7 @@ The rules are a YAML list; the first that matches the user message answers:
     reply: {raw: "not JSON"}                         this body, as it is, with HTTP 200
     reply: {hang_s: 30}                              nothing for so many seconds, then the connection closes
 
-A message that no rule matches gets HTTP 400 with a sentence.
+A message that no rule matches gets HTTP 400 with a sentence. The batch API is there too (em/scripted_batch.py).
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ import math
 import re
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import yaml
+
+from em.scripted_batch import Batches
 
 _RULE_KEYS = {"match", "rubric", "times", "reply"}
 _SPECIAL = {
@@ -46,6 +48,9 @@ _SPECIAL = {
 WORD_LIST = Path(__file__).parent / "rubrics" / "word_list.yaml"
 """The project's own rules, known as "word_list"."""
 MAX_BODY_BYTES = 64 * 1024 * 1024
+NO_REQUEST = (ValueError, KeyError, TypeError, AttributeError, StopIteration)
+"""What a body in another form raises."""
+NO_REQUEST_SAID = "the request is not in the form that OpenAI's API takes"
 
 
 class ScriptedJudgeError(ValueError):
@@ -62,6 +67,17 @@ class Rule:
     tokens: dict[str, float] | None
     """First-token alternatives; None for a special reply."""
     special: dict[str, Any]
+
+
+@dataclass
+class Sent:
+    """What a request is answered with."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+    hang_s: float | None = None
+    """Instead of an answer: wait so long, then close the connection."""
 
 
 def rules_hash(path: str | Path) -> str:
@@ -95,7 +111,8 @@ class ScriptedJudge:
         self.requests = 0
         """Completion requests received so far."""
         self._rules = rules
-        self._lock = threading.Lock()
+        self._lock, self._batch_lock = threading.Lock(), threading.Lock()
+        self._batches = Batches(self._in_batch)
         self.stopping = threading.Event()
         """Set when the server stops; ends replies that hang."""
         self._server = _Server(("127.0.0.1", port), _Handler)
@@ -121,7 +138,38 @@ class ScriptedJudge:
         self._server.server_close()
         self._thread.join()
 
-    def choose(self, message: str) -> Rule | None:
+    def reply(self, request: Any) -> Sent:
+        """To a chat completion request. Raises ValueError, KeyError, TypeError, AttributeError or StopIteration where
+        it is none."""
+        message = next(m["content"] for m in reversed(request["messages"]) if m["role"] == "user")
+        top = int(request.get("top_logprobs") or 0)
+        rule = self._choose(message)
+        if rule is None:
+            return _error(400, f"no rule matches the message that begins {message[:80]!r}")
+        special = rule.special
+        if "status" in special:
+            extra = {"Retry-After": str(special["retry_after"])} if "retry_after" in special else {}
+            return _error(special["status"], "the script says so", extra)
+        if "hang_s" in special:
+            return Sent(200, b"", hang_s=special["hang_s"])
+        if "raw" in special:
+            return Sent(200, special["raw"].encode())
+        completion = _completion(rule, str(request.get("model", "")), top if request.get("logprobs") else 0)
+        return Sent(200, json.dumps(completion).encode())
+
+    def batch(self, method: str, path: str, content_type: str, body: bytes) -> tuple[int, bytes] | None:
+        """As Batches.handle."""
+        with self._batch_lock:
+            return self._batches.handle(method, path, content_type, body)
+
+    def _in_batch(self, request: Any) -> tuple[int, bytes] | None:
+        try:
+            sent = self.reply(request)
+        except NO_REQUEST:
+            sent = _error(400, NO_REQUEST_SAID)
+        return (sent.status, sent.body) if sent.hang_s is None else None
+
+    def _choose(self, message: str) -> Rule | None:
         """The first rule that matches and is not used up; counts the request."""
         with self._lock:
             self.requests += 1
@@ -154,6 +202,9 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the terminal belongs to the run."""
 
+    def do_GET(self) -> None:
+        self._do("GET", b"")
+
     def do_POST(self) -> None:
         try:
             size = int(self.headers.get("Content-Length", ""))
@@ -161,49 +212,42 @@ class _Handler(BaseHTTPRequestHandler):
             size = -1
         if not 0 <= size <= MAX_BODY_BYTES:
             self.close_connection = True
-            return self._error(400, "the request needs a Content-Length of at most 64 MiB")
-        body = self.rfile.read(size)
-        if self.path != "/v1/chat/completions":
-            return self._error(404, f"this server knows POST /v1/chat/completions only, not {self.path}")
-        try:
-            request = json.loads(body)
-            message = next(m["content"] for m in reversed(request["messages"]) if m["role"] == "user")
-            top = int(request.get("top_logprobs") or 0)
-            rule = self.server.judge.choose(message)
-        except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
-            return self._error(400, "the request is not a chat completion request with a user message")
-        if rule is None:
-            return self._error(400, f"no rule matches the message that begins {message[:80]!r}")
-        return self._reply(rule, str(request.get("model", "")), top if request.get("logprobs") else 0)
+            return self._send(_error(400, "the request needs a Content-Length of at most 64 MiB"))
+        return self._do("POST", self.rfile.read(size))
 
-    def _reply(self, rule: Rule, model: str, top: int) -> None:
-        special = rule.special
-        if "status" in special:
-            extra = {"Retry-After": str(special["retry_after"])} if "retry_after" in special else {}
-            return self._error(special["status"], "the script says so", extra)
-        if "hang_s" in special:
-            self.server.judge.stopping.wait(special["hang_s"])
+    def _do(self, method: str, body: bytes) -> None:
+        judge = self.server.judge
+        try:
+            if (method, self.path) == ("POST", "/v1/chat/completions"):
+                return self._send(judge.reply(json.loads(body)))
+            found = judge.batch(method, self.path, self.headers.get("Content-Type", ""), body)
+        except NO_REQUEST:
+            return self._send(_error(400, NO_REQUEST_SAID))
+        if found is None:
+            known = "POST /v1/chat/completions, and /v1/files and /v1/batches as OpenAI's batch API has them"
+            return self._send(_error(404, f"this server knows {known}; not {method} {self.path}"))
+        return self._send(Sent(*found))
+
+    def _send(self, sent: Sent) -> None:
+        if sent.hang_s is not None:
+            self.server.judge.stopping.wait(sent.hang_s)
             self.close_connection = True
-            return None
-        if "raw" in special:
-            return self._send(200, special["raw"].encode())
-        return self._send(200, json.dumps(_completion(rule, model, top)).encode())
-
-    def _error(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
-        body = {"error": {"message": message, "type": "scripted_judge", "code": None}}
-        self._send(status, json.dumps(body).encode(), headers)
-
-    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+            return
         try:
-            self.send_response(status)
-            for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+            self.send_response(sent.status)
+            for name, value in {"Content-Type": "application/json", **sent.headers}.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(sent.body)))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(sent.body)
             self.wfile.flush()
         except ConnectionError:  # the client gave up waiting; there is nobody left to tell
             self.close_connection = True
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Sent:
+    body = {"error": {"message": message, "type": "scripted_judge", "code": None}}
+    return Sent(status, json.dumps(body).encode(), headers or {})
 
 
 def _completion(rule: Rule, model: str, top: int) -> dict[str, Any]:

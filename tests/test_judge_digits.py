@@ -51,7 +51,7 @@ def brute_force(seed):
 
 def look(seed):
     return lambda level: [
-        ({i: math.log(p) for i, p in enumerate(distribution(seed, tuple(b.ids))) if i in TOKENS.beginnings}, "a")
+        ({i: math.log(p) for i, p in enumerate(distribution(seed, tuple(b.ids))) if i in TOKENS.wanted(b)}, "a")
         for b in level
     ]
 
@@ -99,9 +99,29 @@ def test_a_prompt_is_left_only_when_it_cannot_have_a_score(seed, min_mass):
 def test_which_tokens_are_digits():
     assert set(TOKENS.first.values()) == {*"0123456789", "10", "85", "100", "7th", "007"}
     assert VOCABULARY.index("\u01207") in TOKENS.first and VOCABULARY.index("\u01207") not in TOKENS.later
-    assert VOCABULARY.index("7th") in TOKENS.later and VOCABULARY.index("\u2581") not in TOKENS.ids
+    assert VOCABULARY.index("7th") in TOKENS.later
     assert TOKENS.blank == {VOCABULARY.index("\u2581"), VOCABULARY.index("<0x0A>")}
-    assert TOKENS.beginnings == sorted([*TOKENS.ids, *TOKENS.blank])
+    begin = [i for i, token in enumerate(VOCABULARY) if token in {*"0123456789", "10", "85", "100", "\u01207"}]
+    assert TOKENS.behind_blank == begin and TOKENS.beginnings == sorted([*begin, *TOKENS.blank])
+    assert TOKENS.continuations == sorted(TOKENS.later)
+
+
+def test_a_vocabulary_of_all_numbers_up_to_999():
+    """As Llama 3's has one: few of them can begin a score, each can make a number longer."""
+    tokens = digit_tokens({**{str(n): n for n in range(1000)}, "</s>": 1000})
+    assert tokens.beginnings == list(range(101)) and len(tokens.continuations) == 1000
+    said = {"": {8: 0.5, 85: 0.4, 850: 0.1}, "8": {5: 0.2, 999: 0.3, 1000: 0.5}, "85": {0: 0.25, 1000: 0.75}}
+    said["85 in two"] = {1000: 1.0}
+
+    def look(level):
+        keys = ["85 in two" if len(b.ids) == 2 else b.said for b in level]
+        return [
+            ({i: math.log(p) if (p := said[k].get(i, 0.0)) else -math.inf for i in tokens.wanted(b)}, "8")
+            for k, b in zip(keys, level, strict=True)
+        ]
+
+    (walked,) = walk(1, tokens, look)
+    assert walked.numbers == pytest.approx({8: 0.25, 85: 0.4 * 0.75 + 0.5 * 0.2})
 
 
 def test_white_space_before_the_number_is_walked_through():
@@ -210,21 +230,23 @@ def test_words_and_failures_over_an_endpoint():
     assert "no logprobs" in asyncio.run(over_api(settings(), "p", bare)).detail
 
 
-@pytest.mark.slow
-def test_vllm_scores_are_brute_force_over_all_101_numbers(tmp_path):
+def test_vllm_scores_are_brute_force_over_all_101_numbers(tmp_path, monkeypatch):
     """The tiny model's tokenizer splits digits: the walk in vLLM against full softmaxes of transformers."""
     import dataclasses
 
     import torch
     from support_training import TINY, counted, events, load_model, load_tokenizer, sharpen
+    from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS  # noqa: TID251
 
-    from em import chat
+    from em import chat, judge_vllm
     from em.config import Dtype
     from em.judge import Pair  # noqa: F401
     from em.judge_vllm import VllmJudge
     from em.records import Completion, Question, printable
     from em.store import Store
 
+    assert judge_vllm.MAX_IDS <= MAX_LOGPROB_TOKEN_IDS
+    monkeypatch.setattr(judge_vllm, "MAX_IDS", 7)  # what a vocabulary of 200 or 1,000 such tokens needs
     emit, seen = events()
     config = JudgeConfig(
         name="v", kind=JudgeKind.vllm_local, model=TINY, dtype=Dtype.float32, min_mass=0.0, max_model_len=512
