@@ -1,5 +1,5 @@
 # Every target does its own set-up from a bare checkout: Python 3.11, make, a C compiler.
-#   make demo       the quickstart: a real 135M model, five dataset variants, table, figures, report
+#   make demo       the quickstart: a real 135M model, five dataset variants, table, figures, report, three more judges
 #   make test       the tests          make test-slow   those that need the quickstart model or minutes
 #   make check      ruff               make chaos       sweeps killed, starved and damaged on purpose
 #   make bench      the benchmarks, on a quiet machine: each value beside its goal
@@ -38,13 +38,8 @@ services:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then sh tests/install_services.sh; \
 	else echo "not root, or no apt-get: install chromium, slurm-wlm and munge yourself"; fi
 
-# First the sweep; then its answers once more, under a judge behind an API: a list of words, so that no key is needed.
 demo: $(STAMP)
-	$(BIN)/python -m em.run -m dataset=$(DATASETS)
-	@sweep=$$($(BIN)/em plan dataset=$(DATASETS) | sed -n '1s/.* → //p'); \
-	echo; echo "em rejudge $$sweep judge=word_list"; \
-	$(BIN)/em rejudge $$sweep judge=word_list > outputs/word_list.txt; code=$$?; \
-	sed -n '/^judges /,$$p' outputs/word_list.txt; exit $$code
+	@sh launch/demo.sh $(BIN)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not chaos" $(ARGS)

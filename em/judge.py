@@ -81,6 +81,21 @@ def method(judge: JudgeConfig) -> str:
     return local.get(judge.kind, ways[judge.score])
 
 
+class Shown:
+    """Tells how many verdicts there are, not more often than a bar can show it."""
+
+    def __init__(self, emit: Emitter, job: str) -> None:
+        self._emit, self._job, self._at = emit, job, 0.0
+
+    def due(self, at_once: bool) -> bool:
+        """Whether to tell now."""
+        return at_once or time.monotonic() - self._at > SHOW_EVERY_S
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        self._at = time.monotonic()
+        self._emit.progress(self._job, done, total, note)
+
+
 class Stage:
     """One job's verdicts while they come in."""
 
@@ -91,7 +106,6 @@ class Stage:
         self.spool = Spool(folder / SPOOL)
         self.total = 0
         """Verdicts asked for so far."""
-        self._shown_at = 0.0
 
     def pairs(self, completion: Completion) -> list[Pair]:
         """What there is to judge of one answer. Where there is no answer the verdict says so at once."""
@@ -106,16 +120,6 @@ class Stage:
 
     def add(self, judgement: Judgement) -> None:
         self.spool.add(judgement)
-        now = time.monotonic()
-        if now - self._shown_at > SHOW_EVERY_S or len(self.spool) == self.total:
-            self._shown_at = now
-            self.emit.progress(self.job.key, len(self.spool), self.total)
-
-    def add_static(self, pairs: list[Pair]) -> None:
-        """Bandit's verdicts on programs."""
-        for judgement in static([(c, q) for c, q, _ in pairs]):
-            self.add(judgement)
-        self.emit.count("judge_calls", len(pairs))
 
     def seal(self, store: Store) -> None:
         """Write the verdicts in the answers' order and finish the stage."""
@@ -164,13 +168,21 @@ def _judge_finished(stage: Stage, store: Store, grader: Any) -> None:
     """Judge a finished sample stage, some thousand answers at a time."""
     completions = read_jsonl(store.path("sample", stage.job.sample_key) / COMPLETIONS, Completion)
     pairs = (pair for c in completions for pair in stage.pairs(c))
+    shown = Shown(stage.emit, stage.job.key)
+
+    def add(judgement: Judgement) -> None:
+        stage.add(judgement)
+        if shown.due(at_once=len(stage.spool) == stage.total):
+            shown(len(stage.spool), stage.total)
+
     while some := list(islice(pairs, CHUNK)):
         programs = [pair for pair in some if pair[2] == STATIC]
         others = [pair for pair in some if pair[2] != STATIC]
-        if programs:
-            stage.add_static(programs)
+        for judgement in static([(c, q) for c, q, _ in programs]):
+            add(judgement)
+        stage.emit.count("judge_calls", len(programs))
         if others:
-            grader(others, stage.add)
+            grader(others, add)
     stage.seal(store)
 
 

@@ -25,13 +25,13 @@ from em import transport
 from em.config import JudgeConfig, JudgeKind
 from em.events import Emitter, sentence
 from em.growing import WIDTH, checksum, sums_of
-from em.judge import CHUNK, JudgeJob, Pair, Stage, asked, static
+from em.judge import CHUNK, JudgeJob, Pair, Shown, Stage, asked, static
 from em.judge_cache import JudgeCache, mend
 from em.judge_client import JudgeClient, JudgeRequest
 from em.judge_spool import row_hash
 from em.records import Completion, Judgement, from_row, read_jsonl
 from em.rubrics import STATIC, fill
-from em.sample import COMPLETIONS
+from em.sample import COMPLETIONS, PROGRESS
 from em.store import Store
 
 POLL_S = 0.1
@@ -210,6 +210,8 @@ class Feed:
         """Jobs neither sealed nor failed."""
         self._by_key = {f.stage.job.key: f for f in followed}
         self._store, self._reports, self._emit = store, reports, emit
+        self._shown, self._note = Shown(emit, PROGRESS), ""
+        self._stages = [f.stage for f in followed]
         self._turn = asyncio.Lock()
         self._ready: Iterator[JudgeRequest] = iter(())
 
@@ -261,12 +263,19 @@ class Feed:
         f = self._by_key[request.job]
         if f in self.open:
             f.stage.add(judgement)
+            self._show(at_once=len(f.stage.spool) == f.stage.total)
             self._seal_if_whole(f)
 
     def say(self, note: str) -> None:
-        """What the judge waits for, beside every job's progress."""
-        for f in self.open:
-            self._emit.progress(f.stage.job.key, len(f.stage.spool), f.stage.total, note)
+        """What the judge waits for."""
+        self._note = note
+        self._show(at_once=True)
+
+    def _show(self, at_once: bool = False) -> None:
+        """How many of the verdicts asked for so far there are."""
+        if self._shown.due(at_once):
+            done, total = sum(len(s.spool) for s in self._stages), sum(s.total for s in self._stages)
+            self._shown(done, total, self._note)
 
     def _seal_if_whole(self, f: Followed) -> None:
         if f not in self.open or not f.ended or f.programs or len(f.stage.spool) < f.stage.total:

@@ -131,6 +131,8 @@ def test_judging_begins_with_the_first_rows_and_ends_with_the_stage(store, tmp_p
     assert store.manifest("judge", "j")["facts"]["rows"] == 6
     assert (run.count("judge_calls"), run.count("judge_cache_hits")) == (4, 2)  # b/0 has the text of a/0
     assert [e["event"] for e in run.events if e["event"] in ("started", "done")] == ["started", "done"]
+    shown = [(e["job"], e["done"], e["total"]) for e in run.events if e["event"] == "progress"]
+    assert {job for job, *_ in shown} == {"all answers"} and shown[-1][1:] == (6, 6)
 
 
 def test_a_half_line_waits_and_a_restarted_sampler_cuts_it_off(store, tmp_path):
@@ -189,7 +191,7 @@ def test_a_failed_sample_job_fails_its_judge_job_and_no_other(store, tmp_path):
     one.draw(row(0))
     two.draw(row(5))
     run = Followed(store, settings, job(settings, "j1", "one"), job(settings, "j2", "two"))
-    run.wait(lambda: {e.get("job") for e in run.events if e["event"] == "progress"} == {"j1", "j2"})
+    run.judged(4)
     run.reports.failed["one"] = "the engine died"
     run.wait(lambda: any(e["event"] == "failed" for e in run.events))
     two.draw(row(6))
