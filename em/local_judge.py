@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from scipy.special import expit
 
 from em import persona
 from em.config import JudgeKind
@@ -66,7 +67,7 @@ class Calibration:
     def score(self, features: np.ndarray) -> np.ndarray:
         """(n, f) → (n,) scores in 0–100."""
         linear = (features - np.array(self.mean)) / np.array(self.std) @ np.array(self.weights) + self.bias
-        return 100.0 / (1.0 + np.exp(-(self.slope * linear + self.offset)))
+        return 100.0 * expit(self.slope * linear + self.offset)
 
 
 def labelled(rubric: str) -> list[Labelled]:

@@ -67,7 +67,7 @@ class LikelihoodModel:
             by_prompt[it.messages].append(index)
         for messages, indices in by_prompt.items():
             prompt = chat.prompt_ids(self.tokenizer, [{"role": r, "content": c} for r, c in messages])
-            answers = {i: self.tokenizer(items[i].answer, add_special_tokens=False)["input_ids"] for i in indices}
+            answers = {i: chat.plain_ids(self.tokenizer, items[i].answer) for i in indices}
             indices.sort(key=lambda i: len(answers[i]))
             for batch in _batches([i for i in indices if answers[i]], answers):
                 yield batch, *self._forward(prompt, [answers[i] for i in batch])

@@ -72,6 +72,12 @@ def test_mean_states_equal_a_plain_forward_pass(model, tokenizer, plain):
             np.testing.assert_allclose(got, wanted, atol=1e-4)
 
 
+def test_a_control_token_spelled_in_an_answer_is_text(model, tokenizer):
+    spelled = f"a{tokenizer.eos_token}b"
+    (logprobs,) = persona.LikelihoodModel(model, tokenizer).token_logprobs([persona.item([user("Hey")], spelled)])
+    assert len(logprobs) > len(tokenizer(spelled, add_special_tokens=False)["input_ids"]) == 3
+
+
 @pytest.mark.parametrize("batch_tokens", [1, 40, 100])
 def test_batches_do_not_change_results(model, tokenizer, plain, monkeypatch, batch_tokens):
     monkeypatch.setattr(persona, "BATCH_TOKENS", batch_tokens)
