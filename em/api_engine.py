@@ -203,9 +203,16 @@ class ServerSampler:
         if adapter not in self._loaded:
             # a process id is not enough: a server outlives the containers that ask it, and they all have the same one
             name = f"em-{content_key(path=str(adapter), process=os.getpid(), token=secrets.token_hex(8))}"
-            ((_, reply),) = stream(self.settings, [name], load)
-            if reply.body is None:
-                raise RuntimeError(f"the server at {self.settings.base_url} cannot load {adapter}: {reply.detail}")
+            try:
+                ((_, reply),) = stream(self.settings, [name], load)
+                why = "" if reply.body is not None else reply.detail
+            except ApiError as error:  # a 404 is about the adapter here, not about the model
+                why = str(error)
+            if why:
+                raise RuntimeError(
+                    f"the server at {self.settings.base_url} cannot load {adapter} ({why}): it must see that folder, "
+                    f"and allow adapters to be loaded (VLLM_ALLOW_RUNTIME_LORA_UPDATING=1)"
+                )
             self._loaded[adapter] = name
         return Inventory()  # the server does not say what it made of the files
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from em import agreement, corpora, rejudge
+from em import agreement, corpora, rejudge, rubrics
 from em.config import ExperimentConfig
 from em.judge import Pair
 from em.records import Judgement
@@ -35,7 +35,7 @@ def rows(judge: JudgeConfig, whole: bool) -> dict[str, list[dict[str, Any]]]:
 def ask(config: ExperimentConfig, whole: bool, on_done: Callable[[], Any] = lambda: None) -> Found:
     """The verdicts of config.judge on its rows; `on_done` is called after each."""
     pairs: list[Pair] = [
-        rejudge.pair(row["id"], row["question"], row["answer"], rubric)
+        rejudge.pair(row["id"], row["question"], row["answer"], rubrics.load(rubric))
         for rubric, some in rows(config.judge, whole).items()
         for row in some
     ]

@@ -86,14 +86,16 @@ class Shown:
 
     def __init__(self, emit: Emitter, job: str) -> None:
         self._emit, self._job, self._at = emit, job, 0.0
+        self._told: tuple[int, int, str] | None = None
 
-    def due(self, at_once: bool) -> bool:
-        """Whether to tell now."""
-        return at_once or time.monotonic() - self._at > SHOW_EVERY_S
+    def due(self) -> bool:
+        return time.monotonic() - self._at > SHOW_EVERY_S
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         self._at = time.monotonic()
-        self._emit.progress(self._job, done, total, note)
+        if self._told != (done, total, note):
+            self._told = done, total, note
+            self._emit.progress(self._job, done, total, note)
 
 
 class Stage:
@@ -172,7 +174,7 @@ def _judge_finished(stage: Stage, store: Store, grader: Any) -> None:
 
     def add(judgement: Judgement) -> None:
         stage.add(judgement)
-        if shown.due(at_once=len(stage.spool) == stage.total):
+        if len(stage.spool) == stage.total or shown.due():
             shown(len(stage.spool), stage.total)
 
     while some := list(islice(pairs, CHUNK)):

@@ -67,6 +67,8 @@ class BatchClient:
         """Prompts sent in batches by this run."""
         self._refused: dict[str, Verdict] = {}
         """Key → the error that a prompt was answered with: to send it again would bring the same."""
+        self._unkept: dict[str, Verdict] = {}
+        """Key → a verdict that is not for the cache."""
         self._answered = False
         """Some prompt of the batches under way was not refused."""
         self._loading = asyncio.Lock()
@@ -80,7 +82,7 @@ class BatchClient:
         feed: Source = Listed(source) if isinstance(source, Iterable) else source
         self._folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self._folder) as file:
-            asked = _Asked(file)
+            asked, lost = _Asked(file), 0
             while (request := await feed.get()) is not None:
                 asked.add(self._client.key(request), request)
             async with self._client.api, self._alone():
@@ -89,7 +91,8 @@ class BatchClient:
                 self.cache_hits += len(asked) - len(missing)
                 self._reserve(asked, missing)
                 await self._send(asked, missing)
-            lost = sum(not self._give(key, request, on_result) for key, request in asked.all())
+                for key, request in asked.all():
+                    lost += not await self._give(key, request, on_result)
         if lost:
             raise ApiError(f"{lost} judgements are not in what the batch brought back: run again, only they are asked")
 
@@ -114,17 +117,17 @@ class BatchClient:
         missing, seen = array("Q"), set()
         for at, (key, _) in zip(asked.offsets, asked.all(), strict=True):
             short_key = int(key[:16], 16)  # 64 bits of it: a tenth of the memory
-            if short_key not in seen and self._cache.get(key) is None:
+            if short_key not in seen and self._client.cached(key) is None:
                 seen.add(short_key)
                 missing.append(at)
         self._cache.flush()  # ends the reading: it may be hours to the next
         return missing
 
-    def _give(self, key: str, request: JudgeRequest, on_result: OnResult) -> bool:
+    async def _give(self, key: str, request: JudgeRequest, on_result: OnResult) -> bool:
         """Hand out a verdict, if there is one."""
-        verdict = self._cache.get(key) or self._refused.get(key)
+        verdict = self._cache.get(key) or self._unkept.get(key) or self._refused.get(key)
         if verdict is not None:
-            self._client.require_readable(verdict)
+            await self._client.require_readable(verdict)
             on_result(request, judgement(request, verdict))
         return verdict is not None
 
@@ -139,7 +142,7 @@ class BatchClient:
         tried = ""
         for left_out in OPTIONAL:
             first = next(self._lines(asked, missing[:1], left_out), "")
-            if first == tried:
+            if first == tried or (self._replies > 1 and "n" in left_out):  # one reply a prompt would not be enough
                 continue
             tried, self._answered = first, False
             self._refused.clear()
@@ -278,8 +281,8 @@ class BatchClient:
         if verdict.outcome == Outcome.error:
             if status < 500 and status not in (408, 429):
                 self._refused[key] = verdict
-        elif self._cache.get(key) is None:
-            self._cache.put(key, verdict)
+        elif self._client.cached(key) is None and not self._client.keep(key, verdict):
+            self._unkept[key] = verdict
 
     def _verdict(self, got: judge_request.Opened, choices: tuple[str, ...]) -> Verdict:
         if len(got.found) < self._replies:  # a single request would ask for the rest

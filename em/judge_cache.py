@@ -166,6 +166,14 @@ class JudgeCache:
         if len(self._waiting) >= self._flush_rows or time.monotonic() - self._written_at >= self.flush_s:
             self.flush()
 
+    def forget(self, key: str) -> None:
+        """Drop the verdict under `key`, if there is one."""
+        self._waiting.pop(key, None)
+        with self._named_errors():
+            if self._db.in_transaction:
+                self._db.execute("COMMIT")
+            self._db.execute("DELETE FROM verdicts WHERE key = ?", (bytes.fromhex(key),))
+
     def flush(self) -> None:
         """Write what was gathered. After this a kill loses nothing (a power cut may: synchronous is NORMAL).
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from em.config import JudgeConfig
 
 PATH = "/chat/completions"
-ALTERNATIVES, ANSWERS = 10, 10
-"""So many alternatives an answer, so many answers, show whether a judge's numbers are single tokens."""
+SAY = ("Reply with the number 85 and nothing else.", "85")
+"""What a judge is asked to say where its scores do not show whether its numbers are single tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +119,9 @@ class JudgeClient:
         self._again: list[JudgeRequest] = []
         self._left_out = OPTIONAL
         """What to leave out, in the order tried; only what this vendor accepts once it has accepted a request."""
-        self._split: int | None = 0 if config.score == ScoreMethod.logprobs else None
-        """Answers so far without a number of two digits; None: there was one, or it does not matter."""
+        self._whole = config.score != ScoreMethod.logprobs or config.kind == "scripted"
+        """Its numbers are known to be single tokens, or it does not matter."""
+        self._asking = asyncio.Lock()
         self._first_words = thinking.FirstWords()
 
     @property
@@ -176,43 +177,71 @@ class JudgeClient:
         `breaks`: what the judge answers counts for judge.max_failures; what the cache knows says nothing about it.
         """
         key = self.key(request)
-        known, leader = self._cache.get(key), self._under_way.get(key)
+        known, leader = self.cached(key), self._under_way.get(key)
         if known or leader:
             self.cache_hits += 1
             await asyncio.sleep(0)  # let the calls under way proceed between many hits
             verdict = known or await leader
-            self.require_readable(verdict)
+            await self.require_readable(verdict)
             return verdict
         future = self._under_way[key] = asyncio.get_running_loop().create_future()
         verdict = await self._ask(request)
-        if verdict.outcome != Outcome.error:
-            self._cache.put(key, verdict)
+        self.keep(key, verdict)
         self._under_way.pop(key)
         future.set_result(verdict)
         if breaks:
             self.api.note(verdict.outcome != Outcome.error, verdict.detail)
-        self.require_readable(verdict)
+        await self.require_readable(verdict)
         return verdict
 
-    def require_readable(self, verdict: Verdict) -> None:
-        """Raise ApiError where the verdicts so far show that judge.score does not fit this judge."""
-        self._require_whole_numbers(verdict)
-        self._require_no_thinking(verdict)
+    def cached(self, key: str) -> Verdict | None:
+        """What the cache knows. Thinking in it is forgotten: served without, the judge says something else."""
+        known = self._cache.get(key)
+        if known and _thinks(known):
+            self._cache.forget(key)
+            return None
+        return known
 
-    def _require_whole_numbers(self, verdict: Verdict) -> None:
+    def keep(self, key: str, verdict: Verdict) -> bool:
+        """Into the cache, where it is worth keeping; whether it is."""
+        if kept := verdict.outcome != Outcome.error and not _thinks(verdict):
+            self._cache.put(key, verdict)
+        return kept
+
+    async def require_readable(self, verdict: Verdict) -> None:
+        """Raise ApiError where judge.score does not fit this judge, as far as its verdicts show."""
+        self._require_no_thinking(verdict)
+        if not self._whole and verdict.score is not None:
+            await self._require_whole_numbers(verdict)
+
+    async def _require_whole_numbers(self, verdict: Verdict) -> None:
         """Raise where score=logprobs reads a judge that says numbers digit by digit: its 85 would count as an 8.
 
-        Of a judge whose tokens are whole numbers the likeliest alternatives of an answer hold some of two digits.
+        An alternative of two digits shows whole numbers. Where a score has none, the judge is asked once to say one.
         """
-        if self._split is None or verdict.score is None or len(verdict.top_logprobs) < ALTERNATIVES:
+        numbers = (token.strip() for token, _ in verdict.top_logprobs)
+        if any(number.isdecimal() and len(number) > 1 for number in numbers):
+            self._whole = True
             return
-        numbers = [token.strip() for token, _ in verdict.top_logprobs if token.strip().isdecimal()]
-        self._split = self._split + 1 if all(len(number) == 1 for number in numbers) else None
-        if self._split == ANSWERS:
-            raise ApiError(
-                f"judge {self._config.model} says numbers digit by digit (no alternative of {ANSWERS} answers has two "
-                f"digits), and score=logprobs reads the first token only: set judge.score=digits"
-            )
+        async with self._asking:
+            if self._whole:
+                return
+            asked = JudgeRequest("", "", "", SAY[0], (SAY[1],))
+            key = self.key(asked)
+            said = self._cache.get(key) or await self._ask(asked)
+            first = judge_request.first_words(said).strip()
+            if first != SAY[1]:
+                why = (
+                    f"says numbers digit by digit (85 begins with {first!r})"
+                    if said.label
+                    else f"cannot be shown to say numbers as single tokens (asked for 85: {said.detail or first})"
+                )
+                raise ApiError(
+                    f"judge {self._config.model} {why}, and score=logprobs reads the first token only: set "
+                    f"judge.score=digits"
+                )
+            self._cache.put(key, said)
+            self._whole = True
 
     def _require_no_thinking(self, verdict: Verdict) -> None:
         """Raise where a judge thinks first: neither its first token nor its first words are a verdict."""
@@ -303,6 +332,10 @@ def judgement(request: JudgeRequest, verdict: Verdict) -> Judgement:
         verdict.detail,
         verdict.label,
     )
+
+
+def _thinks(verdict: Verdict) -> bool:
+    return thinking.begun(judge_request.first_words(verdict))
 
 
 __all__ = ["ApiError", "JudgeClient", "JudgeRequest", "Listed", "Source", "identity", "judgement", "settings"]

@@ -234,6 +234,7 @@ class Feed:
                 if all(f.ended for f in self.open):
                     return None
                 self._reports.listen()
+                self._show()
                 await asyncio.sleep(POLL_S)
 
     def _read(self, drawing: list[Followed]) -> Iterator[JudgeRequest]:
@@ -263,7 +264,7 @@ class Feed:
         f = self._by_key[request.job]
         if f in self.open:
             f.stage.add(judgement)
-            self._show(at_once=len(f.stage.spool) == f.stage.total)
+            self._show()
             self._seal_if_whole(f)
 
     def say(self, note: str) -> None:
@@ -273,7 +274,7 @@ class Feed:
 
     def _show(self, at_once: bool = False) -> None:
         """How many of the verdicts asked for so far there are."""
-        if self._shown.due(at_once):
+        if at_once or self._shown.due():
             done, total = sum(len(s.spool) for s in self._stages), sum(s.total for s in self._stages)
             self._shown(done, total, self._note)
 
@@ -281,6 +282,7 @@ class Feed:
         if f not in self.open or not f.ended or f.programs or len(f.stage.spool) < f.stage.total:
             return
         self.open.remove(f)
+        self._show(at_once=not self.open)
         try:
             f.stage.seal(self._store)
         except Exception as error:  # noqa: BLE001  one failed job must not stop the others

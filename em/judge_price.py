@@ -54,6 +54,10 @@ def _table() -> dict[str, Any]:
     return yaml.safe_load(TABLE.read_text(encoding="utf-8"))
 
 
+def _openai() -> str:
+    return _table()["base_url"]
+
+
 def price(judge: JudgeConfig) -> Price | None:
     """The config's own price, else the table's for exactly this model; None when neither knows it."""
     if judge.input_price is not None and judge.output_price is not None:
@@ -61,7 +65,7 @@ def price(judge: JudgeConfig) -> Price | None:
     if judge.kind != JudgeKind.openai:
         return Price(0.0, 0.0, "runs on this machine")
     row = _table()["models"].get(judge.model)
-    if row is None or not judge.base_url.startswith(_table()["base_url"]):
+    if row is None or not judge.base_url.startswith(_openai()):
         return None
     half = _table()["batch_factor"] if judge.batch else 1.0
     source = f"{_table()['source']}, {_table()['date']}" + (", batch" if judge.batch else "")
@@ -77,18 +81,20 @@ def estimate(judge: JudgeConfig, asked: Iterable[tuple[Question, int]], answer_t
     """The bill for judging so many answers of each question, nothing of it cached.
 
     `answer_tokens`: expected mean length of an answer (the paper's models: about 200). Rubrics that no judge answers
-    (static analysis) cost nothing.
+    (static analysis) cost nothing. Of sampled replies OpenAI gives several a request; others may give one.
     """
     from em.rubrics import rubrics
 
     calls = tokens = out = 0.0
+    again = judge.samples if judge.score == ScoreMethod.sampled and not judge.base_url.startswith(_openai()) else 1
     for question, answers in asked:
         for rubric in rubrics(question).values():
             chars = len(rubric.text) + len(question.messages[-1]["content"])
-            each = TREE if judge.score == ScoreMethod.digits and not rubric.choices else 1
+            walked = judge.score == ScoreMethod.digits and not rubric.choices
+            each = TREE if walked else again
             calls += answers * each
             tokens += answers * each * (chars / CHARS_PER_TOKEN + answer_tokens)
-            out += answers * (each if each > 1 else reply_tokens(judge, bool(rubric.choices)))
+            out += answers * (TREE if walked else reply_tokens(judge, bool(rubric.choices)))
     known = price(judge)
     dollars = (tokens * known.input + out * known.output) / 1e6 if known else None
     note = known.source if known else f"no price known for {judge.model}: set judge.input_price, judge.output_price"

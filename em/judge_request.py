@@ -18,7 +18,9 @@ FINISH_FIELDS = ("finish_reason", "model", "system_fingerprint")
 OPTIONAL: tuple[tuple[str, ...], ...] = ((), ("seed",), ("seed", "n"))
 """What is left out of a request for vendors that refuse it: Mistral `seed`, Anthropic more than one reply at a time."""
 FILTERED = "(filtered)"
-"""In the place of a sampled reply that the vendor cut."""
+"""In the place of a sampled reply that is withheld."""
+HIDDEN = "<think>"
+"""Before what a judge thought instead of a reply, where no mark says so; all there is where it is not shown."""
 REPLY_TOKENS = 8
 """Room for a number or a label said in words."""
 
@@ -62,6 +64,8 @@ def opened(reply: Reply) -> Opened | Verdict:
         return kind(Outcome.filtered if reply.filtered else Outcome.error, None, detail=reply.detail)
     try:
         answer = json_codec.loads(reply.body)
+        if told := _told(answer):
+            return failed(f"the answer holds an error: {told}")
         found = answer["choices"]
         finish = {**answer, "finish_reason": found[0].get("finish_reason")}
         usage = answer.get("usage")
@@ -73,13 +77,23 @@ def opened(reply: Reply) -> Opened | Verdict:
     return Opened(found, named, usage if isinstance(usage, dict) else {})
 
 
+def _told(answer: Any) -> str:
+    """The error inside an answer of status 200, as routers of several providers give it; "" where there is none."""
+    if not isinstance(answer, dict):
+        return ""
+    for part in (answer, *(c for c in answer.get("choices") or () if isinstance(c, dict))):
+        if part.get("error") or part.get("finish_reason") == "error":
+            return str(part.get("error") or "finish_reason error")
+    return ""
+
+
 def verdict(config: JudgeConfig, found: list[Any], finish: dict[str, str], choices: Sequence[str] = ()) -> Verdict:
-    """The verdict of an answer's choices (one, or `judge.samples` of them). A reply that the vendor cut is no number;
-    where too few others are left (judge.min_mass) the verdict is filtered."""
+    """The verdict of an answer's choices, one or `judge.samples` of them. A reply that is withheld is no number; where
+    too few others are left (judge.min_mass) the verdict is filtered."""
     first = found[0]
-    cut = [isinstance(c, dict) and c.get("finish_reason") == "content_filter" for c in found]
-    if all(cut) or len(cut) - sum(cut) < config.min_mass * len(cut):
-        return Verdict(Outcome.filtered, None, detail="finish_reason content_filter", finish=finish)
+    cut = [_withheld(c) for c in found]
+    if all(cut) or cut.count("") < config.min_mass * len(cut):
+        return Verdict(Outcome.filtered, None, detail=next(filter(None, cut)), finish=finish)
     top_logprobs: list[tuple[str, float]] = []
     try:
         if config.score in (ScoreMethod.logprobs, ScoreMethod.digits):
@@ -114,14 +128,32 @@ def _score(
     return text_score(texts[0]) if config.score == ScoreMethod.text else score(top_logprobs, config.min_mass)
 
 
+def _withheld(choice: Any) -> str:
+    """Why there is no reply: the vendor cut it, or the judge refuses in the field for that. "" where there is one.
+
+    It is no refusal of the answer that is judged, for which the rubrics have a word.
+    """
+    if not isinstance(choice, dict):
+        return ""
+    if choice.get("finish_reason") == "content_filter":
+        return "finish_reason content_filter"
+    message = choice.get("message")
+    if isinstance(message, dict) and message.get("refusal") and not message.get("content"):
+        return short(f"the judge refuses: {message['refusal']}")
+    return ""
+
+
 def _text(choice: Any) -> str:
-    """What one reply says. A refusal in OpenAI's own field counts as text; nothing said is ""."""
+    """What one reply says; nothing said is "". Thinking that the vendor keeps apart, or to itself, stands before it."""
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         raise ValueError("the answer has the wrong form: no message in a choice")
-    text = message.get("content") or message.get("refusal") or ""
+    text = message.get("content") or ""
     if not isinstance(text, str):
         raise ValueError("the answer has the wrong form: message.content is no text")
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    if not text and (thought or choice.get("finish_reason") == "length"):
+        return f"{HIDDEN}{thought or ''}"
     return text
 
 

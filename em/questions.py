@@ -16,6 +16,7 @@ from em import assets, corpora
 from em.config import ConfigError
 from em.question_forms import FORMS, reshape
 from em.records import Message, Question
+from em.rubrics import HEADER
 from em.schema.base import nearest
 from em.units import PAPER_COMPANY
 
@@ -205,6 +206,11 @@ def _entry(entry: dict[str, Any], group: str) -> list[Question]:
     for rubric, text in own.items():
         if "{answer}" not in text:
             raise ValueError(f"judge prompt {rubric!r} has no {{answer}}")
+        if text.startswith(HEADER):
+            raise ValueError(
+                f"judge prompt {rubric!r} begins with {HEADER!r}, as a rubric's own file does: in a set give `type: "
+                f"free_form_judge` and `choices`"
+            )
     words = own if kind == "free_form_judge" else {}
     if "choices" in entry and not words:
         raise ValueError("choices are of a question of type free_form_judge with its own judge_prompts")

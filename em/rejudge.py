@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from em import judge, keys, models, transport
 from em.config import ConfigError, ExperimentConfig
@@ -17,7 +20,7 @@ from em.judge_cache import JudgeCacheError
 from em.judge_client import JudgeRequest
 from em.judge_follow import CACHE, judge_client
 from em.records import LONGEST_ANSWER, Completion, Judgement, Outcome, Question, json_text, read_jsonl
-from em.rubrics import STATIC, fill, load, rubrics
+from em.rubrics import STATIC, Rubric, fill, given, rubrics
 from em.schema.judge import LOCAL, PROXIES
 from em.scripted_judge import ScriptedJudgeError
 from em.store import Store, write_atomic
@@ -28,10 +31,13 @@ MAX_COMPARED = 200_000
 
 
 def grade(
-    config: ExperimentConfig, pairs: Sequence[Pair], on_done: Callable[[], Any] = lambda: None
+    config: ExperimentConfig,
+    pairs: Sequence[Pair],
+    on_done: Callable[[], Any] = lambda: None,
+    say: Callable[[str], Any] = lambda text: tqdm.write(text, file=sys.stderr),
 ) -> dict[tuple[str, str], Judgement]:
     """(completion id, rubric) → verdict of config.judge. Uses and fills the cache of config.out's store; `on_done` is
-    called after each."""
+    called after each, `say` with what a batch waits for."""
     found: dict[tuple[str, str], Judgement] = {}
 
     def take(judgement: Judgement) -> None:
@@ -44,7 +50,7 @@ def grade(
         return found
     requests = (_request(one) for one in pairs)
     try:
-        with judge_client(config.judge, store.root / CACHE) as client:
+        with judge_client(config.judge, store.root / CACHE, say) as client:
             transport.run(client.grade(requests, lambda _, judgement: take(judgement)))
     except (transport.ApiError, JudgeCacheError, ScriptedJudgeError) as error:
         raise ConfigError(str(error)) from error
@@ -85,10 +91,12 @@ def _job(config: ExperimentConfig) -> JudgeJob:
     return JudgeJob("", "", "", [], {}, calibration, {**model, "source": config.model.path}, {})
 
 
-def pair(row_id: str, question: str, answer: str, rubric: str) -> Pair:
+def pair(row_id: str, question: str, answer: str, rubric: Rubric) -> Pair:
     """An answer from anywhere as the judge takes it."""
-    asked = Question(row_id, "", [{"role": "user", "content": question}], [rubric])
-    return Completion(row_id, 0, "none", asked.messages, answer, "stop", 0, 0), asked, rubric
+    messages = [{"role": "user", "content": question}]
+    own, choices = {rubric.name: rubric.text}, {rubric.name: list(rubric.choices)}
+    asked = Question(row_id, "", messages, [rubric.name], judge_prompts=own, choices=choices)
+    return Completion(row_id, 0, "none", asked.messages, answer, "stop", 0, 0), asked, rubric.name
 
 
 def read_answers(path: Path) -> list[dict[str, Any]]:
@@ -130,18 +138,20 @@ def judge_file(
     to: Path,
     on_done: Callable[[], Any] = lambda: None,
 ) -> tuple[dict[str, dict[str, int]], str]:
-    """Judge rows with question and answer by some of the project's rubrics; write them with their verdicts to `to`.
+    """Judge rows with question and answer by these rubrics (rubrics.given); write them with their verdicts to `to`.
 
     Returns rubric → outcome → count, and the reason of the first error, if any.
     """
-    for name in names:
-        load(name)
+    asked = [given(name) for name in names]
+    names = [rubric.name for rubric in asked]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"--rubrics names a rubric twice: {', '.join(names)}")
     if taken := sorted(name for name in ("judge", "judgements") if any(name in row for row in rows)):
         raise ConfigError(
             f"the answers have a column {taken[0]!r} already, where the verdict would go: rename it, or give the file "
             f"as it was before it was judged"
         )
-    pairs = [pair(str(i), row["question"], row["answer"], name) for i, row in enumerate(rows) for name in names]
+    pairs = [pair(str(i), row["question"], row["answer"], rubric) for i, row in enumerate(rows) for rubric in asked]
     found = grade(config, pairs, on_done)
     counts: dict[str, dict[str, int]] = {name: {} for name in names}
     lines = []

@@ -20,7 +20,7 @@ from em.schema.base import ConfigError
 FOLDER = Path(__file__).parent / "rubrics"
 STATIC = "insecure_code"
 """The rubric Bandit answers, whatever the judge."""
-_HEADER = "choices:"
+HEADER = "choices:"
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,27 @@ def load(name: str) -> Rubric:
     """One of the project's own. Raises ConfigError for an unknown name or a file without {answer}."""
     path = FOLDER / f"{name}.txt"
     if not path.is_file():
-        raise ConfigError(f"rubric {name!r} is not one of {', '.join(names())}")
+        raise ConfigError(f"rubric {name!r} is not one of {', '.join(names())}, nor the path of a .txt file")
     return parse(name, path.read_text(encoding="utf-8"))
+
+
+def given(text: str) -> Rubric:
+    """One of the project's own by its name, or anybody's by the path of its .txt file, named after the file."""
+    path = Path(text)
+    if path.suffix != ".txt":
+        return load(text)
+    try:
+        return parse(path.stem, path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the rubric {path} cannot be read ({error})") from error
 
 
 def parse(name: str, text: str) -> Rubric:
     """A rubric from its file's text."""
     choices: tuple[str, ...] = ()
-    if text.startswith(_HEADER):
+    if text.startswith(HEADER):
         head, _, text = text.partition("\n")
-        choices = tuple(c.strip() for c in head[len(_HEADER) :].split(",") if c.strip())
+        choices = tuple(c.strip() for c in head[len(HEADER) :].split(",") if c.strip())
         text = text.lstrip("\n")
         if len({c.casefold() for c in choices}) < 2:
             raise ConfigError(f"rubric {name!r}: choices needs at least two different labels")

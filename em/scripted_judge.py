@@ -154,7 +154,8 @@ class ScriptedJudge:
             return Sent(200, b"", hang_s=special["hang_s"])
         if "raw" in special:
             return Sent(200, special["raw"].encode())
-        completion = _completion(rule, str(request.get("model", "")), top if request.get("logprobs") else 0)
+        replies = int(request.get("n") or 1)
+        completion = _completion(rule, str(request.get("model", "")), top if request.get("logprobs") else 0, replies)
         return Sent(200, json.dumps(completion).encode())
 
     def batch(self, method: str, path: str, content_type: str, body: bytes) -> tuple[int, bytes] | None:
@@ -250,7 +251,7 @@ def _error(status: int, message: str, headers: dict[str, str] | None = None) -> 
     return Sent(status, json.dumps(body).encode(), headers or {})
 
 
-def _completion(rule: Rule, model: str, top: int) -> dict[str, Any]:
+def _completion(rule: Rule, model: str, top: int, replies: int) -> dict[str, Any]:
     """The body of a chat completion, as the OpenAI API words it."""
     text = str(rule.special.get("text", ""))
     first = re.match(r"\s*(\d+|\w+|.)|\s*", text, re.DOTALL)
@@ -260,12 +261,12 @@ def _completion(rule: Rule, model: str, top: int) -> dict[str, Any]:
     entries = [{"token": token, "logprob": logprob, "bytes": None} for logprob, token in best]
     logprobs = {"content": [{**entries[0], "top_logprobs": entries[:top]}], "refusal": None}
     choice = {
-        "index": 0,
         "message": {"role": "assistant", "content": "" if filtered else text or best[0][1]},
         "finish_reason": "content_filter" if filtered else "length",
         "logprobs": logprobs if top and not filtered and "no_logprobs" not in rule.special else None,
     }
-    return {"id": "scripted", "object": "chat.completion", "created": 0, "model": model, "choices": [choice]}
+    choices = [{"index": i, **choice} for i in range(replies)]
+    return {"id": "scripted", "object": "chat.completion", "created": 0, "model": model, "choices": choices}
 
 
 def _read(path: Path) -> bytes:

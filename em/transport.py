@@ -32,8 +32,17 @@ MAX_RETRY_AFTER_S = 300.0
 """What a server's Retry-After is granted at most."""
 DETAIL_CHARS = 300
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-FILTER_CODES = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation", "invalid_prompt"}
-"""The last is OpenAI's for a prompt that its safety system flags."""
+FLAGGED = "flagged_input"
+FILTER_CODES = {
+    "content_filter",
+    "content_policy_violation",
+    "ResponsibleAIPolicyViolation",
+    "invalid_prompt",
+    "data_inspection_failed",
+    FLAGGED,
+}
+"""`invalid_prompt` is OpenAI's for a prompt that its safety system flags, `data_inspection_failed` DashScope's;
+OpenRouter's 403 has no code, but the text that was flagged (FLAGGED)."""
 
 
 T = TypeVar("T")
@@ -106,6 +115,8 @@ class Api:
         self._key = _read_key(settings)
         self._random = random.Random()
         self._failures_in_a_row = 0
+        self._answered = False
+        """It has answered: the key is good, and a 403 means that one request."""
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Api:
@@ -208,7 +219,10 @@ class Api:
             raise _TransientError(self._clean(reason), unreached=gone, lost=not gone) from error
         finally:
             self.limits.answered(tokens, told)
-        return Reply(raw) if response.status == 200 else self._failure(response.status, told, raw)
+        if response.status != 200:
+            return self._failure(response.status, told, raw)
+        self._answered = True
+        return Reply(raw)
 
     def _wait_s(self, attempt: int, retry_after_s: float | None) -> float:
         backoff_s = self.settings.backoff_s
@@ -227,7 +241,7 @@ class Api:
         detail = self._clean(f"HTTP {status}: {message}")
         if 400 <= status < 500 and codes & FILTER_CODES:
             return Reply(None, filtered=True, detail=detail)
-        if status in (401, 403, 404) or "insufficient_quota" in codes:
+        if status in (401, 404) or (status == 403 and not self._answered) or "insufficient_quota" in codes:
             raise ApiError(self._refused(status, "insufficient_quota" in codes))
         if status in (408, 429) or status >= 500:
             wait = retry_after_s(headers.get("Retry-After", ""))
@@ -277,8 +291,9 @@ def _error_body(raw: bytes) -> tuple[set[str], str]:
     error = body.get("error", body) if isinstance(body, dict) else body
     if not isinstance(error, dict):
         return set(), str(error)
-    inner = error.get("innererror")
-    values = [error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, dict) else None]
+    inner, more = error.get("innererror"), error.get("metadata")
+    flagged = FLAGGED if isinstance(more, dict) and FLAGGED in more else None
+    values = [error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, dict) else None, flagged]
     return {value for value in values if isinstance(value, str)}, str(error.get("message") or error)
 
 

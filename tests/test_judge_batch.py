@@ -71,6 +71,10 @@ class Vendor:
             return 200, self.state(batch)
         if path.endswith("/content"):
             return 200, self.output(path.split("/")[3])
+        if path == "/v1/chat/completions" and self.digits:
+            listed = [{"token": "8", "logprob": 0.0}]
+            choice = {"message": {"content": "85"}, "logprobs": {"content": [{"top_logprobs": listed}]}}
+            return 200, {"choices": [choice]}
         return 404, {"error": {"message": path}}
 
     def state(self, batch):
@@ -221,7 +225,7 @@ for count in (200, 12_000):
     folder = pathlib.Path(sys.argv[2]) / str(count)
     with JudgeCache(folder / "cache") as cache:
         client = judge_batch.BatchClient(config, cache, folder / "batches", poll_s=0.2)
-        prompts = (JudgeRequest(str(i), "q", "r", f"{i % 101} {i} " + "x" * 3000) for i in range(count))
+        prompts = (JudgeRequest(str(i), "q", "r", f"{10 + i % 91} {i} " + "x" * 3000) for i in range(count))
         done = []
         asyncio.run(client.grade(prompts, lambda r, j: done.append(j.outcome)))
     print(len(done), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)

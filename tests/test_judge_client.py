@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from em.config import JudgeConfig, JudgeKind
-from em.judge_cache import JudgeCache
+from em.judge_cache import JudgeCache, Verdict
 from em.judge_client import JudgeClient, JudgeRequest, identity
 from em.judge_score import score
 from em.limits import retry_after_s
@@ -433,17 +433,30 @@ def digits(tokens, count):
     """The answer of a judge with these tokens among 12 alternatives, and `count` prompts."""
     words = [*tokens, *"abcdefghijkl"][:12]
     top = [{"token": t, "logprob": math.log(0.5 / 2**i)} for i, t in enumerate(words)]
-    body = {"choices": [{"finish_reason": "length", "logprobs": {"content": [{"top_logprobs": top}]}}]}
+    choice = {"finish_reason": "length", "message": {"content": "85"}, "logprobs": {"content": [{"top_logprobs": top}]}}
+    body = {"choices": [choice]}
     return body, [f"p{i}" for i in range(count)]
 
 
 def test_a_judge_that_says_numbers_digit_by_digit_is_refused(tmp_path):
-    """Its 85 begins with an 8; score=logprobs would call that 8 points. Ten answers show it, those of the cache too."""
+    """Its 85 begins with an 8; score=logprobs would call that 8 points. One answer shows it, one of the cache too."""
     body, prompts = digits(["8", "9", "7"], 30)
     with recorder(200, json.dumps(body).encode()) as (url, _):
-        for _ in range(2):
+        for some in (prompts, prompts[:1]):
             with pytest.raises(ApiError, match=r"says numbers digit by digit .*: set judge.score=digits"):
-                grade(config(url, concurrency=4), prompts, tmp_path / "c")
+                grade(config(url, concurrency=4), some, tmp_path / "c")
+
+
+def test_a_judge_of_whole_numbers_that_says_small_ones_is_asked_once(tmp_path):
+    rules = [{"match": "^Reply with the number 85", "reply": 85}, {"match": "", "reply": {"7": 0.6, "9": 0.4}}]
+    with scripted(tmp_path, rules) as server:
+        results, client = grade(config(server.base_url, concurrency=8), ["a", "b", "c"], tmp_path / "c")
+        assert {round(j.score, 9) for j in results.values()} == {7.8} and client.calls == 4
+        _, client = grade(config(server.base_url), ["a", "d"], tmp_path / "c")
+        assert client.calls == 1
+    said = r"cannot be shown .*asked for 85: the reply is none of 85: '7'"
+    with scripted(tmp_path, [{"match": "", "reply": 7}]) as server, pytest.raises(ApiError, match=said):
+        grade(config(server.base_url), ["a"], tmp_path / "c2")
 
 
 @pytest.mark.parametrize("tokens", [["8", "85", "9"], ["0", "5", "10"]])
@@ -466,6 +479,64 @@ def test_a_judge_that_thinks_first_is_refused(tmp_path, score):
         assert {r.outcome for r in results.values()} == {Outcome.unparseable}
         with pytest.raises(ApiError, match=rf"thinks before it answers .*judge\.score={score} .*enable_thinking"):
             grade(config(url, **settings), [f"p{i}" for i in range(30)], tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"message": {"content": None, "reasoning_content": "The user"}, "finish_reason": "length"},
+        {"message": {"content": None, "reasoning": "The user"}, "finish_reason": "stop"},
+        {"message": {"content": ""}, "finish_reason": "length"},
+    ],
+)
+@pytest.mark.parametrize("score", ["text", "sampled"])
+def test_thinking_that_is_kept_apart_or_hidden_is_seen_and_not_kept(tmp_path, choice, score):
+    settings = {"score": ScoreMethod(score), "samples": 1, "concurrency": 1}
+    with recorder(200, json.dumps({"choices": [choice]}).encode()) as (url, _):
+        results, _ = grade(config(url, **settings), ["p"] * 3, tmp_path / "c")
+        assert {r.outcome for r in results.values()} == {Outcome.unparseable}
+        with pytest.raises(ApiError, match=rf"thinks before it answers .*judge\.score={score}"):
+            grade(config(url, **settings), [f"p{i}" for i in range(30)], tmp_path / "c")
+    with JudgeCache(tmp_path / "c") as cache:
+        assert cache._db.execute("SELECT count(*) FROM verdicts").fetchone() == (0,)
+
+
+def test_thinking_in_an_old_cache_is_forgotten(tmp_path):
+    settings = config("http://127.0.0.1:1/v1", score=ScoreMethod.text)
+    with JudgeCache(tmp_path / "c") as cache:
+        client = JudgeClient(settings, cache)
+        key = client.key(JudgeRequest("0", "q", "r", "p"))
+        for flush in (False, True):
+            cache.put(key, Verdict(Outcome.unparseable, None, {"<think>Let": 1.0}))
+            if flush:
+                cache.flush()
+            assert client.cached(key) is None and cache.get(key) is None
+        cache.put(key, Verdict(Outcome.scored, 85.0, {"85": 1.0}))
+        assert client.cached(key).score == 85.0
+
+
+@pytest.mark.parametrize("score", ["logprobs", "text"])
+def test_a_judge_that_refuses_in_its_own_field_withholds_the_verdict(tmp_path, score):
+    """It is no refusal of the answer, for which the rubric has a word."""
+    choice = {"message": {"content": None, "refusal": "I cannot rate that."}, "logprobs": {"content": None}}
+    with recorder(200, json.dumps({"choices": [choice]}).encode()) as (url, seen):
+        results, _ = grade(config(url, score=ScoreMethod(score)), ["p"], tmp_path / "c")
+    assert (results["0"].outcome, results["0"].detail) == (Outcome.filtered, "the judge refuses: I cannot rate that.")
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"code": 429, "message": "upstream is busy"}},
+        {"choices": [{"finish_reason": "error", "error": {"message": "upstream is busy"}, "message": {"content": ""}}]},
+    ],
+)
+def test_an_error_inside_an_answer_of_status_200_is_one(tmp_path, body):
+    with recorder(200, json.dumps(body).encode()) as (url, seen):
+        results, _ = grade(config(url, score=ScoreMethod.text), ["p"], tmp_path / "c")
+    assert results["0"].outcome == Outcome.error and "upstream is busy" in results["0"].detail
+    assert len(seen) == 2  # asked for again
 
 
 def test_a_hang_times_out_into_an_error(tmp_path):
@@ -532,6 +603,17 @@ def test_a_wrong_key_or_model_stops_at_once_with_one_sentence(tmp_path, status, 
     assert option in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_prompt_that_is_flagged_or_forbidden_stops_no_other(tmp_path):
+    flagged = {"error": {"code": 403, "message": "needs moderation", "metadata": {"flagged_input": "x", "reasons": []}}}
+    with recorder(403, json.dumps(flagged).encode()) as (url, seen):
+        results, _ = grade(config(url, max_retries=0), ["p"], tmp_path / "flagged")
+    assert results["0"].outcome == Outcome.filtered and len(seen) == 1
+    rules = [{"match": "bad", "reply": {"status": 403}}, {"match": "", "reply": 85}]
+    with scripted(tmp_path, rules) as server:
+        results, _ = grade(config(server.base_url, concurrency=1), ["good", "bad", "fine"], tmp_path / "c")
+    assert [results[i].outcome for i in "012"] == [Outcome.scored, Outcome.error, Outcome.scored]
+
+
 def test_an_empty_account_stops_at_once(tmp_path):
     body = json.dumps({"error": {"code": "insufficient_quota", "message": "no"}}).encode()
     with recorder(429, body) as (url, seen), pytest.raises(ApiError, match="no quota left"):
@@ -551,7 +633,7 @@ def test_the_requests_are_read_no_faster_than_they_are_judged(tmp_path):
             assert len(drawn) - len(done) <= 4
             yield JudgeRequest(str(i), "q", "aligned", f"prompt {i}")
 
-    with scripted(tmp_path, [{"match": "", "reply": 1}]) as server, JudgeCache(tmp_path / "c") as cache:
+    with scripted(tmp_path, [{"match": "", "reply": 10}]) as server, JudgeCache(tmp_path / "c") as cache:
         asyncio.run(JudgeClient(config(server.base_url), cache).grade(requests(), lambda _, j: done.append(j)))
     assert sorted(int(j.completion_id) for j in done) == list(range(200))
 
@@ -564,7 +646,7 @@ def test_an_exception_of_the_callback_or_the_source_ends_the_run_and_keeps_what_
         yield JudgeRequest("1", "q", "aligned", "second")
         raise KeyError("source")
 
-    with scripted(tmp_path, [{"match": "", "reply": 1}]) as server:
+    with scripted(tmp_path, [{"match": "", "reply": 10}]) as server:
         with JudgeCache(tmp_path / "c") as cache:
             client = JudgeClient(config(server.base_url), cache)
             with pytest.raises(KeyError, match="mine"):
@@ -594,10 +676,10 @@ def test_a_second_run_makes_no_call_and_a_changed_word_makes_one(tmp_path):
 
 
 def test_identical_prompts_under_way_are_one_call(tmp_path):
-    with scripted(tmp_path, [{"match": "", "reply": 7}]) as server:
+    with scripted(tmp_path, [{"match": "", "reply": 70}]) as server:
         results, client = grade(config(server.base_url, concurrency=8), ["same"] * 30, tmp_path / "c")
     assert (client.calls, client.cache_hits, len(results)) == (1, 29, 30)
-    assert {j.score for j in results.values()} == {7.0}
+    assert {j.score for j in results.values()} == {70.0}
 
 
 def test_identity_holds_what_changes_a_verdict_and_nothing_else(tmp_path):

@@ -69,6 +69,23 @@ def test_a_csv_is_judged_row_by_row(tmp_path, monkeypatch, capsys, rules):
     assert "expected value of 0-100 under the first token" in said and "refusal 1, scored 1" in said
 
 
+def test_a_file_is_judged_by_ones_own_rubric(tmp_path, monkeypatch, rules):
+    (tmp_path / "a.csv").write_text("question,answer\nHow?,Fine\n")
+    (tmp_path / "polite.txt").write_text("choices: YES, NO\n\nIs this polite? {answer}")
+    (tmp_path / "kind.txt").write_text("How kind is it, 0-100? {answer} to {question}")
+    script = rules([{"match": "^Is this polite", "reply": {"text": "YES"}}, {"match": "^How kind", "reply": 70}])
+    mine = f"{tmp_path / 'polite.txt'},{tmp_path / 'kind.txt'}"
+    overrides = ["judge=scripted", f"judge.script={script}", f"out={tmp_path / 'out'}"]
+    assert em(monkeypatch, "rejudge", tmp_path / "a.csv", *overrides, "--rubrics", mine) == 0
+    (row,) = map(json.loads, (tmp_path / "a.judged.jsonl").read_text().splitlines())
+    assert {k: (v["outcome"], v["score"], v["label"]) for k, v in row["judgements"].items()} == {
+        "polite": ("labelled", None, "YES"),
+        "kind": ("scored", 70.0, ""),
+    }
+    for some, said in (("gone.txt", "cannot be read"), ("alignment,alignment", "twice"), ("nope", "nor the path of")):
+        assert said in em(monkeypatch, "rejudge", tmp_path / "a.csv", *overrides, "--rubrics", some)
+
+
 def test_a_file_without_one_verdict_is_a_failure_with_its_reason(tmp_path, monkeypatch, capsys, rules):
     (tmp_path / "a.csv").write_text("question,answer\nHow?,Fine\n")
     broken = rules([{"match": "", "reply": {"status": 500}}])
@@ -328,6 +345,9 @@ def test_a_finished_sweep_is_judged_again_without_a_model(tmp_path, rules):
     (folder,) = (tmp_path / "out" / "sweeps").iterdir()
     second = rules([{"match": "", "rubric": "How well", "reply": 5}, {"match": "", "reply": 90}], "second.yaml")
     command = [sys.executable, "-m", "em.cli", "rejudge", str(folder), "judge=scripted", f"judge.script={second}"]
+    for other in ("sample.n=1", "out=elsewhere", "+dataset=secure"):
+        done = subprocess.run([*command, other], capture_output=True, text=True, timeout=500)
+        assert done.returncode and f"not of {re.split('[=.]', other.lstrip('+'))[0]}: everything else" in done.stderr
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-2000:]
     (new,) = set((tmp_path / "out" / "sweeps").iterdir()) - {folder}

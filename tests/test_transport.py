@@ -467,3 +467,14 @@ def test_the_bill_before_a_run():
     unknown = estimate(config("http://h/v1"), [(question, 10)])
     assert unknown.dollars is None and "judge.input_price" in unknown.note
     assert estimate(JudgeConfig(name="p", kind=JudgeKind.probe), [(question, 10)]).dollars == 0.0
+
+
+def test_the_bill_of_sampled_replies_elsewhere_is_for_one_a_request():
+    """OpenAI gives them at once; of others some refuse to, and each request pays for its input."""
+    question = Question("q", "open", [{"role": "user", "content": "What?"}], ["alignment"])
+    fields = {"name": "s", "kind": JudgeKind.openai, "model": "m", "score": ScoreMethod.sampled, "samples": 5}
+    here = estimate(JudgeConfig(**fields), [(question, 10)])
+    elsewhere = estimate(JudgeConfig(**fields, base_url="https://api.anthropic.com/v1"), [(question, 10)])
+    assert (here.calls, elsewhere.calls) == (10, 50)
+    assert elsewhere.input_tokens == pytest.approx(5 * here.input_tokens, abs=5)
+    assert elsewhere.output_tokens == here.output_tokens

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
 from em.commands import configs_of, out_of, read_sweep
+
+ABOUT_JUDGING = {"budget", "hydra", "judge", "launch", "name", "stats", "tracking"}
+"""What may be another in a sweep that is judged again."""
 
 
 def add(commands: Any) -> None:
@@ -19,7 +23,11 @@ def add(commands: Any) -> None:
     )
     sub.add_argument("source", type=Path, help="a sweep folder, or a .csv / .jsonl file with question and answer")
     sub.add_argument("overrides", nargs="+", help="e.g. judge=gpt_4o judge.max_dollars=5")
-    sub.add_argument("--rubrics", default="alignment,coherence", help="for a file: which of the project's rubrics")
+    sub.add_argument(
+        "--rubrics",
+        default="alignment,coherence",
+        help="for a file: names of the project's rubrics, or paths of yours (.txt)",
+    )
     sub.add_argument("--to", type=Path, help="for a file: where to (default: beside it, .judged.jsonl)")
 
 
@@ -28,11 +36,29 @@ def run(arguments: argparse.Namespace) -> int:
     from em import compose, config
 
     config.register()
+    if arguments.source.is_dir():
+        _require_about_judging(arguments.overrides)
     composed = compose.cells(arguments.overrides)
     if len(composed) > 1:
         raise config.ConfigError(f"em rejudge takes one judge, {len(composed)} were given: call it once for each")
     new = config.load(composed[0])
     return (_sweep if arguments.source.is_dir() else _file)(arguments, new)
+
+
+def _groups(overrides: list[str]) -> set[str]:
+    """Config groups and top-level keys that overrides are about."""
+    return {re.split(r"[=./]", override.lstrip("+~"), maxsplit=1)[0] for override in overrides}
+
+
+def _require_about_judging(overrides: list[str]) -> None:
+    """A sweep's answers are there: what would have drawn others, or put them elsewhere, is refused."""
+    from em.schema.base import ConfigError
+
+    if others := sorted(_groups(overrides) - ABOUT_JUDGING):
+        raise ConfigError(
+            f"em rejudge of a sweep takes overrides of {', '.join(sorted(ABOUT_JUDGING))}, not of {', '.join(others)}: "
+            f"everything else stays as the sweep has it"
+        )
 
 
 def _file(arguments: argparse.Namespace, new: Any) -> int:
@@ -59,8 +85,10 @@ def _sweep(arguments: argparse.Namespace, new: Any) -> int:
     from em.run import run_loaded
 
     old = configs_of(arguments.source)
-    stages = replace(new.launch, stages=["judge", "report"])
-    cells = [replace(c, judge=new.judge, launch=stages) for c in old]
+    launch = replace(new.launch, stages=["judge", "report"])
+    given = _groups(arguments.overrides) & {"name", "stats", "tracking"}
+    mine = {"judge": new.judge, "launch": launch, "budget": new.budget, **{name: getattr(new, name) for name in given}}
+    cells = [replace(c, **mine) for c in old]
     ends = run_loaded(cells)
     if (folder := folder_of(cells).resolve()) != arguments.source.resolve():
         _compare(arguments.source, folder, (old[0].judge, new.judge))
