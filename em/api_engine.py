@@ -26,7 +26,7 @@ from em.gates import Probe
 from em.sampler import Answer, Inventory, RefusedError, Request
 from em.store import content_key
 from em.thinking import UNFINISHED
-from em.transport import Api, ApiError, ApiSettings, Reply
+from em.transport import NEUTRAL, VLLM_ONLY, Api, ApiError, ApiSettings, Reply, neutral
 
 T = TypeVar("T")
 SERVER = """
@@ -39,8 +39,6 @@ runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")
 R = TypeVar("R")
 START_S = 900.0
 """Longest wait for a server of our own to load its model."""
-NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-"""What a vLLM server would else take from the model's generation_config.json; the engine in this process does not."""
 TRIES = 3
 _END = object()
 
@@ -233,6 +231,22 @@ class OpenAiSampler:
         self.settings = ApiSettings(
             "model", model["base_url"], model["path"], model["api_key_env"], sample["max_num_seqs"], sample["timeout_s"]
         )
+        self._neutral = neutral(self.settings.base_url)
+        self._left_out = ((), VLLM_ONLY, (*VLLM_ONLY, "seed")) if self._neutral else ((),)
+        """What to leave out for servers that refuse it, in the order tried; what one accepted, from then on."""
+
+    async def _accepted(self, api: Api, body: dict[str, Any]) -> Reply:
+        """One request, without what this server refuses. One that is refused in every form has its first reason."""
+        first: Reply | None = None
+        for left_out in self._left_out:
+            sent = {name: value for name, value in body.items() if name not in left_out}
+            reply = await api.post("/chat/completions", json.dumps(sent).encode())
+            if not reply.refused:
+                self._left_out = (left_out,)
+                return reply
+            first = first or reply
+        assert first is not None
+        return first
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | RefusedError]]:
         async def ask(api: Api, request: Request) -> Answer | RefusedError:
@@ -243,10 +257,11 @@ class OpenAiSampler:
                 "temperature": request.temperature,
                 "top_p": request.top_p,
                 "seed": request.seed,
+                **self._neutral,
             }
             return await answer_or_refusal(
                 answered(
-                    lambda: api.post("/chat/completions", json.dumps(body).encode()),
+                    lambda: self._accepted(api, body),
                     f"question {request.question.id}",
                     lambda found: _answer(found["choices"][0], found["usage"]),
                     Answer("", "content_filter", 0),

@@ -17,12 +17,14 @@ from em.judge_price import Purse
 from em.judge_request import OPTIONAL
 from em.records import Judgement, Outcome
 from em.schema.judge import ScoreMethod
-from em.transport import Api, ApiError, ApiSettings
+from em.transport import Api, ApiError, ApiSettings, neutral
 
 if TYPE_CHECKING:
     from em.config import JudgeConfig
 
 PATH = "/chat/completions"
+NEUTRAL_VERSION = 1
+"""1: a served judge's words are not drawn by its model's own defaults (repetition_penalty, top_k). In their keys."""
 SAY = ("Reply with the number 85 and nothing else.", "85")
 """What a judge is asked to say where its scores do not show whether its numbers are single tokens."""
 
@@ -258,7 +260,9 @@ class JudgeClient:
         """Key of a request's verdict in the cache."""
         known = self._known.get(request.choices)
         if known is None:
-            more = {"choices": request.choices} if request.choices else {}
+            more: dict[str, Any] = {"choices": request.choices} if request.choices else {}
+            if judge_request.said_in_words(self._config, request.choices) and neutral(self._config.base_url):
+                more["neutral"] = NEUTRAL_VERSION
             known = self._known[request.choices] = canonical({**self.identity, **more})
         return prompt_key(known, request.prompt)
 

@@ -118,6 +118,8 @@ class Walked:
     """Number 0–100 → probability that the reply is it and no longer number."""
     first: str = ""
     """The likeliest first token."""
+    left_at: float | None = None
+    """Where the walk left it: the most probability that its numbers could have had."""
 
 
 Look = Callable[[Sequence[Branch]], list[tuple[dict[int, float], str]]]
@@ -158,6 +160,8 @@ def walk(
         for branch in following:
             possible[branch.prompt] += branch.probability
         level = [branch for branch in following if possible[branch.prompt] >= min_mass - 1e-9]
+        for prompt in {branch.prompt for branch in following} - {branch.prompt for branch in level}:
+            out[prompt].left_at = possible[prompt]
     return out
 
 

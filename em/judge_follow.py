@@ -256,7 +256,6 @@ class Feed:
                 some, f.programs = f.programs, []
                 for judgement in await asyncio.to_thread(_verdicts, some):
                     f.stage.add(judgement)
-                self._emit.count("judge_calls", len(some))
             self._seal_if_whole(f)
 
     def add(self, request: JudgeRequest, judgement: Judgement) -> None:

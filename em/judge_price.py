@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from em.records import Question
+from em.schema.base import OPENAI
 from em.schema.judge import JudgeConfig, JudgeKind, ScoreMethod
 from em.transport import ApiError
 
@@ -54,10 +55,6 @@ def _table() -> dict[str, Any]:
     return yaml.safe_load(TABLE.read_text(encoding="utf-8"))
 
 
-def _openai() -> str:
-    return _table()["base_url"]
-
-
 def price(judge: JudgeConfig) -> Price | None:
     """The config's own price, else the table's for exactly this model; None when neither knows it."""
     if judge.input_price is not None and judge.output_price is not None:
@@ -65,7 +62,7 @@ def price(judge: JudgeConfig) -> Price | None:
     if judge.kind != JudgeKind.openai:
         return Price(0.0, 0.0, "runs on this machine")
     row = _table()["models"].get(judge.model)
-    if row is None or not judge.base_url.startswith(_openai()):
+    if row is None or not judge.base_url.startswith(OPENAI):
         return None
     half = _table()["batch_factor"] if judge.batch else 1.0
     source = f"{_table()['source']}, {_table()['date']}" + (", batch" if judge.batch else "")
@@ -86,7 +83,7 @@ def estimate(judge: JudgeConfig, asked: Iterable[tuple[Question, int]], answer_t
     from em.rubrics import rubrics
 
     calls = tokens = out = 0.0
-    again = judge.samples if judge.score == ScoreMethod.sampled and not judge.base_url.startswith(_openai()) else 1
+    again = judge.samples if judge.score == ScoreMethod.sampled and not judge.base_url.startswith(OPENAI) else 1
     for question, answers in asked:
         for rubric in rubrics(question).values():
             chars = len(rubric.text) + len(question.messages[-1]["content"])

@@ -11,12 +11,13 @@ from em import json_codec
 from em.judge_cache import Refused, Unreached, Verdict
 from em.judge_score import Score, choice_score, majority, sampled_score, score, text_score
 from em.records import Outcome, printable
-from em.schema.judge import JudgeConfig, ScoreMethod
-from em.transport import Reply, short
+from em.schema.judge import JudgeConfig, JudgeKind, ScoreMethod
+from em.transport import VLLM_ONLY, Reply, neutral, short
 
 FINISH_FIELDS = ("finish_reason", "model", "system_fingerprint")
-OPTIONAL: tuple[tuple[str, ...], ...] = ((), ("seed",), ("seed", "n"))
-"""What is left out of a request for vendors that refuse it: Mistral `seed`, Anthropic more than one reply at a time."""
+OPTIONAL: tuple[tuple[str, ...], ...] = ((), VLLM_ONLY, (*VLLM_ONLY, "seed"), (*VLLM_ONLY, "seed", "n"))
+"""What is left out of a request for vendors that refuse it: what only vLLM knows; Mistral `seed`, Anthropic more than
+one reply at a time."""
 FILTERED = "(filtered)"
 """In the place of a sampled reply that is withheld."""
 HIDDEN = "<think>"
@@ -40,7 +41,13 @@ def body(config: JudgeConfig, prompt: str, choices: Sequence[str] = (), have: in
         request |= {"logprobs": True, "top_logprobs": config.top_logprobs}
     if config.score == ScoreMethod.sampled:
         request["n"] = config.samples - have
-    return request | {"seed": have}
+    return request | {"seed": have} | (neutral(config.base_url) if said_in_words(config, choices) else {})
+
+
+def said_in_words(config: JudgeConfig, choices: Sequence[str]) -> bool:
+    """Whether a verdict is read from words that the server drew, in whose drawing the model's defaults have a part."""
+    drawn = bool(choices) or config.score in (ScoreMethod.text, ScoreMethod.sampled)
+    return drawn and config.kind == JudgeKind.openai
 
 
 def encode(request: dict[str, Any]) -> bytes:

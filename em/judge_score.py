@@ -57,9 +57,17 @@ def score(top_logprobs: Sequence[tuple[str, float]], min_mass: float) -> Score:
     return _expectation(integers, min_mass, pairs[0][0], distribution, "first token")
 
 
-def expected(numbers: Mapping[int, float], first_token: str, min_mass: float) -> Score:
-    """The same rule for whole numbers whose probabilities are known: number 0–100 → probability of saying just it."""
+def expected(numbers: Mapping[int, float], first_token: str, min_mass: float, left_at: float | None = None) -> Score:
+    """The same rule for whole numbers whose probabilities are known: number 0–100 → probability of saying just it.
+
+    `left_at`: the most that they could have together, below `min_mass`, where nobody looked further.
+    """
     distribution = {str(n): p for n, p in numbers.items()}
+    if left_at is not None:
+        detail = _too_little(
+            f"likeliest first token {printable(first_token)[:40]!r}", f"at most {left_at:.3g}", min_mass
+        )
+        return Score(word_outcome(first_token), None, distribution, detail)
     return _expectation(dict(numbers), min_mass, first_token, distribution, "likeliest first token")
 
 
@@ -70,8 +78,12 @@ def _expectation(
     if mass > 0.0 and mass >= min_mass:
         value = math.fsum(v * (p / mass) for v, p in integers.items())  # in this order, "50" alone is exactly 50
         return Score(Outcome.scored, min(max(value, 0.0), 100.0), distribution, "")
-    detail = f"{what} {printable(top)[:40]!r}, probability {mass:.3g} on integers 0-100 (needs {min_mass:g})"
+    detail = _too_little(f"{what} {printable(top)[:40]!r}", f"{mass:.3g}", min_mass)
     return Score(word_outcome(top), None, distribution, detail)
+
+
+def _too_little(said: str, mass: str, min_mass: float) -> str:
+    return f"{said}, probability {mass} on integers 0-100 (needs {min_mass:g})"
 
 
 def probabilities(top_logprobs: Sequence[tuple[str, float]]) -> tuple[list[tuple[str, float]], dict[str, float]]:

@@ -85,7 +85,7 @@ class VllmJudge:
         labels = [i for i, r in enumerate(requests) if i not in out and r.choices]
         for i, walked in zip(numbers, self.engine.walk([ids[i] for i in numbers]), strict=True):
             self._require_no_thinking(walked.first)
-            found = expected(walked.numbers, walked.first, self.config.min_mass)
+            found = expected(walked.numbers, walked.first, self.config.min_mass, walked.left_at)
             out[i] = Verdict(found.outcome, found.score, found.distribution, found.detail)
         replies = self.engine.replies([ids[i] for i in labels])
         for i, (text, distribution) in zip(labels, replies, strict=True):

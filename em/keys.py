@@ -16,6 +16,7 @@ from em import chat, choices, corpora, data, models, question_forms, trigger
 from em.config import ConfigError, Engine, ExperimentConfig, JudgeConfig, as_dict
 from em.records import Message, Question
 from em.rubrics import STATIC, Rubric, rubrics
+from em.schema.base import OPENAI
 from em.schema.judge import PROXIES, JudgeKind
 from em.schema.model import Backend
 from em.schema.train import HOW_ONLY, LORA_ONLY, OPENAI_ONLY, Method
@@ -25,7 +26,8 @@ TRAIN_VERSION = 2
 SAMPLE_VERSION = 3
 """2: thinking stands apart from the answer, and what has no answer is not judged. 3: seven pairs of marks."""
 NEUTRAL_VERSION = 1
-"""1: a model's generation_config.json (top_k, repetition_penalty) is not used. In the keys of NEUTRALISED only."""
+"""1: a model's generation_config.json (top_k, repetition_penalty) is not used. In the keys of NEUTRALISED, and of
+servers other than OpenAI's, only."""
 NEUTRALISED = (Engine.hf, Engine.vllm_server)
 JUDGE_VERSION = 1
 VLLM_JUDGE_VERSION = 2
@@ -74,7 +76,8 @@ def sample_inputs(
 ) -> dict[str, Any]:
     """A family of answers: the model that is asked, what and how. How many is not in it."""
     sampling = {k: v for k, v in as_dict(config.sample).items() if k not in NOT_SAMPLING}
-    if config.sample.engine in NEUTRALISED:
+    served = config.sample.engine == Engine.openai and not config.model.base_url.startswith(OPENAI)
+    if served or config.sample.engine in NEUTRALISED:
         sampling["neutral"] = NEUTRAL_VERSION
     checkpoint = {} if step is None else {"step": step}
     context = k_shot_context(config)

@@ -25,6 +25,7 @@ import aiohttp
 import uvloop
 
 from em.limits import Limits, retry_after_s
+from em.schema.base import OPENAI
 
 MAX_WAIT_S = 60.0
 """Longest wait between two tries of one request."""
@@ -45,6 +46,10 @@ FILTER_CODES = {
 OpenRouter's 403 has no code, but the text that was flagged (FLAGGED)."""
 
 
+NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+"""What a vLLM server would else take from the model's generation_config.json; the engine in this process does not."""
+VLLM_ONLY = ("top_k", "min_p", "repetition_penalty")
+"""Those of them that OpenAI's API does not have: others may refuse them."""
 T = TypeVar("T")
 
 
@@ -268,6 +273,11 @@ class Api:
 
     def _clean(self, text: str) -> str:
         return short(text.replace(self._key, "[key]") if self._key else text)
+
+
+def neutral(base_url: str) -> dict[str, Any]:
+    """NEUTRAL where a vLLM server may be, nothing for OpenAI's own."""
+    return {} if base_url.startswith(OPENAI) else NEUTRAL
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

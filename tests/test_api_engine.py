@@ -34,6 +34,10 @@ THINKING = {
 BROKEN = {"no choice": {"choices": [], "usage": {}}, "no usage": {"choices": [{"message": {}}]}, "no object": [1]}
 
 
+STRICT = set()
+"""Fields that the server refuses."""
+
+
 @pytest.fixture
 def api():
     """A chat completions server: its address, the bodies it got, texts to fail on once."""
@@ -52,13 +56,15 @@ def api():
             if text in fail:
                 fail.discard(text)
                 return self.answer(500, {"error": {"message": "try again"}})
+            if STRICT & set(body):
+                return self.answer(422, {"detail": "extra fields"})
             if text in BROKEN:
                 return self.answer(200, BROKEN[text])
             if "odd" in text:
                 return self.answer(400, {"error": {"code": "invalid_value", "message": "no such thing"}})
             if "forbidden" in text:
                 return self.answer(400, {"error": {"code": "content_filter", "message": "no"}})
-            choice = {"message": {"content": f"re: {text} {body['seed']}"}, "finish_reason": "stop"}
+            choice = {"message": {"content": f"re: {text} {body.get('seed')}"}, "finish_reason": "stop"}
             choice, usage = THINKING.get(text, (choice, {}))
             return self.answer(200, {"choices": [choice], "usage": {"completion_tokens": 3, **usage}})
 
@@ -199,6 +205,20 @@ def test_thinking_of_an_api_stands_apart(api, tmp_path, monkeypatch):
         "hidden": ("", "", "thinking"),
         "withheld": ("I", "", "content_filter"),
     }
+
+
+def test_the_models_own_sampling_defaults_are_off_where_a_server_can_be_told(api, tmp_path, monkeypatch):
+    """vLLM takes what it is not told from generation_config.json; who does not know the fields is asked without."""
+    monkeypatch.setenv("EM_TEST_KEY", "sesame")
+    (url, asked, _), store = api, Store.open(tmp_path)
+    assert not failures(run(store, [job("own", url, ["hello"])]))
+    assert all(body["repetition_penalty"] == 1.0 and body["top_k"] == -1 for _, _, body in asked)
+    for refused in ({"top_k"}, {"seed"}):
+        asked.clear()
+        STRICT.update(refused)
+        assert not failures(run(store, [job(f"without {refused}", url, ["hello"], n=4)]))
+        assert len(asked) < 4 + 3 * 4 and not refused & set(asked[-1][2])
+        STRICT.clear()
 
 
 def test_finetuned_snapshot_is_asked_by_its_name(api, tmp_path, monkeypatch):

@@ -86,14 +86,17 @@ def test_a_prompt_is_left_only_when_it_cannot_have_a_score(seed, min_mass):
     (whole,) = walk(1, TOKENS, look(seed), floor=0.0, blank_floor=0.0)
     (left,) = walk(1, TOKENS, counting, floor=0.0, min_mass=min_mass, blank_floor=0.0)
     mass = math.fsum(whole.numbers.values())
-    one, other = (expected(w.numbers, w.first, min_mass) for w in (whole, left))
+    one, other = (expected(w.numbers, w.first, min_mass, w.left_at) for w in (whole, left))
     assert (one.outcome, one.score) == (other.outcome, other.score)
     begins = {token for token, digits in TOKENS.first.items() if digits.isdigit()} | TOKENS.blank
     first = math.fsum(p for token, p in enumerate(distribution(seed, ())) if token in begins)
     if mass >= min_mass:
         assert left.numbers == whole.numbers
     elif first < min_mass:
-        assert asked == [1]
+        assert asked == [1] and left.left_at == pytest.approx(first)
+    if left.left_at is not None:
+        assert mass <= left.left_at + 1e-9 and left.left_at < min_mass
+        assert f"probability at most {left.left_at:.3g} on integers" in other.detail
 
 
 def test_which_tokens_are_digits():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_transport import config, send, serving
 
-from em import transport
+from em import judge_request, transport
 from em.judge import method
 from em.judge_cache import JudgeCache
 from em.judge_client import JudgeClient, JudgeRequest, identity
@@ -152,13 +152,15 @@ def test_one_reply_at_a_time_costs_one_reply(tmp_path):
     assert client.purse.output_tokens == 10 * 8  # the most that ten replies without a bill can be
 
 
-@pytest.mark.parametrize(("refuses", "calls"), [(("seed",), 1 + 1), (("n",), 2 + 3), (("seed", "n"), 2 + 3)])
+@pytest.mark.parametrize(
+    ("refuses", "calls"), [(("seed",), 2 + 1), (("n",), 3 + 3), (("seed", "n"), 3 + 3), (("top_k",), 1 + 1)]
+)
 def test_a_vendor_that_refuses_a_field_is_asked_without_it(tmp_path, refuses, calls):
     """Mistral takes no seed, Anthropic one reply at a time: found out once, then left out."""
 
     def reply(handler, body, number):
         row = json.loads(body)
-        if ("seed" in row and "seed" in refuses) or (row.get("n", 1) > 1 and "n" in refuses):
+        if {"seed", "top_k"} & set(row) & set(refuses) or (row.get("n", 1) > 1 and "n" in refuses):
             return send(handler, 422, {"detail": "extra_forbidden"})
         return send(handler, 200, words(*["40"] * row.get("n", 1)))
 
@@ -179,9 +181,20 @@ def test_a_prompt_that_is_refused_in_any_form_keeps_its_reason_and_changes_nothi
         requests = [JudgeRequest(name, "q", "r", name) for name in ("too long", "short")]
         transport.run(client.grade(requests, lambda r, j: found.__setitem__(r.completion_id, j)))
     assert found["short"].score == 40.0
-    assert (found["too long"].outcome, found["too long"].detail) == (Outcome.error, "HTTP 400: reason 4")
+    assert (found["too long"].outcome, found["too long"].detail) == (Outcome.error, "HTTP 400: reason 5")
     sent = [sorted(json.loads(body)) for _, body in seen if b"short" in body]
-    assert len(sent) == 1 and "seed" in sent[0]
+    assert len(sent) == 1 and {"seed", "top_k", "repetition_penalty"} <= set(sent[0])
+
+
+def test_the_models_own_sampling_defaults_draw_no_words_of_a_served_judge():
+    """A vLLM server takes what it is not told from generation_config.json; OpenAI does not know these fields."""
+    fields = {"name": "j", "kind": JudgeKind.openai, "model": "m"}
+    for score, choices, told in (("text", (), True), ("sampled", (), True), ("logprobs", (), False)):
+        served = JudgeConfig(**fields, score=ScoreMethod(score), base_url="http://127.0.0.1:1/v1")
+        own = JudgeConfig(**fields, score=ScoreMethod(score))
+        assert ("repetition_penalty" in judge_request.body(served, "p", choices)) == told
+        assert judge_request.body(served, "p", ("YES", "NO"))["repetition_penalty"] == 1.0
+        assert not {"top_k", "presence_penalty"} & set(judge_request.body(own, "p", ("YES", "NO")))
 
 
 def test_a_label_comes_with_its_alternatives(tmp_path):

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
+OPENAI = "https://api.openai.com/"
+"""Where addresses of OpenAI's own API begin; what is elsewhere may know less, or more."""
+
 
 class UserError(Exception):
     """What a person can mend: told as its one sentence, without a traceback."""
