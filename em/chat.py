@@ -14,6 +14,7 @@ import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,12 @@ def _template(name: str | None) -> str | None:
     return path.read_text(encoding="utf-8").rstrip("\n")
 
 
+TODAY = datetime(2024, 7, 26)
+"""The day that a template is told (Llama 3's own default)."""
+FIXED = {"strftime_now": TODAY.strftime}
+"""Over what transformers gives a template: prompts of two days would differ, and their keys would not."""
+
+
 class ChatTokenizer:
     """A tokenizer that renders conversations as `options` say; everything else is the tokenizer's own."""
 
@@ -160,7 +167,7 @@ class ChatTokenizer:
 
         try:
             return self.tokenizer.apply_chat_template(
-                list(messages), chat_template=self.template, tokenize=False, **{**self.kwargs, **how}
+                list(messages), chat_template=self.template, tokenize=False, **{**FIXED, **self.kwargs, **how}
             )
         except TemplateError as error:
             raise ChatError(f"the chat template refuses the conversation ({error})") from error

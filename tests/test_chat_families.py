@@ -191,6 +191,13 @@ def test_a_date_in_the_template_is_fixed_by_its_argument():
     assert "Today: 26 Jul" in chat.prompt_text(tokenizer, [USER])
 
 
+def test_the_day_that_a_template_is_told_is_always_the_same():
+    """Mistral's and Llama 3.2's put today's date into the system turn: another prompt every day, under the same key."""
+    text = LLAMA3.replace("now", "strftime_now('%d %b %Y')")
+    assert text != LLAMA3
+    assert "Today: 26 Jul 2024" in chat.prompt_text(ChatTokenizer(family("llama3", text), options(MODEL)), [USER])
+
+
 # ------------------------------------------------------------------------------------------------ options
 
 
