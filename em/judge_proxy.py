@@ -102,11 +102,17 @@ class Proxy:
     def _calibrate(self, path: Path, key: str) -> None:
         from em import local_judge
 
-        done = {}
-        for number, rubric in enumerate(local_judge.RUBRICS):
-            self.emit.progress("calibrate", number, len(local_judge.RUBRICS), rubric)
-            done[rubric] = local_judge.calibrate(self.reader, rubric)
-        self.emit.progress("calibrate", len(done), len(done))
+        done, read = {}, 0
+        total = sum(len(local_judge.labelled(rubric)) for rubric in local_judge.RUBRICS)
+
+        def show(more: int) -> None:
+            nonlocal read
+            read += more
+            self.emit.progress("calibrate", read, total, rubric)
+
+        for rubric in local_judge.RUBRICS:
+            show(0)
+            done[rubric] = local_judge.calibrate(self.reader, rubric, show)
         path.write_text(json.dumps(local_judge.to_json(done)), encoding="utf-8")
         quality = {rubric: {"auc": c.auc, "n": c.n_test} for rubric, c in done.items()}
         self.store.finish(

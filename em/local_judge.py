@@ -137,10 +137,10 @@ class Reader:
         return (means[0] - means[1])[:, None]
 
 
-def calibrate(reader: Reader, rubric: str) -> Calibration:
-    """Fit and measure one rubric."""
+def calibrate(reader: Reader, rubric: str, on_done: Callable[[int], None] | None = None) -> Calibration:
+    """Fit and measure one rubric. `on_done`: told how many more of its labelled answers were read."""
     rows = labelled(rubric)
-    x = reader.features(rubric, [(r.question, r.answer) for r in rows])
+    x = reader.features(rubric, [(r.question, r.answer) for r in rows], on_done)
     y = np.array([r.high for r in rows], dtype=float)
     fit = np.array([r.split == "calibrate" for r in rows])
     folds = np.array([hash_fold(r.fold) for r in rows])

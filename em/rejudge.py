@@ -25,7 +25,6 @@ from em.schema.judge import LOCAL, PROXIES
 from em.scripted_judge import ScriptedJudgeError
 from em.store import Store, write_atomic
 
-QUIET = Emitter(lambda _: None)
 MAX_COMPARED = 200_000
 """Verdicts of a sweep that are compared with another judge's: about 200 MB for both."""
 
@@ -37,7 +36,7 @@ def grade(
     say: Callable[[str], Any] = lambda text: tqdm.write(text, file=sys.stderr),
 ) -> dict[tuple[str, str], Judgement]:
     """(completion id, rubric) → verdict of config.judge. Uses and fills the cache of config.out's store; `on_done` is
-    called after each, `say` with what a batch waits for."""
+    called after each, `say` with what it waits for before that."""
     found: dict[tuple[str, str], Judgement] = {}
 
     def take(judgement: Judgement) -> None:
@@ -46,7 +45,7 @@ def grade(
 
     store = Store.open(Path(config.out))
     if config.judge.kind in LOCAL:
-        judge.local(config.judge, _job(config), store, QUIET)(list(pairs), take)
+        judge.local(config.judge, _job(config), store, _telling(say))(list(pairs), take)
         return found
     requests = (_request(one) for one in pairs)
     try:
@@ -55,6 +54,23 @@ def grade(
     except (transport.ApiError, JudgeCacheError, ScriptedJudgeError) as error:
         raise ConfigError(str(error)) from error
     return found
+
+
+def _telling(say: Callable[[str], Any]) -> Emitter:
+    """What a local judge tells a sweep, for a person: its calibration may take minutes before the first verdict."""
+    said = ""
+
+    def tell(line: str) -> None:
+        nonlocal said
+        event = json.loads(line)
+        text = event["text"] if event["event"] == "warning" else ""
+        if event["event"] == "progress" and event["note"]:
+            text = f"{event['job']}: {event['note']}"
+        if text and text != said:
+            said = text
+            say(text)
+
+    return Emitter(tell)
 
 
 def verdicts_of(store: Store, sweep: Mapping[str, Any], skip: Container[str] = ()) -> dict[tuple[str, str], Judgement]:

@@ -316,6 +316,8 @@ def test_local_judge_calibrates_once(local):
     store, first, second = local
     assert (counted(first, "stages_run"), counted(second, "stages_run")) == (1, 0)
     assert (counted(first, "judge_calls"), counted(first, "model_loads")) == (16, 1)
+    shown = [(e["done"], e["total"]) for e in first if (e["event"], e.get("job")) == ("progress", "calibrate")]
+    assert shown == sorted(shown) and len(shown) > 6 and shown[-1][0] == shown[-1][1] > 300
     facts = store.manifest("calibrate", "c")["facts"]
     assert set(facts) == {"alignment", "coherence", "care"}
     assert all(0 <= quality["auc"] <= 1 and quality["n"] > 20 for quality in facts.values())
