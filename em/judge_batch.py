@@ -18,6 +18,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import time
 from array import array
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -44,6 +45,8 @@ MAX_BYTES = 20_000_000
 """Of one batch; OpenAI's limits are 50,000 requests and 200 MB, which would be in memory several times over."""
 ENDED = {"completed", "expired", "cancelled", "failed"}
 POLL_S = 30.0
+OUTAGE_S = 3600.0
+"""How long a vendor may not say where a batch is: it is waited for half a day, and is not lost by an hour's outage."""
 
 
 class BatchClient:
@@ -220,16 +223,23 @@ class BatchClient:
         reply = await self._client.api.post("/batches", judge_request.encode(body), retry=False)
         return _json(reply, "making the batch")["id"]
 
-    async def _get(self, path: str) -> Reply:
+    async def _get(self, path: str, file: bool = False) -> Reply:
         """Raises _GoneError where the vendor says that there is no such thing, or not for this key."""
         try:
-            return await self._client.api.get(path)
+            return await self._client.api.get(path, file)
         except ApiError as error:
             raise _GoneError(str(error)) from error
 
     async def _wait(self, name: str) -> dict[str, Any]:
+        heard = time.monotonic()
         while True:
-            batch = _json(await self._get(f"/batches/{name}"), "the state of the batch")
+            reply = await self._get(f"/batches/{name}")
+            if reply.body is None and time.monotonic() - heard < OUTAGE_S:
+                self._say(f"the vendor does not say where the batch is ({reply.detail}): asked again")
+                await asyncio.sleep(self._poll_s)
+                continue
+            heard = time.monotonic()
+            batch = _json(reply, "the state of the batch")
             self._tell(name, batch)
             if batch["status"] in ENDED:
                 return batch
@@ -254,7 +264,7 @@ class BatchClient:
         for name in ("output_file_id", "error_file_id"):
             if not batch.get(name):
                 continue
-            reply = await self._get(f"/files/{batch[name]}/content")
+            reply = await self._get(f"/files/{batch[name]}/content", file=True)
             if reply.body is None:
                 raise ApiError(f"the results of the judge's batch could not be read: {reply.detail}")
             for line in reply.body.splitlines():

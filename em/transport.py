@@ -31,6 +31,8 @@ MAX_WAIT_S = 60.0
 """Longest wait between two tries of one request."""
 MAX_RETRY_AFTER_S = 300.0
 """What a server's Retry-After is granted at most."""
+FILE_S = 900.0
+"""Least time for a file of a batch on its way, whatever a prompt may take."""
 DETAIL_CHARS = 300
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 FLAGGED = "flagged_input"
@@ -119,6 +121,7 @@ class Api:
         self._url = _base_url(settings)
         self._key = _read_key(settings)
         self._random = random.Random()
+        self._timeout = aiohttp.ClientTimeout(total=settings.timeout_s)
         self._failures_in_a_row = 0
         self._answered = False
         """It has answered: the key is good, and a 403 means that one request."""
@@ -132,7 +135,7 @@ class Api:
             headers["Authorization"] = f"Bearer {self._key}"
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self.settings.concurrency),
-            timeout=aiohttp.ClientTimeout(total=self.settings.timeout_s),
+            timeout=self._timeout,
             headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             proxy=_proxy(self._url),
@@ -159,8 +162,9 @@ class Api:
         """
         return await self._request("POST", path, body, tokens=tokens, retry=retry, before_retry=before_retry)
 
-    async def get(self, path: str) -> Reply:
-        return await self._request("GET", path)
+    async def get(self, path: str, file: bool = False) -> Reply:
+        """`file`: what comes may be large."""
+        return await self._request("GET", path, file=file)
 
     async def upload(self, path: str, fields: Mapping[str, str], filename: str, data: bytes) -> Reply:
         """POST a file as multipart/form-data, e.g. to "/files" with fields {"purpose": "batch"}."""
@@ -169,7 +173,8 @@ class Api:
         parts = [f'{head}"{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()]
         parts.append(f'{head}"file"; filename="{filename}"\r\nContent-Type: application/octet-stream\r\n\r\n')
         body = "".join(parts).encode() + data + f"\r\n--{boundary}--\r\n".encode()
-        return await self._request("POST", path, body, {"Content-Type": f"multipart/form-data; boundary={boundary}"})
+        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        return await self._request("POST", path, body, headers, file=True)
 
     def note(self, ok: bool, detail: str = "") -> None:
         """Count an answer as usable or not. Raises ApiError after `max_failures` unusable ones in a row."""
@@ -190,11 +195,13 @@ class Api:
         tokens: int = 0,
         retry: bool = True,
         before_retry: Callable[[], Awaitable[None]] | None = None,
+        file: bool = False,
     ) -> Reply:
+        timeout_s = max(FILE_S, self.settings.timeout_s) if file else self.settings.timeout_s
         attempts = self.settings.max_retries + 1 if retry else 1
         for attempt in range(attempts):
             try:
-                return await self._try(method, path, body, headers, tokens)
+                return await self._try(method, path, body, headers, tokens, timeout_s)
             except _TransientError as error:
                 last = error
             if attempt + 1 < attempts:
@@ -205,20 +212,21 @@ class Api:
         return Reply(None, detail=detail, unreached=last.unreached, lost=last.lost)
 
     async def _try(
-        self, method: str, path: str, body: bytes | None, headers: dict[str, str] | None, tokens: int
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str] | None, tokens: int, timeout_s: float
     ) -> Reply:
         assert self._session is not None
         await self.limits.take(tokens)
         self.calls += 1
         told: Mapping[str, str] = {}
         try:
+            timeout = self._timeout if timeout_s == self.settings.timeout_s else aiohttp.ClientTimeout(total=timeout_s)
             async with self._session.request(
-                method, self._url + path, data=body, headers=headers, allow_redirects=False
+                method, self._url + path, data=body, headers=headers, allow_redirects=False, timeout=timeout
             ) as response:
                 told = response.headers
                 raw = await response.read()
         except TimeoutError as error:
-            raise _TransientError(f"no answer within {self.settings.timeout_s:g} s", lost=True) from error
+            raise _TransientError(f"no answer within {timeout_s:g} s", lost=True) from error
         except (aiohttp.ClientError, OSError) as error:
             reason, gone = f"{type(error).__name__}: {error}", isinstance(error, aiohttp.ClientConnectorError)
             raise _TransientError(self._clean(reason), unreached=gone, lost=not gone) from error

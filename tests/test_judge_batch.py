@@ -1,6 +1,7 @@
 """The batch API against a loopback server that speaks it: half price, resumed after a crash without a second batch."""
 
 import asyncio
+import dataclasses
 import json
 import re
 import shutil
@@ -41,6 +42,7 @@ class Vendor:
         self.digits = False  # says 85 as 8 and 5
         self.broken = False  # answers without choices
         self.gone = ""  # part of an address
+        self.out = 0  # polls without an answer
 
     def handle(self, method, path, body, content_type):
         if self.gone and self.gone in path and method == "GET" and "?" not in path:
@@ -65,6 +67,8 @@ class Vendor:
             return 200, {"data": [self.state(b) for b in self.batches]}
         if path.startswith("/v1/batches/"):
             self.polls += 1
+            if self.polls <= self.out:
+                return 503, {"error": {"message": "down"}}
             batch = next(b for b in self.batches if b["id"] == path.rsplit("/", 1)[1])
             if len(batch["left"]) > 1:
                 batch["left"].pop(0)
@@ -240,6 +244,20 @@ def test_prompts_do_not_stay_in_memory(tmp_path):
     (few, before), (many, after) = (map(int, line.split()) for line in ran.stdout.splitlines())
     assert (few, many) == (200, 12_000)
     assert after - before < 20
+
+
+def test_an_outage_while_a_batch_is_waited_for_loses_nothing(tmp_path, monkeypatch):
+    vendor, said = Vendor(("in_progress", "completed")), []
+    vendor.out = 5
+    config = dataclasses.replace(settings("http://127.0.0.1:1/v1"), max_retries=0)
+    with serving(vendor) as url:
+        found, _ = grade(tmp_path, dataclasses.replace(config, base_url=url), ["say 10"], said.append)
+        assert found[0].score == 10.0 and vendor.polls == 6 and len(vendor.batches) == 1
+        assert any("does not say where the batch is (HTTP 503: down" in text for text in said)
+        monkeypatch.setattr(judge_batch, "OUTAGE_S", 0.0)
+        vendor.polls = 0
+        with pytest.raises(ApiError, match=r"the state of the batch did not work \(HTTP 503: down"):
+            grade(tmp_path, dataclasses.replace(config, base_url=url), ["say 11"])
 
 
 class Killed(BaseException):
