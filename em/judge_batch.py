@@ -226,9 +226,12 @@ class BatchClient:
     async def _get(self, path: str, file: bool = False) -> Reply:
         """Raises _GoneError where the vendor says that there is no such thing, or not for this key."""
         try:
-            return await self._client.api.get(path, file)
+            reply = await self._client.api.get(path, file)
         except ApiError as error:
             raise _GoneError(str(error)) from error
+        if reply.body is None and not reply.transient:
+            raise _GoneError(reply.detail)
+        return reply
 
     async def _wait(self, name: str) -> dict[str, Any]:
         heard = time.monotonic()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from em import chat, models, thinking
 from em.config import JudgeConfig
@@ -23,6 +23,7 @@ from em.rubrics import fill, rubrics
 from em.schema.base import UserError
 from em.store import Store
 
+T = TypeVar("T")
 PROMPTS = 32
 """Prompts walked together: up to 111 short requests each, which share the prompt's cache."""
 
@@ -31,6 +32,8 @@ CPU_BLOCK = 32
 vLLM's own 128 on CPUs 64 tokens on average to ask about one. The CPU kernels take multiples of 32."""
 
 
+REQUESTS = 2048
+"""Asked at once: what vLLM keeps of a request with 128 probabilities is some 50 kB."""
 MAX_IDS = 128
 """Tokens that one request may ask the probabilities of (vLLM's MAX_LOGPROB_TOKEN_IDS). A vocabulary has up to 200
 tokens of white space, Llama 3's has 1,110 of digits."""
@@ -162,21 +165,26 @@ class Engine:
     def _look(self, prompts: list[list[int]], level: Sequence[Branch]) -> list[tuple[dict[int, float], str]]:
         from vllm import SamplingParams  # noqa: TID251
 
-        asked = [(i, ids) for i, branch in enumerate(level) for ids in _parts(self.tokens.wanted(branch))]
-        requests = [[*prompts[level[i].prompt], *level[i].ids] for i, _ in asked]
-        params = [
-            SamplingParams(
-                max_tokens=1, temperature=0.0, logprob_token_ids=ids, skip_special_tokens=False
-            )  # what it says first is in the reason why there is no score
-            for _, ids in asked
-        ]
+        asked = [(i, ids) for i, branch in enumerate(level) for ids in _parts(self.tokens.wanted(branch), MAX_IDS)]
         found: list[tuple[dict[int, float], str]] = [({}, "") for _ in level]
-        for (i, ids), output in zip(asked, self._generate(requests, params), strict=True):
-            logprobs = output.logprobs[0]
-            missing = [token for token in ids if token not in logprobs]
-            if missing:
-                raise RuntimeError(f"vLLM gave no log-probability for {len(missing)} digit tokens")
-            found[i] = (found[i][0] | {token: logprobs[token].logprob for token in ids}, output.text)
+        for some in _parts(asked, REQUESTS):
+            requests = [[*prompts[level[i].prompt], *level[i].ids] for i, _ in some]
+            params = [
+                SamplingParams(
+                    max_tokens=1,
+                    temperature=0.0,
+                    logprob_token_ids=ids,
+                    detokenize=not level[i].ids,  # what it says first is in the reason why there is no score
+                    skip_special_tokens=False,
+                )
+                for i, ids in some
+            ]
+            for (i, ids), output in zip(some, self._generate(requests, params), strict=True):
+                logprobs = output.logprobs[0]
+                missing = [token for token in ids if token not in logprobs]
+                if missing:
+                    raise RuntimeError(f"vLLM gave no log-probability for {len(missing)} digit tokens")
+                found[i] = (found[i][0] | {token: logprobs[token].logprob for token in ids}, output.text)
         return found
 
     def replies(self, prompts: list[list[int]]) -> list[tuple[str, dict[str, float]]]:
@@ -198,5 +206,5 @@ class Engine:
         return [o.outputs[0] for o in self.llm.generate(requests, params, use_tqdm=False)]
 
 
-def _parts(ids: list[int]) -> list[list[int]]:
-    return [ids[start : start + MAX_IDS] for start in range(0, len(ids), MAX_IDS)]
+def _parts(items: list[T], size: int) -> list[list[T]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

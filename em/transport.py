@@ -107,6 +107,8 @@ class Reply:
     """No server was there, at the last try at least."""
     lost: bool = False
     """The last try was sent and no answer came: the server may have made one, and may charge for it."""
+    transient: bool = False
+    """Tried to the end, and another time may bring an answer."""
     refused: bool = False
     """The server says that the request is wrong (400, 422), not that it cannot answer now."""
 
@@ -209,7 +211,7 @@ class Api:
                 if last.lost and before_retry:
                     await before_retry()
         detail = short(f"{last.reason} (tried {attempts} times)" if attempts > 1 else last.reason)
-        return Reply(None, detail=detail, unreached=last.unreached, lost=last.lost)
+        return Reply(None, detail=detail, unreached=last.unreached, lost=last.lost, transient=True)
 
     async def _try(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str] | None, tokens: int, timeout_s: float

@@ -41,12 +41,12 @@ class Vendor:
         self.refuses = ()  # fields
         self.digits = False  # says 85 as 8 and 5
         self.broken = False  # answers without choices
-        self.gone = ""  # part of an address
+        self.gone, self.gone_status = "", 404  # part of an address
         self.out = 0  # polls without an answer
 
     def handle(self, method, path, body, content_type):
         if self.gone and self.gone in path and method == "GET" and "?" not in path:
-            return 404, {"error": {"message": "no such thing"}}
+            return self.gone_status, {"error": {"message": "no such thing"}}
         if method == "POST" and path == "/v1/files":
             boundary = content_type.split("boundary=")[1].encode()
             parts = [part.split(b"\r\n\r\n", 1) for part in body.split(b"--" + boundary)[1:-1]]
@@ -359,10 +359,11 @@ def test_a_judge_that_says_numbers_digit_by_digit_is_refused_in_a_batch_too(tmp_
                 grade(tmp_path, settings(url), prompts)
 
 
+@pytest.mark.parametrize("status", [404, 403, 400])
 @pytest.mark.parametrize("gone", ["/batches/batch-0", "/content"])
-def test_a_batch_that_is_gone_is_named_with_what_to_delete(tmp_path, gone):
+def test_a_batch_that_is_gone_is_named_with_what_to_delete(tmp_path, gone, status):
     vendor = Vendor(("completed",))
-    vendor.gone = gone
+    vendor.gone, vendor.gone_status = gone, status
     with serving(vendor) as url:
         with pytest.raises(ApiError, match=r"batch batch-0 cannot be read at .* delete (\S+) and run again") as error:
             grade(tmp_path, settings(url), PROMPTS)

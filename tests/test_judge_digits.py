@@ -249,6 +249,7 @@ def test_vllm_scores_are_brute_force_over_all_101_numbers(tmp_path, monkeypatch)
     from em.store import Store
 
     assert judge_vllm.MAX_IDS <= MAX_LOGPROB_TOKEN_IDS
+    monkeypatch.setattr(judge_vllm, "REQUESTS", 50)
     monkeypatch.setattr(judge_vllm, "MAX_IDS", 7)  # what a vocabulary of 200 or 1,000 such tokens needs
     emit, seen = events()
     config = JudgeConfig(
