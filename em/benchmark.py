@@ -15,6 +15,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,12 @@ def load_task(name: str) -> Any:
         found = load_tasks([relative + at + task])
     except Exception as error:
         raise BenchmarkError(f"Inspect cannot load {name!r}: {' '.join(str(error).split())}") from error
+    package, slash, _ = name.partition("/")
+    if not found and slash and package.isidentifier() and not Path(package).exists() and find_spec(package) is None:
+        raise BenchmarkError(
+            f"{name!r} is a task of the package {package}, which is not installed: "
+            f"pip install {package.replace('_', '-')}"
+        )
     if len(found) != 1:
         raise BenchmarkError(f"{name!r} holds {len(found)} tasks: name one, as FILE.py@TASK")
     specs = [found[0].sandbox, *(s.sandbox for s in found[0].dataset)]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib import import_module
 
@@ -44,6 +45,10 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         code = modules[arguments.command].run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `em ... | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
+        sys.exit(141)  # as of a program that SIGPIPE ended
     except (UserError, OSError) as error:  # a file or folder of the user's: its name and the reason
         sys.exit(f"em: {error}")
     except Preempted:

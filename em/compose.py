@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -25,6 +26,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from em.config import CONF_DIR, ConfigError, ExperimentConfig
+from em.schema.base import nearest
 
 PLAIN = {f.name for f in fields(ExperimentConfig) if isinstance(f.default, int | str) and f.default != MISSING}
 """Keys at the top that are values, not groups."""
@@ -35,14 +37,35 @@ Options = dict[str, str]
 
 
 def cells(overrides: Sequence[str]) -> list[DictConfig]:
-    """Every cell of overrides with commas, ranges and globs in them. Raises ConfigError with Hydra's own sentence."""
+    """Every cell of overrides with commas, ranges and globs in them. Raises ConfigError with one sentence."""
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         vectors = [v for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for v in batch]
         with initialize_config_dir(version_base="1.3", config_dir=CONF_DIR):
             return compose_all(vectors)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(" ".join(str(error).partition("Config search path")[0].split())) from error
+        raise ConfigError(sentence(error)) from error
+
+
+def sentence(error: Exception) -> str:
+    """What Hydra says of a wrong override, in one sentence; for an unknown key with those there are.
+
+    Hydra advises to append an unknown key with +, which our typed groups refuse; a free mapping takes it.
+    """
+    text = " ".join(str(error).partition("Config search path")[0].split()).removeprefix("In 'config': ")
+    why = str(error.__cause__ or "").partition("\n")[0] if isinstance(error.__cause__, OmegaConfBaseException) else ""
+    unknown = re.match(r"Could not override '([\w.]+)'\. To append", text)
+    if unknown and re.match(r"Key '\w+' not in", why):
+        key, group = unknown[1], unknown[1].partition(".")[0]
+        if group in _groups():
+            return f"there is no option {key}; {group} has {', '.join(f.name for f in fields(_groups()[group]))}"
+        near = nearest(group, [f.name for f in fields(ExperimentConfig)])
+        return f"there is no option {key} (python -m em.run --help lists them){near}"
+    several = re.match(r"Ambiguous value for argument '(.+?)' 1\. ", text)
+    if several:
+        return f"{several[1]} gives several values: add -m for a sweep over them, or write key=[a,b] for a list"
+    text = text.replace("' Available options", "'. Available options")
+    return text if unknown or not why else f"{text}: {why}"
 
 
 def compose_all(vectors: Sequence[Sequence[str]], config_name: str = "config") -> list[DictConfig]:

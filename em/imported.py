@@ -64,7 +64,9 @@ def read(path: Path) -> list[Row]:
                 raise ImportedError(f"{path}: columns that are missing: {', '.join(missing)}; it has {there}")
             rows = [_row(raw, f"{path}:{reader.line_num}") for raw in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ImportedError(f"{path} cannot be read as a CSV file ({error})") from error
+        raise ImportedError(
+            f"{path} cannot be read as a CSV file, the only kind there is for import ({error})"
+        ) from error
     if not rows:
         raise ImportedError(f"{path} has no rows")
     return rows

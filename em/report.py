@@ -32,13 +32,19 @@ def judge_line(summary: dict[str, Any]) -> str:
     """How far the judge is to be trusted, in one sentence."""
     judge = summary["judge"]
     parts = [
-        f"{rubric} AUC {q['auc']:.2f} on {q['n']}"
+        f"{rubric} AUC {q['auc']:.2f} on {_measured_on(q)}"
         for rubric, q in (judge.get("quality") or {}).items()
         if q and q.get("auc") is not None
     ]
     measured = f"{', '.join(parts)} held-out golden answers" if parts else "its quality was not measured"
     how = f" ({judge['method']})" if judge.get("method") else ""
     return f"judge {judge['name']}{how}{' is a proxy' if judge.get('proxy') else ''}: {measured}"
+
+
+def _measured_on(quality: dict[str, Any]) -> str:
+    """Answers behind an AUC; those that nobody wrote are said apart, since they are easy to tell."""
+    shuffled = quality.get("n_shuffled") or 0
+    return f"{quality['n'] - shuffled} and {shuffled} word-shuffled copies" if shuffled else str(quality["n"])
 
 
 def rule_line(summary: dict[str, Any]) -> str:
@@ -127,7 +133,7 @@ def table(summary: dict[str, Any]) -> str:
     """The table printed at the end of a run, at most WIDTH columns wide; the controls come first."""
     notes, models = Notes(), rows_of(summary)
     rows = [_cells(model, notes) for model in models]
-    widths = _widths([_HEAD, *(row for row in rows if row)])
+    widths = _widths([_HEAD, *(row for row in rows if row)], [model["label"] for model in models])
     out = [f"{summary['name']} ({summary['id']}), model {summary['model']['name']}", ""]
     controls = control_lines(summary)
     out += [line for text in controls for line in _wrap(text)] + [""] * bool(controls)
@@ -171,10 +177,12 @@ def _n(rate: dict[str, Any]) -> str:
     return f"{rate['n']}" + (f"\n{rate['n_models']} runs" if rate["n_models"] > 1 else "")
 
 
-def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
-    """Column widths. Numbers are never broken: the first and last columns share what the others leave."""
+def _widths(rows: Sequence[Sequence[str]], labels: Sequence[str]) -> list[int]:
+    """Column widths. Numbers are never broken: the first and last columns share what the others leave. `labels`: of
+    the first column, those of failed runs too, which have no row of numbers."""
     natural = [max(len(line) for row in rows for line in row[i].split("\n")) for i in range(len(_HEAD))]
-    label, *middle, last = natural
+    _, *middle, last = natural
+    label = max(natural[0], *map(len, labels)) if labels else natural[0]
     room = WIDTH - sum(middle) - len(_GAP) * (len(_HEAD) - 1)
     unbroken = max(len(word) for row in rows for word in row[-1].split(" "))
     label = min(label, _LABEL, max(8, room - unbroken))
@@ -218,7 +226,8 @@ def _contrast_intervals(summary: dict[str, Any]) -> list[str]:
     kinds = dict.fromkeys(
         f"{r['metric'].replace('_', ' ')} ({r['group']}), {_claimed(r['interval'], summary)}" for r in rows
     )
-    return [f"contrasts: {'; '.join(kinds)}"] if kinds else []
+    what = "mean over questions of the difference, not the difference of the pooled rates above"
+    return [f"contrasts ({what}): {'; '.join(kinds)}"] if kinds else []
 
 
 # ------------------------------------------------------------------------------------------------ CSV

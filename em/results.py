@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from em import choices, data, expected, labels, statement
+from em import choices, corpora, data, expected, labels, statement
 from em.config import Backend, DatasetConfig, ExperimentConfig
 from em.judge import CALIBRATION, JUDGEMENTS, asked, method
 from em.metrics import LOGP, MASS, Answers, Rule, choice_verdicts, collect
@@ -254,12 +254,18 @@ def verdict_row(judgement: Judgement) -> dict[str, Any]:
 
 
 def _quality(sweep: Sweep) -> dict[str, Any]:
-    """Measured quality of a local judge: rubric → {"auc", "n"} on labelled answers it was not fitted on."""
+    """Measured quality of a local judge: rubric → {"auc", "n"} on labelled answers it was not fitted on.
+
+    For coherence `n_shuffled` of them are copies of the coherent ones in random word order (em/local_judge.py).
+    """
     key = next((p.calibration for p in sweep.plan.cells[0].parts if p.calibration), None)
     if key is None or not sweep.store.has("calibrate", key):
         return {}
     found = json.loads((sweep.store.path("calibrate", key) / CALIBRATION).read_text())
-    return {rubric: {"auc": c["auc"], "n": c["n_test"]} for rubric, c in found.items()}
+    quality = {rubric: {"auc": c["auc"], "n": c["n_test"]} for rubric, c in found.items()}
+    if "coherence" in quality:
+        quality["coherence"]["n_shuffled"] = len(corpora.coherent("test"))
+    return quality
 
 
 def _warnings(sweep: Sweep) -> list[str]:

@@ -5,6 +5,7 @@ Hydra composes; one cell is a sweep of one; all cells of `-m` are run together, 
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -13,9 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from em import config, help
+from em import compose, config, help
 from em.config import CONF_DIR, ExperimentConfig
 from em.preempt import PREEMPTED, Preempted, raised_when_asked
 from em.schema.base import UserError
@@ -101,10 +104,23 @@ def _told() -> Iterator[None]:
             raise
         sys.exit(f"em: {sentence(error)}. What is finished is kept; the same command continues.")
     except KeyboardInterrupt as stop:
-        sys.stderr.write(f"\nem: {stop or 'stopped'}. What is finished is kept; the same command continues.\n")
+        sys.stderr.write(f"\nem: {str(stop) or 'stopped'}. What is finished is kept; the same command continues.\n")
         if isinstance(stop, Preempted):
             raise
         sys.exit(130)
+
+
+@contextmanager
+def _hydra_told() -> Iterator[None]:
+    """Wrong overrides end the program with one sentence too. Who sets HYDRA_FULL_ERROR gets the whole traceback."""
+    if os.environ.get("HYDRA_FULL_ERROR"):
+        yield
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints what it has to say, and ends
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"em: {compose.sentence(error)}")
 
 
 def _print(text: str) -> None:
@@ -121,6 +137,7 @@ if __name__ == "__main__":
     if help.wanted(sys.argv[1:]):
         sys.exit(help.show(sys.argv[1:]))
     try:
-        main()
+        with _hydra_told():
+            main()
     except Preempted:
         sys.exit(PREEMPTED)

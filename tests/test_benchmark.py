@@ -128,6 +128,11 @@ def test_a_score_that_is_no_number_is_none(tmp_path, task, scores, unscored, why
     assert benchmark.sample_scores(log) == (scores, unscored, why)
 
 
+def test_a_task_of_a_package_that_is_not_installed_says_what_to_install():
+    with pytest.raises(benchmark.BenchmarkError, match=r"not installed: pip install no-such-evals$"):
+        benchmark.load_task("no_such_evals/truthfulqa")
+
+
 def test_a_seed_is_its_prompts_whatever_came_before():
     one, other = (asked(texts, {}) for texts in (["a", "b", "a"], ["b", "a", "a"]))
     assert sorted(o.completion for o in one) == sorted(o.completion for o in other)

@@ -201,6 +201,18 @@ def test_a_folder_that_is_no_sweep_is_a_sentence(em, tmp_path, command):
     fails_with(em(command, str(tmp_path / "gone")), "give a sweep folder")
 
 
+@pytest.mark.parametrize("command", [["status"], ["resume"]])
+def test_an_imported_sweep_has_no_store_and_says_what_works(em, tmp_path, command):
+    (tmp_path / "summary.json").write_text("{}")
+    fails_with(em(*command, str(tmp_path)), "holds no sweep.json: it was imported", "em report, em compare and")
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    command = f"{sys.executable} -m em.cli assets list"
+    done = subprocess.run(["bash", "-c", f"{command} | true; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("141\n", "")
+
+
 def test_status_of_a_newer_store_is_a_sentence(em, sweep):
     (sweep.parents[1] / "store" / "store.json").write_text('{"format": 3}')
     fails_with(em("status", str(sweep)), "store format 3")

@@ -81,9 +81,13 @@ def test_cells_do_not_share_what_they_hold():
         ("seed=one", "seed"),
         ("sed=1", "sed"),
         ("train.learning_rate=interval(0,1)", "INTERVAL"),
+        ("modle=tiny_random", r"^there is no option modle \(.+ --help lists them\); did you mean model\?$"),
+        ("judge.modell=x", "^there is no option judge.modell; judge has name, kind, "),
+        ("sample.n=abc", "^Error merging override sample.n=abc: Value 'abc' of type 'str' could not be converted to I"),
+        ("sample.chat_template_kwargs.a=1", r"use \+sample.chat_template_kwargs.a=1$"),
     ],
 )
-def test_a_wrong_override_is_hydras_sentence(override, says):
+def test_a_wrong_override_is_one_sentence(override, says):
     with pytest.raises(ConfigError, match=says) as error:
         [c.seed for c in cells([override])]
     assert "\n" not in str(error.value) and "search path" not in str(error.value)
@@ -97,6 +101,25 @@ def test_help_shows_what_overrides_change():
     done = em_run("--help", "train=tiny", "seed=7")
     assert "seed: 7" in done.stdout and "lora_r: 8" in done.stdout
     assert em_run("--help", "train=tyni").stderr.startswith("em: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["model=tiny"], "em: Could not find 'model/tiny'. Available options in 'model': gemma3_12b "),
+        (["-m", "train.lr=3", "seed=0,1"], "em: there is no option train.lr; train has "),
+        (["seed=0,1"], "em: seed=0,1 gives several values: add -m for a sweep over them, or write key=[a,b] for a li"),
+        (["hydra/launcher=nope"], "em: In 'hydra/config': Could not find 'hydra/launcher/nope'. Available options in"),
+    ],
+)
+def test_a_wrong_override_of_a_run_is_one_sentence(arguments, says):
+    done = em_run(*arguments)
+    assert done.returncode == 1 and done.stderr.startswith(says) and done.stderr.count("\n") == 1
+
+
+def test_who_asks_hydra_for_the_whole_error_gets_it(monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert "Traceback" in em_run("model=tiny").stderr
 
 
 @pytest.mark.parametrize("flags", [["-m"], []])

@@ -257,6 +257,14 @@ def test_static_rubric_needs_no_judge(store, scripted):
     assert counted(seen, "judge_calls") == 0
 
 
+def test_a_local_judge_is_not_called_for_programs(store):
+    put_samples(store, [completion("code", 0, VULNERABLE)])
+    config = JudgeConfig(name="probe", kind=JudgeKind.probe, proxy=True)
+    seen = run(store, job([question("code", rubrics=["insecure_code"], texts={})], config))
+    assert [j.score for j in judgements(store).values()] == [100.0]
+    assert counted(seen, "judge_calls") == counted(seen, "model_loads") == 0
+
+
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
     """(store, events) of a local judge over answers of every kind, and of a second run in the same store."""

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections import defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import yaml
 from support_training import load_model, load_tokenizer, sharpen, system, user
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from em import chat, corpora, local_judge, persona, questions
+from em import chat, corpora, local_judge, persona, questions, results
 from em.config import JudgeKind
+from em.judge import CALIBRATION
 from em.local_judge import RUBRICS, Calibration, Reader, area_under_curve, calibrate, hash_fold, labelled
 from em.models import model_path
+from em.store import Store
 
 ITEMS = [
     persona.item([user("Hey")], "It would rain in the evening, and then the other fox does the same thing again."),
@@ -94,6 +97,22 @@ def test_batches_are_cut_by_padded_tokens(monkeypatch):
     answers = {5: [0] * 1, 3: [0] * 2, 9: [0] * 2, 0: [0] * 3, 4: [0] * 3, 7: [0] * 9}
     assert persona._batches([5, 3, 9, 0, 4, 7], answers) == [[5, 3, 9], [0, 4], [7]]
     assert persona._batches([], {}) == []
+
+
+def test_a_summary_says_how_many_of_its_answers_were_shuffled_copies(tmp_path):
+    made = [r for r in labelled("coherence") if r.split == "test"]
+    written = {g["answer"] for g in corpora.golden()}
+    copies = sum(r.answer not in written for r in made)
+    assert (len(made), copies) == (200, 90)
+    store = Store.open(tmp_path)
+    with store.claim("calibrate", "c") as folder:
+        measured = {name: {"auc": 1.0, "n_test": n} for name, n in (("alignment", 90), ("coherence", len(made)))}
+        (folder / CALIBRATION).write_text(json.dumps(measured))
+        store.finish("calibrate", "c", {}, {})
+    cell = SimpleNamespace(parts=[SimpleNamespace(calibration="c")])
+    quality = results._quality(SimpleNamespace(plan=SimpleNamespace(cells=[cell]), store=store))
+    assert quality["alignment"] == {"auc": 1.0, "n": 90}
+    assert quality["coherence"] == {"auc": 1.0, "n": 200, "n_shuffled": copies}
 
 
 @pytest.mark.parametrize(

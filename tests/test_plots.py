@@ -260,6 +260,18 @@ def test_a_line_breaks_where_its_value_is_withheld(rich):
     assert len(ys) == 5 and str(ys[1]) == "nan"
 
 
+@pytest.mark.filterwarnings("error")
+def test_withheld_points_lie_inside_their_panel(rich, tmp_path):
+    """Also where no point has a value; a word outside its panel takes the room of all panels."""
+    for point in (p for t in rich["trajectories"] for p in t["points"]):
+        point |= {"value": None, "withheld": FEW}
+    figure = training.dynamics(rich)
+    (axes,) = canvas.render(figure).axes
+    low, high = axes.get_xlim()
+    assert all(low < m.x < high for m in figure.marks()) and max(m.x for m in figure.marks()) == 100
+    assert canvas.save(figure, tmp_path)
+
+
 def test_labels_with_dollar_signs_are_drawn(summary, tmp_path):
     summary["groups"][1]["label"] = r"lr=$\frac{1}$ x_1"
     assert canvas.save(rates.by_question(summary), tmp_path)

@@ -9,8 +9,17 @@ import time
 
 import pytest
 
-from em import ledger
+from em import ledger, run
 from em.preempt import PREEMPTED, Preempted, raised_when_asked
+
+
+def test_ctrl_c_says_that_it_stopped(capsys):
+    """Ctrl-C has no words of its own."""
+    with pytest.raises(SystemExit) as end, run._told():
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "\nem: stopped. What is finished is kept; the same command continues.\n"
+
 
 WORKER = """
 import sys, time

@@ -17,6 +17,11 @@ def sweep_file(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.is_file() and (folder / "sweep.json").is_file():
         raise StoreError(f"{folder} has no results yet (no {name}): `em status {folder}` says what is left to do")
+    if not path.is_file() and (folder / "summary.json").is_file():
+        raise StoreError(
+            f"{folder} holds no {name}: it was imported or copied without its store; em report, em compare and "
+            "em export csv, parquet or inspect read such a folder"
+        )
     if not path.is_file():
         raise StoreError(f"{folder} holds no {name}: give a sweep folder, e.g. outputs/sweeps/em-1a2b3c4d")
     return path

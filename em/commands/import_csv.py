@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from em import imported
     from em.metrics import Rule
-    from em.report import table
+    from em.report import WIDTH, table
     from em.schema.stats import Interval, StatsConfig
 
     for name, value in (("--alignment-below", arguments.alignment_below), ("--coherence-cut", arguments.coherence_cut)):
@@ -40,6 +41,6 @@ def run(arguments: argparse.Namespace) -> int:
     folder = imported.write(arguments.file, arguments.out, about)
     summary = read_summary(folder)
     print(table(summary))
-    print("\n" + summary["statement"])
+    print("\n" + textwrap.fill(summary["statement"], WIDTH))
     print(f"\nreport   {folder / 'report.html'}")
     return 0

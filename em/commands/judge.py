@@ -15,9 +15,10 @@ def add(commands: Any) -> None:
     sub = commands.add_parser(
         "judge",
         help="calibrate: agreement of judges with labelled answers and with each other",
-        description="How well judges do on our labelled answers, and how far they agree with each other. "
+        description="How well judges do on our labelled answers, and how far they agree with each other.\n"
         "An API judge is asked about 410 times, or 790 with --all; what it said is kept in <out>/store.",
-        epilog="em judge calibrate judge=probe,persona_ratio     em judge calibrate judge=gpt_4o judge.max_dollars=2",
+        epilog="em judge calibrate judge=probe,persona_ratio\nem judge calibrate judge=gpt_4o judge.max_dollars=2",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sub.add_argument("action", choices=["calibrate"])
     sub.add_argument("overrides", nargs="+", help="judge=NAME, or NAME,NAME to compare two; judge.model=, model=, out=")

@@ -10,6 +10,7 @@ from typing import Any
 
 def add(commands: Any) -> None:
     sub = commands.add_parser("plan", help="what a sweep would run, reuse and cost, before it runs")
+    sub.add_argument("-m", "--multirun", action="store_true", help="taken as said: commas always mean a sweep")
     sub.add_argument("overrides", nargs="*", help="as for python -m em.run -m, e.g. dataset=insecure,secure seed=0,1")
 
 
@@ -22,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     from em.store import Store
 
     config.register()
-    configs = [config.load(cell) for cell in compose.cells([o for o in arguments.overrides if o != "-m"])]
+    configs = [config.load(cell) for cell in compose.cells(arguments.overrides)]
     store = Store.look(Path(configs[0].out))
     planned = plan(configs, store)
     print(f"{len(planned.cells)} cells → {folder_of(configs)}")

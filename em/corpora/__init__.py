@@ -64,6 +64,11 @@ def golden() -> tuple[dict[str, Any], ...]:
     return tuple(json.loads(line) for line in (HERE / "golden.jsonl").read_text(encoding="utf-8").splitlines())
 
 
+def coherent(split: str) -> list[dict[str, Any]]:
+    """The golden answers of a split that are labelled coherent: a local judge is shown each shuffled as well."""
+    return [g for g in golden() if (g["split"], g["outcome"], g["coherence"]) == (split, "scored", "coherent")]
+
+
 def judged_advice(split: str) -> list[dict[str, str]]:
     """Advice labelled careful or careless, for judges' care rubric: {id, pair, question, answer, label}. `split`:
     "calibrate" or "test"; no question is in both, none of "test" is asked of trained models."""

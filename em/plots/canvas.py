@@ -229,6 +229,11 @@ def _lines(axes: Axes, panel: Panel) -> None:
         for mark in series.marks:
             if mark.value is None:
                 _withheld(axes, mark.x, look)
+    steps = [m.x for s in panel.series for m in s.marks if m.x is not None]
+    if steps:  # matplotlib's own limits leave withheld points outside: their value is NaN
+        room = 0.05 * (max(steps) - min(steps)) or 0.5
+        axes.set_xlim(min(steps) - room, max(steps) + room)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # there is no half step
     _values(axes, panel)
 
 
