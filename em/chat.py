@@ -227,6 +227,15 @@ class Prompt:
     """The mark it opens the model's thinking with, "" where it does not (em/thinking.py)."""
 
 
+def room(question_id: str, ids: Sequence[int], max_model_len: int) -> int:
+    """Tokens left for an answer after a prompt of `ids`. Raises ChatError where there is not one."""
+    if len(ids) >= max_model_len:
+        raise ChatError(
+            f"question {question_id} has {len(ids)} tokens, model.max_model_len is {max_model_len}: raise it"
+        )
+    return max_model_len - len(ids)
+
+
 class Prompts:
     """Conversations as one engine is asked them under `options`; each is rendered once for all models that get it."""
 

@@ -28,6 +28,8 @@ CHOICES_VERSION = 2
 """2: an option's tokens are those of the rendered answer. In the keys of what scores options only."""
 NEUTRAL_VERSION = 1
 """1: a model's generation_config.json (top_k, repetition_penalty) is not used. In the keys of NEUTRALISED only."""
+OWN_WINDOW_VERSION = 1
+"""1: model.max_model_len does not cut the answers of an API. In the keys only of those that it did cut."""
 NEUTRALISED = (Engine.hf, Engine.vllm_server)
 JUDGE_VERSION = 1
 VLLM_JUDGE_VERSION = 2
@@ -80,6 +82,9 @@ def sample_inputs(
     sampling = {k: v for k, v in as_dict(config.sample).items() if k not in NOT_SAMPLING}
     if config.sample.engine in NEUTRALISED:
         sampling["neutral"] = NEUTRAL_VERSION
+    longest = max([config.sample.max_tokens, *(q.least_tokens for q in asked)])
+    if config.sample.engine == Engine.openai and longest > config.model.max_model_len:
+        sampling["own_window"] = OWN_WINDOW_VERSION
     checkpoint = {} if step is None else {"step": step}
     context = k_shot_context(config)
     shown = {"context": content_key(messages=context)} if context else {}

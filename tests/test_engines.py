@@ -525,8 +525,17 @@ def test_answer_length_is_limited_by_the_room_left(tmp_path, monkeypatch, tokeni
     room = MODEL_LEN - len(chat.prompt_ids(tokenizer, near[0].messages))
     assert 0 < room < 24
     sampler = Scripted(["x"])
-    run_jobs(Store.open(tmp_path), [sample_job(questions=near)], sampler, monkeypatch)
-    assert [r.max_tokens for r in sampler.asked] == [room]
+    jobs = [sample_job(key, questions=near) for key in "ab"]
+    seen = run_jobs(Store.open(tmp_path), jobs, sampler, monkeypatch)
+    assert [r.max_tokens for r in sampler.asked] == [room, room]
+    (said,) = [e["text"] for e in seen if e["event"] == "warning"]
+    assert said.startswith(f"model.max_model_len={MODEL_LEN} ") and "1 question(s)" in said
+    assert f"less than sample.max_tokens=24 (or their own least) to the answer, near {room} tokens: raise" in said
+
+
+def test_answers_with_room_enough_are_no_warning(tmp_path, monkeypatch):
+    seen = run_jobs(Store.open(tmp_path), [sample_job(hi=1)], Scripted(["x"]), monkeypatch)
+    assert not [e for e in seen if e["event"] == "warning"]
 
 
 def test_question_with_its_own_least_room(tmp_path, monkeypatch):
