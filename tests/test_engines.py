@@ -18,6 +18,7 @@ from support_training import (
     kill_when,
     load_model,
     load_tokenizer,
+    mistral_folder,
     put_data,
     start_worker,
     system,
@@ -288,6 +289,28 @@ def test_engine_arguments_are_vllms_own_names(vllm_engine):
     assert engine_arguments(model, sample, 0)["tensor_parallel_size"] == 2
     command, _ = server_arguments(model, sample, 0)
     assert command[command.index("--tensor-parallel-size") + 1] == "2"
+
+
+def test_a_folder_with_mistrals_own_files_is_read_as_in_training(tokenizer, tmp_path):
+    """vLLM would take its tokenizer, config and weights from them."""
+    pytest.importorskip("vllm")
+    from em.vllm_engine import VllmSampler
+
+    model = model_config() | {"path": mistral_folder(tmp_path / "model")}
+    engine, request = VllmSampler(model, sample_config(), 0), ask(tokenizer, ASKED[0])
+    assert engine.tokenizer.get_vocab() == tokenizer.get_vocab()
+    (asked,) = answers(engine, [request])
+    assert asked == answers(HfSampler(model, sample_config()), [request])[0]
+
+
+def test_engine_args_choose_mistrals_format():
+    model = {"path": "m", "revision": None, "dtype": "float32", "max_model_len": 64}
+    own = {"max_num_seqs": 2, "seed": 0, "engine_args": {"load_format": "mistral"}}
+    found = engine_arguments(model, own, 0)
+    assert [found[name] for name in ("tokenizer_mode", "config_format", "load_format")] == ["hf", "hf", "mistral"]
+    command, _ = server_arguments(model, own, 0)
+    assert command[command.index("--tokenizer-mode") + 1] == "hf"
+    assert command[command.index("--load-format") + 1] == "mistral"
 
 
 def test_refused_request_leaves_no_other_behind(vllm_engine, tokenizer, adapters):
