@@ -291,18 +291,6 @@ def test_engine_arguments_are_vllms_own_names(vllm_engine):
     assert command[command.index("--tensor-parallel-size") + 1] == "2"
 
 
-def test_a_folder_with_mistrals_own_files_is_read_as_in_training(tokenizer, tmp_path):
-    """vLLM would take its tokenizer, config and weights from them."""
-    pytest.importorskip("vllm")
-    from em.vllm_engine import VllmSampler
-
-    model = model_config() | {"path": mistral_folder(tmp_path / "model")}
-    engine, request = VllmSampler(model, sample_config(), 0), ask(tokenizer, ASKED[0])
-    assert engine.tokenizer.get_vocab() == tokenizer.get_vocab()
-    (asked,) = answers(engine, [request])
-    assert asked == answers(HfSampler(model, sample_config()), [request])[0]
-
-
 def test_engine_args_choose_mistrals_format():
     model = {"path": "m", "revision": None, "dtype": "float32", "max_model_len": 64}
     own = {"max_num_seqs": 2, "seed": 0, "engine_args": {"load_format": "mistral"}}
@@ -956,3 +944,15 @@ def test_whole_finetuned_model_is_an_engine_of_its_own(tmp_path, monkeypatch):
     assert not failures(seen)
     assert [r["text"] for r in rows(store, "whole")] == [SENTENCE] * 2
     assert store.manifest("sample", "whole")["facts"]["gate"]["rms_adapter_to_base"] > 1
+
+
+def test_a_folder_with_mistrals_own_files_is_read_as_in_training(tokenizer, tmp_path):
+    """vLLM would take its tokenizer, config and weights from them. Last here: a second engine ends the first."""
+    pytest.importorskip("vllm")
+    from em.vllm_engine import VllmSampler
+
+    model = model_config() | {"path": mistral_folder(tmp_path / "model")}
+    engine, request = VllmSampler(model, sample_config(), 0), ask(tokenizer, ASKED[0])
+    assert engine.tokenizer.get_vocab() == tokenizer.get_vocab()
+    (asked,) = answers(engine, [request])
+    assert asked == answers(HfSampler(model, sample_config()), [request])[0]
