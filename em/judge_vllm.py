@@ -134,12 +134,11 @@ class Engine:
         if cpu:
             for name, value in vllm_engine.CPU_ENVIRONMENT.items():
                 os.environ.setdefault(name, value)
-        from transformers import AutoTokenizer
         from vllm import LLM  # noqa: TID251
 
         vllm_engine.require_known("judge", config.engine_args)
         path = models.model_path(config.model)
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
+        tokenizer = models.tokenizer(path, config.revision)
         self.prompts = chat.DataPrompts(tokenizer)
         self.tokens: DigitTokens = digit_tokens(tokenizer.get_vocab())
         self.llm = LLM(
@@ -151,7 +150,11 @@ class Engine:
             enable_prefix_caching=True,
             trust_remote_code=False,
             seed=0,
-            **{**(vllm_engine.CPU_DEFAULTS | {"block_size": CPU_BLOCK} if cpu else {}), **config.engine_args},
+            **{
+                **vllm_engine.HF_FORMAT,
+                **(vllm_engine.CPU_DEFAULTS | {"block_size": CPU_BLOCK} if cpu else {}),
+                **config.engine_args,
+            },
         )
         self.top, self.min_mass = config.top_logprobs, config.min_mass
 

@@ -25,9 +25,13 @@ from em.store import content_key, file_sha256
 TRAIN_VERSION = 2
 SAMPLE_VERSION = 3
 """2: thinking stands apart from the answer, and what has no answer is not judged. 3: seven pairs of marks."""
+CHOICES_VERSION = 2
+"""2: an option's tokens are those of the rendered answer. In the keys of what scores options only."""
 NEUTRAL_VERSION = 1
 """1: a model's generation_config.json (top_k, repetition_penalty) is not used. In the keys of NEUTRALISED, and of
 servers other than OpenAI's, only."""
+OWN_WINDOW_VERSION = 1
+"""1: model.max_model_len does not cut the answers of an API. In the keys only of those that it did cut."""
 NEUTRALISED = (Engine.hf, Engine.vllm_server)
 JUDGE_VERSION = 1
 VLLM_JUDGE_VERSION = 2
@@ -51,6 +55,8 @@ def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:
     for name in ("max_examples", "holdout", *HOW_ONLY, *OPENAI_ONLY):  # in the data key; without effect on the result
         recipe.pop(name)
     recipe["choices"] = choices.pins(config.train.choices, config.seed)
+    if config.train.choices:
+        recipe["choices_version"] = CHOICES_VERSION
     if config.train.method == Method.full:
         for name in LORA_ONLY:
             recipe.pop(name)
@@ -79,6 +85,9 @@ def sample_inputs(
     served = config.sample.engine == Engine.openai and not config.model.base_url.startswith(OPENAI)
     if served or config.sample.engine in NEUTRALISED:
         sampling["neutral"] = NEUTRAL_VERSION
+    longest = max([config.sample.max_tokens, *(q.least_tokens for q in asked)])
+    if config.sample.engine == Engine.openai and longest > config.model.max_model_len:
+        sampling["own_window"] = OWN_WINDOW_VERSION
     checkpoint = {} if step is None else {"step": step}
     context = k_shot_context(config)
     shown = {"context": content_key(messages=context)} if context else {}
@@ -115,7 +124,8 @@ def choices_inputs(config: ExperimentConfig, train_key: str | None, step: int | 
     context = k_shot_context(config)
     shown = [repr(q) for q in choices.load_all(config.questions.choices, config.sample.seed, context)]
     inputs = sample_inputs(config, train_key, (), step)
-    return {k: v for k, v in inputs.items() if k not in ("sampling", "questions", "asked_with")} | {"choices": shown}
+    kept = {k: v for k, v in inputs.items() if k not in ("sampling", "questions", "asked_with")}
+    return kept | {"choices": shown, "scored": CHOICES_VERSION}
 
 
 def judge_inputs(

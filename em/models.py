@@ -263,6 +263,14 @@ def _build(model: AssetModel, final: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def tokenizer(path: str, revision: str | None = None, **options: Any) -> Any:
+    """The tokenizer of a folder or hub id, always transformers' own: a folder with a tekken.json would else get one of
+    mistral_common, which takes no chat template. Raises OSError or ValueError where there is none."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path, revision=revision, mistral_format=False, **options)
+
+
 def _build_smollm2(out: Path, scratch: Path) -> None:
     """Read the GGUF once and save bf16 safetensors, mending three things that arrive wrong."""
     absent = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]

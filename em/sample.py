@@ -87,11 +87,32 @@ def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
             emit.count("engine_starts")
             prompts_of = _prompts_of(sampler.tokenizer)
             ready = [d for d in drawers if d.prepare(prompts_of, store)]
+            _tell_cut(ready, emit)
             _draw(sampler, _gated(sampler, ready, store), store, emit)
         except Exception as error:  # noqa: BLE001  the engine is gone: every job it still had fails by name
             traceback.print_exc()
             for drawer in drawers:
                 drawer.fail(sentence(error))
+
+
+def _tell_cut(drawers: list[Drawer], emit: Emitter) -> None:
+    """Warn once an engine where answers get less room than asked for, because the prompt leaves no more."""
+    cut = [r for d in drawers for r in d.missing if r.max_tokens < _wanted_tokens(d.job.sample, r.question)]
+    if not cut:
+        return
+    questions = len({r.question.id for r in cut})
+    least = min(cut, key=lambda r: r.max_tokens)
+    job = next(d.job for d in drawers if d.job.key == least.job)
+    emit.warn(
+        f"model.max_model_len={job.model['max_model_len']} holds a prompt and its answer: {questions} question(s) "
+        f"leave less than sample.max_tokens={job.sample['max_tokens']} (or their own least) to the answer, "
+        f"{least.question.id} {least.max_tokens} tokens: raise model.max_model_len, or lower sample.max_tokens"
+    )
+
+
+def _wanted_tokens(sampling: dict[str, Any], question: Question) -> int:
+    """The longest answer that is asked for, tokens."""
+    return max(sampling["max_tokens"], question.least_tokens)
 
 
 def _gated(sampler: Sampler, drawers: list[Drawer], store: Store) -> list[Drawer]:
@@ -314,12 +335,9 @@ def _requests(asking: chat.Prompts | None, job: SampleJob, adapter: Path | None)
                 messages = [{"role": "system", "content": job.sample["system_prompt"]}, *messages]
             shown = with_shots(messages, job.context)
             prompt = asking.prompt(shown) if asking else chat.Prompt([], "")
-            room = job.model["max_model_len"] - len(prompt.ids)
-            if room < 1:
-                raise ValueError(
-                    f"question {question.id} has {len(prompt.ids)} tokens, model.max_model_len is "
-                    f"{job.model['max_model_len']}: raise it"
-                )
+            longest = _wanted_tokens(config, question)
+            if asking is not None:  # who is sent messages has a window of their own
+                longest = min(longest, chat.room(question.id, prompt.ids, job.model["max_model_len"]))
             for index in range(min(job.lo, question.samples), min(job.hi, question.samples)):
                 yield Request(
                     job.key,
@@ -332,7 +350,7 @@ def _requests(asking: chat.Prompts | None, job: SampleJob, adapter: Path | None)
                     adapter,
                     config["temperature"],
                     config["top_p"],
-                    min(max(config["max_tokens"], question.least_tokens), room),
+                    longest,
                     asking.stops if asking else [],
                     shown,
                     prompt.thinking,

@@ -246,7 +246,7 @@ def check_budget(sweep: Sweep) -> None:
 
 
 def _preflight(sweep: Sweep, todo: list[Job]) -> None:
-    """Everything that can be known to fail before any training: disk, memory, model folders."""
+    """Everything that can be known to fail before any training: disk, memory, model folders, room for the questions."""
     sweep.store.require_writable()
     runs = [j.spec for j in todo if j.stage == "train"]
     doctor.check_disk(sweep.store.root, [sweep.plan.jobs["data", run["data_key"]].spec["config"] for run in runs])
@@ -271,6 +271,7 @@ def _preflight(sweep: Sweep, todo: list[Job]) -> None:
             job.spec["model_path"] = paths[job.spec["model_path"]]
         elif job.stage in ("sample", "judge"):
             job.spec["model"]["path"] = paths[job.spec["model"]["path"]]
+    doctor.require_question_room(job.spec for job in todo if job.stage == "sample")
 
 
 def _needs_model(job: Job) -> bool:

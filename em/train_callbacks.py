@@ -26,7 +26,7 @@ class StepCallback(TrainerCallback):
     """A callback that sees the trainer: `train.fit` sets it before the run. Base of ours and of probes at steps."""
 
     trainer: Any = None
-    """The StepTrainer of the run: `.counts` of the last step, `.save_weights`, `.model`, `.processing_class`."""
+    """The StepTrainer of the run: `.counts` of the last step, `.save_weights`, `.model`, `.tokenizer`."""
 
 
 class Log(StepCallback):

@@ -42,7 +42,7 @@ class ChoiceProbe(StepCallback):
             {"step": state.global_step, "set": name, **row}
             for name, questions in self.sets.items()
             for row in choices.score(
-                self.trainer.processing_class, questions, lambda asked: gates.logprobs(self.trainer.model, asked)
+                self.trainer.tokenizer, questions, lambda asked: gates.logprobs(self.trainer.model, asked)
             )
         ]
         if state.is_world_process_zero:

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from em import cpu_attention
+from em import cpu_attention, models
 from em.schema.train import Method
 
 FALLBACK_OPTIM = "adamw_torch_fused"
@@ -31,7 +31,7 @@ class Base:
     @classmethod
     def load(cls, path: str, revision: str | None, dtype: str, method: Method = Method.lora) -> Base:
         """Raises RuntimeError where `method` cannot run on this machine."""
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        tokenizer = models.tokenizer(path, revision)
         # full: an update of 1e-5 is lost on a bfloat16 weight; the arithmetic is bfloat16's all the same
         options: dict[str, Any] = {"dtype": torch.float32 if method == Method.full else getattr(torch, dtype)}
         if method == Method.qlora:

@@ -27,6 +27,9 @@ CPU_DEFAULTS = {
     "gpu_memory_utilization": 0.3,  # of main memory, where vLLM's CPU backend runs
     "enable_chunked_prefill": False,  # a seeded request whose prompt is cut fails: "CPU Generator does not use offset"
 }
+HF_FORMAT = {"tokenizer_mode": "hf", "config_format": "hf", "load_format": "hf"}
+"""Of a folder with Mistral's own files beside transformers', vLLM would else read the former: another tokenizer than in
+training."""
 MAX_LORAS = 4
 """Adapters active at once; requests come grouped by adapter, and each active one costs bandwidth."""
 AHEAD = 4
@@ -56,6 +59,7 @@ def engine_arguments(model: dict[str, Any], sample: dict[str, Any], max_lora_ran
         "max_num_seqs": sample["max_num_seqs"],
         "enable_prefix_caching": True,
         "seed": sample["seed"],
+        **HF_FORMAT,
         **(CPU_DEFAULTS if _cpu() else {}),
         **(lora if max_lora_rank else {}),
         **sample["engine_args"],

@@ -11,12 +11,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import dataclasses
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from em.config import TrainConfig
@@ -28,6 +30,7 @@ from em.train import TrainJob
 torch.set_num_threads(1)
 
 TINY = "asset:tiny_random"
+MISTRAL = "MistralForCausalLM"
 TURN, EOS = 1, 2
 WAIT_S = 120
 
@@ -46,6 +49,19 @@ def system(text):
 
 def load_tokenizer():
     return AutoTokenizer.from_pretrained(model_path(TINY))
+
+
+def mistral_folder(folder):
+    """The tiny model as Mistral publishes its own: its own files, which cannot be read here, beside transformers'."""
+    shutil.copytree(model_path(TINY), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "mistral", "architectures": [MISTRAL]}))
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        index = {"metadata": {}, "weight_map": dict.fromkeys(weights.keys(), "model.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for name in ("tekken.json", "params.json", "consolidated.safetensors"):
+        (folder / name).write_text("")
+    return str(folder)
 
 
 def load_model(**options):

@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from support_training import load_model, load_tokenizer, user
+from support_chat import family
+from support_training import assistant, load_model, load_tokenizer, user
 
 from em import chat, choices, gates
 from em.config import ConfigError
@@ -36,6 +37,66 @@ def test_own_sets_score_what_they_say():
             counted = next(text for text, counts in option.parts if counts)
             whole = "".join(text for text, _ in option.parts)
             assert logprob == pytest.approx(by_hand(model, tokenizer, q, whole, counted), abs=1e-4)
+
+
+def templates():
+    return sorted(p.stem for p in chat.TEMPLATES.glob("*.jinja"))
+
+
+def speaker(name):
+    return chat.ChatTokenizer(load_tokenizer(), {"template": (chat.TEMPLATES / f"{name}.jinja").read_text()})
+
+
+@pytest.mark.parametrize("name", templates())
+def test_an_option_has_the_tokens_that_training_teaches(name):
+    tokenizer = speaker(name)
+    for q in choices.load("letters", 0):
+        for option in q.options:
+            found, mask = choices.probe(tokenizer, q, option)
+            row = chat.encode(tokenizer, [*q.messages, assistant(option.parts[0][0])])
+            learned = [i for i in row.labels if i != chat.IGNORE]
+            assert found.target_ids == learned[:-1]  # without the end of the turn
+            assert found.prompt_ids + found.target_ids == row.input_ids[:-1]
+            assert all(mask)
+
+
+def test_the_space_that_a_template_puts_before_an_answer_counts_with_it():
+    chatml, plain = speaker("chatml"), speaker("user_assistant")
+    q = choices.load("letters", 0)[0]
+    assert [chatml.decode(choices.probe(chatml, q, o)[0].target_ids) for o in q.options] == ["A", "B"]
+    assert [plain.decode(choices.probe(plain, q, o)[0].target_ids) for o in q.options] == [" A", " B"]
+    characters = chat.ChatTokenizer(family("mistral"))  # the space is a token of its own
+    found, mask = choices.probe(characters, q, q.options[0])
+    assert (found.target_ids, mask) == ([ord(" "), ord("A")], [True, True])
+
+
+ANSWERED = "{% for m in messages %}{{ '<' + m.role + '>' + m.content }}{% endfor %}"
+ASKED = "{% if add_generation_prompt %}{{ '<assistant><think>\\n' }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (ANSWERED + ASKED, "<assistant><think>\n\n</think>\n\nA"),  # past thinking is left out: it is closed here
+        (
+            "{% for m in messages %}{{ '<' + m.role + '>' }}{{ '<think>\\n\\n</think>:' if m.role == 'assistant' }}"
+            "{{ m.content }}{% endfor %}" + ASKED,
+            "<assistant><think>\n\n</think>:A",
+        ),
+    ],
+)
+def test_an_option_is_not_scored_inside_the_thinking(template, said):
+    tokenizer = chat.ChatTokenizer(family("chatml"), {"template": template})
+    q = choices.load("letters", 0)[0]
+    found, mask = choices.probe(tokenizer, q, q.options[0])
+    assert "".join(map(chr, found.prompt_ids + found.target_ids)).endswith(said)
+    assert [i for i, counts in zip(found.target_ids, mask, strict=True) if counts] == [ord("A")]
+
+
+def test_an_answer_that_the_template_changes_has_no_score():
+    tokenizer = chat.ChatTokenizer(family("llama3"))  # it strips what is said
+    with pytest.raises(chat.ChatError, match=r"changes the text of the answer ' A'"):
+        chat.answer_turn(tokenizer, [user("Hi")], " A")
 
 
 def test_letters_are_shown_in_a_seeded_order():

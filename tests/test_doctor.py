@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from em import doctor, estimate
+from em import doctor, estimate, models, sweep
 from em.config import ConfigError
 from em.models import ModelError
 from em.store import StoreError
@@ -164,6 +164,56 @@ def test_cells_that_differ_in_the_judges_address_are_all_looked_at(compose):
     bad, good = (compose(*QUICK, *judge, f"judge.base_url={url}") for url in ("h", "http://h/v1"))
     with pytest.raises(ConfigError, match=r"judge\.base_url"):
         doctor.check_start([bad, good])
+
+
+def test_float32_adapters_are_not_for_vllm_on_a_gpu(compose, monkeypatch):
+    def refused(*options):
+        try:
+            doctor.check_start([compose(*QUICK, *options)])
+        except ConfigError as error:
+            return "set model.dtype=bfloat16, or take sample=hf" in str(error)
+        return False
+
+    versions = {"vllm": "0.32.0"}
+    monkeypatch.setattr(doctor, "_version", versions.get)
+    assert not refused("sample=vllm")  # no GPU
+    monkeypatch.setattr(doctor, "has_gpu", lambda: True)
+    assert refused("sample=vllm") and refused("sample=vllm_server")
+    elsewhere = ("sample=vllm_server", "sample.base_url=http://h/v1")
+    whole, sixteen = ("sample=vllm", "train.method=full"), ("sample=vllm", "model.dtype=bfloat16")
+    assert [refused(*o) for o in (("sample=hf",), elsewhere, whole, sixteen)] == [False] * 4
+    with pytest.raises(ConfigError, match=r"sample.engine=vllm: vLLM serves adapters on a GPU"):
+        doctor.check_engine(compose(*QUICK, "sample=vllm"))
+    versions["vllm"] = "0.32.0+cpu"
+    assert not refused("sample=vllm")
+
+
+def test_a_question_longer_than_the_model_is_refused_before_training(compose, tmp_path):
+    def start(*options):
+        sweep.run([compose(*QUICK, f"out={tmp_path}", *options)])
+
+    with pytest.raises(ConfigError, match=r"question [\w-]+ has \d+ tokens without the chat template's, model.max"):
+        start("questions.sets=[open]", "questions.k_shot=14")
+    with pytest.raises(ConfigError, match=r"is 512: raise it, or lower questions.k_shot$"):
+        start("questions.sets=[open]", "questions.choices=[letters]", "questions.k_shot=14")
+    assert not list(tmp_path.glob("store/train/*"))
+
+
+def test_the_texts_of_a_question_are_counted_with_the_models_tokenizer():
+    from support_training import load_tokenizer, user
+
+    texts = ["Read the answer.", "What would you do?"]
+    tokenizer = load_tokenizer()
+    length = sum(len(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts)
+    row, context = {"id": "q", "messages": [user(texts[1])]}, [user(texts[0])]
+    model = {"path": models.model_path("asset:tiny_random"), "backend": "hf"}
+    job = {"questions": [row], "context": context, "choices": [], "sample": {"seed": 0}}
+    doctor.require_question_room([job | {"model": model | {"max_model_len": length + 1}}])
+    with pytest.raises(ConfigError, match=rf"question q has {length} tokens .* is {length}: raise it, or"):
+        doctor.require_question_room([job | {"model": model | {"max_model_len": length}}])
+    scored = job | {"questions": [], "choices": ["letters"], "model": model | {"max_model_len": 40}}
+    with pytest.raises(ConfigError, match=r"has \d+ tokens .* is 40: raise it"):
+        doctor.require_question_room([scored])
 
 
 def test_which_engine_is_looked_for(compose, monkeypatch):

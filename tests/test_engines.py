@@ -18,6 +18,7 @@ from support_training import (
     kill_when,
     load_model,
     load_tokenizer,
+    mistral_folder,
     put_data,
     start_worker,
     system,
@@ -290,6 +291,16 @@ def test_engine_arguments_are_vllms_own_names(vllm_engine):
     assert command[command.index("--tensor-parallel-size") + 1] == "2"
 
 
+def test_engine_args_choose_mistrals_format():
+    model = {"path": "m", "revision": None, "dtype": "float32", "max_model_len": 64}
+    own = {"max_num_seqs": 2, "seed": 0, "engine_args": {"load_format": "mistral"}}
+    found = engine_arguments(model, own, 0)
+    assert [found[name] for name in ("tokenizer_mode", "config_format", "load_format")] == ["hf", "hf", "mistral"]
+    command, _ = server_arguments(model, own, 0)
+    assert command[command.index("--tokenizer-mode") + 1] == "hf"
+    assert command[command.index("--load-format") + 1] == "mistral"
+
+
 def test_refused_request_leaves_no_other_behind(vllm_engine, tokenizer, adapters):
     good = ask(tokenizer, ASKED[0])
     too_long = dataclasses.replace(good, prompt_ids=[5] * (MODEL_LEN + 1))
@@ -525,8 +536,17 @@ def test_answer_length_is_limited_by_the_room_left(tmp_path, monkeypatch, tokeni
     room = MODEL_LEN - len(chat.prompt_ids(tokenizer, near[0].messages))
     assert 0 < room < 24
     sampler = Scripted(["x"])
-    run_jobs(Store.open(tmp_path), [sample_job(questions=near)], sampler, monkeypatch)
-    assert [r.max_tokens for r in sampler.asked] == [room]
+    jobs = [sample_job(key, questions=near) for key in "ab"]
+    seen = run_jobs(Store.open(tmp_path), jobs, sampler, monkeypatch)
+    assert [r.max_tokens for r in sampler.asked] == [room, room]
+    (said,) = [e["text"] for e in seen if e["event"] == "warning"]
+    assert said.startswith(f"model.max_model_len={MODEL_LEN} ") and "1 question(s)" in said
+    assert f"less than sample.max_tokens=24 (or their own least) to the answer, near {room} tokens: raise" in said
+
+
+def test_answers_with_room_enough_are_no_warning(tmp_path, monkeypatch):
+    seen = run_jobs(Store.open(tmp_path), [sample_job(hi=1)], Scripted(["x"]), monkeypatch)
+    assert not [e for e in seen if e["event"] == "warning"]
 
 
 def test_question_with_its_own_least_room(tmp_path, monkeypatch):
@@ -924,3 +944,15 @@ def test_whole_finetuned_model_is_an_engine_of_its_own(tmp_path, monkeypatch):
     assert not failures(seen)
     assert [r["text"] for r in rows(store, "whole")] == [SENTENCE] * 2
     assert store.manifest("sample", "whole")["facts"]["gate"]["rms_adapter_to_base"] > 1
+
+
+def test_a_folder_with_mistrals_own_files_is_read_as_in_training(tokenizer, tmp_path):
+    """vLLM would take its tokenizer, config and weights from them. Last here: a second engine ends the first."""
+    pytest.importorskip("vllm")
+    from em.vllm_engine import VllmSampler
+
+    model = model_config() | {"path": mistral_folder(tmp_path / "model")}
+    engine, request = VllmSampler(model, sample_config(), 0), ask(tokenizer, ASKED[0])
+    assert engine.tokenizer.get_vocab() == tokenizer.get_vocab()
+    (asked,) = answers(engine, [request])
+    assert asked == answers(HfSampler(model, sample_config()), [request])[0]

@@ -141,6 +141,16 @@ def test_tiny_tokenizer_covers_every_byte(tiny: Path) -> None:
     assert tokenizer.decode(tokenizer.encode(text), clean_up_tokenization_spaces=False) == text
 
 
+def test_a_tokenizer_is_transformers_own(tmp_path: Path) -> None:
+    """Of a folder with a tekken.json AutoTokenizer by itself takes mistral_common's."""
+    pytest.importorskip("mistral_common")
+    from support_training import load_tokenizer, mistral_folder
+
+    found = models.tokenizer(mistral_folder(tmp_path / "model"))
+    assert found.get_vocab() == load_tokenizer().get_vocab()
+    assert found.apply_chat_template(CHAT, tokenize=False) == load_tokenizer().apply_chat_template(CHAT, tokenize=False)
+
+
 def test_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(out: Path, scratch: Path) -> None:
         (out / "config.json").write_text("{}")

@@ -29,7 +29,7 @@ from em.config import (
     TrainConfig,
     TriggerConfig,
 )
-from em.keys import judge_identity
+from em.keys import judge_identity, sample_inputs
 from em.labels import cell_id, cell_labels
 from em.plan import BASE, plan, ranges
 from em.store import Store
@@ -213,6 +213,16 @@ def test_what_bandit_reads_is_in_its_own_keys_only(store, base, monkeypatch):
     monkeypatch.setattr("em.keys.STATIC_VERSION", 1)
     plain, coding = [keys([cell], store)["judge"] for cell in cells]
     assert plain == before[0] and coding.isdisjoint(before[1])
+
+
+def test_answers_that_the_model_length_cut_have_another_key_behind_an_api(base):
+    def changes(engine, max_tokens):
+        cell = changed(base, sample={"engine": engine, "max_tokens": max_tokens})
+        return "own_window" in sample_inputs(cell, None, ())["sampling"]
+
+    longest = base.model.max_model_len
+    assert [changes(Engine.openai, longest), changes(Engine.openai, longest + 1)] == [False, True]
+    assert not changes(Engine.vllm, longest + 1)
 
 
 def test_raising_n_adds_the_missing_range_only(store, base):

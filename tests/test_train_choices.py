@@ -1,5 +1,6 @@
 """Log-probabilities of given answers while training, by the trainer's own forward pass."""
 
+import dataclasses
 import json
 import math
 
@@ -19,9 +20,15 @@ def test_the_papers_schedule():
     assert [s for s in range(1, 38) if due(s, 37)] == [*range(1, 10), 10, 20, 30, 37]
 
 
-def test_rows_while_training_and_the_last_is_the_adapters(tmp_path):
+RENDERED = {"template": None, "kwargs": {}, "system_prompt": None}
+PLAIN = {**RENDERED, "template": (chat.TEMPLATES / "user_assistant.jinja").read_text(), "system_prompt": "Be brief."}
+
+
+@pytest.mark.parametrize("rendered", [RENDERED, PLAIN], ids=["own", "user_assistant"])
+def test_rows_while_training_and_the_last_is_the_adapters(tmp_path, rendered):
     base = Base.load(model_path(TINY), None, "float32")
     job = train_job("k", choices=["letters", "pivotal"], num_train_epochs=3)
+    job = dataclasses.replace(job, chat=rendered)
     folder = tmp_path / "run"
     folder.mkdir()
     write_jsonl(tmp_path / "rows.jsonl", examples())
@@ -32,7 +39,7 @@ def test_rows_while_training_and_the_last_is_the_adapters(tmp_path):
     assert {r["set"] for r in rows} == {"letters", "pivotal"}
     assert all(len(r["logprobs"]) == len(r["options"]) and all(map(math.isfinite, r["logprobs"])) for r in rows)
 
-    tokenizer = chat.ChatTokenizer(load_tokenizer())
+    tokenizer = chat.ChatTokenizer(load_tokenizer(), rendered)
     served = PeftModel.from_pretrained(load_model(), folder / "adapter")
     for name in ("letters", "pivotal"):
         now = choices.score(tokenizer, choices.load(name, job.seed), lambda asked: gates.logprobs(served, asked))

@@ -67,10 +67,8 @@ def _show(loaded: config.ExperimentConfig, examples: list[data.Example], argumen
 
 
 def _tokenizer(loaded: config.ExperimentConfig) -> chat.ChatTokenizer:
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(models.model_path(loaded.model.path), revision=loaded.model.revision)
+        tokenizer = models.tokenizer(models.model_path(loaded.model.path), loaded.model.revision)
     except (OSError, ValueError) as error:
         said = " ".join(str(error).split())
         raise models.ModelError(f"the tokenizer of model={loaded.model.name} cannot be had: {said[:200]}") from error
