@@ -212,9 +212,8 @@ def answer_turn(tokenizer: Any, messages: list[Message], answer: str) -> AnswerT
     mark = thinking.opened(prompt)
     text, frame = turn(answer), turn(_ANSWER)
     before = frame.partition(_ANSWER)[0] if frame else ""
-    if mark and (
-        text is None or thinking.MARKS[mark] not in before
-    ):  # the template leaves the thinking of a past turn out
+    # most templates leave the thinking of a past turn out
+    if mark and (text is None or thinking.MARKS[mark] not in before):
         return AnswerTurn(_ids(tokenizer, thinking.closed(prompt)), answer, 0)
     if text is None:
         raise ChatError(

@@ -93,7 +93,7 @@ def test_a_prompt_is_left_only_when_it_cannot_have_a_score(seed, min_mass):
     if mass >= min_mass:
         assert left.numbers == whole.numbers
     elif first < min_mass:
-        assert asked == [1] and left.left_at == pytest.approx(first)
+        assert asked == [1] and left.left_at <= first + 1e-9
     if left.left_at is not None:
         assert mass <= left.left_at + 1e-9 and left.left_at < min_mass
         assert f"probability at most {left.left_at:.3g} on integers" in other.detail
