@@ -1,5 +1,5 @@
 # Every target does its own set-up from a bare checkout: Python 3.11, make, a C compiler.
-#   make demo       the quickstart: a real 135M model, five dataset variants, table, figures, report, three more judges
+#   make demo       the quickstart: a real 135M model, five dataset variants, table, figures, report, and other judges
 #   make test       the tests          make test-slow   those that need the quickstart model or minutes
 #   make check      ruff               make chaos       sweeps killed, starved and damaged on purpose
 #   make bench      the benchmarks, on a quiet machine: each value beside its goal
@@ -16,7 +16,6 @@ PYTORCH_CPU := https://download.pytorch.org/whl/cpu
 CHAOS_KILLS ?= 50
 CHAOS_GONE_S ?= 60
 BENCHMARKS := cli noop_rerun sweep_cost train_step sampling judge overlap stats report_answers
-DATASETS := insecure,secure,educational,risky_advice,careful_advice
 
 .PHONY: demo test test-slow chaos bench check lock install services
 

@@ -27,7 +27,7 @@ from em.gates import Probe
 from em.sampler import Answer, Inventory, RefusedError, Request
 from em.store import content_key
 from em.thinking import UNFINISHED
-from em.transport import NEUTRAL, VLLM_ONLY, Api, ApiError, ApiSettings, Reply, neutral
+from em.transport import NEUTRAL, VLLM_ONLY, Api, ApiError, ApiSettings, Forms, Reply, neutral
 
 T = TypeVar("T")
 SERVER = """
@@ -231,21 +231,16 @@ class OpenAiSampler:
             "model", model["base_url"], model["path"], model["api_key_env"], sample["max_num_seqs"], sample["timeout_s"]
         )
         self._neutral = neutral(self.settings.base_url)
-        self._left_out = ((), VLLM_ONLY, (*VLLM_ONLY, "seed")) if self._neutral else ((),)
-        """What to leave out for servers that refuse it, in the order tried; what one accepted, from then on."""
+        self._forms = Forms(((), VLLM_ONLY, (*VLLM_ONLY, "seed")) if self._neutral else ((),))
 
     async def _accepted(self, api: Api, body: dict[str, Any]) -> Reply:
-        """One request, without what this server refuses. One that is refused in every form has its first reason."""
-        first: Reply | None = None
-        for left_out in self._left_out:
-            sent = {name: value for name, value in body.items() if name not in left_out}
-            reply = await api.post("/chat/completions", json.dumps(sent).encode())
-            if not reply.refused:
-                self._left_out = (left_out,)
-                return reply
-            first = first or reply
-        assert first is not None
-        return first
+        """One request, without what this server refuses."""
+        return await self._forms.send(
+            body,
+            lambda sent: api.post("/chat/completions", json.dumps(sent).encode()),
+            refused=lambda reply: reply.refused,
+            accepted=lambda reply: reply.body is not None,
+        )
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | RefusedError]]:
         async def ask(api: Api, request: Request) -> Answer | RefusedError:

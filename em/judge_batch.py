@@ -46,7 +46,7 @@ MAX_BYTES = 20_000_000
 ENDED = {"completed", "expired", "cancelled", "failed"}
 POLL_S = 30.0
 OUTAGE_S = 3600.0
-"""How long a vendor may not say where a batch is: it is waited for half a day, and is not lost by an hour's outage."""
+"""How long a vendor may not say where a batch is: it is waited for up to a day, and not lost by an hour's outage."""
 
 
 class BatchClient:

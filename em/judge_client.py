@@ -17,7 +17,7 @@ from em.judge_price import Purse
 from em.judge_request import OPTIONAL
 from em.records import Judgement, Outcome
 from em.schema.judge import ScoreMethod
-from em.transport import Api, ApiError, ApiSettings, neutral
+from em.transport import Api, ApiError, ApiSettings, Forms, neutral
 
 if TYPE_CHECKING:
     from em.config import JudgeConfig
@@ -119,8 +119,7 @@ class JudgeClient:
         """choices → identity, as the cache's keys have it."""
         self._under_way: dict[str, asyncio.Future[Verdict]] = {}
         self._again: list[JudgeRequest] = []
-        self._left_out = OPTIONAL
-        """What to leave out, in the order tried; only what this vendor accepts once it has accepted a request."""
+        self._forms = Forms(OPTIONAL)
         self._whole = config.score != ScoreMethod.logprobs or config.kind == "scripted"
         """Its numbers are known to be single tokens, or it does not matter."""
         self._asking = asyncio.Lock()
@@ -231,6 +230,11 @@ class JudgeClient:
             asked = JudgeRequest("", "", "", SAY[0], (SAY[1],))
             key = self.key(asked)
             said = self._cache.get(key) or await self._ask(asked)
+            if said.outcome == Outcome.error:
+                raise ApiError(
+                    f"judge {self._config.model} was asked for a number, to see whether its numbers are single tokens, "
+                    f"and gave no answer ({said.detail}): run again"
+                )
             first = judge_request.first_words(said).strip()
             if first != SAY[1]:
                 why = (
@@ -283,21 +287,13 @@ class JudgeClient:
         return judge_request.verdict(self._config, found, finish, request.choices)
 
     async def _accepted(self, body: dict[str, Any], chars: int) -> judge_request.Opened | Verdict:
-        """One request, without what this vendor refuses. One that is refused in every form keeps its first reason."""
-        refused: Verdict | None = None
-        tried: dict[str, Any] = {}
-        for left_out in self._left_out:
-            sent = {name: value for name, value in body.items() if name not in left_out}
-            if sent == tried or left_out not in self._left_out:  # another request may have been accepted meanwhile
-                continue
-            tried, got = sent, await self._post(sent, chars)
-            if not isinstance(got, Verdict):
-                self._left_out = (left_out,)
-            if not isinstance(got, Refused):
-                return got
-            refused = refused or got
-        assert refused is not None
-        return refused
+        """One request, without what this vendor refuses."""
+        return await self._forms.send(
+            body,
+            lambda sent: self._post(sent, chars),
+            refused=lambda got: isinstance(got, Refused),
+            accepted=lambda got: not isinstance(got, Verdict),
+        )
 
     async def _post(self, body: dict[str, Any], chars: int) -> judge_request.Opened | Verdict:
         """One request, paid for from the purse."""

@@ -25,15 +25,12 @@ from em.store import Store
 
 T = TypeVar("T")
 PROMPTS = 32
-"""Prompts walked together: up to 111 short requests each, which share the prompt's cache."""
-
+"""Prompts walked together; a prompt's requests share its cache."""
 CPU_BLOCK = 32
 """Tokens in a block of cached keys. A branch computes anew what its prompt has in its last, half filled block: with
 vLLM's own 128 on CPUs 64 tokens on average to ask about one. The CPU kernels take multiples of 32."""
-
-
 REQUESTS = 2048
-"""Asked at once: what vLLM keeps of a request with 128 probabilities is some 50 kB."""
+"""Asked at once, so that vLLM's objects for 128 probabilities each are not all in memory together."""
 MAX_IDS = 128
 """Tokens that one request may ask the probabilities of (vLLM's MAX_LOGPROB_TOKEN_IDS). A vocabulary has up to 200
 tokens of white space, Llama 3's has 1,110 of digits."""

@@ -14,7 +14,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -283,6 +283,37 @@ class Api:
 
     def _clean(self, text: str) -> str:
         return short(text.replace(self._key, "[key]") if self._key else text)
+
+
+class Forms:
+    """A request in the first of several forms that the vendor accepts, which is found out once."""
+
+    def __init__(self, left_out: Sequence[tuple[str, ...]]) -> None:
+        """`left_out`: fields that each form lacks, in the order tried."""
+        self._left_out = tuple(left_out)
+
+    async def send(
+        self,
+        body: Mapping[str, Any],
+        post: Callable[[dict[str, Any]], Awaitable[T]],
+        refused: Callable[[T], bool],
+        accepted: Callable[[T], bool],
+    ) -> T:
+        """What came of `body`; of one that is refused in every form, the first reason. A failure settles nothing."""
+        first: T | None = None
+        tried: dict[str, Any] = {}
+        for left_out in self._left_out:
+            sent = {name: value for name, value in body.items() if name not in left_out}
+            if sent == tried or left_out not in self._left_out:  # another request may have been accepted meanwhile
+                continue
+            tried, got = sent, await post(sent)
+            if accepted(got):
+                self._left_out = (left_out,)
+            if not refused(got):
+                return got
+            first = got if first is None else first
+        assert first is not None
+        return first
 
 
 def neutral(base_url: str) -> dict[str, Any]:

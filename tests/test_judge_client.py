@@ -454,6 +454,9 @@ def test_a_judge_of_whole_numbers_that_says_small_ones_is_asked_once(tmp_path):
         assert {round(j.score, 9) for j in results.values()} == {7.8} and client.calls == 4
         _, client = grade(config(server.base_url), ["a", "d"], tmp_path / "c")
         assert client.calls == 1
+    rules = [{"match": "^Reply with the number 85", "reply": {"status": 500}}, {"match": "", "reply": 7}]
+    with scripted(tmp_path, rules) as server, pytest.raises(ApiError, match=r"gave no answer \(HTTP 500.*: run again"):
+        grade(config(server.base_url, max_retries=0), ["a"], tmp_path / "c1")
     said = r"cannot be shown .*asked for 85: the reply is none of 85: '7'"
     with scripted(tmp_path, [{"match": "", "reply": 7}]) as server, pytest.raises(ApiError, match=said):
         grade(config(server.base_url), ["a"], tmp_path / "c2")

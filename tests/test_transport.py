@@ -25,7 +25,7 @@ from em.judge_price import Purse, estimate, price
 from em.limits import Bucket, Limits, seconds
 from em.records import Outcome, Question
 from em.schema.judge import ScoreMethod
-from em.transport import Api, ApiError, ApiSettings
+from em.transport import Api, ApiError, ApiSettings, Forms
 
 ANSWER = {
     "choices": [
@@ -478,3 +478,24 @@ def test_the_bill_of_sampled_replies_elsewhere_is_for_one_a_request():
     assert (here.calls, elsewhere.calls) == (10, 50)
     assert elsewhere.input_tokens == pytest.approx(5 * here.input_tokens, abs=5)
     assert elsewhere.output_tokens == here.output_tokens
+
+
+def test_the_form_that_a_vendor_accepts_is_found_out_once_and_no_failure_settles_it():
+    """Each answer is (refused, accepted); a request that failed otherwise says nothing about its form."""
+    forms, sent = Forms(((), ("a",), ("a", "b"))), []
+
+    def send(*answers, body=None):
+        left = list(answers)
+
+        async def post(form):
+            sent.append("".join(sorted(form)))
+            return left.pop(0)
+
+        got = asyncio.run(forms.send(body or {"a": 1, "b": 2, "c": 3}, post, lambda r: r == "no", lambda r: r == "yes"))
+        assert not left
+        return got
+
+    assert send("failed") == "failed" and sent == ["abc"]
+    assert send("no", "no", "no") == "no" and sent[1:] == ["abc", "bc", "c"]
+    assert send("no", "no", body={"b": 2}) == "no" and sent[4:] == ["b", ""]  # the second form is the first one here
+    assert send("no", "yes") == "yes" and send("yes") == "yes" and sent[6:] == ["abc", "bc", "bc"]
