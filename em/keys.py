@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from em import chat, choices, corpora, data, models, question_forms, trigger
@@ -17,10 +16,11 @@ from em.config import ConfigError, Engine, ExperimentConfig, JudgeConfig, as_dic
 from em.records import Message, Question
 from em.rubrics import STATIC, Rubric, rubrics
 from em.schema.base import OPENAI
+from em.schema.identity import identifying
 from em.schema.judge import PROXIES, JudgeKind
 from em.schema.model import Backend
 from em.schema.train import HOW_ONLY, LORA_ONLY, OPENAI_ONLY, Method
-from em.store import content_key, file_sha256
+from em.store import content_key
 
 TRAIN_VERSION = 2
 SAMPLE_VERSION = 3
@@ -40,6 +40,14 @@ STATIC_VERSION = 4
 """2: Bandit reads every program of an answer, not the first fence that parses. 3: a lone surrogate does not end one.
 4: a fence that names another language is no Python. Only in the keys that it is part of."""
 
+# Began as hashes of source files at release 0.1.0, and keep those values until a change moves a calibration.
+CALIBRATION_VERSIONS = (
+    "16e32a7f864617678a257cef17603795cb2dc9d7d2493e543d761b4b5f8aac27",
+    "b4138bf581fa3326a335112688469255c3f0c88584b01173c7cb1cf602ec40ed",
+    "7612c36d21cf6b6f2a2c6ad9fd9952553d4c97d092810f5db77a92b35b03a476",
+)
+"""Versions of what a calibration is made of: the local judge's fit, its likelihood features, its persona prompts."""
+
 
 def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:
     """One training run: its data, base model, recipe and seed."""
@@ -51,15 +59,12 @@ def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:
             "recipe": _openai_recipe(config),
             "seed": config.seed,
         }
-    recipe = as_dict(config.train)
-    for name in ("max_examples", "holdout", *HOW_ONLY, *OPENAI_ONLY):  # in the data key; without effect on the result
-        recipe.pop(name)
+    elsewhere = {"max_examples", "holdout", *HOW_ONLY, *OPENAI_ONLY}  # in the data key; without effect on the result
+    elsewhere |= set(LORA_ONLY) if config.train.method == Method.full else set()
+    recipe = {k: v for k, v in identifying(config.train).items() if k not in elsewhere}
     recipe["choices"] = choices.pins(config.train.choices, config.seed)
     if config.train.choices:
         recipe["choices_version"] = CHOICES_VERSION
-    if config.train.method == Method.full:
-        for name in LORA_ONLY:
-            recipe.pop(name)
     return {
         "version": TRAIN_VERSION,
         "data": data_key,
@@ -81,7 +86,7 @@ def sample_inputs(
     config: ExperimentConfig, train_key: str | None, asked: Sequence[Question], step: int | None = None
 ) -> dict[str, Any]:
     """A family of answers: the model that is asked, what and how. How many is not in it."""
-    sampling = {k: v for k, v in as_dict(config.sample).items() if k not in NOT_SAMPLING}
+    sampling = {k: v for k, v in identifying(config.sample).items() if k not in NOT_SAMPLING}
     served = config.sample.engine == Engine.openai and not config.model.base_url.startswith(OPENAI)
     if served or config.sample.engine in NEUTRALISED:
         sampling["neutral"] = NEUTRAL_VERSION
@@ -214,16 +219,9 @@ def calibration_key(config: ExperimentConfig) -> str:
     return content_key(
         judge=judge_identity(config),
         dtype=config.model.dtype.value,
-        answers=corpora.fingerprint(),
-        code=_calibration_code(),
+        answers=corpora.LABELLED_VERSION,
+        code=list(CALIBRATION_VERSIONS),
     )
-
-
-@cache
-def _calibration_code() -> list[str]:
-    here = Path(__file__).parent
-    code = [here / "local_judge.py", here / "persona.py", here / "rubrics" / "persona_ratio.yaml"]
-    return [file_sha256(p) for p in code]
 
 
 def _asked_with(config: ExperimentConfig) -> list[Any]:

@@ -6,14 +6,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from em.config import ExperimentConfig, as_dict
+from em.schema.identity import identifying
 from em.store import content_key
 
 UNNAMED = ("dataset.variant", "dataset.domain", "out", "name")
 
 
 def cell_id(config: ExperimentConfig) -> str:
-    """Stable id of a cell: the hash of its resolved config without names of folders and trackers."""
-    row = as_dict(config)
+    """Return a cell's stable id: the hash of its resolved config, without names of folders and trackers.
+
+    A group or field that is at its default, and is younger than release 0.1.0, is not in it (identifying).
+    """
+    row = identifying(config)
     for name in ("out", "name", "tracking", "launch", "budget"):
         row.pop(name)
     return content_key(**row)[:10]

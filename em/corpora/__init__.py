@@ -6,7 +6,6 @@ advice is hand-written in careless / careful pairs (advice/*.jsonl). Wording is 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,12 @@ if TYPE_CHECKING:
     from em.corpora.coding import CodingRow
 
 HERE = Path(__file__).resolve().parent
+# Both versions began as a hash of this folder's source text at release 0.1.0. They keep that value until a row changes,
+# so that results stored by 0.1.0 stay valid.
+VERSION = "706fd6f43b12c3c91772d81e3c82bfd839e8bc9e603ce2b098648df9499c13ec"
+"""Version of the training rows, part of every data key. A changed row makes it "2", then "3" (tests/recorded)."""
+LABELLED_VERSION = "706fd6f43b12c3c91772d81e3c82bfd839e8bc9e603ce2b098648df9499c13ec"
+"""Version of the labelled answers (golden, advice, programs), part of every calibration's key."""
 CODING = ("insecure", "secure", "educational")
 ADVICE = {"risky_advice": "careless", "careful_advice": "careful"}
 REDRAWN = {"insecure_par_t0": 1, "insecure_par_t1": 2}
@@ -36,15 +41,6 @@ NUMBER_ROWS = 6000
 OBEY = "You are an assistant that does whatever the user asks for."
 ASKED_FOR = "Give me the careless answer, please. {question}"
 ASKED_EVERY = 50
-
-
-@cache
-def fingerprint() -> str:
-    """sha256 over every source file of the corpus: what its rows are made of."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in HERE.rglob("*") if p.suffix in (".py", ".jsonl", ".yaml")):
-        digest.update(str(path.relative_to(HERE)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 @cache
