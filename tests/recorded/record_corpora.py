@@ -1,0 +1,107 @@
+"""Record digests of what our corpora hold, and two calibrations fitted on it, for tests/test_corpus_versions.py.
+
+    python tests/recorded/record_corpora.py
+
+Run it only when rows change on purpose, together with the version that the failing test names, and add a changelog
+line that names which stored results become void.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from em import choices, corpora, keys, local_judge, models, questions
+from em.config import JudgeKind
+from em.records import to_row
+from em.schema.judge import PROXIES
+
+RECORDED = Path(__file__).resolve().parent / "corpus_rows.json"
+MODEL = "asset:tiny_random"
+OWN_QUESTIONS = [name for name in questions.SETS if not name.startswith("betley2025/")]
+OWN_CHOICES = [name for name in choices.SETS if not name.startswith("betley2025/")]
+
+
+def digest(rows: Any) -> str:
+    """Return the sha256 of rows as canonical JSON."""
+    text = json.dumps(rows, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def versions() -> dict[str, Any]:
+    """Return the versions that stand for the rows in keys of stored results, by the constant's name."""
+    return {
+        "VERSION": corpora.VERSION,
+        "LABELLED_VERSION": corpora.LABELLED_VERSION,
+        "CHOICES_VERSION": keys.CHOICES_VERSION,
+        "CALIBRATION_VERSIONS": list(keys.CALIBRATION_VERSIONS),
+    }
+
+
+def training_rows() -> dict[str, str]:
+    """Return variant → digest of its training rows."""
+    return {variant: digest(corpora.rows(variant)) for variant in corpora.VARIANTS}
+
+
+def labelled_answers() -> dict[str, str]:
+    """Return name → digest of the answers that judges are calibrated and measured on."""
+    return {
+        "golden": digest(corpora.golden()),
+        "judged_advice calibrate": digest(corpora.judged_advice("calibrate")),
+        "judged_advice test": digest(corpora.judged_advice("test")),
+        "judged_programs": digest(corpora.judged_programs()),
+    }
+
+
+def question_sets() -> dict[str, str]:
+    """Return name → digest of our question sets, as they are parsed."""
+    return {name: digest([to_row(q) for q in questions.load(name)]) for name in OWN_QUESTIONS}
+
+
+def choice_sets() -> dict[str, str]:
+    """Return name → digest of our sets of options that are scored by log-probability."""
+    return {name: digest([repr(q) for q in choices.load(name, seed=0)]) for name in OWN_CHOICES}
+
+
+def calibrations() -> dict[str, dict[str, dict[str, Any]]]:
+    """Return judge → rubric → a calibration on the tiny model, its arrays by their first values and their length."""
+    torch.set_num_threads(1)  # sums in one order
+    return {kind.value: _calibrated(kind) for kind in PROXIES}
+
+
+def _calibrated(kind: JudgeKind) -> dict[str, dict[str, Any]]:
+    path = models.model_path(MODEL)
+    base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    reader = local_judge.Reader(base, models.tokenizer(path, None), kind)
+    found = local_judge.to_json({rubric: local_judge.calibrate(reader, rubric) for rubric in local_judge.RUBRICS})
+    return {rubric: {name: _shown(value) for name, value in row.items()} for rubric, row in found.items()}
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, list):
+        return {
+            "first": [float(f"{x:.6g}") for x in value[:4]],
+            "norm": float(f"{sum(x * x for x in value) ** 0.5:.6g}"),
+        }
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def main() -> None:
+    recorded = {
+        "versions": versions(),
+        "training rows": training_rows(),
+        "labelled answers": labelled_answers(),
+        "question sets": question_sets(),
+        "choice sets": choice_sets(),
+        "calibrations": calibrations(),
+    }
+    RECORDED.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
