@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from verdicts import Verdicts, parser
+from result import Result, parser
 
 from em import compose, config, sweep
 
@@ -62,7 +62,7 @@ def main():
     options = parser(__doc__)
     options.add_argument("runs", type=int, nargs="?", default=7)
     chosen = options.parse_args()
-    verdicts, runs = Verdicts(chosen.tiny), 1 if chosen.tiny else chosen.runs
+    result, runs = Result(chosen.tiny), 1 if chosen.tiny else chosen.runs
     with tempfile.TemporaryDirectory() as name:
         folder, heavy, best = Path(name), {}, {}
         measured = commands(folder)
@@ -74,9 +74,9 @@ def main():
     for title in measured:
         print(f"{title}: {best[title]:.3f} CPU-s, heavy modules {heavy[title] or 'none'}")
     worst, loaded = max(best.values()), sum(map(len, heavy.values()))
-    verdicts.gate("cli_heavy_modules", loaded, 0, loaded == 0)
-    verdicts.clock("cli_cpu_s", f"{worst:.3f}", f"<={GOAL_CPU_S}", worst <= GOAL_CPU_S)
-    verdicts.exit()
+    result.gate("cli_heavy_modules", loaded, 0, loaded == 0)
+    result.clock("cli_cpu_s", f"{worst:.3f}", f"<={GOAL_CPU_S}", worst <= GOAL_CPU_S)
+    result.exit()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from verdicts import Verdicts, parser
+from result import Result, parser
 
 from em import compose, config
 from em.plan import plan
@@ -81,7 +81,7 @@ def main():
     options = parser(__doc__)
     options.add_argument("cells", type=int, nargs="?", default=144)
     chosen = options.parse_args()
-    verdicts, cells, reruns = Verdicts(chosen.tiny), 12 if chosen.tiny else chosen.cells, 1 if chosen.tiny else 2
+    result, cells, reruns = Result(chosen.tiny), 12 if chosen.tiny else chosen.cells, 1 if chosen.tiny else 2
     swept = overrides(cells)
     with tempfile.TemporaryDirectory() as name, ScriptedJudge.from_file(RULES) as judge:
         folder = Path(name)
@@ -101,13 +101,13 @@ def main():
     seconds, heavy = max(s for s, _ in again), sorted({module for _, loaded in again for module in loaded})
     print(f"{cells} cells; heavy modules: {heavy or 'none'}; counters {counters}")
     print(f"the first run writes the results: {first:.1f} s; rerun " + " ".join(f"{s:.1f}" for s, _ in again))
-    verdicts.gate("noop_stages_reused", counters["stages_reused"], len(jobs), counters["stages_reused"] == len(jobs))
+    result.gate("noop_stages_reused", counters["stages_reused"], len(jobs), counters["stages_reused"] == len(jobs))
     for counter in ("stages_run", "model_loads", "engine_starts"):
-        verdicts.gate(f"noop_{counter}", counters[counter], 0, counters[counter] == 0)
-    verdicts.gate("noop_judge_calls", calls, 0, calls == counters["judge_calls"] == 0 < called)
-    verdicts.gate("noop_heavy_modules", len(heavy), 0, not heavy)
-    verdicts.clock("noop_rerun_s", f"{seconds:.1f}", f"<={GOAL_S:g}", seconds <= GOAL_S)
-    verdicts.exit()
+        result.gate(f"noop_{counter}", counters[counter], 0, counters[counter] == 0)
+    result.gate("noop_judge_calls", calls, 0, calls == counters["judge_calls"] == 0 < called)
+    result.gate("noop_heavy_modules", len(heavy), 0, not heavy)
+    result.clock("noop_rerun_s", f"{seconds:.1f}", f"<={GOAL_S:g}", seconds <= GOAL_S)
+    result.exit()
 
 
 if __name__ == "__main__":

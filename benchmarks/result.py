@@ -17,7 +17,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
-class Verdicts:
+class Result:
     """Collect the gates of one run. A run without a gate has not passed."""
 
     def __init__(self, tiny: bool) -> None:
