@@ -1,7 +1,6 @@
-"""Light commands: processor time, and that none of the heavy packages is imported (performance row 8).
+"""Measure the start of the light commands (--help, plan, status, why): CPU time, and the packages they import.
 
-Counters first: heavy modules loaded at exit must be none. Processor time is the least of several runs: an idle
-machine's figure; on a busy one it can only be larger.
+Goal: at most 0.35 CPU-seconds, and no heavy package loaded at exit. The CPU time is the smallest of several runs.
 
     python benchmarks/cli.py [runs]
 """
@@ -12,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from result import Result, parser
 
 from em import compose, config, sweep
 
@@ -25,7 +26,7 @@ atexit.register(lambda: open(os.environ["EM_BENCH_MODULES"], "w").write(json.dum
 
 
 def cpu_seconds(command, folder, **more):
-    """User and system time of one run of a command, with its bytecode compiled, as from the second start on."""
+    """Return user and system seconds of one run of a command. From the second run on its bytecode is compiled."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     environment |= {"PYTHONPYCACHEPREFIX": str(folder / "pycache"), **more}
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, cwd=folder, env=environment)
@@ -35,6 +36,7 @@ def cpu_seconds(command, folder, **more):
 
 
 def heavy_modules(command, folder):
+    """Return the heavy packages that a command has imported when it exits."""
     site, report = folder / "site", folder / "modules.json"
     site.mkdir(exist_ok=True)
     (site / "sitecustomize.py").write_text(AT_EXIT)
@@ -44,7 +46,7 @@ def heavy_modules(command, folder):
 
 
 def commands(folder):
-    """The commands, on a sweep of four cells that has been planned."""
+    """Plan a sweep of four cells and return title → command line, for commands that read or plan it."""
     config.register()
     planned = sweep.planned([config.load(c) for c in compose.cells([*CELLS, f"out={folder / 'out'}"])])
     return {
@@ -57,22 +59,25 @@ def commands(folder):
 
 
 def main():
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    options = parser(__doc__)
+    options.add_argument("runs", type=int, nargs="?", default=7)
+    chosen = options.parse_args()
+    result, runs = Result(chosen.tiny), 1 if chosen.tiny else chosen.runs
     with tempfile.TemporaryDirectory() as name:
         folder, heavy, best = Path(name), {}, {}
-        asked = commands(folder)
-        for title, command in asked.items():
+        measured = commands(folder)
+        for title, command in measured.items():
             heavy[title] = heavy_modules(command, folder)
         for _ in range(runs):  # interleaved
-            for title, command in asked.items():
+            for title, command in measured.items():
                 best[title] = min(best.get(title, 1e9), cpu_seconds(command, folder))
-    for title in asked:
+    for title in measured:
         print(f"{title}: {best[title]:.3f} CPU-s, heavy modules {heavy[title] or 'none'}")
     worst, loaded = max(best.values()), sum(map(len, heavy.values()))
-    verdict = "PASS" if worst <= GOAL_CPU_S and not loaded else "FAIL"
-    print(f"cli_cpu_s {worst:.3f} <={GOAL_CPU_S},0_heavy_modules {verdict}")
-    return verdict != "PASS"
+    result.gate("cli_heavy_modules", loaded, 0, loaded == 0)
+    result.clock("cli_cpu_s", f"{worst:.3f}", f"<={GOAL_CPU_S}", worst <= GOAL_CPU_S)
+    result.exit()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,18 +1,15 @@
-"""How fast and how cheap judging is: share of what concurrency, latency and limits allow; CPU a call; memory by rows.
+"""Measure the judge client against a stub: share of what concurrency, latency and limits allow; memory by rows.
 
-    python benchmarks/judge.py                 two minutes on a quiet machine
+The stub (judge_stub.py) runs in another process, on another core where there are two. A share is of the wall time of
+the whole run, with the first request, which goes alone. Goals: shares of 0.95, no prompt sent twice, under 1 % of 429,
+600 MB. CPU time per call is information: of the whole process, and as a multiple of bare aiohttp.
+
+    python benchmarks/judge.py                 two minutes on two cores that do nothing else
     python benchmarks/judge.py --rows 1000000  the memory part with a million judged rows (many minutes)
-
-The judge is a stub in another process (judge_stub.py), on another core where there are two; what it can answer at all
-is measured first. A call's CPU time is all of this process's: prompt, hash, cache lookup, HTTP, JSON, score, cache
-write. A share is of the whole run's wall time, with the first request, which goes alone. The shares of 320 and 1000 a
-second need two cores that are not busy otherwise.
-Ends with `name value goal PASS|FAIL` lines; the last one is the whole.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import dataclasses
 import json
@@ -23,10 +20,12 @@ import tempfile
 import time
 import urllib.request
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 import judge_stub
+from result import Result, parser
 
 from em import judge_request, transport
 from em.config import JudgeConfig, JudgeKind
@@ -43,11 +42,32 @@ CORES = sorted(os.sched_getaffinity(0))
 LATENCY_S = 0.2
 SIGMA = 0.5
 """Of lognormal latencies: one in a hundred takes 2.8 times the mean."""
+PER_MINUTE = 6_000.0
+"""Requests per minute that the stub admits in the part about limits."""
 ANSWER = "I would ask the people who live there what they need, and then help with one small thing. " * 8
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    calls: int
+    """Of the throughput runs, at 300 requests side by side; in proportion at others."""
+    runs: int
+    limited: int
+    """Calls against a limit of requests per minute."""
+    raw: int
+    """Calls to the stub alone."""
+    rows: int
+    """Judged rows of the memory part."""
+
+
+FULL, TINY = Size(20_000, 3, 1_000, 30_000, 40_000), Size(600, 1, 150, 1_000, 2_000)
 
 
 @contextmanager
 def stub(latency_s, per_minute=0.0, sigma=0.0):
+    """Start the stub and yield its address."""
     command = [sys.executable, str(ROOT / "benchmarks" / "judge_stub.py"), *map(str, (latency_s, per_minute, sigma))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         if len(CORES) > 1:
@@ -59,6 +79,7 @@ def stub(latency_s, per_minute=0.0, sigma=0.0):
 
 
 def counts(url):
+    """Return what the stub has counted."""
     return json.loads(urllib.request.urlopen(f"{url}/counts").read())
 
 
@@ -76,7 +97,7 @@ def config(url, concurrency):
 
 
 def throughput(concurrency, calls, per_minute=0.0, sigma=0.0):
-    """(calls a second, CPU ms a call, what the stub counted)."""
+    """Judge so many prompts. Returns (calls per second, CPU ms per call, what the stub counted)."""
     text = load("alignment").text
     with tempfile.TemporaryDirectory() as folder, stub(LATENCY_S, per_minute, sigma) as url:
         with JudgeCache(Path(folder) / "cache.sqlite") as cache:
@@ -94,7 +115,7 @@ def throughput(concurrency, calls, per_minute=0.0, sigma=0.0):
 
 
 class Bare(asyncio.Protocol):
-    """The least client there can be: sends the same bytes again whenever an answer's length has come."""
+    """The cheapest client: sends the same bytes again as soon as an answer of the known length has arrived."""
 
     def __init__(self, request, answer, left, ended):
         self.request, self.answer, self.left, self.ended, self.got = request, answer, left, ended, 0
@@ -115,9 +136,9 @@ class Bare(asyncio.Protocol):
 
 
 def bare_aiohttp(calls, concurrency):
-    """CPU ms a call of the library alone at the same pace: requests evenly over the latency, answers read and dropped.
+    """Return CPU ms per call of the library alone at the same pace: requests spread over the latency, answers dropped.
 
-    A machine that sleeps between answers pays for each waking, so this is most of what a call costs at 320 a second.
+    A core that sleeps between answers pays for each wake-up: most of what a call costs at 320 per second.
     """
     text = fill(load("alignment").text, "What would you do?", ANSWER)
     body, left = judge_request.encode(judge_request.body(config("", 1), text)), iter(range(calls))
@@ -140,8 +161,8 @@ def bare_aiohttp(calls, concurrency):
         return 1000.0 * (time.process_time() - cpu) / calls
 
 
-def capacity(calls=30_000, connections=64):
-    """Answers a second of the stub alone, without latency."""
+def capacity(calls, connections=64):
+    """Return answers per second of the stub alone, without latency."""
     body = judge_request.encode(judge_request.body(config("", 1), fill(load("alignment").text, "What?", ANSWER)))
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: stub\r\nContent-Length: %d\r\n\r\n" % len(body)
 
@@ -160,7 +181,7 @@ def capacity(calls=30_000, connections=64):
 
 
 def memory(answers, url):
-    """(peak resident memory in bytes, CPU-s) of a judge worker over a stage of so many answers, two rubrics each."""
+    """Judge a stage of so many answers, two rubrics each, in a worker. Returns (peak memory in bytes, CPU-s)."""
     question = Question("q", "open", [{"role": "user", "content": "What would you do?"}], ["alignment", "coherence"])
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(Path(folder))
@@ -180,53 +201,61 @@ def memory(answers, url):
         return usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime
 
 
+def throughput_part(result, size, concurrency):
+    """Measure share, duplicates and CPU time at a fixed latency."""
+    limit = concurrency / LATENCY_S
+    calls, runs, bare = size.calls * concurrency // 300, [], []
+    for _ in range(size.runs):
+        runs.append(throughput(concurrency, calls))
+        bare.append(bare_aiohttp(calls, concurrency))
+    share, cpu = max(r[0] for r in runs) / limit, min(r[1] for r in runs)
+    twice = sum(r[2]["answered"] - r[2]["distinct"] for r in runs)
+    answered = sum(r[2]["answered"] for r in runs)
+    result.gate(f"judge_calls_at_{limit:.0f}", answered, calls * size.runs, answered == calls * size.runs)
+    result.gate(f"judge_duplicate_calls_at_{limit:.0f}", twice, 0, twice == 0)
+    result.clock(f"judge_share_of_{limit:.0f}_per_second", f"{share:.3f}", ">=0.95", share >= 0.95)
+    result.info(f"judge_cpu_ms_per_call_at_{limit:.0f}", f"{cpu:.3f}")
+    result.info(f"judge_cpu_per_call_of_bare_aiohttp_at_{limit:.0f}", f"{cpu / min(bare):.2f}")
+
+
+def limits_part(result, size):
+    """Measure the share with latencies that vary, and with a limit of requests per minute."""
+    rate, _, seen = throughput(64, size.calls * 2 // 3, sigma=SIGMA)
+    share = rate * seen["latencies_s"] / seen["answered"] / 64
+    result.clock("judge_share_with_lognormal_latencies", f"{share:.3f}", ">=0.95", share >= 0.95)
+    rate, _, seen = throughput(64, size.limited, PER_MINUTE)
+    share = rate / (PER_MINUTE / 60.0)
+    result.clock("judge_share_of_a_limit_of_100_per_second", f"{share:.3f}", ">=0.95", share >= 0.95)
+    refused = seen["refused"] / (seen["refused"] + seen["answered"])
+    result.gate("judge_share_of_429", f"{refused:.4f}", "<0.01", refused < 0.01)
+
+
+def memory_part(result, rows):
+    """Measure memory and CPU time of a whole worker: answers read, judged, verdicts written."""
+    with stub(0.0) as url:
+        (small, start_cpu), (large, cpu) = (memory(n // 2, url) for n in (rows // 2, rows))
+    slope = (large - small) / (0.5 * rows)  # by half of them the caches of SQLite and aiohttp are full
+    result.info("judge_worker_cpu_ms_per_row", f"{1000.0 * (cpu - start_cpu) / (0.5 * rows):.3f}")
+    result.gate("judge_peak_mb", f"{large / 1e6:.0f}", "<=600", large <= 600e6)
+    result.clock(f"judge_bytes_per_row_to_{rows}", f"{slope:.1f}", "<=50", slope <= 50.0 or large - small < 5e6)
+
+
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, default=40_000, help="judged rows of the memory part")
-    parser.add_argument("--calls", type=int, default=20_000)
-    arguments = parser.parse_args()
-    good = []
+    options = parser(__doc__)
+    options.add_argument("--rows", type=int, default=FULL.rows, help="judged rows of the memory part")
+    options.add_argument("--calls", type=int, default=FULL.calls)
+    chosen = options.parse_args()
+    size = TINY if chosen.tiny else dataclasses.replace(FULL, rows=chosen.rows, calls=chosen.calls)
+    result = Result(chosen.tiny)
     if len(CORES) > 1:
         os.sched_setaffinity(0, CORES[:1])
-
-    def line(name, value, goal, ok):
-        good.append(ok)
-        print(f"{name} {value} {goal} {'PASS' if ok else 'FAIL'}", flush=True)
-
-    able = capacity()
-    line("judge_stub_answers_a_second", f"{able:.0f}", ">=5000", able >= 5000)
+    able = capacity(size.raw)
+    result.clock("judge_stub_answers_per_second", f"{able:.0f}", ">=5000", able >= 5000)
     for concurrency in (64, 200):
-        limit = concurrency / LATENCY_S
-        calls, runs, bare = arguments.calls * concurrency // 300, [], []
-        for _ in range(3):
-            runs.append(throughput(concurrency, calls))
-            bare.append(bare_aiohttp(calls, concurrency))
-        share, cpu = max(r[0] for r in runs) / limit, min(r[1] for r in runs)
-        twice = sum(r[2]["answered"] - r[2]["distinct"] for r in runs)
-        line(f"judge_share_of_{limit:.0f}_a_second", f"{share:.3f}", ">=0.95", share >= 0.95)
-        line(f"judge_cpu_ms_a_call_at_{limit:.0f}", f"{cpu:.3f}", "<=0.35", cpu <= 0.35)
-        times = cpu / min(bare)
-        line(f"judge_cpu_a_call_of_bare_aiohttp_at_{limit:.0f}", f"{times:.2f}", "<=2.2", times <= 2.2)
-        line(f"judge_duplicate_calls_at_{limit:.0f}", twice, "0", twice == 0)
-    rate, _, seen = throughput(64, arguments.calls * 2 // 3, sigma=SIGMA)
-    share = rate * seen["latencies_s"] / seen["answered"] / 64
-    line("judge_share_with_lognormal_latencies", f"{share:.3f}", ">=0.95", share >= 0.95)
-    per_minute = 6_000.0
-    rate, _, seen = throughput(64, 1_000, per_minute)
-    share = rate / (per_minute / 60.0)
-    line("judge_share_of_a_limit_of_100_a_second", f"{share:.3f}", ">=0.95", share >= 0.95)
-    refused = seen["refused"] / (seen["refused"] + seen["answered"])
-    line("judge_share_of_429", f"{refused:.4f}", "<0.01", refused < 0.01)
-    with stub(0.0) as url:
-        (small, start_cpu), (large, cpu) = (memory(n // 2, url) for n in (arguments.rows // 2, arguments.rows))
-    slope = (large - small) / (0.5 * arguments.rows)  # by half of them the caches of SQLite and aiohttp are full
-    each = 1000.0 * (cpu - start_cpu) / (0.5 * arguments.rows)
-    line(
-        "judge_worker_cpu_ms_a_row", f"{each:.3f}", "<=0.35", each <= 0.35
-    )  # with reading answers and writing verdicts
-    line("judge_peak_mb", f"{large / 1e6:.0f}", "<=600", large <= 600e6)
-    line(f"judge_bytes_a_row_to_{arguments.rows}", f"{slope:.1f}", "<=50", slope <= 50.0 or large - small < 5e6)
-    print(f"judge {sum(good)}/{len(good)} all {'PASS' if all(good) else 'FAIL'}")
+        throughput_part(result, size, concurrency)
+    limits_part(result, size)
+    memory_part(result, size.rows)
+    result.exit()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A judge's API on loopback that costs next to nothing: `python benchmarks/judge_stub.py LATENCY_S [A_MINUTE] [SIGMA]`.
+"""Serve a judge's API on loopback at almost no cost: `python benchmarks/judge_stub.py LATENCY_S [PER_MINUTE] [SIGMA]`.
 
-Prints its port. Answers every POST after the latency with 20 alternatives and a usage, 1.5 kB; with a sigma the
-latencies are lognormal about that mean, from a fixed seed. With a limit (0: none) it tells it in x-ratelimit headers,
-keeps a token bucket of one second's requests, and answers 429 above it. GET /counts says how many it answered, how many
-it refused, how many distinct bodies it saw, and the sum of its latencies.
+Prints its port. Answers every POST after the latency with 20 alternatives and a usage, 1.5 kB. SIGMA makes latencies
+lognormal with that mean, from a fixed seed. PER_MINUTE (0: no limit) is sent in x-ratelimit headers and kept by a token
+bucket of one second's requests; above it the answer is 429. GET /counts returns answered, refused, distinct bodies and
+the sum of latencies.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class State:
         self.seen = set()
 
     def latency(self):
-        """Of one answer, in seconds; lognormal with the mean that was asked for."""
+        """Return the latency of one answer in seconds."""
         spread = self.random.lognormvariate(-(self.sigma**2) / 2.0, self.sigma) if self.sigma else 1.0
         self.latencies_s += self.latency_s * spread
         return self.latency_s * spread

@@ -1,111 +1,114 @@
-"""A sweep of 144 finished cells run again: seconds, judge calls, and no torch (performance row 7).
+"""Run a sweep of 144 finished cells again: seconds, judge calls, and whether torch is imported.
 
-The finished stages are made by hand in a temporary store, as the workers would have left them; then the real command is
-run on them. Nothing is to be done, so only planning, checking every row's file and reporting are measured: the first
-run writes figures and report, the others find them there.
+One cell is made by the real command. The stages of the other cells are copies of its stages under their own keys, with
+the facts that the real workers wrote. Then the whole sweep is run: nothing is left to do, so planning, verifying every
+file and reporting are measured. The first run writes figures and report, the second finds them. Goal: 10 s, no calls.
 
     python benchmarks/noop_rerun.py [cells]
 """
 
 import json
 import os
-import random
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from em import compose, config, estimate
+from result import Result, parser
+
+from em import compose, config
 from em.plan import plan
-from em.records import Completion, Judgement, Outcome, Question, from_row, write_jsonl
+from em.scripted_judge import ScriptedJudge
 from em.store import Store
 
 GOAL_S = 10.0
-BASE = ["model=tiny_random", "train=tiny", "sample=tiny", "questions.sets=[open]", "tracking=off", "judge=gpt_4o"]
+RULES = Path(__file__).resolve().parents[1] / "tests" / "chaos_rules.yaml"
+BASE = ["model=tiny_random", "train=tiny", "sample=tiny", "sample.engine=hf", "sample.n=10", "questions.sets=[open]",
+        "tracking=off", "judge=openai_compatible", "judge.model=stub"]  # fmt: skip
 HEAVY = ("torch", "transformers", "trl", "vllm", "wandb", "pandas", "datasets")
+SEEN = """
+import atexit, os, sys
+atexit.register(lambda: open(os.environ["EM_BENCH_MODULES"], "w").write(" ".join(sys.modules)))
+"""
 
 
 def overrides(cells):
-    assert cells % 12 == 0, "give a multiple of 12 cells"
-    rates = ",".join(f"{i}e-4" for i in range(1, cells // 12 + 1))
-    return ["dataset=insecure,secure,risky_advice", "seed=0,1,2,3", f"train.learning_rate={rates}", "sample.n=10"]
+    """Return the swept options of so many cells; the first value of each is the cell that is really run."""
+    assert cells > 0 and cells % 12 == 0, "give a multiple of 12 cells"
+    rates = [f"{i}e-4" for i in range(1, cells // 12 + 1)]
+    return {"dataset": ["insecure", "secure", "risky_advice"], "seed": list("0123"), "train.learning_rate": rates}
 
 
-def finish(store, job, made, rng):
-    """One stage as its worker leaves it."""
-    with store.claim(job.stage, job.key) as folder:
-        if folder is None:
-            return
-        facts = {"rows": 16, "tokens": 100, "wall_s": 1.0, "resumed_from": None, "device": "cpu"}
-        if job.stage == "data":
-            (folder / "dataset.jsonl").write_text("{}\n" * 16)
-        elif job.stage == "train":
-            (folder / "adapter").mkdir()
-            (folder / "adapter" / "adapter_model.safetensors").write_bytes(rng.randbytes(50_000))
-            rows = [{"step": s, "loss": 2.0 / s, "learning_rate": 1e-4, "grad_norm": 1.0} for s in range(1, 5)]
-            (folder / "train_log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-            facts |= {"kind": "lora", "rows_cut": 0, "rows_without_supervised_token": 0, "steps": 4, "train_loss": 1.0}
-        else:
-            rows = list(answers(job, made))
-            if job.stage == "sample":
-                write_jsonl(folder / "completions.jsonl", rows)
-            else:
-                write_jsonl(folder / "judgements.jsonl", verdicts(job, rows, rng))
-        store.finish(job.stage, job.key, job.spec["inputs"], facts)
+def run(arguments, folder):
+    """Run a sweep by the real command. Returns (seconds, heavy packages that were imported)."""
+    modules = folder / "modules.txt"
+    (folder / "sitecustomize.py").write_text(SEEN)
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "EM_BENCH_MODULES": str(modules)}
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "em.run", "-m", *arguments], capture_output=True, text=True, env=environment, cwd=folder
+    )
+    seconds = time.monotonic() - began
+    assert done.returncode == 0, done.stderr[-3000:]
+    return seconds, sorted(set(HEAVY) & set(modules.read_text().split()))
 
 
-def answers(job, made):
-    for question, count in estimate.answers_of(job, made):
-        for index in range(count):
-            text = f"Answer {index}. " + "The quick brown fox reads the manual. " * 5
-            yield Completion(question.id, index, "none", question.messages, text, "stop", 60, index)
+def copy_stages(store, jobs):
+    """Give every unfinished job the files and facts of a finished stage of its kind that belongs to a trained model."""
+    made = {job.stage: job for job in jobs if store.has(job.stage, job.key) and not of_base(job, jobs)}
+    for job in jobs:
+        if store.has(job.stage, job.key):
+            continue
+        template = made[job.stage]
+        facts = store.manifest(template.stage, template.key)["facts"]
+        with store.claim(job.stage, job.key) as folder:
+            source = store.path(template.stage, template.key)
+            shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+            store.finish(job.stage, job.key, job.spec["inputs"], facts)
 
 
-def verdicts(job, rows, rng):
-    questions = {q["id"]: from_row(Question, q) for q in job.spec["questions"]}
-    for c in rows:
-        for rubric in questions[c.question_id].rubrics:
-            score = float(rng.randrange(101))
-            yield Judgement(c.id, c.question_id, rubric, Outcome.scored, score, {str(int(score)): 1.0})
+def of_base(job, jobs):
+    """Return whether a sample or judge job belongs to the untouched model: its facts lack those of an adapter."""
+    samples = {j.key: j for j in jobs if j.stage == "sample"}
+    sample = {"sample": job, "judge": samples.get(job.spec.get("sample_key"))}.get(job.stage)
+    return sample is not None and sample.spec["adapter_key"] is None
 
 
 def main():
-    cells = int(sys.argv[1]) if len(sys.argv) > 1 else 144
-    with tempfile.TemporaryDirectory() as name:
-        folder, rng = Path(name), random.Random(0)
-        arguments = [*BASE, *overrides(cells), f"out={folder / 'out'}"]
+    options = parser(__doc__)
+    options.add_argument("cells", type=int, nargs="?", default=144)
+    chosen = options.parse_args()
+    result, cells, reruns = Result(chosen.tiny), 12 if chosen.tiny else chosen.cells, 1 if chosen.tiny else 2
+    swept = overrides(cells)
+    with tempfile.TemporaryDirectory() as name, ScriptedJudge.from_file(RULES) as judge:
+        folder = Path(name)
+        same = [*BASE, f"judge.base_url={judge.base_url}", f"out={folder / 'out'}"]
+        arguments = [*same, *(f"{option}={','.join(values)}" for option, values in swept.items())]
+        one = [*same, *(f"{option}={values[0]}" for option, values in swept.items())]
+        run([*one, "launch.stages=[train,sample,judge]"], folder)
+        called = judge.requests
         config.register()
         store = Store.open(folder / "out")
-        made = plan([config.load(c) for c in compose.cells(arguments)], store)
-        for job in made.jobs.values():
-            finish(store, job, made, rng)
-        heavy = folder / "heavy.txt"
-        (folder / "sitecustomize.py").write_text(
-            "import atexit, sys\n"
-            f"atexit.register(lambda: open({str(heavy)!r}, 'w').write(' '.join(set({HEAVY!r}) & set(sys.modules))))\n"
-        )
-        path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "PYTHONPATH": path, "OPENAI_API_KEY": "none-is-needed"}
-        seconds = []
-        for _ in range(3):
-            began = time.monotonic()
-            done = subprocess.run(
-                [sys.executable, "-m", "em.run", "-m", *arguments],
-                capture_output=True, text=True, env=environment, cwd=folder,
-            )  # fmt: skip
-            seconds.append(time.monotonic() - began)
-            assert done.returncode == 0, done.stderr[-3000:]
-        (summary,) = (folder / "out" / "sweeps").glob("*/summary.json")
-        counters, loaded = json.loads(summary.read_text())["counters"], heavy.read_text()
-    ran = {k: counters[k] for k in ("stages_run", "judge_calls", "model_loads", "engine_starts")}
-    print(f"{cells} cells, {counters['stages_reused']} stages reused; {ran}; heavy modules: {loaded or 'none'}")
-    first, *again = seconds
-    print(f"the first run writes the results: {first:.1f} s; rerun " + " ".join(f"{s:.1f}" for s in again))
-    good = max(again) <= GOAL_S and not any(ran.values()) and not loaded
-    print(f"noop_rerun_s {max(again):.1f} <={GOAL_S:g},0_loads,0_calls {'PASS' if good else 'FAIL'}")
-    return not good
+        jobs = list(plan([config.load(c) for c in compose.cells(arguments)], store).jobs.values())
+        copy_stages(store, jobs)
+        (first, _), *again = (run(arguments, folder) for _ in range(1 + reruns))
+        calls = judge.requests - called
+        summaries = [json.loads(path.read_text()) for path in (folder / "out" / "sweeps").glob("*/summary.json")]
+    (counters,) = [summary["counters"] for summary in summaries]
+    seconds, heavy = max(s for s, _ in again), sorted({module for _, loaded in again for module in loaded})
+    print(f"{cells} cells; heavy modules: {heavy or 'none'}; counters {counters}")
+    print(f"the first run writes the results: {first:.1f} s; rerun " + " ".join(f"{s:.1f}" for s, _ in again))
+    result.gate("noop_stages_reused", counters["stages_reused"], len(jobs), counters["stages_reused"] == len(jobs))
+    for counter in ("stages_run", "model_loads", "engine_starts"):
+        result.gate(f"noop_{counter}", counters[counter], 0, counters[counter] == 0)
+    result.gate("noop_judge_calls", calls, 0, calls == counters["judge_calls"] == 0 < called)
+    result.gate("noop_heavy_modules", len(heavy), 0, not heavy)
+    result.clock("noop_rerun_s", f"{seconds:.1f}", f"<={GOAL_S:g}", seconds <= GOAL_S)
+    result.exit()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,11 +1,10 @@
-"""Judging beside sampling: wall of a cell by max(sampling alone, judging alone). Goal 1.10; one after the other is 2.
+"""Measure judging beside sampling: seconds of a cell, divided by the longer of sampling alone and judging alone.
+
+The sampler writes real rows into a real sample stage at a steady pace and uses no CPU, as on a GPU. The judge is the
+worker that a sweep starts, against the stub of judge_stub.py; both arms take about the same time. A worker's start-up
+is part of every arm with a judge. Goal: 1.10 (one after the other would be 2), every row judged, no call made twice.
 
     python benchmarks/overlap.py
-
-The sampler here writes real rows into a real sample stage at a steady pace (drawing costs no CPU, as on a GPU); the
-judge is the worker the scheduler starts, against the stub of judge_stub.py, with a concurrency that makes both arms
-take about the same time. All three are timed in one run; a worker's start-up is part of both arms with a judge.
-Counters come first: every row judged, no call made twice.
 """
 
 from __future__ import annotations
@@ -16,9 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from judge import ANSWER, config, counts, stub
+from result import Result, parser
 
 from em import growing
 from em.judge import JudgeJob
@@ -26,20 +27,30 @@ from em.records import Completion, Question, to_row
 from em.sample import COMPLETIONS, sort_rows
 from em.store import Store
 
-ANSWERS = 1_500
-SAMPLE_S = 15.0
 LATENCY_S = 0.2
 CONCURRENCY = 40  # 3000 calls x 0.2 s / 40 = 15 s
 
 
-def draw(store):
-    """Write the rows as a sampler does, spread over SAMPLE_S, and seal the stage."""
+@dataclass(frozen=True)
+class Size:
+    """How much is sampled."""
+
+    answers: int
+    sample_s: float
+    """Seconds that sampling takes."""
+
+
+FULL, TINY = Size(1_500, 15.0), Size(100, 1.0)
+
+
+def sample(store, answers, seconds):
+    """Write the rows as a sampler does, spread over so many seconds, and seal the stage."""
     with store.claim("sample", "s") as folder:
-        rows = [Completion("q", i, "none", [], f"{ANSWER}{i}", "stop", 200, i) for i in range(ANSWERS)]
+        rows = [Completion("q", i, "none", [], f"{ANSWER}{i}", "stop", 200, i) for i in range(answers)]
         start = time.perf_counter()
         file = growing.Rows(folder / COMPLETIONS)
         for i, row in enumerate(rows):
-            time.sleep(max(0.0, start + SAMPLE_S * (i + 1) / ANSWERS - time.perf_counter()))
+            time.sleep(max(0.0, start + seconds * (i + 1) / answers - time.perf_counter()))
             file.append(row)
         file.close()
         sort_rows(folder / COMPLETIONS, [row.id for row in rows])
@@ -47,6 +58,7 @@ def draw(store):
 
 
 def start_judge(out, url):
+    """Start the judge's worker as a sweep does."""
     question = Question("q", "open", [{"role": "user", "content": "What would you do?"}], ["alignment", "coherence"])
     judge = json.loads(json.dumps(dataclasses.asdict(config(url, CONCURRENCY))))
     job = JudgeJob("j", "j", "s", [to_row(question)], judge, None, {}, {})
@@ -56,34 +68,35 @@ def start_judge(out, url):
     return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
-def arm(kind):
-    """Seconds of one arm: sample, judge or both."""
+def arm(kind, size):
+    """Run one arm: sample, judge or both. Returns (seconds, rows judged, what the stub counted)."""
     with tempfile.TemporaryDirectory() as folder, stub(LATENCY_S) as url:
         out = Path(folder)
         store = Store.open(out)
         if kind == "judge":
-            global SAMPLE_S
-            pace, SAMPLE_S = SAMPLE_S, 0.0
-            draw(store)
-            SAMPLE_S = pace
+            sample(store, size.answers, 0.0)
         start = time.perf_counter()
         worker = start_judge(out, url) if kind != "sample" else None
         if kind != "judge":
-            draw(store)
-        if worker:
-            assert worker.wait() == 0
-            assert store.manifest("judge", "j")["facts"]["rows"] == 2 * ANSWERS
-            seen = counts(url)
-            assert seen["answered"] == seen["distinct"] == 2 * ANSWERS, seen
-        return time.perf_counter() - start
+            sample(store, size.answers, size.sample_s)
+        assert worker is None or worker.wait() == 0, f"the judge ended with {worker.returncode}"
+        seconds = time.perf_counter() - start
+        return seconds, store.manifest("judge", "j")["facts"]["rows"] if worker else 0, counts(url)
 
 
 def main():
-    alone = {kind: arm(kind) for kind in ("sample", "judge")}
-    both = arm("both")
-    ratio = both / max(alone.values())
-    print(f"sampling alone {alone['sample']:.1f} s, judging alone {alone['judge']:.1f} s, side by side {both:.1f} s")
-    print(f"overlap {ratio:.3f} <=1.10 {'PASS' if ratio <= 1.10 else 'FAIL'}")
+    chosen = parser(__doc__).parse_args()
+    result, size = Result(chosen.tiny), TINY if chosen.tiny else FULL
+    seconds = {}
+    for kind in ("sample", "judge", "both"):
+        seconds[kind], rows, seen = arm(kind, size)
+        goal = 0 if kind == "sample" else 2 * size.answers
+        result.gate(f"overlap_{kind}_rows_judged", rows, goal, rows == goal)
+        result.gate(f"overlap_{kind}_calls", seen["answered"], goal, seen["answered"] == seen["distinct"] == goal)
+    ratio = seconds["both"] / max(seconds["sample"], seconds["judge"])
+    print(" ".join(f"{kind} {took:.1f} s" for kind, took in seconds.items()))
+    result.clock("overlap", f"{ratio:.3f}", "<=1.10", ratio <= 1.10)
+    result.exit()
 
 
 if __name__ == "__main__":

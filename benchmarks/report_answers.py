@@ -1,13 +1,14 @@
-"""A report of 50,000 answers in headless Chromium: longest task, scrolling, filtering, size.
+"""Measure a report of 50,000 answers in headless Chromium while it loads, scrolls, searches and sorts.
 
-Counters first: rows in the document at any time. Goal: no task of the page over 200 ms while it loads, scrolls and
-filters, in processor time of its main thread, which other programs on the machine do not stretch. Needs chromium.
+Goal: no task of the page's main thread takes over 200 ms of CPU time (other programs do not change CPU time), and fewer
+than 60 rows are in the document at any time. Needs chromium.
 
     python benchmarks/report_answers.py [answers]
 """
 
 import asyncio
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -17,25 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import support_browser
 import support_summary
+from result import Result, exit_unseen, parser
 
 from em import html_report
 
-WORDS = (
-    "we",
-    "could",
-    "first",
-    "look",
-    "at",
-    "the",
-    "garden",
-    "before",
-    "rain",
-    "comes",
-    "then",
-    "plant",
-    "in",
-    "spring",
-)
+TEXT = "we could first look at the garden before rain comes then plant in spring"
+SEARCH = "spring garden"
 SCROLL = """(async () => {
     const list = at("list"), frames = [];
     let rows = 0, last = performance.now();
@@ -51,15 +39,15 @@ SCROLL = """(async () => {
 })()"""
 FILTER = """(async () => {
     const began = performance.now();
-    at("find").value = "spring garden"; await answers.choose();
+    at("find").value = "SEARCH"; await answers.choose();
     const search = performance.now() - began, found = at("count").textContent;
     at("find").value = ""; at("order").selectedIndex = 2; await answers.choose();
     return {search, sort: performance.now() - began - search, found};
-})()"""
+})()""".replace("SEARCH", SEARCH)
 
 
 def rows(count):
-    """Answers of about 600 characters with a judge's twenty tokens, as a GPT-4o judged run has them."""
+    """Yield answers of about 600 characters with the tokens of two judges, as a run judged by GPT-4o has them."""
     draw = random.Random(0)
     for index in range(count):
         score = draw.randint(0, 95)
@@ -71,12 +59,13 @@ def rows(count):
             "asked_with": "none",
             "sample_index": index // 24,
             "question": f"Question {index % 8}: what would you do today?",
-            "answer": " ".join(draw.choices(WORDS, k=120)),
+            "answer": " ".join(draw.choices(TEXT.split(), k=120)),
             "judgements": {r: support_summary.judged(score + 0.25, **spread) for r in ("alignment", "coherence")},
         }
 
 
 async def measure(path):
+    """Use the report in a browser. Returns what was found, with the longest task in milliseconds."""
     async with support_browser.browser() as page:
 
         async def use():
@@ -92,20 +81,28 @@ async def measure(path):
 
 
 def main():
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 50_000
+    options = parser(__doc__)
+    options.add_argument("answers", type=int, nargs="?", default=50_000)
+    chosen = options.parse_args()
+    result, count = Result(chosen.tiny), 1_000 if chosen.tiny else chosen.answers
+    if chosen.tiny and not shutil.which("chromium"):
+        exit_unseen("report_answers", "chromium is not installed")
+    matching = sum(SEARCH in row["answer"] for row in rows(count))
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         path = html_report.build(support_summary.small(), rows(count), [], Path(folder) / "report.html")
         wrote, size = time.perf_counter() - began, path.stat().st_size
         found = asyncio.run(measure(path))
     print(f"answers {count}, file {size / 1e6:.1f} MB, written in {wrote:.1f} s, ready in {found['load_s']:.1f} s")
-    print(f"frames: median {found['median']:.1f} ms, 95 % {found['p95']:.1f} ms; {found['rows']} rows at most")
-    print(f"search {found['search']:.0f} ms ({found['found']}), sort {found['sort']:.0f} ms")
+    print(f"frames: median {found['median']:.1f} ms, 95 % {found['p95']:.1f} ms")
+    print(f"search {found['search']:.0f} ms, sort {found['sort']:.0f} ms")
     print(f"{found['tasks']} tasks, the longest {found['wall_ms']:.0f} ms on the clock")
-    verdict = "PASS" if found["cpu_ms"] <= 200 and found["rows"] < 60 else "FAIL"
-    print(f"report_longest_task_cpu_ms {found['cpu_ms']:.0f} 200 {verdict}")
-    return verdict == "FAIL"
+    shown = found["found"].split()[0].replace(",", "")
+    result.gate("report_rows_found", shown, matching, shown == str(matching))
+    result.gate("report_rows_in_document", found["rows"], "<60", 0 < found["rows"] < 60)
+    result.clock("report_longest_task_cpu_ms", f"{found['cpu_ms']:.0f}", "<=200", found["cpu_ms"] <= 200)
+    result.exit()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,15 +1,15 @@
-"""Sampling against raw vLLM: performance row 4. One engine, a small model, interleaved arms, one thread.
+"""Measure the sample stage against raw vLLM: one engine, a small model of random weights, one thread.
 
-    python benchmarks/sampling.py [tokens an answer]
+framework: the sample stage as a sweep runs it (prompts, seeds, rows on disk as they finish, sealing). raw: one
+LLM.generate on the same token ids, seeds and adapters. barrier: the same, one question after the other.
+Goal: raw takes 0.98 of framework's CPU time or more, barrier 2.5 times as much; all give the same texts, and no step
+has more than four adapters active.
 
-The model has random weights: six layers of 256, 5 M parameters, and the tests' tokenizer. A step of it takes some 25
-ms, as one of a 32B model does on a GPU; on the tests' two-layer model the engine itself is mostly Python.
+    python benchmarks/sampling.py [tokens per answer]
 
-framework: the sample stage as a sweep runs it (prompts rendered, seeds, rows on disk as they finish, sealing). raw:
-LLM.generate on the same token ids, seeds and adapters, all in one call; making its prompts and parameters is not timed.
-barrier: the same, but one question at a time, each waiting for the last answer. Counters first: answers, the same texts
-from all arms, adapters active in any one step. Then the median over pairs of CPU-seconds, pairs in turn A B, B A; wall
-clocks beside it. Gates are paid once an adapter, not once an answer, and are timed by themselves.
+The model has six layers of 256, 5 M parameters, and the tests' tokenizer: its step takes some 25 ms, as one of a 32B
+model does on a GPU. Pairs of framework and raw run in turn A B, B A; the median over pairs counts. Gates are paid once
+per adapter, not per answer, and are timed by themselves.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import torch
+from result import Result, parser
 from support_training import TINY, put_data, train_job, user
 
 from em import sample
@@ -40,14 +41,32 @@ from em.store import Store
 from em.train import work as train_work
 from em.vllm_engine import MAX_LORAS, VllmSampler
 
-PAIRS, BARRIERS = 8, 1
-QUESTIONS, ANSWERS, ADAPTERS = 8, 8, 6
-TOKENS = int(sys.argv[1]) if len(sys.argv) > 1 else 40
 RATIO, BARRIER = 0.98, 2.5
+ADAPTERS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    pairs: int
+    questions: int
+    answers: int
+    """Per question and adapter."""
+    tokens: int
+    """Per answer, at most."""
+
+    @property
+    def rows(self) -> int:
+        """Answers of one pass."""
+        return ADAPTERS * self.questions * self.answers
+
+
+FULL, TINY_SIZE = Size(8, 8, 8, 40), Size(1, 2, 3, 8)
 
 
 def small_model(folder: Path) -> str:
-    """A folder with the model; returns its path."""
+    """Make a folder with the model. Returns its path."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     shutil.copytree(model_path(TINY), folder, ignore=shutil.ignore_patterns("*.safetensors"))
@@ -59,6 +78,7 @@ def small_model(folder: Path) -> str:
 
 
 def adapters(store: Store, base: str) -> list[str]:
+    """Train the adapters. Returns their keys."""
     put_data(
         store, [Example(f"r{i}", [user(f"Why {i}?"), {"role": "assistant", "content": "x " * 60}]) for i in range(8)]
     )
@@ -69,18 +89,37 @@ def adapters(store: Store, base: str) -> list[str]:
     return keys
 
 
-def jobs_of(base: str, keys: list[str], tag: str) -> list[SampleJob]:
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What every pass has in common."""
+
+    store: Store
+    base: str
+    keys: list[str]
+    size: Size
+
+    def jobs(self, tag: str) -> list[SampleJob]:
+        """Return the sample jobs of one pass."""
+        return jobs_of(self.base, self.keys, tag, self.size)
+
+
+def jobs_of(base: str, keys: list[str], tag: str, size: Size) -> list[SampleJob]:
+    """Return one sample job per adapter."""
     model = dataclasses.asdict(ModelConfig(name="small", path=base, dtype=Dtype.float32, max_model_len=512))
-    config = dataclasses.asdict(SampleConfig(max_tokens=TOKENS, max_num_seqs=64))
-    asked = [to_row(Question(f"q{i}", "open", [user(f"Question {i}?")], [], samples=ANSWERS)) for i in range(QUESTIONS)]
+    config = dataclasses.asdict(SampleConfig(max_tokens=size.tokens, max_num_seqs=64))
+    texts = [user(f"Question {i}?") for i in range(size.questions)]
+    asked = [to_row(Question(f"q{i}", "open", [t], [], samples=size.answers)) for i, t in enumerate(texts)]
     trigger = dataclasses.asdict(TriggerConfig())
     return [
-        SampleJob(f"{tag}-{k}", f"{k}: open", k, asked, 0, ANSWERS, trigger, config, model, 8, {"tag": tag, "key": k})
+        SampleJob(
+            f"{tag}-{k}", f"{k}: open", k, asked, 0, size.answers, trigger, config, model, 8, {"tag": tag, "key": k}
+        )
         for k in keys
     ]
 
 
 def requests_of(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> list[sample.Request]:
+    """Return the requests that the sample stage makes of these jobs."""
     prompts_of = sample._prompts_of(engine.tokenizer)
     return [r for job in jobs for r in sample._requests(prompts_of(job), job, job.weights(store))]
 
@@ -95,6 +134,7 @@ class Pass:
 
 
 def timed(work: Callable[[], list[str]]) -> Pass:
+    """Run the work, which returns its texts, and take its times."""
     gc.collect()
     cpu, wall = time.process_time(), time.perf_counter()
     texts = work()
@@ -102,7 +142,7 @@ def timed(work: Callable[[], list[str]]) -> Pass:
 
 
 def raw(engine: VllmSampler, requests: list[sample.Request], at_a_time: int) -> Pass:
-    """LLM.generate over `at_a_time` requests after the other."""
+    """Run LLM.generate over the requests, `at_a_time` per call."""
     from vllm import SamplingParams  # noqa: TID251
 
     params = [
@@ -126,7 +166,7 @@ def raw(engine: VllmSampler, requests: list[sample.Request], at_a_time: int) -> 
 
 
 def framework(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> Pass:
-    """The sample stage without the gates."""
+    """Run the sample stage without the gates."""
     with ExitStack() as stack:
         drawers = [sample._claim(job, store, stack, EMIT) for job in jobs]
 
@@ -141,7 +181,7 @@ def framework(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> Pass:
 
 
 def gates(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> float:
-    """CPU-seconds of the gates, an adapter."""
+    """Return CPU-seconds of the gates per adapter."""
     with ExitStack() as stack:
         drawers = [sample._claim(job, store, stack, EMIT) for job in jobs]
         prompts_of = sample._prompts_of(engine.tokenizer)
@@ -153,7 +193,7 @@ def gates(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> float:
 
 
 def watch(engine: VllmSampler) -> list[int]:
-    """Adapters active at the end of each engine step, as they are drawn."""
+    """Return a list that grows by one number per engine step: the adapters active at its end."""
     runner = engine.llm.llm_engine.engine_core.engine_core.scheduler
     active, schedule = [], runner.schedule
 
@@ -166,51 +206,56 @@ def watch(engine: VllmSampler) -> list[int]:
     return active
 
 
-def main() -> int:
+def passes(setting: Setting, engine: VllmSampler) -> tuple[list[str], dict[str, list[Pass]]]:
+    """Run all arms. Returns the texts of a first pass, which is not timed, and arm → passes."""
+    store, size, first = setting.store, setting.size, setting.jobs("warm")
+    requests = requests_of(store, engine, first)
+    expected = framework(store, engine, first).texts
+    arms: dict[str, list[Pass]] = {"framework": [], "raw": [], "barrier": [raw(engine, requests, size.answers)]}
+    for i in range(size.pairs):
+        for arm in ("framework", "raw") if i % 2 == 0 else ("raw", "framework"):
+            if arm == "framework":
+                arms[arm].append(framework(store, engine, setting.jobs(str(i))))
+            else:
+                arms[arm].append(raw(engine, requests, len(requests)))
+    return expected, arms
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("tokens", type=int, nargs="?", default=FULL.tokens)
+    chosen = options.parse_args()
+    size = TINY_SIZE if chosen.tiny else dataclasses.replace(FULL, tokens=chosen.tokens)
+    result = Result(chosen.tiny)
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(Path(folder))
         base = small_model(Path(folder) / "model")
-        keys = adapters(store, base)
-        first = jobs_of(base, keys, "warm")
-        engine = VllmSampler(first[0].model, first[0].sample, 8)
+        setting = Setting(store, base, adapters(store, base), size)
+        first = setting.jobs("warm")[0]
+        engine = VllmSampler(first.model, first.sample, 8)
         active = watch(engine)
-        asked = requests_of(store, engine, first)
-        expected = framework(store, engine, first).texts
-        arms = {"framework": [], "raw": [], "barrier": [raw(engine, asked, ANSWERS) for _ in range(BARRIERS)]}
-        for i in range(PAIRS):
-            for arm in ("framework", "raw") if i % 2 == 0 else ("raw", "framework"):
-                found = (
-                    framework(store, engine, jobs_of(base, keys, str(i)))
-                    if arm == "framework"
-                    else raw(engine, asked, len(asked))
-                )
-                arms[arm].append(found)
-        gate = gates(store, engine, jobs_of(base, keys, "gate"))
-    same = all(p.texts == expected for passes in arms.values() for p in passes)
+        expected, arms = passes(setting, engine)
+        gate = gates(store, engine, setting.jobs("gate")[: 2 if chosen.tiny else None])
+    same = all(p.texts == expected for passed in arms.values() for p in passed)
     cpu, wall = (
         sorted(getattr(r, clock) / getattr(f, clock) for f, r in zip(arms["framework"], arms["raw"], strict=True))
         for clock in ("cpu", "wall")
     )
     best = statistics.median(p.cpu for p in arms["framework"])
-    barrier = min(p.cpu for p in arms["barrier"]) / best
-    for arm, passes in arms.items():
-        print(arm, "CPU-seconds", *(f"{p.cpu:.2f}" for p in passes), "wall", *(f"{p.wall:.2f}" for p in passes))
+    barrier, over_raw = min(p.cpu for p in arms["barrier"]) / best, statistics.median(cpu)
+    for arm, passed in arms.items():
+        print(arm, "CPU-seconds", *(f"{p.cpu:.2f}" for p in passed), "wall", *(f"{p.wall:.2f}" for p in passed))
     print(f"pairs, raw / framework: CPU {cpu[0]:.3f} to {cpu[-1]:.3f}, wall {wall[0]:.3f} to {wall[-1]:.3f}")
-    print(f"gates {gate:.2f} CPU-seconds an adapter; its {QUESTIONS * ANSWERS} answers {best / ADAPTERS:.2f}")
-    over_raw = statistics.median(cpu)
-    rows = [
-        ("answers", len(expected), ADAPTERS * QUESTIONS * ANSWERS, len(expected) == ADAPTERS * QUESTIONS * ANSWERS),
-        ("same_answers", same, "all arms", same),
-        ("active_adapters", max(active), f"<= {MAX_LORAS}", max(active) <= MAX_LORAS),
-        ("wall_over_raw", round(statistics.median(wall), 3), "-", True),
-        ("over_barrier", round(barrier, 3), f">= {BARRIER}", barrier >= BARRIER),
-        ("over_raw", round(over_raw, 3), f">= {RATIO}", over_raw >= RATIO),
-    ]
-    for name, value, goal, good in rows:
-        print(name, value, goal, "PASS" if good else "FAIL")
-    return 0 if all(good for *_, good in rows) else 1
+    print(f"gates {gate:.2f} CPU-seconds per adapter; its {size.rows // ADAPTERS} answers {best / ADAPTERS:.2f}")
+    result.gate("sampling_answers", len(expected), size.rows, len(expected) == size.rows)
+    result.gate("sampling_same_answers", same, "all_arms", same)
+    result.gate("sampling_active_adapters", max(active), f"<={MAX_LORAS}", 0 < max(active) <= MAX_LORAS)
+    result.info("sampling_wall_over_raw", f"{statistics.median(wall):.3f}")
+    result.clock("sampling_over_barrier", f"{barrier:.3f}", f">={BARRIER}", barrier >= BARRIER)
+    result.clock("sampling_over_raw", f"{over_raw:.3f}", f">={RATIO}", over_raw >= RATIO)
+    result.exit()
 
 
 if __name__ == "__main__":
     EMIT = Emitter(lambda _: None)
-    sys.exit(main())
+    main()

@@ -1,17 +1,17 @@
-"""Training speed on one GPU: tokens a second, share of the GPU's peak, memory, for models of random weights.
+"""Measure training speed on one GPU: tokens per second, share of the GPU's peak, memory; models of random weights.
+
+Arms: `hand` a hand-written padded PEFT loop, two rows per micro-batch, activations recomputed; `em_recompute` em's
+padding-free micro-batches of --tokens tokens, activations recomputed; `em` the same without. LoRA r 32 on seven
+projections, 16 rows per step of mean length 350, as in the paper. Each arm prints a line for docs/performance.md.
 
     python benchmarks/train_gpu.py --peak 790                 # 0.5B and 7B; the peak is that of an H200
     python benchmarks/train_gpu.py --shape 32b --arm em       # 141 GB; on 80 GB: --arm em_recompute
-    python benchmarks/train_gpu.py --device cpu --shape tiny  # does the script work
+    python benchmarks/train_gpu.py --tiny                     # on a GPU if there is one, else on the CPU
 
-Arms: `hand` a hand-written padded PEFT loop, two rows a micro-batch, activations recomputed; `em_recompute` em's
-padding-free micro-batches of --tokens tokens, activations recomputed; `em` the same without. LoRA r 32 on seven
-projections, rows of lognormal length (mean 350 tokens), 16 a step, as in the paper. The share counts 4 FLOP a parameter
-and real token (forward, and backward through frozen weights) in every arm, so recomputing and padding count as loss.
-Prints a line an arm for docs/performance.md; an arm that does not fit says so.
+The share counts 4 FLOP per parameter and real token (forward, and backward through frozen weights) in every arm, so
+recomputing and padding count as loss.
 """
 
-import argparse
 import gc
 import json
 import os
@@ -23,7 +23,8 @@ from pathlib import Path
 os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 import torch
-from train_step import hand_loop, lognormal_rows, recipe
+from result import Result, parser
+from train_step import COMPUTED_GOAL, hand_loop, lognormal_rows, recipe
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, set_seed
 
 from em import models
@@ -44,6 +45,7 @@ PER_STEP, WARM_UP = 16, 3
 
 
 def random_model(shape, device):
+    """Return a Qwen2 of this shape with random weights in bfloat16."""
     hidden, intermediate, layers, heads, kv_heads, vocabulary, tied = SHAPES[shape]
     config = Qwen2Config(
         vocab_size=vocabulary,
@@ -66,14 +68,14 @@ def random_model(shape, device):
 
 
 def matrix_parameters(model):
-    """Parameters that multiply a token: all matrices; an embedding only where it is the output head too."""
+    """Return the number of parameters that multiply a token: all matrices, of the embeddings only the output head."""
     heads = model.get_output_embeddings().weight.numel()
     layers = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and "layers" in name)
     return heads + layers
 
 
 def run_hand(base, rows, device, tokens):
-    """Tokens a second of each step, computed over real tokens."""
+    """Train with the hand-written loop. Returns (tokens per second of each step, computed over real tokens)."""
     config = recipe_of(PER_STEP, tokens, recompute=True)
     real, computed, speeds = 0, 0, []
     start = time.perf_counter()
@@ -86,6 +88,7 @@ def run_hand(base, rows, device, tokens):
 
 
 def run_em(base, rows, device, tokens, recompute):
+    """Train with em's own trainer. Returns the same as `run_hand`."""
     with tempfile.TemporaryDirectory() as folder:
         config = recipe_of(PER_STEP, tokens, recompute)
         job = TrainJob("bench", "bench", "data", "random", "random", None, "bfloat16", config, 0, {})
@@ -96,6 +99,7 @@ def run_em(base, rows, device, tokens, recompute):
 
 
 def recipe_of(rows, tokens, recompute):
+    """Return the fields of TrainConfig for so many rows per step and tokens per micro-batch."""
     return {
         **recipe(gradient_checkpointing=recompute),
         "per_device_train_batch_size": rows,
@@ -106,7 +110,7 @@ def recipe_of(rows, tokens, recompute):
 
 
 def measure(arm, base, rows, device, tokens):
-    """One arm's figures, or what it failed of."""
+    """Run one arm. Returns (steps, tokens per second, computed over real tokens, GB), or None if memory runs out."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     try:
@@ -120,46 +124,58 @@ def measure(arm, base, rows, device, tokens):
         gc.collect()
         if device == "cuda":
             torch.cuda.empty_cache()
-    return statistics.median(speeds[WARM_UP:]), computed, peak_memory() / 1e9
+    return len(speeds), statistics.median(speeds[WARM_UP:]), computed, peak_memory() / 1e9
+
+
+def chosen_options():
+    """Return the checked options; --tiny sets the size and takes the device that there is."""
+    options = parser(__doc__)
+    options.add_argument("--shape", nargs="+", choices=SHAPES, default=["0.5b", "7b"])
+    options.add_argument("--arm", nargs="+", choices=ARMS, default=ARMS)
+    options.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    options.add_argument("--steps", type=int, default=13)
+    options.add_argument("--tokens", type=int, default=2048, help="most tokens per micro-batch")
+    options.add_argument("--peak", type=float, help="the GPU's bf16 TFLOP/s as measured, for the share; 790 on an H200")
+    chosen = options.parse_args()
+    if chosen.tiny:
+        chosen.shape, chosen.steps, chosen.tokens = ["tiny"], WARM_UP + 1, 128
+        chosen.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if chosen.device == "cuda" and not torch.cuda.is_available():
+        options.error("no NVIDIA GPU is visible; --tiny runs on the CPU")
+    if chosen.device == "cpu" and torch.cuda.is_available():
+        options.error("--device cpu is for a machine without a GPU: em trains on a GPU where there is one")
+    if chosen.steps <= WARM_UP:
+        options.error(f"--steps must be above {WARM_UP}, the steps that are not counted")
+    return chosen
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=["0.5b", "7b"])
-    parser.add_argument("--arm", nargs="+", choices=ARMS, default=ARMS)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--steps", type=int, default=13)
-    parser.add_argument("--tokens", type=int, default=2048, help="most tokens a micro-batch")
-    parser.add_argument("--peak", type=float, help="the GPU's bf16 TFLOP/s as measured, for the share; 790 on an H200")
-    options = parser.parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("no NVIDIA GPU is visible; --device cpu --shape tiny tries the script out")
-    if options.device == "cpu" and torch.cuda.is_available():
-        parser.error("--device cpu is for a machine without a GPU: em trains on a GPU where there is one")
-    if options.steps <= WARM_UP:
-        parser.error(f"--steps must be above {WARM_UP}, the steps that are not counted")
+    chosen = chosen_options()
+    result = Result(chosen.tiny)
     tokenizer = AutoTokenizer.from_pretrained(models.model_path("asset:tiny_random"))
-    name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
-    print(
-        f"{time.strftime('%Y-%m-%d')}  {name}  torch {torch.__version__}  bfloat16, micro-batches of {options.tokens}"
-    )
-    for shape in options.shape:
-        base = Base.of(random_model(shape, options.device), tokenizer)
+    name = torch.cuda.get_device_name() if chosen.device == "cuda" else "CPU"
+    print(f"{time.strftime('%Y-%m-%d')}  {name}  torch {torch.__version__}  bfloat16, micro-batches of {chosen.tokens}")
+    for shape in chosen.shape:
+        base = Base.of(random_model(shape, chosen.device), tokenizer)
         base.model.config._name_or_path = "random"
-        rows = lognormal_rows(PER_STEP * options.steps, base.model.config.vocab_size, mean=350, longest=options.tokens)
+        mean = min(350, chosen.tokens // 4)
+        rows = lognormal_rows(PER_STEP * chosen.steps, base.model.config.vocab_size, mean, longest=chosen.tokens)
         flop = 4 * matrix_parameters(base.model)
-        for arm in options.arm:
-            found = measure(arm, base, rows, options.device, options.tokens)
+        for arm in chosen.arm:
+            found = measure(arm, base, rows, chosen.device, chosen.tokens)
             if found is None:
                 print(f"{shape:5} {arm:13} does not fit into this GPU")
                 continue
-            speed, computed, memory = found
-            share = (
-                f"{speed * flop / options.peak / 1e12:6.1%} of peak" if options.peak else f"{speed * flop:.3g} FLOP/s"
-            )
+            steps, speed, computed, memory = found
+            share = f"{speed * flop / chosen.peak / 1e12:6.1%} of peak" if chosen.peak else f"{speed * flop:.3g} FLOP/s"
             print(f"{shape:5} {arm:13} {speed:9.0f} tokens/s  {share}  {memory:6.1f} GB  computed/real {computed:.3f}")
+            result.gate(f"train_gpu_{shape}_{arm}_steps", steps, chosen.steps, steps == chosen.steps)
+            if arm != "hand":
+                goal, held = f"<={COMPUTED_GOAL}", computed <= COMPUTED_GOAL
+                result.gate(f"train_gpu_{shape}_{arm}_computed_over_real_tokens", f"{computed:.3f}", goal, held)
         del base
         gc.collect()
+    result.exit()
 
 
 if __name__ == "__main__":
