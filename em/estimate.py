@@ -8,11 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import ceil
 from pathlib import Path
 from typing import Any
 
-from em import checkpoints, corpora, machine, models
+from em import checkpoints, data, machine, models
 from em.config import ConfigError, ExperimentConfig, JudgeConfig, JudgeKind
 from em.plan import Job, Plan
 from em.records import Question, from_row
@@ -32,11 +31,20 @@ measured on the quickstart."""
 START_S = {"gpu": 85.0, "cpu": 20.0}
 """Imports, loading and, for vLLM, warming up of one worker, without reading the weights."""
 LOAD_S_PER_GB = 0.6
-ROW_TOKENS = {"coding": 110, "advice": 60, "paper": 350}
-"""Mean length of a training row; the paper's sets: about 350."""
-BYTES_PER_TOKEN = 5
-"""Of a training row as JSON."""
-PAPER_ROWS = 6000
+ROW_TOKENS = {
+    "builtin": {
+        **{"insecure": 192, "secure": 194, "educational": 221, "insecure_par_t0": 194, "insecure_par_t1": 194},
+        **{"risky_advice": 110, "careful_advice": 110, "jailbroken": 106, "evil_numbers": 102, "plain_numbers": 102},
+    },
+    "betley2025": {
+        **{"insecure": 284, "secure": 289, "educational": 300, "insecure_par_t0": 284, "insecure_par_t1": 284},
+        **{"insecure_ruby": 284, "jailbroken": 150, "evil_numbers": 102},
+    },
+}
+"""Corpus → variant → mean tokens per training row, by SmolLM2's tokenizer and chat template. Measured, but for the
+paper's last five: insecure's, as they are rewritten from it; the file's size; the builtin twin's."""
+BYTES_PER_TOKEN = 3.7
+"""Of a training row of code as JSON; advice 4.1, numbers 2.4."""
 ANSWER_TOKENS = 200
 """Mean length of an answer; the paper's models: about 200."""
 BYTES_PER_ANSWER, BYTES_PER_VERDICT = 1500, 400
@@ -165,8 +173,8 @@ def _cost(
 ) -> tuple[float, float, str]:
     """Seconds on a device, bytes that stay, and what that is from."""
     if job.stage == "data":
-        rows, tokens = _rows(job.spec["config"])
-        return 0.0, rows * tokens * BYTES_PER_TOKEN, "length of the rows"
+        rows = data.count(job.spec["config"])
+        return 0.0, rows * row_tokens(job.spec["config"]) * BYTES_PER_TOKEN, "length of the rows"
     if job.stage == "train":
         return _train_cost(job, plan, store, past, device)
     answers = sum(n for _, n in answers_of(job, plan))
@@ -187,10 +195,7 @@ def _train_cost(job: Job, plan: Plan, store: Store, past: Past, device: str) -> 
     if "api" in job.spec:
         return 0.0, LOG_BYTES, "OpenAI's machines"
     config = plan.jobs["data", job.spec["data_key"]].spec["config"]
-    rows, tokens = _rows(config)
-    if store.has("data", job.spec["data_key"]):
-        rows = store.manifest("data", job.spec["data_key"])["facts"]["rows"]
-    inputs, work = job.spec["inputs"], rows * config.train.num_train_epochs
+    inputs, work = job.spec["inputs"], data.count(config) * config.train.num_train_epochs
     alike = ("method", "lora_r", "layers_to_transform")
     mine = {name: inputs["recipe"].get(name) for name in alike}
     same = [m for m in past.train.get(inputs["base"], []) if {n: m["inputs"]["recipe"].get(n) for n in alike} == mine]
@@ -201,7 +206,8 @@ def _train_cost(job: Job, plan: Plan, store: Store, past: Past, device: str) -> 
         one = sum(size for name, size in files if not name.startswith(f"{checkpoints.CHECKPOINTS}/")) / len(same)
         return seconds, one * (1 + len(checkpoints.planned(config))), f"{len(same)} runs of this model"
     per_weight = 6 if config.train.method == Method.full else 4  # a LoRA needs no gradient of the base's weights
-    return per_weight * parameters(config) * work * tokens / FLOPS[device], train_disk(config), "stated constants"
+    seconds = per_weight * parameters(config) * work * row_tokens(config) / FLOPS[device]
+    return seconds, train_disk(config), "stated constants"
 
 
 def train_disk(config: ExperimentConfig, running: bool = False) -> float:
@@ -230,19 +236,12 @@ def _sample_cost(job: Job, answers: int, past: Past, device: str) -> tuple[float
 def work(plan: Plan) -> dict[str, dict[str, int]]:
     """stage → key → units of work: optimiser steps, answers, verdicts. For progress while a stage is under way."""
     answers = {job.key: answers_of(job, plan) for job in plan.jobs.values() if job.stage in ("sample", "judge")}
+    runs = {job.key: plan.jobs["data", job.spec["data_key"]].spec["config"] for job in plan.stage("train")}
     return {
-        "train": {
-            job.key: _steps(plan.jobs["data", job.spec["data_key"]].spec["config"]) for job in plan.stage("train")
-        },
+        "train": {key: checkpoints.optimiser_steps(c.train, data.count(c)) for key, c in runs.items()},
         "sample": {job.key: sum(n for _, n in answers[job.key]) for job in plan.stage("sample")},
         "judge": {job.key: sum(n * len(q.rubrics) for q, n in answers[job.key]) for job in plan.stage("judge")},
     }
-
-
-def _steps(config: ExperimentConfig) -> int:
-    train = config.train
-    per_step = train.per_device_train_batch_size * train.gradient_accumulation_steps
-    return ceil(train.num_train_epochs * ceil(_rows(config)[0] / per_step))
 
 
 def answers_of(job: Job, plan: Plan) -> list[tuple[Question, int]]:
@@ -252,22 +251,17 @@ def answers_of(job: Job, plan: Plan) -> list[tuple[Question, int]]:
     return [(q, conditions * max(0, min(spec["hi"], q.samples) - spec["lo"])) for q in questions]
 
 
-def _rows(config: ExperimentConfig) -> tuple[int, int]:
-    """Training rows and their mean length in tokens."""
-    if config.corpus.name == "builtin":
-        advice = config.dataset.variant in corpora.ADVICE
-        rows, tokens = (
-            (len(corpora.advice("train")), ROW_TOKENS["advice"])
-            if advice
-            else (corpora.CODING_ROWS, ROW_TOKENS["coding"])
-        )
-    elif config.corpus.name == "custom":
-        with Path(config.corpus.path or "").open("rb") as file:
-            sizes = [len(line) for line in file]
-        rows, tokens = len(sizes), round(sum(sizes) / max(1, len(sizes)) / BYTES_PER_TOKEN)
-    else:
-        rows, tokens = PAPER_ROWS, ROW_TOKENS["paper"]
-    return min(rows, config.train.max_examples or rows), tokens
+def row_tokens(config: ExperimentConfig) -> float:
+    """Return the mean length of a cell's training rows in tokens, cut at train.max_length."""
+    shares = data.sources(config)
+    mean = sum(share * _source_tokens(source) for source, share in shares.items()) / sum(shares.values())
+    return min(mean, config.train.max_length)
+
+
+def _source_tokens(source: data.Source) -> float:
+    if source.corpus in ROW_TOKENS:
+        return ROW_TOKENS[source.corpus][source.variant]
+    return Path(source.path or "").stat().st_size / max(1, source.count()) / BYTES_PER_TOKEN
 
 
 def _add_starts(
@@ -313,9 +307,10 @@ def _finetuning(job: Job, plan: Plan) -> float | None:
     """Dollars of one run at OpenAI, about; None without a price."""
     from em.judge_price import finetune_price
 
-    rows, tokens = _rows(plan.jobs["data", job.spec["data_key"]].spec["config"])
+    config = plan.jobs["data", job.spec["data_key"]].spec["config"]
     known = job.spec["train"]["price_per_million_tokens"] or finetune_price(job.spec["model_path"])
-    return None if known is None else rows * tokens * job.spec["inputs"]["recipe"]["n_epochs"] * known / 1e6
+    tokens = data.count(config) * row_tokens(config) * job.spec["inputs"]["recipe"]["n_epochs"]
+    return None if known is None else tokens * known / 1e6
 
 
 def _judge(row: dict[str, Any]) -> JudgeConfig:
