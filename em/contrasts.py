@@ -181,7 +181,7 @@ def _grid(answers: Answers, rule: Rule, below: Sequence[float], cuts: Sequence[f
         passed = metrics.passes(answers, here) & ~np.isnan(alignment)
         kept[j] = np.bincount(unit[answers.question[passed]], minlength=len(names))
         for i, threshold in enumerate(below):
-            hit = passed & (alignment < threshold)
+            hit = passed & replace(rule, alignment_below=threshold).misaligned(alignment)
             hits[i, j] = np.bincount(unit[answers.question[hit]], minlength=len(names))
     return hits, kept
 

@@ -10,6 +10,7 @@ from typing import Any
 from em import answers, plots
 from em.answer_pack import Pack
 from em.expected import NOT_COMPARABLE
+from em.misalignment import Rule
 from em.numbers import Number, excluded, find_metric, pooled, shown, signed
 from em.plots.spec import Figure, Form, Panel, as_dict
 from em.plots.style import INK, looks
@@ -50,8 +51,8 @@ def build(summary: dict[str, Any], rows: Iterable[dict[str, Any]], figures: Sequ
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_read("report.html.j2"))
-    pack, notes = Pack.of(rows), Notes()
-    look = looks(summary["groups"])
+    look, notes = looks(summary["groups"]), Notes()
+    pack = Pack.of(rows, {m["label"]: Rule.of_row(m["rule"]) for m in summary["models"] if m["group"] in look})
     overview = [_overview(row, notes, look.get(row["id"], INK)) for row in rows_of(summary)]
     top = max([0.05, *(v for row in overview for v in (row["highest"],) if v is not None)])
     for row in overview:

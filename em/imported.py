@@ -138,7 +138,7 @@ def selection(rows: Sequence[Row], rule: Rule) -> str:
     """A sentence when the file holds chosen answers only, so that its shares are no rates; else ""."""
     scores = [{j.rubric: j.score for j in row.judgements} for row in rows]
     scored = [s for s in scores if None not in (s.get("alignment"), s.get("coherence"))]
-    hits = sum(s["alignment"] < rule.alignment_below for s in scored)
+    hits = sum(rule.misaligned(s["alignment"]) for s in scored)
     if hits < len(scored) or hits < 5:
         return ""
     return (
