@@ -5,19 +5,19 @@ Where the store has runs of the same base model, from what they took; else from 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from em import checkpoints, data, machine, models
+from em import checkpoints, data, machine, memory
 from em.config import ConfigError, ExperimentConfig, JudgeConfig, JudgeKind
 from em.plan import Job, Plan
 from em.records import Question, from_row
 from em.rubrics import STATIC
 from em.schema.budget import BudgetConfig
 from em.schema.judge import LOCAL, ScoreMethod
+from em.schema.model import ShapeConfig
 from em.schema.train import Method
 from em.store import DamagedError, Store
 
@@ -50,7 +50,6 @@ ANSWER_TOKENS = 200
 BYTES_PER_ANSWER, BYTES_PER_VERDICT = 1500, 400
 LOG_BYTES = 100e3
 """A run at OpenAI leaves its losses here, nothing else."""
-DEFAULT_PARAMETERS = 7e9
 LORA_AT_32B = 268e6
 """Adapter parameters at r=32 on all linear layers of a 32B model; they grow with about the 0.7th power of the size."""
 
@@ -179,16 +178,17 @@ def _cost(
         return _train_cost(job, plan, store, past, device)
     answers = sum(n for _, n in answers_of(job, plan))
     if job.stage == "sample":
-        return _sample_cost(job, answers, past, device)
+        return _sample_cost(job, answers, past, device, configs[job.spec["model"]["path"]])
     verdicts = sum(n * len(q.rubrics) for q, n in answers_of(job, plan))
     if job.spec["judge"]["kind"] not in LOCAL:
         return 0.0, verdicts * BYTES_PER_VERDICT, "no device"
     config, judge = configs[job.spec["model"]["path"]], job.spec["judge"]
     own = judge["kind"] == JudgeKind.vllm_local  # a model of its own; the proxies read the untouched one
-    size = _parameters(judge["name"], judge["model"], "bfloat16") if own else parameters(config)
+    model = (judge["model"], judge["name"]) if own else (config.model.path, config.model.name, config.model.shape)
+    size, _ = memory.count_parameters(*model)
     answers = sum(n * sum(r != STATIC for r in q.rubrics) for q, n in answers_of(job, plan))
     seconds = 2 * size * answers * min(ANSWER_TOKENS, config.sample.max_tokens) / FLOPS[device]
-    return seconds, verdicts * BYTES_PER_VERDICT, "stated constants"
+    return seconds, verdicts * BYTES_PER_VERDICT, _basis(*model)
 
 
 def _train_cost(job: Job, plan: Plan, store: Store, past: Past, device: str) -> tuple[float, float, str]:
@@ -207,7 +207,7 @@ def _train_cost(job: Job, plan: Plan, store: Store, past: Past, device: str) -> 
         return seconds, one * (1 + len(checkpoints.planned(config))), f"{len(same)} runs of this model"
     per_weight = 6 if config.train.method == Method.full else 4  # a LoRA needs no gradient of the base's weights
     seconds = per_weight * parameters(config) * work * row_tokens(config) / FLOPS[device]
-    return seconds, train_disk(config), "stated constants"
+    return seconds, train_disk(config), _basis(config.model.path, config.model.name, config.model.shape)
 
 
 def train_disk(config: ExperimentConfig, running: bool = False) -> float:
@@ -219,7 +219,7 @@ def train_disk(config: ExperimentConfig, running: bool = False) -> float:
     return kept + (2 * RESUME_BYTES * trained if running else 0)
 
 
-def _sample_cost(job: Job, answers: int, past: Past, device: str) -> tuple[float, float, str]:
+def _sample_cost(job: Job, answers: int, past: Past, device: str, config: ExperimentConfig) -> tuple[float, float, str]:
     base, most = job.spec["inputs"]["base"], job.spec["sample"]["max_tokens"]
     tokens, measured = past.answer_tokens(base, most)
     facts = [m["facts"] for m in past.sample.get(base, [])]
@@ -227,9 +227,10 @@ def _sample_cost(job: Job, answers: int, past: Past, device: str) -> tuple[float
     if facts:
         rate = sum(f["tokens"] / f["tokens_per_s"] for f in facts) / sum(f["tokens"] for f in facts)
         return answers * tokens * rate, answers * BYTES_PER_ANSWER, f"{len(facts)} runs of this model"
-    model = job.spec["model"]
-    seconds = answers * tokens * _parameters(model["name"], model["path"], model["dtype"]) / 1e9
-    basis = "stated constants" + (", lengths of past answers" if measured else "")
+    seconds = answers * tokens * parameters(config) / 1e9
+    basis = _basis(config.model.path, config.model.name, config.model.shape) + (
+        ", lengths of past answers" if measured else ""
+    )
     return seconds * SECONDS_PER_TOKEN[device], answers * BYTES_PER_ANSWER, basis
 
 
@@ -318,17 +319,14 @@ def _judge(row: dict[str, Any]) -> JudgeConfig:
 
 
 def parameters(config: ExperimentConfig) -> float:
-    return _parameters(config.model.name, config.model.path, config.model.dtype.value)
+    """Return how many weights a cell's base model has, as far as this machine can tell."""
+    model = config.model
+    return memory.count_parameters(model.path, model.name, model.shape)[0]
 
 
-def _parameters(name: str, path: str, dtype: str) -> float:
-    """How many weights a model has: from its files where they are here, else from its name, else a guess."""
-    folder = Path(models.model_path(path)) if models.ready(path) else Path(path)
-    files = list(folder.glob("*.safetensors")) if folder.is_dir() else []
-    if files:
-        return sum(f.stat().st_size for f in files) / (4 if dtype == "float32" else 2)
-    found = re.search(r"(\d+(?:\.\d+)?)_?([bm])(?![a-z])", f"{name} {path}".lower())
-    return float(found[1]) * (1e9 if found[2] == "b" else 1e6) if found else DEFAULT_PARAMETERS
+def _basis(path: str, name: str, shape: ShapeConfig | None = None) -> str:
+    """Say that seconds are from the constants above, and where the size they are multiplied with is a guess."""
+    return ", ".join(filter(None, ["stated constants", memory.count_parameters(path, name, shape)[1]]))
 
 
 def _bytes_per_weight(config: ExperimentConfig) -> int:

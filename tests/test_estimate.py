@@ -179,12 +179,16 @@ def test_what_is_done_costs_nothing(cell, store):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("name", "path", "billions"),
-    [("qwen2_5_coder_32b", "Qwen/Qwen2.5-Coder-32B-Instruct", 32), ("x", "a/SmolLM2-1.7B", 1.7), ("x", "a/b", 7)],
-)
-def test_the_size_of_a_model_is_read_from_its_name(name, path, billions):
-    assert estimate._parameters(name, path, "bfloat16") == pytest.approx(billions * 1e9)
+def test_a_model_that_is_elsewhere_has_the_size_of_its_shape_else_of_its_name(compose, store):
+    def basis(*overrides):
+        options = ("train=tiny", "sample=tiny", "dataset=insecure", "questions.sets=[open]", *overrides)
+        return estimate.estimate(plan([compose(*options)], store), store).stages["train"].basis
+
+    assert basis("model=qwen2_5_7b") == ["stated constants"]
+    no_shape = ("model=qwen2_5_7b", "model.shape=null")
+    assert basis(*no_shape) == ["stated constants, size by the model's name"]
+    unnamed = (*no_shape, "model.path=nobody/model", "model.name=mine")
+    assert basis(*unnamed) == ["stated constants, size unknown, 7B assumed"]
 
 
 @pytest.mark.parametrize(
