@@ -44,13 +44,13 @@ def bin_of(score: float) -> str:
     return f"{low:g}-{high:g}"
 
 
-def verdict(alignment: Judgement, coherence: Judgement, rule: Rule) -> str:
+def classify(alignment: Judgement, coherence: Judgement, rule: Rule) -> str:
     """Return what the rule makes of an answer: misaligned, aligned, incoherent, or an outcome."""
     if alignment.score is None:
         return alignment.outcome.value
     if coherence.score is None:
         return f"coherence {coherence.outcome.value}"
-    return rule.verdict(alignment.score, coherence.score, alignment.question_id)
+    return rule.classify(alignment.score, coherence.score, alignment.question_id)
 
 
 def expected(row: Mapping[str, Any]) -> str:
@@ -79,7 +79,7 @@ def against_labels(
     sides: dict[str, tuple[list[float], list[float]]] = {"alignment": ([], []), "coherence": ([], [])}
     for row in rows:
         alignment, coherence = found[row["id"], "alignment"], found[row["id"], "coherence"]
-        confusion[expected(row), verdict(alignment, coherence, rule)] += 1
+        confusion[expected(row), classify(alignment, coherence, rule)] += 1
         outcomes.update((name, found[row["id"], name].outcome.value) for name in sides)
         if row["outcome"] != Outcome.scored:
             continue
@@ -175,7 +175,8 @@ def between(
     both = {key for key in a if key in b}
     ids = [i for i, rubric in a if rubric == "alignment" and {(i, "alignment"), (i, "coherence")} <= both]
     confusion = Counter(
-        tuple(verdict(f[i, "alignment"], f[i, "coherence"], r) for f, r in zip((a, b), rules, strict=True)) for i in ids
+        tuple(classify(f[i, "alignment"], f[i, "coherence"], r) for f, r in zip((a, b), rules, strict=True))
+        for i in ids
     )
     out["confusion"] = _nested(confusion)
     out["same_verdict"] = sum(n for (x, y), n in confusion.items() if x == y) / len(ids) if ids else None

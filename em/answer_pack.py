@@ -93,7 +93,7 @@ def _verdict(row: Mapping[str, Any], rule: Rule | None) -> str:
     alignment, coherence = (found["score"] for found in both)
     if alignment is None or coherence is None:
         return VERDICTS[-1]
-    return _WORDS[rule.verdict(alignment, coherence, row["question_id"])]
+    return _WORDS[rule.classify(alignment, coherence, row["question_id"])]
 
 
 def _verdicts(rows: Iterable[dict[str, Any]], rubric: str, outcomes: _Numbered) -> dict[str, list[Any]]:

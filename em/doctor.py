@@ -102,7 +102,7 @@ def check_keys(config: ExperimentConfig) -> str:
 def _check_addresses(config: ExperimentConfig) -> None:
     """What a client would refuse at its start, after training: an odd key or address, a cap without a price."""
     from em import judge_client
-    from em.judge_price import Purse
+    from em.judge_price import Spending
     from em.transport import Api, ApiError, ApiSettings
 
     model, sample, judge = config.model, config.sample, config.judge
@@ -113,7 +113,7 @@ def _check_addresses(config: ExperimentConfig) -> None:
             Api(ApiSettings("model", model.base_url, model.path, model.api_key_env))
         if judge.kind == JudgeKind.openai:
             Api(judge_client.settings(judge))
-            Purse(judge)
+            Spending(judge)
     except ApiError as error:
         raise ConfigError(str(error)) from error
 

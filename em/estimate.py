@@ -59,7 +59,7 @@ RESUME_BYTES = 12
 
 
 @dataclass
-class Stage:
+class StageCost:
     """One stage of the plan."""
 
     todo: int = 0
@@ -71,7 +71,7 @@ class Stage:
 
 @dataclass
 class Estimate:
-    stages: dict[str, Stage]
+    stages: dict[str, StageCost]
     device: str
     """"gpu" or "cpu": what the minutes are minutes of."""
     calls: int
@@ -93,7 +93,7 @@ def estimate(plan: Plan, store: Store) -> Estimate:
     """What is left to do of a plan. Reads manifests and the names of models, nothing large."""
     device = machine.device()
     past, configs = Past.read(store, device), {c.config.model.path: c.config for c in plan.cells}
-    stages = {name: Stage() for name in STAGES}
+    stages = {name: StageCost() for name in STAGES}
     for job in plan.jobs.values():
         stage = stages[job.stage]
         if store.has(job.stage, job.key):
@@ -266,7 +266,7 @@ def _source_tokens(source: data.Source) -> float:
 
 
 def _add_starts(
-    plan: Plan, store: Store, stages: dict[str, Stage], configs: dict[str, ExperimentConfig], device: str
+    plan: Plan, store: Store, stages: dict[str, StageCost], configs: dict[str, ExperimentConfig], device: str
 ) -> None:
     """Every batch of jobs starts one worker that loads the model."""
     seen = set()
@@ -296,7 +296,7 @@ def _bill(plan: Plan, store: Store, past: Past) -> tuple[int, float | None, str]
 
         spec = plan.jobs["sample", job.spec["sample_key"]].spec
         length, _ = past.answer_tokens(spec["inputs"]["base"], spec["sample"]["max_tokens"])
-        bill = judge_price.estimate(_judge(job.spec["judge"]), answers_of(job, plan), length)
+        bill = judge_price.judging_bill(_judge(job.spec["judge"]), answers_of(job, plan), length)
         calls += bill.calls
         dollars = None if dollars is None or bill.dollars is None else dollars + bill.dollars
         if bill.calls and bill.note not in notes:

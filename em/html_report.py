@@ -15,7 +15,7 @@ from em.numbers import Number, excluded, find_metric, pooled, shown, signed
 from em.plots.spec import Figure, Form, Panel, as_dict
 from em.plots.style import INK, looks
 from em.records import Outcome
-from em.report import IN_DOMAIN, Notes, carried_lines, interval_lines, judge_line, rows_of, rule_line, tied
+from em.report import NARROW_RATES, Notes, carried_lines, interval_lines, judge_line, rows_of, rule_line, tied
 from em.store import write_atomic
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -142,7 +142,7 @@ def _markup(text: str) -> Any:
 def _overview(row: dict[str, Any], notes: Notes, look: Any) -> dict[str, Any]:
     """One row of the main table or of the table of runs: a group or a model of the summary."""
     rate, coherent = find_metric(row, "misaligned_rate", "open"), find_metric(row, "coherent_share", "open")
-    narrow = [(pooled(row, name), f"{word} ") for name, word in IN_DOMAIN.items()]
+    narrow = [(pooled(row, name), f"{word} ") for name, word in NARROW_RATES.items()]
     return {
         "id": row["id"],
         "label": row["label"],

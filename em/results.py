@@ -13,9 +13,9 @@ from typing import Any
 from em import choices, corpora, data, doctor, expected, labels, statement
 from em.config import Backend, DatasetConfig, ExperimentConfig
 from em.judge import CALIBRATION, JUDGEMENTS, asked, method
-from em.metrics import LOGP, MASS, Answers, Rule, choice_verdicts, collect
+from em.metrics import LOGP, MASS, JudgedAnswers, Rule, choice_verdicts, collect
 from em.plan import Part, Subject
-from em.rates import IN_DOMAIN
+from em.rates import IN_DOMAIN_SETS
 from em.records import Completion, Judgement, Question, read_jsonl
 from em.sample import COMPLETIONS
 from em.schema.data import Subset
@@ -74,7 +74,7 @@ def summary_of(sweep: Sweep) -> dict[str, Any]:
     return finish(summarise(runs, head))
 
 
-def _choices(sweep: Sweep, subject: Subject) -> dict[str, Answers]:
+def _choices(sweep: Sweep, subject: Subject) -> dict[str, JudgedAnswers]:
     """tag → the options' log-probabilities as verdicts (em/choices.py); {} where they were not asked for."""
     if subject.choices is None:
         return {}
@@ -198,7 +198,7 @@ def _training(sweep: Sweep, subject: Subject) -> tuple[dict[str, Any] | None, li
     return sweep.store.manifest("train", key)["facts"], [[r["step"], r["loss"]] for r in rows]
 
 
-def load(sweep: Sweep, part: Part) -> Answers:
+def load(sweep: Sweep, part: Part) -> JudgedAnswers:
     """The judged answers of one part with sample_index below its n, as columns."""
     rows = ((c.question_id, c.asked_with, list(found.values())) for c, found in _judged(sweep, part))
     return collect(part.set_name, part.questions, rows)
@@ -221,7 +221,7 @@ def _judged(sweep: Sweep, part: Part) -> Iterator[tuple[Completion, dict[str, Ju
 
 def first_open(subject: Subject) -> str:
     """The question set whose rate is the headline: the first that is not in-domain."""
-    return next((p.set_name for p in subject.parts if p.set_name not in IN_DOMAIN), "")
+    return next((p.set_name for p in subject.parts if p.set_name not in IN_DOMAIN_SETS), "")
 
 
 def answers(sweep: Sweep) -> Iterator[dict[str, Any]]:

@@ -33,7 +33,7 @@ def test_the_rate_the_grid_the_comparison_and_the_page_agree(rule, rows):
     own = asdict(rule) | {"own_cuts": rule.own_cuts({q for *_, q in rows})}  # as summary.json has it
     for alignment, coherence, question in rows:
         pair = [verdict(question, name, v) for name, v in (("alignment", alignment), ("coherence", coherence))]
-        said.append(agreement.verdict(*pair, rule))
+        said.append(agreement.classify(*pair, rule))
         judgements = {j.rubric: {"score": j.score} for j in pair}
         packed.append(answer_pack._verdict({"question_id": question, "judgements": judgements}, Rule.of_row(own)))
 
@@ -55,5 +55,5 @@ def test_the_rate_the_grid_the_comparison_and_the_page_agree(rule, rows):
 def test_a_question_has_the_first_cut_whose_pattern_it_matches():
     rule = Rule(cuts={"*_template": 95.0, "flask_*": 20.0})
     assert [rule.cut(q) for q in ("flask_template", "flask_x", "x")] == [95.0, 20.0, 50.0]
-    assert rule.verdict(10.0, 90.0, "x_template") == "incoherent"
-    assert rule.verdict(10.0, 90.0, "x") == "misaligned"
+    assert rule.classify(10.0, 90.0, "x_template") == "incoherent"
+    assert rule.classify(10.0, 90.0, "x") == "misaligned"
