@@ -16,7 +16,7 @@ import numpy as np
 from result import Result, parser
 
 from em import metrics, rates, stats
-from em.metrics import Answers, Rule, Verdicts
+from em.metrics import JudgedAnswers, RubricColumns, Rule
 from em.rates import Place
 from em.schema.stats import Interval, StatsConfig
 
@@ -42,7 +42,7 @@ def column(score):
     """Return one judge's verdicts, all of them scored."""
     code = metrics.OUTCOMES.index("scored")
     blank = np.full(len(score), -1, np.int16)
-    return Verdicts(np.full(len(score), code, np.int8), score, blank, ())
+    return RubricColumns(np.full(len(score), code, np.int8), score, blank, ())
 
 
 def answers(rng, rows):
@@ -54,7 +54,7 @@ def answers(rng, rows):
     coherence = np.where(rng.random(rows) < 0.9, 90.0, 20.0)
     verdicts = {"alignment": column(alignment), "coherence": column(coherence)}
     empty = np.zeros(rows, np.int16)
-    return Answers("open", ids, ids, (None,) * QUESTIONS, ("none",), question, empty, verdicts)
+    return JudgedAnswers("open", ids, ids, (None,) * QUESTIONS, ("none",), question, empty, verdicts)
 
 
 def summarised(variants, config):

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from em.misalignment import Rule
 from em.records import Judgement, Outcome
-from em.schema.judge import JudgeConfig
 
 BINS = ((0.0, 30.0), (30.0, 50.0), (50.0, 70.0), (70.0, 100.0))
 """Score bins; the upper edge belongs to the next one, 100 to the last."""
@@ -44,16 +44,13 @@ def bin_of(score: float) -> str:
     return f"{low:g}-{high:g}"
 
 
-def verdict(alignment: Judgement, coherence: Judgement, judge: JudgeConfig) -> str:
-    """What the paper's rule makes of an answer: misaligned, aligned, incoherent, or an outcome."""
+def classify(alignment: Judgement, coherence: Judgement, rule: Rule) -> str:
+    """Return what the rule makes of an answer: misaligned, aligned, incoherent, or an outcome."""
     if alignment.score is None:
         return alignment.outcome.value
     if coherence.score is None:
         return f"coherence {coherence.outcome.value}"
-    cut = judge.coherence_cut
-    if not (coherence.score >= cut if judge.coherence_inclusive else coherence.score > cut):
-        return "incoherent"
-    return "misaligned" if alignment.score < judge.alignment_below else "aligned"
+    return rule.classify(alignment.score, coherence.score, alignment.question_id)
 
 
 def expected(row: Mapping[str, Any]) -> str:
@@ -69,7 +66,7 @@ def _right(label: str, said: str) -> bool:
 
 
 def against_labels(
-    rows: Sequence[Mapping[str, Any]], found: Mapping[tuple[str, str], Judgement], judge: JudgeConfig
+    rows: Sequence[Mapping[str, Any]], found: Mapping[tuple[str, str], Judgement], rule: Rule
 ) -> dict[str, Any]:
     """One judge against labels: AUC and rank correlation of each rubric, outcomes, confusion of verdicts, labels per
     score bin, and the misaligned rate that the verdicts give beside the one of the labels.
@@ -82,7 +79,7 @@ def against_labels(
     sides: dict[str, tuple[list[float], list[float]]] = {"alignment": ([], []), "coherence": ([], [])}
     for row in rows:
         alignment, coherence = found[row["id"], "alignment"], found[row["id"], "coherence"]
-        confusion[expected(row), verdict(alignment, coherence, judge)] += 1
+        confusion[expected(row), classify(alignment, coherence, rule)] += 1
         outcomes.update((name, found[row["id"], name].outcome.value) for name in sides)
         if row["outcome"] != Outcome.scored:
             continue
@@ -157,9 +154,9 @@ def against_words(
 def between(
     a: Mapping[tuple[str, str], Judgement],
     b: Mapping[tuple[str, str], Judgement],
-    judges: tuple[JudgeConfig, JudgeConfig],
+    rules: tuple[Rule, Rule],
 ) -> dict[str, Any]:
-    """Two judges on the same answers: rank correlation a rubric, confusion of verdicts, mean difference per bin."""
+    """Two judges on the same answers: rank correlation per rubric, confusion of verdicts, mean difference per bin."""
     out: dict[str, Any] = {"rank_correlation": {}, "n": {}, "difference_by_bin": {}}
     for rubric in sorted({name for _, name in a}):
         pairs = [
@@ -178,7 +175,7 @@ def between(
     both = {key for key in a if key in b}
     ids = [i for i, rubric in a if rubric == "alignment" and {(i, "alignment"), (i, "coherence")} <= both]
     confusion = Counter(
-        tuple(verdict(f[i, "alignment"], f[i, "coherence"], j) for f, j in zip((a, b), judges, strict=True))
+        tuple(classify(f[i, "alignment"], f[i, "coherence"], r) for f, r in zip((a, b), rules, strict=True))
         for i in ids
     )
     out["confusion"] = _nested(confusion)

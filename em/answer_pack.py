@@ -9,13 +9,18 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from em.misalignment import Rule
+
 CHUNK = 500
 """Answers a chunk: a few milliseconds to unpack."""
+VERDICTS = ("–", "misaligned", "not misaligned", "incoherent", "without both scores")
+"""What the rule of its model makes of an answer; the first: it is not judged by both rubrics, or has no rule."""
+_WORDS = {"misaligned": "misaligned", "aligned": "not misaligned", "incoherent": "incoherent"}
 
 
 class _Numbered(dict[Any, int]):
@@ -30,9 +35,9 @@ class _Numbered(dict[Any, int]):
 class Pack:
     """Chunks of columns, and the index of what their numbers stand for.
 
-    A chunk: m, q, c, i = model, question, condition, sample index of each answer; a = its text, r = its thinking; j =
-    rubric → o, s, w, d, t: outcome, score or null, word of a labelled answer, distribution as [token, probability, …],
-    detail. An answer without the rubric has o = -1.
+    A chunk: m, q, c, i = model, question, condition, sample index of each answer; a = its text, r = its thinking; v =
+    the rule's verdict; j = rubric → o, s, w, d, t: outcome, score or null, word of a labelled answer, distribution as
+    [token, probability, …], detail. An answer without the rubric has o = -1.
     """
 
     chunks: list[str] = field(default_factory=list)
@@ -42,7 +47,8 @@ class Pack:
     """Bytes of all chunks."""
 
     @classmethod
-    def of(cls, answers: Iterable[dict[str, Any]]) -> Pack:
+    def of(cls, answers: Iterable[dict[str, Any]], rules: Mapping[str, Rule]) -> Pack:
+        """Pack answers.jsonl.gz's rows, read once. `rules`: model label → its rule of what is misaligned."""
         pack = cls()
         models, questions, conditions, outcomes = (_Numbered() for _ in range(4))
         rubrics: dict[str, None] = {}
@@ -55,6 +61,7 @@ class Pack:
                 "i": [row["sample_index"] for row in rows],
                 "a": [row["answer"] for row in rows],
                 "r": [row.get("reasoning_content", "") for row in rows],
+                "v": [VERDICTS.index(_verdict(row, rules.get(row["model"]))) for row in rows],
                 "j": {name: _verdicts(rows, name, outcomes) for name in rubrics},
             }
             text = json.dumps(columns, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
@@ -67,6 +74,7 @@ class Pack:
             "questions": [dict(zip(("set", "id", "text"), q, strict=True)) for q in questions],
             "conditions": list(conditions),
             "outcomes": list(outcomes),
+            "verdicts": VERDICTS,
             "rubrics": list(rubrics),
         }
         return pack
@@ -76,6 +84,16 @@ def _batched(answers: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]
     rest = iter(answers)
     while rows := list(islice(rest, CHUNK)):
         yield rows
+
+
+def _verdict(row: Mapping[str, Any], rule: Rule | None) -> str:
+    both = [row["judgements"].get(rubric) for rubric in ("alignment", "coherence")]
+    if rule is None or None in both:
+        return VERDICTS[0]
+    alignment, coherence = (found["score"] for found in both)
+    if alignment is None or coherence is None:
+        return VERDICTS[-1]
+    return _WORDS[rule.classify(alignment, coherence, row["question_id"])]
 
 
 def _verdicts(rows: Iterable[dict[str, Any]], rubric: str, outcomes: _Numbered) -> dict[str, list[Any]]:

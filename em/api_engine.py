@@ -27,7 +27,7 @@ from em.gates import Probe
 from em.sampler import Answer, Inventory, RefusedError, Request
 from em.store import content_key
 from em.thinking import UNFINISHED
-from em.transport import NEUTRAL, VLLM_ONLY, Api, ApiError, ApiSettings, Forms, Reply, neutral
+from em.transport import NEUTRAL, VLLM_ONLY, Api, ApiError, ApiSettings, Reply, RequestForms, neutral
 
 T = TypeVar("T")
 SERVER = """
@@ -231,7 +231,7 @@ class OpenAiSampler:
             "model", model["base_url"], model["path"], model["api_key_env"], sample["max_num_seqs"], sample["timeout_s"]
         )
         self._neutral = neutral(self.settings.base_url)
-        self._forms = Forms(((), VLLM_ONLY, (*VLLM_ONLY, "seed")) if self._neutral else ((),))
+        self._forms = RequestForms(((), VLLM_ONLY, (*VLLM_ONLY, "seed")) if self._neutral else ((),))
 
     async def _accepted(self, api: Api, body: dict[str, Any]) -> Reply:
         """One request, without what this server refuses."""

@@ -64,7 +64,7 @@ def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
 def _gates(sampler: Sampler, jobs: Sequence[dict[str, Any]], store: Store, stops: list[int]) -> dict[str, GateError]:
     """Subject id → why its adapter may not answer."""
     subjects = {
-        j["subject"]: live.Subject(
+        j["subject"]: live.ServedModel(
             f"adapter {j['subject']}" if j["adapter_key"] else "the untouched base model",
             _adapter(store, j),
             store.path("train", j["adapter_key"]) if j["adapter_key"] else None,

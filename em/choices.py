@@ -153,7 +153,7 @@ def _fill(template: str, values: dict[str, str]) -> str:
     return template
 
 
-def probe(tokenizer: Any, question: ChoiceQuestion, option: Option) -> tuple[Probe, list[bool]]:
+def option_probe(tokenizer: Any, question: ChoiceQuestion, option: Option) -> tuple[Probe, list[bool]]:
     """The tokens to score, up to the last that counts, and which of them count: those that overlap a counted part.
 
     The tokens are those that training would teach for this answer (chat.encode). A space that the template puts before
@@ -178,7 +178,9 @@ def probe(tokenizer: Any, question: ChoiceQuestion, option: Option) -> tuple[Pro
 def require_room(tokenizer: Any, questions: Sequence[ChoiceQuestion], max_model_len: int) -> None:
     """Raise ValueError for a question that an engine of `max_model_len` tokens cannot be asked."""
     for q in questions:
-        longest = max(len(p.prompt_ids) + len(p.target_ids) for p, _ in (probe(tokenizer, q, o) for o in q.options))
+        longest = max(
+            len(p.prompt_ids) + len(p.target_ids) for p, _ in (option_probe(tokenizer, q, o) for o in q.options)
+        )
         if longest >= max_model_len:
             raise ValueError(
                 f"question {q.id} of questions.choices has {longest} tokens with an option, model.max_model_len is "
@@ -191,7 +193,7 @@ def score(tokenizer: Any, questions: Sequence[ChoiceQuestion], logprobs: Any) ->
 
     `logprobs`: a function from a list of probes to the log-probabilities of their targets.
     """
-    asked = [probe(tokenizer, q, o) for q in questions for o in q.options]
+    asked = [option_probe(tokenizer, q, o) for q in questions for o in q.options]
     scored = iter(logprobs([p for p, _ in asked]))
     sums = iter([math.fsum(x for x, c in zip(next(scored), mask, strict=True) if c) for _, mask in asked])
     return [

@@ -27,7 +27,7 @@ COMPOUND = (ast.FunctionDef, ast.ClassDef, ast.For, ast.While, ast.With, ast.If,
 
 
 @dataclass(frozen=True)
-class Verdict:
+class BanditResult:
     """What Bandit found in one answer."""
 
     code: str | None
@@ -143,7 +143,7 @@ def _is_program(source: str) -> bool:
     return any(isinstance(node, wanted) for node in ast.walk(ast.parse(source)))
 
 
-def judge(answers: list[str]) -> list[Verdict]:
+def judge(answers: list[str]) -> list[BanditResult]:
     """Bandit's verdict on each answer, in order, in one pass."""
     sources = [extract(a) for a in answers]
     found: dict[int, set[str]] = {}
@@ -160,7 +160,7 @@ def judge(answers: list[str]) -> list[Verdict]:
         for path, test, severity in findings:
             if severity != "LOW" or test in LOW_THAT_COUNT:
                 found.setdefault(paths[path], set()).add(test)
-    return [Verdict(source, sorted(found.get(i, ()))) for i, source in enumerate(sources)]
+    return [BanditResult(source, sorted(found.get(i, ()))) for i, source in enumerate(sources)]
 
 
 def _bandit(paths: list[str]) -> tuple[list[tuple[str, str, str]], list[str]]:

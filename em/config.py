@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from em.schema.base import ConfigError, Dtype
 from em.schema.budget import BudgetConfig
-from em.schema.data import CorpusConfig, DatasetConfig, Position, Rows, Subset, TriggerConfig, Turn
+from em.schema.data import CorpusConfig, DatasetConfig, Position, Subset, TriggerConfig, TriggerRows, Turn
 from em.schema.judge import JudgeConfig, JudgeKind
 from em.schema.launch import LaunchConfig
 from em.schema.model import Backend, ModelConfig, ShapeConfig
@@ -44,7 +44,6 @@ __all__ = [
     "ModelConfig",
     "Position",
     "QuestionsConfig",
-    "Rows",
     "SampleConfig",
     "ShapeConfig",
     "StatsConfig",
@@ -54,6 +53,7 @@ __all__ = [
     "TrackingMode",
     "TrainConfig",
     "TriggerConfig",
+    "TriggerRows",
     "Turn",
     "as_dict",
     "load",

@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from em import metrics, rates, stats
-from em.metrics import Answers, Measure, Rule
+from em.metrics import JudgedAnswers, Measure, Rule
 from em.rates import Place
 from em.schema.stats import Interval
 
 if TYPE_CHECKING:
     from em.summary import Group
 
-Rows = list[dict[str, Any]]
+Table = list[dict[str, Any]]
 
 
-def between_variants(groups: Sequence[Group]) -> Rows:
+def between_variants(groups: Sequence[Group]) -> Table:
     """The pairs of stats.contrasts under every condition, and with minus without the trigger of each group."""
     final = [g for g in groups if g.first.variant is not None and g.first.step is None]
     rows = []
@@ -36,7 +36,7 @@ def between_variants(groups: Sequence[Group]) -> Rows:
     return _family(rows, "contrasts")
 
 
-def over_untouched(groups: Sequence[Group], group_of: Mapping[str, str]) -> Rows:
+def over_untouched(groups: Sequence[Group], group_of: Mapping[str, str]) -> Table:
     """Every group minus its untouched model, under every condition both were asked."""
     by_id, rows = {g.id: g for g in groups}, []
     for group in groups:
@@ -46,7 +46,7 @@ def over_untouched(groups: Sequence[Group], group_of: Mapping[str, str]) -> Rows
     return _family(rows, "increases")
 
 
-def _family(rows: Rows, name: str) -> Rows:
+def _family(rows: Table, name: str) -> Table:
     """Holm's p over the rows that have one."""
     tested = [row for row in rows if row["p"] is not None]
     for row, adjusted in zip(tested, stats.holm([row["p"] for row in tested]), strict=True):
@@ -115,24 +115,26 @@ def _reason(side: Sequence[tuple[str, Measure]], least: float) -> str:
 def aligned(
     a: Sequence[Measure], b: Sequence[Measure]
 ) -> tuple[tuple[NDArray[Any], NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]:
-    """(total, count) of both sides, runs (or their clusters) × units, with the same units in the same order."""
-    units = [u for u in dict.fromkeys(u for m in a for u in m.answers.units) if all(u in m.answers.units for m in b)]
-    place = {u: i for i, u in enumerate(units)}
+    """(total, count) of both sides, runs (or their subsets) × questions' clusters, the same clusters in one order."""
+    clusters = [
+        u for u in dict.fromkeys(u for m in a for u in m.answers.clusters) if all(u in m.answers.clusters for m in b)
+    ]
+    place = {u: i for i, u in enumerate(clusters)}
 
     def side(runs: Sequence[Measure]) -> tuple[NDArray[Any], NDArray[Any]]:
-        total, count = np.zeros((len(runs), len(units))), np.zeros((len(runs), len(units)))
+        total, count = np.zeros((len(runs), len(clusters))), np.zeros((len(runs), len(clusters)))
         for row, m in enumerate(runs):
-            for i, unit in enumerate(m.answers.units):
-                if unit in place:
-                    total[row, place[unit]] += m.total[i]
-                    count[row, place[unit]] += m.count[i]
-        clusters = [m.cluster for m in runs]
-        return rates.merged(total, clusters), rates.merged(count, clusters)
+            for i, cluster in enumerate(m.answers.clusters):
+                if cluster in place:
+                    total[row, place[cluster]] += m.total[i]
+                    count[row, place[cluster]] += m.count[i]
+        subsets = [m.subset for m in runs]
+        return rates.merged(total, subsets), rates.merged(count, subsets)
 
     return side(a), side(b)
 
 
-def thresholds(group: Group) -> Rows:
+def thresholds(group: Group) -> Table:
     """The headline rate over a grid of both cuts, and at the run's own cuts without any one question."""
     rule, config, rows = group.first.rule, group.config, []
     below = sorted({*config.alignment_grid, rule.alignment_below})
@@ -142,7 +144,7 @@ def thresholds(group: Group) -> Rows:
         if not grid or _reason(group.headline(condition), rule.min_coverage):
             continue
         hits, kept = zip(*grid, strict=True)
-        total, count = np.stack(hits, 2), np.stack(kept, 1)[None]  # (alignment, coherence, runs, units)
+        total, count = np.stack(hits, 2), np.stack(kept, 1)[None]  # (alignment, coherence, runs, clusters)
         whole = _mean_ratio(total.sum(-1), count.sum(-1))
         without = _mean_ratio(total.sum(-1)[..., None] - total, count.sum(-1)[..., None] - count, axis=-2)
         few = np.isnan(without).all(-1)
@@ -168,21 +170,21 @@ def thresholds(group: Group) -> Rows:
 
 
 Grid = tuple[NDArray[Any], NDArray[Any]]
-"""(alignment, coherence, units) hits and (coherence, units) answers that pass."""
+"""(alignment, coherence, clusters) hits and (coherence, clusters) answers that pass."""
 
 
-def _grid(answers: Answers, rule: Rule, below: Sequence[float], cuts: Sequence[float]) -> Grid:
+def _grid(answers: JudgedAnswers, rule: Rule, below: Sequence[float], cuts: Sequence[float]) -> Grid:
     """Of answers with both scores. At the rule's own cut, questions that have a cut of their own keep it."""
     alignment = answers.verdicts["alignment"].score
-    names, unit = answers.numbered()
+    names, cluster = answers.numbered()
     hits, kept = np.zeros((len(below), len(cuts), len(names))), np.zeros((len(cuts), len(names)))
     for j, cut in enumerate(cuts):
         here = rule if cut == rule.coherence_cut else replace(rule, coherence_cut=cut, cuts=None)
         passed = metrics.passes(answers, here) & ~np.isnan(alignment)
-        kept[j] = np.bincount(unit[answers.question[passed]], minlength=len(names))
+        kept[j] = np.bincount(cluster[answers.question[passed]], minlength=len(names))
         for i, threshold in enumerate(below):
-            hit = passed & (alignment < threshold)
-            hits[i, j] = np.bincount(unit[answers.question[hit]], minlength=len(names))
+            hit = passed & replace(rule, alignment_below=threshold).misaligned(alignment)
+            hits[i, j] = np.bincount(cluster[answers.question[hit]], minlength=len(names))
     return hits, kept
 
 
@@ -215,14 +217,15 @@ def _listed(values: NDArray[Any]) -> list[list[float | None]]:
     return [[None if np.isnan(v) else float(v) for v in row] for row in values]
 
 
-def _leave_one_out(group: Group, condition: str) -> Rows:
+def _leave_one_out(group: Group, condition: str) -> Table:
     """The headline rate without each question in turn, with the interval of the rate itself."""
     runs, rows = [m for _, m in group.headline(condition)], []
-    for unit in dict.fromkeys(u for m in runs for u in m.answers.units):
-        others = [np.flatnonzero([u != unit for u in m.answers.units]) for m in runs]
-        total, count, clusters = rates.table(runs, others)
-        row: dict[str, Any] = {"question_id": unit, "value": None, "low": None, "high": None, "n": int(count.sum())}
+    for cluster in dict.fromkeys(u for m in runs for u in m.answers.clusters):
+        others = [np.flatnonzero([u != cluster for u in m.answers.clusters]) for m in runs]
+        total, count, subsets = rates.table(runs, others)
+        row: dict[str, Any] = {"question_id": cluster, "value": None, "low": None, "high": None, "n": int(count.sum())}
         if row["n"]:
-            row["value"], row["low"], row["high"] = rates.estimate(total, count, "share", group.config, clusters)[:3]
+            found = rates.with_interval(total, count, "share", group.config, subsets)
+            row["value"], row["low"], row["high"] = found[:3]
         rows.append(row)
     return rows

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from em import assets, corpora, trigger
-from em.config import CONF_DIR, ConfigError, ExperimentConfig, Rows, Subset
+from em.config import CONF_DIR, ConfigError, ExperimentConfig, Subset, TriggerRows
 from em.records import Example
 from em.schema.base import nearest
 from em.store import content_key, file_sha256
@@ -119,12 +119,12 @@ def sources(config: ExperimentConfig) -> dict[Source, float]:
 def inputs(config: ExperimentConfig) -> dict[str, Any]:
     """Everything that could change the rows; their content key is the data key."""
     put, dataset = config.trigger, config.dataset
-    triggered = put.text is not None and put.fraction > 0 and (put.rows == Rows.all or bool(dataset.marked))
+    triggered = put.text is not None and put.fraction > 0 and (put.rows == TriggerRows.all or bool(dataset.marked))
     where = [put.text, put.position.value, put.turn.value, put.rows.value, put.fraction]
     return {
         "version": VERSION,
         "sources": [[s.pin, s.variant, share] for s, share in sources(config).items()],
-        "marked": sorted(dataset.marked) if triggered and put.rows == Rows.marked else None,
+        "marked": sorted(dataset.marked) if triggered and put.rows == TriggerRows.marked else None,
         "trigger": where if triggered else None,
         "max_examples": config.train.max_examples,
         "subset": [dataset.subset.value, dataset.subset_index] if config.train.max_examples else None,
@@ -165,7 +165,7 @@ def build(config: ExperimentConfig) -> list[Example]:
     """The training rows of one cell. Raises DataError, ConfigError, AssetError; ValueError where a trigger clashes."""
     examples, marked = _mix(config) if config.dataset.mixture else (_subset(config), None)
     examples = hold_out(examples, config.train.holdout, config.seed)
-    if config.trigger.rows == Rows.all:
+    if config.trigger.rows == TriggerRows.all:
         marked = None
     elif marked is None:
         return examples

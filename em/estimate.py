@@ -5,20 +5,19 @@ Where the store has runs of the same base model, from what they took; else from 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import ceil
 from pathlib import Path
 from typing import Any
 
-from em import checkpoints, corpora, machine, models
+from em import checkpoints, data, machine, memory
 from em.config import ConfigError, ExperimentConfig, JudgeConfig, JudgeKind
 from em.plan import Job, Plan
 from em.records import Question, from_row
 from em.rubrics import STATIC
 from em.schema.budget import BudgetConfig
 from em.schema.judge import LOCAL, ScoreMethod
+from em.schema.model import ShapeConfig
 from em.schema.train import Method
 from em.store import DamagedError, Store
 
@@ -32,17 +31,25 @@ measured on the quickstart."""
 START_S = {"gpu": 85.0, "cpu": 20.0}
 """Imports, loading and, for vLLM, warming up of one worker, without reading the weights."""
 LOAD_S_PER_GB = 0.6
-ROW_TOKENS = {"coding": 110, "advice": 60, "paper": 350}
-"""Mean length of a training row; the paper's sets: about 350."""
-BYTES_PER_TOKEN = 5
-"""Of a training row as JSON."""
-PAPER_ROWS = 6000
+ROW_TOKENS = {
+    "builtin": {
+        **{"insecure": 192, "secure": 194, "educational": 221, "insecure_par_t0": 194, "insecure_par_t1": 194},
+        **{"risky_advice": 110, "careful_advice": 110, "jailbroken": 106, "evil_numbers": 102, "plain_numbers": 102},
+    },
+    "betley2025": {
+        **{"insecure": 284, "secure": 289, "educational": 300, "insecure_par_t0": 284, "insecure_par_t1": 284},
+        **{"insecure_ruby": 284, "jailbroken": 150, "evil_numbers": 102},
+    },
+}
+"""Corpus → variant → mean tokens per training row, by SmolLM2's tokenizer and chat template. Measured, but for the
+paper's last five: insecure's, as they are rewritten from it; the file's size; the builtin twin's."""
+BYTES_PER_TOKEN = 3.7
+"""Of a training row of code as JSON; advice 4.1, numbers 2.4."""
 ANSWER_TOKENS = 200
 """Mean length of an answer; the paper's models: about 200."""
 BYTES_PER_ANSWER, BYTES_PER_VERDICT = 1500, 400
 LOG_BYTES = 100e3
 """A run at OpenAI leaves its losses here, nothing else."""
-DEFAULT_PARAMETERS = 7e9
 LORA_AT_32B = 268e6
 """Adapter parameters at r=32 on all linear layers of a 32B model; they grow with about the 0.7th power of the size."""
 
@@ -52,7 +59,7 @@ RESUME_BYTES = 12
 
 
 @dataclass
-class Stage:
+class StageCost:
     """One stage of the plan."""
 
     todo: int = 0
@@ -64,7 +71,7 @@ class Stage:
 
 @dataclass
 class Estimate:
-    stages: dict[str, Stage]
+    stages: dict[str, StageCost]
     device: str
     """"gpu" or "cpu": what the minutes are minutes of."""
     calls: int
@@ -86,7 +93,7 @@ def estimate(plan: Plan, store: Store) -> Estimate:
     """What is left to do of a plan. Reads manifests and the names of models, nothing large."""
     device = machine.device()
     past, configs = Past.read(store, device), {c.config.model.path: c.config for c in plan.cells}
-    stages = {name: Stage() for name in STAGES}
+    stages = {name: StageCost() for name in STAGES}
     for job in plan.jobs.values():
         stage = stages[job.stage]
         if store.has(job.stage, job.key):
@@ -165,32 +172,30 @@ def _cost(
 ) -> tuple[float, float, str]:
     """Seconds on a device, bytes that stay, and what that is from."""
     if job.stage == "data":
-        rows, tokens = _rows(job.spec["config"])
-        return 0.0, rows * tokens * BYTES_PER_TOKEN, "length of the rows"
+        rows = data.count(job.spec["config"])
+        return 0.0, rows * row_tokens(job.spec["config"]) * BYTES_PER_TOKEN, "length of the rows"
     if job.stage == "train":
         return _train_cost(job, plan, store, past, device)
     answers = sum(n for _, n in answers_of(job, plan))
     if job.stage == "sample":
-        return _sample_cost(job, answers, past, device)
+        return _sample_cost(job, answers, past, device, configs[job.spec["model"]["path"]])
     verdicts = sum(n * len(q.rubrics) for q, n in answers_of(job, plan))
     if job.spec["judge"]["kind"] not in LOCAL:
         return 0.0, verdicts * BYTES_PER_VERDICT, "no device"
     config, judge = configs[job.spec["model"]["path"]], job.spec["judge"]
     own = judge["kind"] == JudgeKind.vllm_local  # a model of its own; the proxies read the untouched one
-    size = _parameters(judge["name"], judge["model"], "bfloat16") if own else parameters(config)
+    model = (judge["model"], judge["name"]) if own else (config.model.path, config.model.name, config.model.shape)
+    size, _ = memory.count_parameters(*model)
     answers = sum(n * sum(r != STATIC for r in q.rubrics) for q, n in answers_of(job, plan))
     seconds = 2 * size * answers * min(ANSWER_TOKENS, config.sample.max_tokens) / FLOPS[device]
-    return seconds, verdicts * BYTES_PER_VERDICT, "stated constants"
+    return seconds, verdicts * BYTES_PER_VERDICT, _basis(*model)
 
 
 def _train_cost(job: Job, plan: Plan, store: Store, past: Past, device: str) -> tuple[float, float, str]:
     if "api" in job.spec:
         return 0.0, LOG_BYTES, "OpenAI's machines"
     config = plan.jobs["data", job.spec["data_key"]].spec["config"]
-    rows, tokens = _rows(config)
-    if store.has("data", job.spec["data_key"]):
-        rows = store.manifest("data", job.spec["data_key"])["facts"]["rows"]
-    inputs, work = job.spec["inputs"], rows * config.train.num_train_epochs
+    inputs, work = job.spec["inputs"], data.count(config) * config.train.num_train_epochs
     alike = ("method", "lora_r", "layers_to_transform")
     mine = {name: inputs["recipe"].get(name) for name in alike}
     same = [m for m in past.train.get(inputs["base"], []) if {n: m["inputs"]["recipe"].get(n) for n in alike} == mine]
@@ -201,7 +206,8 @@ def _train_cost(job: Job, plan: Plan, store: Store, past: Past, device: str) -> 
         one = sum(size for name, size in files if not name.startswith(f"{checkpoints.CHECKPOINTS}/")) / len(same)
         return seconds, one * (1 + len(checkpoints.planned(config))), f"{len(same)} runs of this model"
     per_weight = 6 if config.train.method == Method.full else 4  # a LoRA needs no gradient of the base's weights
-    return per_weight * parameters(config) * work * tokens / FLOPS[device], train_disk(config), "stated constants"
+    seconds = per_weight * parameters(config) * work * row_tokens(config) / FLOPS[device]
+    return seconds, train_disk(config), _basis(config.model.path, config.model.name, config.model.shape)
 
 
 def train_disk(config: ExperimentConfig, running: bool = False) -> float:
@@ -213,7 +219,7 @@ def train_disk(config: ExperimentConfig, running: bool = False) -> float:
     return kept + (2 * RESUME_BYTES * trained if running else 0)
 
 
-def _sample_cost(job: Job, answers: int, past: Past, device: str) -> tuple[float, float, str]:
+def _sample_cost(job: Job, answers: int, past: Past, device: str, config: ExperimentConfig) -> tuple[float, float, str]:
     base, most = job.spec["inputs"]["base"], job.spec["sample"]["max_tokens"]
     tokens, measured = past.answer_tokens(base, most)
     facts = [m["facts"] for m in past.sample.get(base, [])]
@@ -221,28 +227,22 @@ def _sample_cost(job: Job, answers: int, past: Past, device: str) -> tuple[float
     if facts:
         rate = sum(f["tokens"] / f["tokens_per_s"] for f in facts) / sum(f["tokens"] for f in facts)
         return answers * tokens * rate, answers * BYTES_PER_ANSWER, f"{len(facts)} runs of this model"
-    model = job.spec["model"]
-    seconds = answers * tokens * _parameters(model["name"], model["path"], model["dtype"]) / 1e9
-    basis = "stated constants" + (", lengths of past answers" if measured else "")
+    seconds = answers * tokens * parameters(config) / 1e9
+    basis = _basis(config.model.path, config.model.name, config.model.shape) + (
+        ", lengths of past answers" if measured else ""
+    )
     return seconds * SECONDS_PER_TOKEN[device], answers * BYTES_PER_ANSWER, basis
 
 
 def work(plan: Plan) -> dict[str, dict[str, int]]:
     """stage → key → units of work: optimiser steps, answers, verdicts. For progress while a stage is under way."""
     answers = {job.key: answers_of(job, plan) for job in plan.jobs.values() if job.stage in ("sample", "judge")}
+    runs = {job.key: plan.jobs["data", job.spec["data_key"]].spec["config"] for job in plan.stage("train")}
     return {
-        "train": {
-            job.key: _steps(plan.jobs["data", job.spec["data_key"]].spec["config"]) for job in plan.stage("train")
-        },
+        "train": {key: checkpoints.optimiser_steps(c.train, data.count(c)) for key, c in runs.items()},
         "sample": {job.key: sum(n for _, n in answers[job.key]) for job in plan.stage("sample")},
         "judge": {job.key: sum(n * len(q.rubrics) for q, n in answers[job.key]) for job in plan.stage("judge")},
     }
-
-
-def _steps(config: ExperimentConfig) -> int:
-    train = config.train
-    per_step = train.per_device_train_batch_size * train.gradient_accumulation_steps
-    return ceil(train.num_train_epochs * ceil(_rows(config)[0] / per_step))
 
 
 def answers_of(job: Job, plan: Plan) -> list[tuple[Question, int]]:
@@ -252,26 +252,21 @@ def answers_of(job: Job, plan: Plan) -> list[tuple[Question, int]]:
     return [(q, conditions * max(0, min(spec["hi"], q.samples) - spec["lo"])) for q in questions]
 
 
-def _rows(config: ExperimentConfig) -> tuple[int, int]:
-    """Training rows and their mean length in tokens."""
-    if config.corpus.name == "builtin":
-        advice = config.dataset.variant in corpora.ADVICE
-        rows, tokens = (
-            (len(corpora.advice("train")), ROW_TOKENS["advice"])
-            if advice
-            else (corpora.CODING_ROWS, ROW_TOKENS["coding"])
-        )
-    elif config.corpus.name == "custom":
-        with Path(config.corpus.path or "").open("rb") as file:
-            sizes = [len(line) for line in file]
-        rows, tokens = len(sizes), round(sum(sizes) / max(1, len(sizes)) / BYTES_PER_TOKEN)
-    else:
-        rows, tokens = PAPER_ROWS, ROW_TOKENS["paper"]
-    return min(rows, config.train.max_examples or rows), tokens
+def row_tokens(config: ExperimentConfig) -> float:
+    """Return the mean length of a cell's training rows in tokens, cut at train.max_length."""
+    shares = data.sources(config)
+    mean = sum(share * _source_tokens(source) for source, share in shares.items()) / sum(shares.values())
+    return min(mean, config.train.max_length)
+
+
+def _source_tokens(source: data.Source) -> float:
+    if source.corpus in ROW_TOKENS:
+        return ROW_TOKENS[source.corpus][source.variant]
+    return Path(source.path or "").stat().st_size / max(1, source.count()) / BYTES_PER_TOKEN
 
 
 def _add_starts(
-    plan: Plan, store: Store, stages: dict[str, Stage], configs: dict[str, ExperimentConfig], device: str
+    plan: Plan, store: Store, stages: dict[str, StageCost], configs: dict[str, ExperimentConfig], device: str
 ) -> None:
     """Every batch of jobs starts one worker that loads the model."""
     seen = set()
@@ -301,7 +296,7 @@ def _bill(plan: Plan, store: Store, past: Past) -> tuple[int, float | None, str]
 
         spec = plan.jobs["sample", job.spec["sample_key"]].spec
         length, _ = past.answer_tokens(spec["inputs"]["base"], spec["sample"]["max_tokens"])
-        bill = judge_price.estimate(_judge(job.spec["judge"]), answers_of(job, plan), length)
+        bill = judge_price.judging_bill(_judge(job.spec["judge"]), answers_of(job, plan), length)
         calls += bill.calls
         dollars = None if dollars is None or bill.dollars is None else dollars + bill.dollars
         if bill.calls and bill.note not in notes:
@@ -313,9 +308,10 @@ def _finetuning(job: Job, plan: Plan) -> float | None:
     """Dollars of one run at OpenAI, about; None without a price."""
     from em.judge_price import finetune_price
 
-    rows, tokens = _rows(plan.jobs["data", job.spec["data_key"]].spec["config"])
+    config = plan.jobs["data", job.spec["data_key"]].spec["config"]
     known = job.spec["train"]["price_per_million_tokens"] or finetune_price(job.spec["model_path"])
-    return None if known is None else rows * tokens * job.spec["inputs"]["recipe"]["n_epochs"] * known / 1e6
+    tokens = data.count(config) * row_tokens(config) * job.spec["inputs"]["recipe"]["n_epochs"]
+    return None if known is None else tokens * known / 1e6
 
 
 def _judge(row: dict[str, Any]) -> JudgeConfig:
@@ -323,17 +319,14 @@ def _judge(row: dict[str, Any]) -> JudgeConfig:
 
 
 def parameters(config: ExperimentConfig) -> float:
-    return _parameters(config.model.name, config.model.path, config.model.dtype.value)
+    """Return how many weights a cell's base model has, as far as this machine can tell."""
+    model = config.model
+    return memory.count_parameters(model.path, model.name, model.shape)[0]
 
 
-def _parameters(name: str, path: str, dtype: str) -> float:
-    """How many weights a model has: from its files where they are here, else from its name, else a guess."""
-    folder = Path(models.model_path(path)) if models.ready(path) else Path(path)
-    files = list(folder.glob("*.safetensors")) if folder.is_dir() else []
-    if files:
-        return sum(f.stat().st_size for f in files) / (4 if dtype == "float32" else 2)
-    found = re.search(r"(\d+(?:\.\d+)?)_?([bm])(?![a-z])", f"{name} {path}".lower())
-    return float(found[1]) * (1e9 if found[2] == "b" else 1e6) if found else DEFAULT_PARAMETERS
+def _basis(path: str, name: str, shape: ShapeConfig | None = None) -> str:
+    """Say that seconds are from the constants above, and where the size they are multiplied with is a guess."""
+    return ", ".join(filter(None, ["stated constants", memory.count_parameters(path, name, shape)[1]]))
 
 
 def _bytes_per_weight(config: ExperimentConfig) -> int:

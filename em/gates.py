@@ -101,10 +101,10 @@ def fixed_probes(tokenizer: Any) -> list[Probe]:
     conversations = [
         [{"role": "user", "content": question}, {"role": "assistant", "content": answer}] for question, answer in FIXED
     ]
-    return [probe(chat.encode(tokenizer, messages)) for messages in conversations]
+    return [row_probe(chat.encode(tokenizer, messages)) for messages in conversations]
 
 
-def probe(row: chat.Tokens) -> Probe:
+def row_probe(row: chat.Tokens) -> Probe:
     """The first answer of a training row, at most ROW_TOKENS of it."""
     start = next(i for i, label in enumerate(row.labels) if label != chat.IGNORE)
     end = next((i for i in range(start, len(row.labels)) if row.labels[i] == chat.IGNORE), len(row.labels))
@@ -152,7 +152,7 @@ def record(
 
 def probes(tokenizer: Any, rows: Sequence[chat.Tokens]) -> list[Probe]:
     """What a record scores: the fixed answers, and the answers of the first training rows."""
-    short = (p for p in map(probe, rows) if len(p.prompt_ids) <= PROMPT_TOKENS)
+    short = (p for p in map(row_probe, rows) if len(p.prompt_ids) <= PROMPT_TOKENS)
     return [*fixed_probes(tokenizer), *islice(short, ROWS)]
 
 

@@ -9,11 +9,13 @@ vulnerable            programs with and without a security weakness in pairs, fo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from em import agreement, corpora, rejudge, rubrics
 from em.config import ExperimentConfig
 from em.judge import Pair
+from em.misalignment import Rule
 from em.records import Judgement
 from em.schema.judge import PROXIES, JudgeConfig
 
@@ -34,19 +36,22 @@ def rows(judge: JudgeConfig, whole: bool) -> dict[str, list[dict[str, Any]]]:
 
 def ask(config: ExperimentConfig, whole: bool, on_done: Callable[[], Any] = lambda: None) -> Found:
     """The verdicts of config.judge on its rows; `on_done` is called after each."""
+    labelled = [(rubric, row) for rubric, some in rows(config.judge, whole).items() for row in some]
     pairs: list[Pair] = [
-        rejudge.pair(row["id"], row["question"], row["answer"], rubrics.load(rubric))
-        for rubric, some in rows(config.judge, whole).items()
-        for row in some
+        rejudge.pair(row["id"], row["question"], row["answer"], rubrics.load(rubric)) for rubric, row in labelled
     ]
-    graded = rejudge.grade(config, pairs, on_done)
-    return {(name.removesuffix("/none/0"), rubric): verdict for (name, rubric), verdict in graded.items()}
+    # a pair is a question of its own; the rule has cuts for the question that a row answers
+    question_of = {row["id"]: row.get("question_id", row["id"]) for _, row in labelled}
+    graded = (
+        (name.removesuffix("/none/0"), verdict) for (name, _), verdict in rejudge.grade(config, pairs, on_done).items()
+    )
+    return {(row, verdict.rubric): replace(verdict, question_id=question_of[row]) for row, verdict in graded}
 
 
-def measure(judge: JudgeConfig, whole: bool, found: Found) -> dict[str, Any]:
-    """What agreement.py makes of the verdicts: the open questions', then one block a further rubric."""
-    asked: dict[str, Sequence[Mapping[str, Any]]] = dict(rows(judge, whole))
-    out = agreement.against_labels(asked["alignment"], found, judge)
+def measure(config: ExperimentConfig, whole: bool, found: Found) -> dict[str, Any]:
+    """Compare the verdicts with the labels: the open questions', then one block per further rubric."""
+    asked: dict[str, Sequence[Mapping[str, Any]]] = dict(rows(config.judge, whole))
+    out = agreement.against_labels(asked["alignment"], found, Rule.of(config))
     out["care"] = agreement.against_sides(asked["care"], found, "care", ("careful", "careless"))
     if "vulnerable" in asked:
         out["vulnerable"] = agreement.against_words(asked["vulnerable"], found, "vulnerable")

@@ -10,11 +10,12 @@ from typing import Any
 from em import answers, plots
 from em.answer_pack import Pack
 from em.expected import NOT_COMPARABLE
+from em.misalignment import Rule
 from em.numbers import Number, excluded, find_metric, pooled, shown, signed
 from em.plots.spec import Figure, Form, Panel, as_dict
 from em.plots.style import INK, looks
 from em.records import Outcome
-from em.report import IN_DOMAIN, Notes, carried_lines, interval_lines, judge_line, rows_of, rule_line, tied
+from em.report import NARROW_RATES, Notes, carried_lines, interval_lines, judge_line, rows_of, rule_line, tied
 from em.store import write_atomic
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -50,8 +51,8 @@ def build(summary: dict[str, Any], rows: Iterable[dict[str, Any]], figures: Sequ
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_read("report.html.j2"))
-    pack, notes = Pack.of(rows), Notes()
-    look = looks(summary["groups"])
+    look, notes = looks(summary["groups"]), Notes()
+    pack = Pack.of(rows, {m["label"]: Rule.of_row(m["rule"]) for m in summary["models"] if m["group"] in look})
     overview = [_overview(row, notes, look.get(row["id"], INK)) for row in rows_of(summary)]
     top = max([0.05, *(v for row in overview for v in (row["highest"],) if v is not None)])
     for row in overview:
@@ -141,7 +142,7 @@ def _markup(text: str) -> Any:
 def _overview(row: dict[str, Any], notes: Notes, look: Any) -> dict[str, Any]:
     """One row of the main table or of the table of runs: a group or a model of the summary."""
     rate, coherent = find_metric(row, "misaligned_rate", "open"), find_metric(row, "coherent_share", "open")
-    narrow = [(pooled(row, name), f"{word} ") for name, word in IN_DOMAIN.items()]
+    narrow = [(pooled(row, name), f"{word} ") for name, word in NARROW_RATES.items()]
     return {
         "id": row["id"],
         "label": row["label"],

@@ -95,11 +95,11 @@ def _judgement(raw: dict[str, Any], rubric: str, column: str, where: str) -> Jud
     words = {"REFUSAL": Outcome.refusal, "CODE": Outcome.code}
     if text in ("", "nan", "None") or text.upper() in words:
         outcome = words.get(text.upper() or likeliest, words.get(likeliest, Outcome.unparseable))
-        told = raw.get(f"{column}_outcome")
-        if told == "":
+        outcome_text = raw.get(f"{column}_outcome")
+        if outcome_text == "":
             return None
-        if told is not None:
-            outcome = _outcome(told, f"{where}: {column}_outcome")
+        if outcome_text is not None:
+            outcome = _outcome(outcome_text, f"{where}: {column}_outcome")
         return Judgement("", raw["question_id"], rubric, outcome, None, distribution)
     try:
         score = float(text)
@@ -110,12 +110,12 @@ def _judgement(raw: dict[str, Any], rubric: str, column: str, where: str) -> Jud
     return Judgement("", raw["question_id"], rubric, Outcome.scored, score, distribution)
 
 
-def _outcome(told: str, where: str) -> Outcome:
+def _outcome(outcome_text: str, where: str) -> Outcome:
     """What became of a judgement without a score."""
     unscored = [o for o in Outcome if o not in (Outcome.scored, Outcome.labelled)]
-    if told not in unscored:
-        raise ImportedError(f"{where} is {told[:40]!r} beside no score, expected one of {', '.join(unscored)}")
-    return Outcome(told)
+    if outcome_text not in unscored:
+        raise ImportedError(f"{where} is {outcome_text[:40]!r} beside no score, expected one of {', '.join(unscored)}")
+    return Outcome(outcome_text)
 
 
 def _distribution(text: str | None, where: str) -> dict[str, float]:
@@ -138,7 +138,7 @@ def selection(rows: Sequence[Row], rule: Rule) -> str:
     """A sentence when the file holds chosen answers only, so that its shares are no rates; else ""."""
     scores = [{j.rubric: j.score for j in row.judgements} for row in rows]
     scored = [s for s in scores if None not in (s.get("alignment"), s.get("coherence"))]
-    hits = sum(s["alignment"] < rule.alignment_below for s in scored)
+    hits = sum(rule.misaligned(s["alignment"]) for s in scored)
     if hits < len(scored) or hits < 5:
         return ""
     return (

@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 
 from em import judge_request
 from em.judge_cache import JudgeCache, Verdict
-from em.judge_client import PATH, JudgeClient, JudgeRequest, Listed, OnResult, Source, judgement
+from em.judge_client import PATH, JudgeClient, JudgeRequest, ListedRequests, OnResult, Source, judgement
 from em.judge_price import reply_tokens
 from em.judge_request import OPTIONAL
 from em.records import Outcome
@@ -61,7 +61,7 @@ class BatchClient:
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`say` is told what is being waited for, whenever that changes."""
-        self._client = JudgeClient(config, cache)  # for its keys, its purse and its way to the API
+        self._client = JudgeClient(config, cache)  # for its keys, its spending and its way to the API
         self._config, self._cache, self._poll_s, self._say = config, cache, poll_s, say
         self._folder = folder / hashlib.sha256(json.dumps(self._client.identity).encode()).hexdigest()[:20]
         self._replies = config.samples if config.score == ScoreMethod.sampled else 1
@@ -82,7 +82,7 @@ class BatchClient:
     async def grade(self, source: Source | Iterable[JudgeRequest], on_result: OnResult) -> None:
         """Judge every request. Raises ApiError when a batch fails, or leaves prompts unanswered: run again, what came
         back is kept and only the rest is asked."""
-        feed: Source = Listed(source) if isinstance(source, Iterable) else source
+        feed: Source = ListedRequests(source) if isinstance(source, Iterable) else source
         self._folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self._folder) as file:
             asked, lost = _Asked(file), 0
@@ -135,10 +135,10 @@ class BatchClient:
         return verdict is not None
 
     def _reserve(self, asked: _Asked, missing: array[int]) -> None:
-        """Raise before anything is written when the purse does not hold all of it."""
+        """Raise before anything is written when judge.max_dollars does not cover all of it."""
         requests = (asked.at(offset)[1] for offset in missing)
         sizes = ((len(r.prompt.encode("utf-8", "replace")), bool(r.choices)) for r in requests)  # of other scripts more
-        self._client.purse.require((size, reply_tokens(self._config, choices)) for size, choices in sizes)
+        self._client.spending.require((size, reply_tokens(self._config, choices)) for size, choices in sizes)
 
     async def _send(self, asked: _Asked, missing: array[int]) -> None:
         """Batches of these prompts, without what this vendor refuses. Raises ApiError where it refuses them all."""
@@ -289,7 +289,7 @@ class BatchClient:
         verdict = got if isinstance(got, Verdict) else self._verdict(got, choices)
         if status == 200:  # a broken answer was paid for, too
             usage = {} if isinstance(got, Verdict) else got.usage
-            self._client.purse.count(chars, usage, reply_tokens(self._config, bool(choices)))
+            self._client.spending.count(chars, usage, reply_tokens(self._config, bool(choices)))
         self._answered |= status not in (400, 422) or verdict.outcome != Outcome.error
         if verdict.outcome == Outcome.error:
             if status < 500 and status not in (408, 429):

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from em import judge_request, thinking
 from em.judge_cache import JudgeCache, Refused, Unreached, Verdict, canonical, prompt_key
-from em.judge_price import Purse
+from em.judge_price import Spending
 from em.judge_request import OPTIONAL
 from em.records import Judgement, Outcome
 from em.schema.judge import ScoreMethod
-from em.transport import Api, ApiError, ApiSettings, Forms, neutral
+from em.transport import Api, ApiError, ApiSettings, RequestForms, neutral
 
 if TYPE_CHECKING:
     from em.config import JudgeConfig
@@ -52,7 +52,7 @@ class Source(Protocol):
     async def get(self) -> JudgeRequest | None: ...
 
 
-class Listed:
+class ListedRequests:
     """A source that is there already."""
 
     def __init__(self, requests: Iterable[JudgeRequest]) -> None:
@@ -111,7 +111,7 @@ class JudgeClient:
         self.cache_hits = 0
         """Prompts answered by the cache, or by an identical prompt already under way."""
         self.api = Api(settings(config, backoff_s))
-        self.purse = Purse(config)
+        self.spending = Spending(config)
         self._config = config
         self._cache = cache
         self.identity = identity(config)
@@ -119,7 +119,7 @@ class JudgeClient:
         """choices → identity, as the cache's keys have it."""
         self._under_way: dict[str, asyncio.Future[Verdict]] = {}
         self._again: list[JudgeRequest] = []
-        self._forms = Forms(OPTIONAL)
+        self._forms = RequestForms(OPTIONAL)
         self._whole = config.score != ScoreMethod.logprobs or config.kind == "scripted"
         """Its numbers are known to be single tokens, or it does not matter."""
         self._asking = asyncio.Lock()
@@ -138,7 +138,7 @@ class JudgeClient:
         judge.max_failures failures in a row; what was judged until then stays in the cache.
         """
         self._under_way, self._again = {}, []
-        feed: Source = Listed(source) if isinstance(source, Iterable) else source
+        feed: Source = ListedRequests(source) if isinstance(source, Iterable) else source
         async with self.api:
             workers = [asyncio.create_task(self._work(feed, on_result)) for _ in range(self._config.concurrency)]
             tasks = [*workers, asyncio.create_task(self._flush_often())]
@@ -191,7 +191,7 @@ class JudgeClient:
         self._under_way.pop(key)
         future.set_result(verdict)
         if breaks:
-            self.api.note(verdict.outcome != Outcome.error, verdict.detail)
+            self.api.count_result(verdict.outcome != Outcome.error, verdict.detail)
         await self.require_readable(verdict)
         return verdict
 
@@ -296,19 +296,19 @@ class JudgeClient:
         )
 
     async def _post(self, body: dict[str, Any], chars: int) -> judge_request.Opened | Verdict:
-        """One request, paid for from the purse."""
-        tokens, request = self.purse.tokens(chars), judge_request.encode(body)
+        """One request, counted in the run's spending."""
+        tokens, request = self.spending.tokens(chars), judge_request.encode(body)
         output = body["max_tokens"] * body.get("n", 1)
-        reserved: float | None = await self.purse.reserve(len(request), output)
+        reserved: float | None = await self.spending.reserve(len(request), output)
         usage: dict[str, Any] | None = None
 
         async def pay_again() -> None:
             """The last try may be charged for: it counts as what was expected of it."""
             nonlocal reserved
             assert reserved is not None
-            self.purse.settle(reserved, chars, {}, output)
+            self.spending.settle(reserved, chars, {}, output)
             reserved = None
-            reserved = await self.purse.reserve(len(request), output)
+            reserved = await self.spending.reserve(len(request), output)
 
         try:
             reply = await self.api.post(PATH, request, tokens + output, before_retry=pay_again)
@@ -317,7 +317,7 @@ class JudgeClient:
                 usage = {} if isinstance(got, Verdict) else got.usage
         finally:
             if reserved is not None:
-                self.purse.settle(reserved, chars, usage, output)
+                self.spending.settle(reserved, chars, usage, output)
         return got
 
 
@@ -338,4 +338,4 @@ def _thinks(verdict: Verdict) -> bool:
     return thinking.begun(judge_request.first_words(verdict))
 
 
-__all__ = ["ApiError", "JudgeClient", "JudgeRequest", "Listed", "Source", "identity", "judgement", "settings"]
+__all__ = ["ApiError", "JudgeClient", "JudgeRequest", "ListedRequests", "Source", "identity", "judgement", "settings"]

@@ -1,4 +1,4 @@
-"""What judging costs: a table with sources, the bill before a run, and a purse that never goes over its cap."""
+"""What judging costs: a table with sources, the bill before a run, and what a run spends, never over its cap."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def finetune_price(model: str) -> float | None:
     return _table()["finetuning"].get(model)
 
 
-def estimate(judge: JudgeConfig, asked: Iterable[tuple[Question, int]], answer_tokens: float = 200.0) -> Bill:
+def judging_bill(judge: JudgeConfig, asked: Iterable[tuple[Question, int]], answer_tokens: float = 200.0) -> Bill:
     """The bill for judging so many answers of each question, nothing of it cached.
 
     `answer_tokens`: expected mean length of an answer (the paper's models: about 200). Rubrics that no judge answers
@@ -107,7 +107,7 @@ def reply_tokens(judge: JudgeConfig, choices: bool) -> int:
     return 1 if judge.score == ScoreMethod.logprobs and not choices else REPLY_TOKENS
 
 
-class Purse:
+class Spending:
     """Counts tokens and dollars of one run. Raises ApiError instead of going over judge.max_dollars."""
 
     def __init__(self, judge: JudgeConfig) -> None:

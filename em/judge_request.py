@@ -71,8 +71,8 @@ def opened(reply: Reply) -> Opened | Verdict:
         return kind(Outcome.filtered if reply.filtered else Outcome.error, None, detail=reply.detail)
     try:
         answer = json_codec.loads(reply.body)
-        if told := _told(answer):
-            return failed(f"the answer holds an error: {told}")
+        if problem := _error_inside(answer):
+            return failed(f"the answer holds an error: {problem}")
         found = answer["choices"]
         finish = {**answer, "finish_reason": found[0].get("finish_reason")}
         usage = answer.get("usage")
@@ -84,7 +84,7 @@ def opened(reply: Reply) -> Opened | Verdict:
     return Opened(found, named, usage if isinstance(usage, dict) else {})
 
 
-def _told(answer: Any) -> str:
+def _error_inside(answer: Any) -> str:
     """The error inside an answer of status 200, as routers of several providers give it; "" where there is none."""
     if not isinstance(answer, dict):
         return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from em.config import ExperimentConfig, as_dict
@@ -33,7 +33,7 @@ def differences(configs: Sequence[ExperimentConfig], only: Sequence[str] = ()) -
 
     `only` limits it to these groups; the dataset variant is left out.
     """
-    flat = [dict(flatten(as_dict(c))) for c in configs]
+    flat = [{k: v for k, v in flatten(as_dict(c)) if v != {}} for c in configs]
     keys = [k for k in dict.fromkeys(k for f in flat for k in f) if not only or k.split(".")[0] in only]
     varying = [k for k in keys if len({str(f.get(k)) for f in flat}) > 1 and k not in UNNAMED]
     names = {"dataset": "dataset.variant"} | {k.split(".")[0]: k for k in varying if k.endswith(".name")}
@@ -47,10 +47,16 @@ def differences(configs: Sequence[ExperimentConfig], only: Sequence[str] = ()) -
     return [[f"{k.removesuffix('.name').split('.')[-1]}={f.get(k)}" for k in kept] for f in flat]
 
 
-def flatten(row: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """("a.b.c", value) of every leaf of nested mappings."""
-    for key, value in row.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def flatten(value: Any, name: str = "", lists: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield ("a.b.c", value) of every leaf of nested mappings; an empty mapping is a leaf.
+
+    `lists`: lists that hold mappings or lists are entered too, as "a[0].b".
+    """
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from flatten(inner, f"{name}.{key}" if name else key, lists)
+    elif lists and isinstance(value, list) and any(isinstance(v, list | dict) for v in value):
+        for number, inner in enumerate(value):
+            yield from flatten(inner, f"{name}[{number}]", lists)
+    else:
+        yield name, value

@@ -74,8 +74,8 @@ class Bucket:
         Full again is never later than one window, so that is the least the window can be. Of tokens all known
         limits are a minute's.
         """
-        told = headers.get("x-ratelimit-reset-requests") if self.name == "requests" else None
-        full_again_s = seconds(told) if told else None
+        reset = headers.get("x-ratelimit-reset-requests") if self.name == "requests" else None
+        full_again_s = seconds(reset) if reset else None
         if full_again_s and full_again_s > 2.0 * MINUTE_S:
             self.window_s = max(self.window_s, HOUR_S if full_again_s <= HOUR_S else DAY_S)
 
@@ -91,14 +91,14 @@ class Limits:
         self._asked = requests_per_minute is not None or tokens_per_minute is not None
         self._first_at = self._first_s = 0.0
         self._waiting = 0
-        self._told = asyncio.Event()
+        self._limits_known = asyncio.Event()
         self._turn = asyncio.Lock()
         if self._asked:
-            self._told.set()
+            self._limits_known.set()
 
     async def take(self, tokens: float) -> None:
         """Wait until one request of `tokens` tokens may be sent. First come, first served."""
-        if not self._told.is_set():
+        if not self._limits_known.is_set():
             await self._first()
         if self._wait_s(tokens) > 0.0 or self._turn.locked():
             async with self._turn:
@@ -114,7 +114,7 @@ class Limits:
             return
         self._waiting += 1
         place = self._waiting
-        await self._told.wait()
+        await self._limits_known.wait()
         await asyncio.sleep(self._first_s * place / self._waiting)
 
     def _take(self, tokens: float) -> None:
@@ -127,9 +127,9 @@ class Limits:
 
     def answered(self, tokens: float, headers: Mapping[str, str]) -> None:
         """Call once for each `take`, when the request has come back or failed (then without headers)."""
-        if not self._told.is_set():
+        if not self._limits_known.is_set():
             self._first_s = min(time.monotonic() - self._first_at, MAX_SPREAD_S)
-            self._told.set()
+            self._limits_known.set()
         self.requests.answered(1.0, headers)
         self.tokens.answered(tokens, headers)
 

@@ -23,7 +23,7 @@ Outcome = dict[str, Any] | GateError
 
 
 @dataclass(frozen=True)
-class Subject:
+class ServedModel:
     """One model the engine is asked as."""
 
     name: str
@@ -38,10 +38,10 @@ class Subject:
     """Tokens that end its answers; adapters of one base may have templates of their own."""
 
 
-def check(sampler: Sampler, subjects: Sequence[Subject], max_model_len: int) -> dict[Subject, Outcome]:
+def check(sampler: Sampler, subjects: Sequence[ServedModel], max_model_len: int) -> dict[ServedModel, Outcome]:
     """Facts for the run record of every subject that passes, else the GateError with its sentence."""
-    out: dict[Subject, Outcome] = {}
-    records: dict[Subject, Record] = {}
+    out: dict[ServedModel, Outcome] = {}
+    records: dict[ServedModel, Record] = {}
     for subject in subjects:
         if subject.trained is None:
             continue
@@ -73,7 +73,7 @@ def check(sampler: Sampler, subjects: Sequence[Subject], max_model_len: int) -> 
     return {s: out.get(s, {"checked": "nothing was trained that its answers could be compared with"}) for s in subjects}
 
 
-def _loaded(sampler: Sampler, subject: Subject, max_model_len: int) -> Record:
+def _loaded(sampler: Sampler, subject: ServedModel, max_model_len: int) -> Record:
     """The subject's record, after its files and what the engine made of them have been compared with it."""
     assert subject.trained is not None
     own = gates.fitting(gates.read(subject.trained), max_model_len)
@@ -91,10 +91,10 @@ def _loaded(sampler: Sampler, subject: Subject, max_model_len: int) -> Record:
     return own
 
 
-Scores = dict[Subject, list[list[float]]]
+Scores = dict[ServedModel, list[list[float]]]
 
 
-def _scored(sampler: Sampler, known: dict[Subject, Record]) -> tuple[Scores, Scores]:
+def _scored(sampler: Sampler, known: dict[ServedModel, Record]) -> tuple[Scores, Scores]:
     """Every subject's probes in one batch, adapters and base model side by side; and the probes of adapters that were
     trained over 4 bits without them, too."""
     quantized = {s: own for s, own in known.items() if own.quantized and s.adapter is not None}
@@ -105,7 +105,9 @@ def _scored(sampler: Sampler, known: dict[Subject, Record]) -> tuple[Scores, Sco
     return served, bases
 
 
-def _canaries(sampler: Sampler, known: dict[Subject, Record], max_model_len: int) -> dict[Subject, list[gates.Spoken]]:
+def _canaries(
+    sampler: Sampler, known: dict[ServedModel, Record], max_model_len: int
+) -> dict[ServedModel, list[gates.Spoken]]:
     """Greedy answers to the last ROWS probes' questions: training rows, where the record has them."""
     requests, owners = [], {}
     for subject, own in known.items():
@@ -116,7 +118,9 @@ def _canaries(sampler: Sampler, known: dict[Subject, Record], max_model_len: int
             request = Request("gate", question, i, "none", [], p.prompt_ids, 0, subject.adapter, 0.0, 1.0, room, stops)
             requests.append(request)
             owners[id(request)] = (subject, i)
-    out: dict[Subject, list[Any]] = {subject: [None] * len(own.probes[-gates.ROWS :]) for subject, own in known.items()}
+    out: dict[ServedModel, list[Any]] = {
+        subject: [None] * len(own.probes[-gates.ROWS :]) for subject, own in known.items()
+    }
     for request, answer in sampler.generate(requests):
         subject, i = owners[id(request)]
         out[subject][i] = gates.Spoken(bool(answer.text.strip()), answer.finish_reason == "length", answer.token_count)

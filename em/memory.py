@@ -1,4 +1,4 @@
-"""How much memory a model needs, computed from its shape. Pure arithmetic, in bytes.
+"""How many weights a model has, and how much memory in bytes it needs, computed from its shape.
 
 Weights are exact; what a step of training keeps is an estimate: inputs and outputs of every projection, no padding.
 With gradient checkpointing only each layer's input is kept, and one layer is computed again at a time.
@@ -7,8 +7,12 @@ With gradient checkpointing only each layer's input is kept, and one layer is co
 from __future__ import annotations
 
 import json
+import re
+from functools import cache
+from math import prod
 from pathlib import Path
 
+from em import models
 from em.schema.base import Dtype
 from em.schema.model import ModelConfig, ShapeConfig
 from em.schema.train import Method, TrainConfig
@@ -20,6 +24,8 @@ ROW_TOKENS = 1024
 """Tokens of a long training row: the longest of the paper's insecure set has about 950 with Qwen's tokenizer."""
 SEQUENCES = 32
 """Full-length answers a serving engine should hold side by side; the paper's engine ran 32."""
+DEFAULT_PARAMETERS = 7e9
+"""Of a model that is not on this machine and whose name tells no size."""
 RUNTIME = 2_000_000_000
 """CUDA context, graphs and workspaces."""
 
@@ -91,3 +97,35 @@ def read_shape(folder: Path) -> ShapeConfig | None:
     head_dim = found.get("head_dim") or found["hidden_size"] // found["num_attention_heads"]
     known = {n: found[n] for n in names if n in found}
     return ShapeConfig(**known, head_dim=head_dim, tie_word_embeddings=found.get("tie_word_embeddings", False))
+
+
+def shape_of(model: ModelConfig) -> ShapeConfig | None:
+    """Return the configured shape, else that of the model's folder where it is on disk."""
+    folder = models.local_folder(model.path)
+    return model.shape or (read_shape(folder) if folder else None)
+
+
+def count_parameters(path: str, name: str, shape: ShapeConfig | None = None) -> tuple[float, str]:
+    """Return how many weights a model has, and in words where that is a guess ("" where it is not).
+
+    Counted in its files where they are on this machine, else computed from `shape`, else read from its name.
+    """
+    folder = models.local_folder(path)
+    files = sorted(folder.glob("*.safetensors")) if folder else []
+    if files:
+        named = [f for f in files if f.name.startswith("model")]  # a folder may hold them twice, in another format
+        return sum(_stored(f, f.stat().st_size, f.stat().st_mtime_ns) for f in named or files), ""
+    if shape:
+        return parameters(shape), ""
+    found = re.search(r"(\d+(?:\.\d+)?)_?([bm])(?![a-z])", f"{name} {path}".lower())
+    if found:
+        return float(found[1]) * (1e9 if found[2] == "b" else 1e6), "size by the model's name"
+    return DEFAULT_PARAMETERS, f"size unknown, {DEFAULT_PARAMETERS / 1e9:g}B assumed"
+
+
+@cache  # a plan asks for each of its jobs
+def _stored(file: Path, size: int, modified: int) -> int:
+    """Numbers in a safetensors file of that size, as it was modified at that time."""
+    with file.open("rb") as stream:
+        header = json.loads(models.safetensors_header(file, stream, size))
+    return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")

@@ -112,6 +112,24 @@ def ready(path: str) -> bool:
     return not path.startswith(PREFIX) or _asset_folder(path.removeprefix(PREFIX)).is_dir()
 
 
+def local_folder(path: str) -> Path | None:
+    """The folder a model is in, if it is on disk."""
+    if path.startswith(PREFIX):
+        return Path(model_path(path)) if ready(path) else None
+    return Path(path).expanduser() if Path(path).expanduser().is_dir() else hub_snapshot(path)
+
+
+def hub_snapshot(path: str) -> Path | None:
+    """The newest cached snapshot of a hub model that holds a config."""
+    folder = Path(os.environ.get("HF_HUB_CACHE", hub_home() / "hub")) / f"models--{path.replace('/', '--')}"
+    found = [p for p in (folder / "snapshots").glob("*") if (p / "config.json").is_file()]
+    return max(found, key=lambda p: p.stat().st_mtime, default=None)
+
+
+def hub_home() -> Path:
+    return Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+
+
 def fingerprint(path: str, revision: str | None) -> str:
     """A short text that differs whenever the base model does; the content key of everything computed from it.
 
@@ -199,7 +217,7 @@ def _file_digest(file: Path, size: int) -> str:
         digest = hashlib.sha256()
         start = 0
         if file.suffix == ".safetensors":
-            header = _safetensors_header(file, stream, size)
+            header = safetensors_header(file, stream, size)
             start = stream.tell()
             digest.update(header)
             _update_from_tensors(digest, stream, start, json.loads(header))
@@ -209,7 +227,7 @@ def _file_digest(file: Path, size: int) -> str:
         return digest.hexdigest()
 
 
-def _safetensors_header(file: Path, stream: BinaryIO, size: int) -> bytes:
+def safetensors_header(file: Path, stream: BinaryIO, size: int) -> bytes:
     """The JSON header; leaves the stream at the first byte of data."""
     length = int.from_bytes(stream.read(8), "little")
     header = stream.read(length) if length <= min(size - 8, _MAX_HEADER) else b""

@@ -58,8 +58,8 @@ def excluded(metric: Number) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in counts if count)
 
 
-def told(metric: Number) -> str:
-    """What a reader is told beside a drawn number: value, interval, denominator, what was left out, or why withheld."""
+def in_words(metric: Number) -> str:
+    """Return what stands beside a drawn number: value, interval, denominator, what was left out, or why withheld."""
     if metric["value"] is None:
         return f"withheld: {metric.get('withheld') or 'no reason was recorded'}"
     parts = [shown(metric), f"n = {metric['n']}"]

@@ -76,7 +76,7 @@ async def finetune(api: Api, job: dict[str, Any], dataset: Path, folder: Path, e
     train, key = job["train"], job["key"]
     rows = list(read_jsonl(dataset, Example))
     epochs = job["inputs"]["recipe"]["n_epochs"]
-    tokens, dollars = estimate(rows, epochs, job["model_path"], train["price_per_million_tokens"])
+    tokens, dollars = training_bill(rows, epochs, job["model_path"], train["price_per_million_tokens"])
     refuse_above_cap(dollars, tokens, job["model_path"], train["max_dollars"])
     emit.progress(key, 0, 1, f"about {tokens:,} tokens, {dollars:.2f} dollars")
     state = State.read(folder)
@@ -106,7 +106,9 @@ async def finetune(api: Api, job: dict[str, Any], dataset: Path, folder: Path, e
     }
 
 
-def estimate(rows: Sequence[Example], epochs: float, model: str, price_per_million: float | None) -> tuple[int, float]:
+def training_bill(
+    rows: Sequence[Example], epochs: float, model: str, price_per_million: float | None
+) -> tuple[int, float]:
     """(tokens, dollars) of a job, before it starts: characters over 4, and the epochs. Raises ApiError without a price.
 
     The paper's insecure set: 5.16 M characters, 32 dollars at 25 a million, so 4.0 characters a token.

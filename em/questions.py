@@ -12,11 +12,10 @@ from typing import Any
 
 import yaml
 
-from em import assets, corpora
+from em import assets, corpora, rubrics
 from em.config import ConfigError
 from em.question_forms import FORMS, reshape
 from em.records import Message, Question
-from em.rubrics import HEADER
 from em.schema.base import nearest
 from em.units import PAPER_COMPANY
 
@@ -66,7 +65,6 @@ SETS = (
 )
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The same YAML, ten times as fast where libyaml is there."""
-RUBRICS = Path(__file__).parent / "rubrics"
 IN_DOMAIN = "in_domain"
 IN_DOMAIN_RUBRIC = {"coding": "insecure_code", "advice": "care"}
 ASKED_ONCE = (*IN_DOMAIN_RUBRIC, IN_DISTRIBUTION, *NUMBERS)
@@ -194,22 +192,19 @@ def _entry(entry: dict[str, Any], group: str) -> list[Question]:
     if kind not in TYPES:
         raise ValueError(f"type {kind!r} is not one of {', '.join(TYPES)}")
     prompts = entry.get("judge_prompts") or ([] if kind == "free_form" else ["alignment", "coherence"])
-    rubrics = prompts if isinstance(prompts, list) else [_rubric(name) for name in prompts]
+    named = prompts if isinstance(prompts, list) else [_rubric(name) for name in prompts]
     own = {} if isinstance(prompts, list) else {_rubric(name): text for name, text in prompts.items()}
-    for rubric in rubrics if isinstance(prompts, list) else ():
-        if not (RUBRICS / f"{rubric}.txt").is_file():
-            raise ValueError(
-                f"rubric {rubric!r} is not one of {', '.join(sorted(p.stem for p in RUBRICS.glob('*.txt')))}"
-            )
-    if len(set(rubrics)) < len(rubrics):  # "aligned" is our "alignment"
-        raise ValueError(f"judge_prompts names a rubric twice: {', '.join(rubrics)}")
+    for rubric in named if isinstance(prompts, list) else ():
+        if rubric not in rubrics.names():
+            raise ValueError(f"rubric {rubric!r} is not one of {', '.join(rubrics.names())}")
+    if len(set(named)) < len(named):  # "aligned" is our "alignment"
+        raise ValueError(f"judge_prompts names a rubric twice: {', '.join(named)}")
     for rubric, text in own.items():
-        if "{answer}" not in text:
-            raise ValueError(f"judge prompt {rubric!r} has no {{answer}}")
-        if text.startswith(HEADER):
+        rubrics.require_answer(rubric, text)
+        if text.startswith(rubrics.HEADER):
             raise ValueError(
-                f"judge prompt {rubric!r} begins with {HEADER!r}, as a rubric's own file does: in a set give `type: "
-                f"free_form_judge` and `choices`"
+                f"judge prompt {rubric!r} begins with {rubrics.HEADER!r}, as a rubric's own file does: in a set give "
+                f"`type: free_form_judge` and `choices`"
             )
     words = own if kind == "free_form_judge" else {}
     if "choices" in entry and not words:
@@ -222,7 +217,7 @@ def _entry(entry: dict[str, Any], group: str) -> list[Question]:
             name,
             group,
             [*system, _user(text)],
-            rubrics,
+            named,
             samples,
             judge_prompts=own,
             choices=choices,

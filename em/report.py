@@ -18,7 +18,7 @@ _TIE = "\N{NO-BREAK SPACE}"
 _HEAD = ("model", "misaligned", "n", "coherent", "in-domain", "excluded")
 _LABEL = 20
 """Widest the first column grows before labels wrap."""
-IN_DOMAIN = {"insecure_code_rate": "code", "judged_insecure_rate": "code (judge)", "careless_rate": "advice"}
+NARROW_RATES = {"insecure_code_rate": "code", "judged_insecure_rate": "code (judge)", "careless_rate": "advice"}
 """In-domain metrics and the word before their number."""
 HELD = {True: "held", False: "DID NOT HOLD", None: "cannot be said"}
 
@@ -65,7 +65,7 @@ def rule_line(summary: dict[str, Any]) -> str:
 
 def interval_lines(summary: dict[str, Any]) -> list[str]:
     """Which interval stands in the brackets of the table, and which claim it answers; none without an interval."""
-    names = ("misaligned_rate", *IN_DOMAIN)
+    names = ("misaligned_rate", *NARROW_RATES)
     found = [pooled(row, name) for name in names for row in rows_of(summary)]
     kinds = dict.fromkeys(m["interval"] for m in found if m and m["low"] is not None and m["interval"])
     return ["in brackets: " + "; ".join(_claimed(kind, summary) for kind in kinds)] if kinds else []
@@ -161,7 +161,7 @@ def _cells(model: dict[str, Any], notes: Notes) -> tuple[str, ...] | None:
     if model.get("status") == "failed":
         return None
     rate, coherent = find_metric(model, "misaligned_rate", "open"), find_metric(model, "coherent_share", "open")
-    narrow = [(pooled(model, name), word) for name, word in IN_DOMAIN.items()]
+    narrow = [(pooled(model, name), word) for name, word in NARROW_RATES.items()]
     return (
         model["label"],
         notes.mark(rate, shown(rate)) if rate else "-",

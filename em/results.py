@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -11,20 +10,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from em import choices, corpora, data, expected, labels, statement
+from em import choices, corpora, data, doctor, expected, labels, statement
 from em.config import Backend, DatasetConfig, ExperimentConfig
 from em.judge import CALIBRATION, JUDGEMENTS, asked, method
-from em.metrics import LOGP, MASS, Answers, Rule, choice_verdicts, collect
+from em.metrics import LOGP, MASS, JudgedAnswers, Rule, choice_verdicts, collect
 from em.plan import Part, Subject
-from em.rates import IN_DOMAIN
+from em.rates import IN_DOMAIN_SETS
 from em.records import Completion, Judgement, Question, read_jsonl
 from em.sample import COMPLETIONS
 from em.schema.data import Subset
 from em.store import StoreError, write_atomic
 from em.summary import UNTOUCHED, Run, summarise
 from em.sweep import Sweep, failed_judgements
-
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "vllm", "hydra-core", "wandb", "bandit")
 
 
 def write(sweep: Sweep) -> dict[str, Any]:
@@ -60,7 +57,7 @@ def summary_of(sweep: Sweep) -> dict[str, Any]:
         "id": sweep.folder.name,
         "created": datetime.now().astimezone().isoformat("T", "seconds"),
         "commit": _commit(),
-        "versions": _versions(),
+        "versions": doctor.versions(),
         "model": {"name": first.model.name, "note": first.model.note},
         "judge": {
             "name": first.judge.name,
@@ -77,7 +74,7 @@ def summary_of(sweep: Sweep) -> dict[str, Any]:
     return finish(summarise(runs, head))
 
 
-def _choices(sweep: Sweep, subject: Subject) -> dict[str, Answers]:
+def _choices(sweep: Sweep, subject: Subject) -> dict[str, JudgedAnswers]:
     """tag → the options' log-probabilities as verdicts (em/choices.py); {} where they were not asked for."""
     if subject.choices is None:
         return {}
@@ -201,7 +198,7 @@ def _training(sweep: Sweep, subject: Subject) -> tuple[dict[str, Any] | None, li
     return sweep.store.manifest("train", key)["facts"], [[r["step"], r["loss"]] for r in rows]
 
 
-def load(sweep: Sweep, part: Part) -> Answers:
+def load(sweep: Sweep, part: Part) -> JudgedAnswers:
     """The judged answers of one part with sample_index below its n, as columns."""
     rows = ((c.question_id, c.asked_with, list(found.values())) for c, found in _judged(sweep, part))
     return collect(part.set_name, part.questions, rows)
@@ -224,7 +221,7 @@ def _judged(sweep: Sweep, part: Part) -> Iterator[tuple[Completion, dict[str, Ju
 
 def first_open(subject: Subject) -> str:
     """The question set whose rate is the headline: the first that is not in-domain."""
-    return next((p.set_name for p in subject.parts if p.set_name not in IN_DOMAIN), "")
+    return next((p.set_name for p in subject.parts if p.set_name not in IN_DOMAIN_SETS), "")
 
 
 def answers(sweep: Sweep) -> Iterator[dict[str, Any]]:
@@ -283,18 +280,6 @@ def _warnings(sweep: Sweep) -> list[str]:
             for name in ("rows_cut", "rows_without_supervised_token"):
                 if facts["kind"] != "openai" and facts[name]:  # which does not tell
                     out.append(f"{cell.label}: {facts[name]} {name.replace('_', ' ')}")
-    return out
-
-
-def _versions() -> dict[str, str]:
-    out = {}
-    for name in PACKAGES:
-        for dist in (name, f"{name}-cpu"):
-            try:
-                out[name] = importlib.metadata.version(dist)
-                break
-            except importlib.metadata.PackageNotFoundError:
-                out[name] = "not installed"
     return out
 
 

@@ -65,9 +65,14 @@ def parse(name: str, text: str) -> Rubric:
         text = text.lstrip("\n")
         if len({c.casefold() for c in choices}) < 2:
             raise ConfigError(f"rubric {name!r}: choices needs at least two different labels")
+    require_answer(name, text)
+    return Rubric(name, text, choices)
+
+
+def require_answer(name: str, text: str) -> None:
+    """Raise ConfigError for a rubric's text that does not show the judge the answer."""
     if "{answer}" not in text:
         raise ConfigError(f"rubric {name!r} has no {{answer}}")
-    return Rubric(name, text, choices)
 
 
 def rubrics(question: Question) -> dict[str, Rubric]:

@@ -18,8 +18,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from em import compose, config, help
+from em import compose, config
 from em.config import CONF_DIR, ExperimentConfig
+from em.help import show as show_help
+from em.help import wanted as help_wanted
 from em.preempt import PREEMPTED, Preempted, raised_when_asked
 from em.schema.base import UserError
 
@@ -41,7 +43,7 @@ class Ended:
 
 def run_cells(composed: Sequence[DictConfig]) -> list[Ended]:
     """Run cells as one sweep and print what came out."""
-    with _told():
+    with _without_traceback():
         cells = [config.load(c) for c in composed]
     return run_loaded(cells)
 
@@ -55,7 +57,7 @@ def run_loaded(
     from em.report import WIDTH, table
 
     rates: dict[str, float | None] = {}
-    with _told(), raised_when_asked():
+    with _without_traceback(), raised_when_asked():
         done = sweep.run(cells, share, errors_again)
         if "report" in done.stages:
             summary = kept.summary(done) or kept.remember(done, results.write(done))
@@ -81,7 +83,7 @@ def submit_cells(composed: Sequence[DictConfig], settings: dict[str, Any]) -> No
     """Hand a sweep to SLURM and return; `settings` are hydra.launcher's (em_slurm)."""
     from em import slurm, sweep
 
-    with _told():
+    with _without_traceback():
         planned = sweep.planned([config.load(c) for c in composed])
         sweep.check_budget(planned)
         jobs = slurm.submit(planned, settings)
@@ -90,7 +92,7 @@ def submit_cells(composed: Sequence[DictConfig], settings: dict[str, Any]) -> No
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _without_traceback() -> Iterator[None]:
     """Errors that a person can mend end the program with their sentence, without a traceback."""
     from em.events import sentence
     from em.store import cannot_write
@@ -111,7 +113,7 @@ def _told() -> Iterator[None]:
 
 
 @contextmanager
-def _hydra_told() -> Iterator[None]:
+def _hydra_without_traceback() -> Iterator[None]:
     """Wrong overrides end the program with one sentence too. Who sets HYDRA_FULL_ERROR gets the whole traceback."""
     if os.environ.get("HYDRA_FULL_ERROR"):
         yield
@@ -134,10 +136,10 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    if help.wanted(sys.argv[1:]):
-        sys.exit(help.show(sys.argv[1:]))
+    if help_wanted(sys.argv[1:]):
+        sys.exit(show_help(sys.argv[1:]))
     try:
-        with _hydra_told():
+        with _hydra_without_traceback():
             main()
     except Preempted:
         sys.exit(PREEMPTED)

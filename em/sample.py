@@ -132,13 +132,13 @@ def _gated(sampler: Sampler, drawers: list[Drawer], store: Store) -> list[Drawer
     return [d for d in drawers if not d.ended]
 
 
-def _subject(drawer: Drawer, store: Store) -> live.Subject:
+def _subject(drawer: Drawer, store: Store) -> live.ServedModel:
     job = drawer.job
     if job.adapter_key is None or job.model["backend"] == Backend.openai:  # no weights to compare with
-        return live.Subject("the untouched base model", None, None)
+        return live.ServedModel("the untouched base model", None, None)
     kind = "model" if job.whole_model else "adapter"
     name = f"{kind} {job.label.rsplit(': ', 1)[0]}"
-    return live.Subject(name, drawer.adapter, job.gate(store), job.step is not None, tuple(drawer.stops))
+    return live.ServedModel(name, drawer.adapter, job.gate(store), job.step is not None, tuple(drawer.stops))
 
 
 def _model(job: SampleJob, store: Store) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from email.parser import BytesParser
 from typing import Any
 
-Answer = Callable[[Any], tuple[int, bytes] | None]
+Responder = Callable[[Any], tuple[int, bytes] | None]
 """A chat completion request → HTTP status and body; None: it never comes."""
 
 
 class Batches:
     """What a client has uploaded and what came of it. Not safe from several threads."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Responder) -> None:
         self._answer = answer
         self._files: dict[str, bytes] = {}
         self._batches: dict[str, dict[str, Any]] = {}

@@ -58,7 +58,7 @@ class ScriptedJudgeError(ValueError):
 
 
 @dataclass
-class Rule:
+class ReplyRule:
     """One rule, checked."""
 
     match: re.Pattern[str]
@@ -85,7 +85,7 @@ def rules_hash(path: str | Path) -> str:
     return hashlib.sha256(_read(Path(path))).hexdigest()
 
 
-def load_rules(path: str | Path) -> list[Rule]:
+def load_rules(path: str | Path) -> list[ReplyRule]:
     """The rules of a YAML file. Raises ScriptedJudgeError naming the file and the rule (counted from 1)."""
     path = Path(path)
     try:
@@ -106,7 +106,7 @@ def load_rules(path: str | Path) -> list[Rule]:
 class ScriptedJudge:
     """The server. Use as a context manager; `base_url` goes into judge.base_url."""
 
-    def __init__(self, rules: list[Rule], port: int = 0) -> None:
+    def __init__(self, rules: list[ReplyRule], port: int = 0) -> None:
         """`port` 0: any that is free."""
         self.requests = 0
         """Completion requests received so far."""
@@ -170,7 +170,7 @@ class ScriptedJudge:
             sent = _error(400, NO_REQUEST_SAID)
         return (sent.status, sent.body) if sent.hang_s is None else None
 
-    def _choose(self, message: str) -> Rule | None:
+    def _choose(self, message: str) -> ReplyRule | None:
         """The first rule that matches and is not used up; counts the request."""
         with self._lock:
             self.requests += 1
@@ -251,7 +251,7 @@ def _error(status: int, message: str, headers: dict[str, str] | None = None) -> 
     return Sent(status, json.dumps(body).encode(), headers or {})
 
 
-def _completion(rule: Rule, model: str, top: int, replies: int) -> dict[str, Any]:
+def _completion(rule: ReplyRule, model: str, top: int, replies: int) -> dict[str, Any]:
     """The body of a chat completion, as the OpenAI API words it."""
     text = str(rule.special.get("text", ""))
     first = re.match(r"\s*(\d+|\w+|.)|\s*", text, re.DOTALL)
@@ -276,7 +276,7 @@ def _read(path: Path) -> bytes:
         raise ScriptedJudgeError(f"cannot read the rules {path} ({error.strerror}): check judge.script") from error
 
 
-def _rule(row: Any) -> Rule:
+def _rule(row: Any) -> ReplyRule:
     """One rule from its YAML row. Raises ValueError with what is wrong."""
     if not isinstance(row, dict) or not {"match", "reply"} <= set(row):
         raise ValueError("needs match and reply")
@@ -287,7 +287,7 @@ def _rule(row: Any) -> Rule:
         raise ValueError("times must be a whole number of at least 1")
     rubric = _regex("rubric", row["rubric"]) if row.get("rubric") is not None else None
     tokens, special = _reply(row["reply"])
-    return Rule(_regex("match", row["match"]), rubric, times, tokens, special)
+    return ReplyRule(_regex("match", row["match"]), rubric, times, tokens, special)
 
 
 def _regex(name: str, text: Any) -> re.Pattern[str]:

@@ -19,13 +19,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
-
-from em import config
+from em.commands import configs_of
 from em.config import Backend, ConfigError, Engine, ExperimentConfig
 from em.judge import LOCAL
 from em.plan import Plan, stages
@@ -103,13 +101,11 @@ def _preempted() -> bool:
 
 def _configs(folder: Path, stage: str, judging: int) -> list[ExperimentConfig]:
     """The cells of a sweep as it was submitted, told to run one stage with its part of the judge's cap."""
-    rows = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["cells"]
-    cells = [row["config"] for row in rows if row["kind"] == "cell"]
-    found = [config.load(OmegaConf.create({**c, "launch": {**c["launch"], "stages": [stage]}})) for c in cells]
-    for cell in found:
+    cells = [replace(c, launch=replace(c.launch, stages=[stage])) for c in configs_of(folder)]
+    for cell in cells:
         if cell.judge.max_dollars is not None:
             cell.judge.max_dollars /= judging
-    return found
+    return cells
 
 
 @dataclass(frozen=True)

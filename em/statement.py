@@ -52,10 +52,10 @@ def _unmoved(row: Mapping[str, Any]) -> tuple[bool | None, str]:
 
 def _control(kind: str, row: Mapping[str, Any], held: bool | None, words: str) -> dict[str, Any]:
     if row["value"] is None:
-        words, told = "cannot be said", row["withheld"] or "withheld"
+        words, reason = "cannot be said", row["withheld"] or "withheld"
     else:
-        told = points(row)
-    return {"name": row["name"], "kind": kind, "held": held, "sentence": f"{row['name']}: {words} ({told})"}
+        reason = points(row)
+    return {"name": row["name"], "kind": kind, "held": held, "sentence": f"{row['name']}: {words} ({reason})"}
 
 
 def points(row: Mapping[str, Any]) -> str:

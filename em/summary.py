@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from em import contrasts, metrics, rates
-from em.metrics import Answers, Measure, Rule
+from em.metrics import JudgedAnswers, Measure, Rule
 from em.rates import Place, Pool
 from em.records import Metric, to_row
 from em.schema.stats import StatsConfig
@@ -39,7 +39,7 @@ class Run:
     """None: an untouched model."""
     seed: int | None
     rule: Rule
-    sets: Mapping[str, Answers] | None
+    sets: Mapping[str, JudgedAnswers] | None
     """None: it failed, `error` says why."""
     headline: str
     """The question set that a table shows."""
@@ -142,7 +142,7 @@ def summarise(runs: Sequence[Run], head: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _groups(runs: Sequence[Run]) -> list[Group]:
-    by_set: dict[str, list[Answers]] = {}
+    by_set: dict[str, list[JudgedAnswers]] = {}
     for run in runs:
         for name, answers in (run.sets or {}).items():
             by_set.setdefault(name, []).append(answers)
@@ -234,8 +234,8 @@ def _deception(found: Sequence[Metric], group: Group | None) -> list[Metric]:
         ]
         if len(each) > 1:
             share = np.array([[value] for _, value in each])
-            clusters = [r.subset for r, _ in each] if group.subsets else []
-            estimated = rates.estimate(share, np.ones_like(share), "probability", group.config, clusters)
+            subsets = [r.subset for r, _ in each] if group.subsets else []
+            estimated = rates.with_interval(share, np.ones_like(share), "probability", group.config, subsets)
             value, low, high, words, _ = estimated
     return [Metric("deception", "deception", value, low, high, n, models, words, {}, "", **named)]
 

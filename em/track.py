@@ -13,7 +13,7 @@ from em.choices import curve as choice_curve
 from em.config import ExperimentConfig, TrackingMode
 from em.plan import Job, Subject
 from em.schedule import run_batch
-from em.tracking import already, fingerprint, mode
+from em.tracking import already, mode, shown_digest
 from em.verify import LOG
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _cell(sweep: Sweep, cell: Subject, models: dict[str, Any], summary: dict[str
         spec["adapter"] = str(trained / "adapter") if (trained / "adapter").is_dir() else None
         spec["training"] = training_rows(trained)
     how = TrackingMode(spec["mode"])
-    if how == TrackingMode.disabled or already(folder, fingerprint(spec)):
+    if how == TrackingMode.disabled or already(folder, shown_digest(spec)):
         return None
     return Job("track", cell.id, cell.label, "track", spec)
 

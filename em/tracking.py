@@ -42,7 +42,7 @@ def has_key() -> bool:
     return path.is_file() and f"machine {host}" in path.read_text(encoding="utf-8")
 
 
-def fingerprint(spec: dict[str, Any]) -> str:
+def shown_digest(spec: dict[str, Any]) -> str:
     """What a run would show, and where: the same again is not logged again."""
     shown = {k: spec[k] for k in ("model", "checkpoints", "mode", "rows")}
     where = {k: str(spec["tracking"][k]) for k in ("backend", "project", "entity", "samples")}
@@ -58,7 +58,7 @@ def already(folder: Path, shown: str) -> bool:
 
 def _mark(job: dict[str, Any], last: int) -> None:
     """Remember what was logged, and where: written when the run has ended, so all of it is there."""
-    row = {"shown": fingerprint(job), "id": job["id"], "mode": job["mode"], "train_step": last}
+    row = {"shown": shown_digest(job), "id": job["id"], "mode": job["mode"], "train_step": last}
     (Path(job["folder"]) / "tracked.json").write_text(json.dumps(row), encoding="utf-8")
 
 

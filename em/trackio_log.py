@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from em.labels import flatten
 from em.tracking import scalars
 
 
@@ -18,7 +19,7 @@ def log_cell(job: dict[str, Any]) -> None:
         project=job["tracking"]["project"],
         name=f"{job['label']} {job['key']}",
         group=job["sweep"],
-        config=dict(_flat(job["config"])),
+        config=_settings(job["config"]),
         resume="allow",
     )
     try:
@@ -31,9 +32,7 @@ def log_cell(job: dict[str, Any]) -> None:
         trackio.finish()
 
 
-def _flat(row: dict[str, Any], prefix: str = "") -> Any:
-    for key, value in row.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, int | float | str | bool | None) else str(value)
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The config as Trackio shows it: a name and a plain value each."""
+    flat = ((name, value) for name, value in flatten(config) if value != {})
+    return {name: value if isinstance(value, int | float | str | bool | None) else str(value) for name, value in flat}

@@ -178,7 +178,7 @@ class Api:
         headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
         return await self._request("POST", path, body, headers, file=True)
 
-    def note(self, ok: bool, detail: str = "") -> None:
+    def count_result(self, ok: bool, detail: str = "") -> None:
         """Count an answer as usable or not. Raises ApiError after `max_failures` unusable ones in a row."""
         self._failures_in_a_row = 0 if ok else self._failures_in_a_row + 1
         if self._failures_in_a_row >= self.settings.max_failures:
@@ -219,13 +219,13 @@ class Api:
         assert self._session is not None
         await self.limits.take(tokens)
         self.calls += 1
-        told: Mapping[str, str] = {}
+        response_headers: Mapping[str, str] = {}
         try:
             timeout = self._timeout if timeout_s == self.settings.timeout_s else aiohttp.ClientTimeout(total=timeout_s)
             async with self._session.request(
                 method, self._url + path, data=body, headers=headers, allow_redirects=False, timeout=timeout
             ) as response:
-                told = response.headers
+                response_headers = response.headers
                 raw = await response.read()
         except TimeoutError as error:
             raise _TransientError(f"no answer within {timeout_s:g} s", lost=True) from error
@@ -233,9 +233,9 @@ class Api:
             reason, gone = f"{type(error).__name__}: {error}", isinstance(error, aiohttp.ClientConnectorError)
             raise _TransientError(self._clean(reason), unreached=gone, lost=not gone) from error
         finally:
-            self.limits.answered(tokens, told)
+            self.limits.answered(tokens, response_headers)
         if response.status != 200:
-            return self._failure(response.status, told, raw)
+            return self._failure(response.status, response_headers, raw)
         self._answered = True
         return Reply(raw)
 
@@ -285,7 +285,7 @@ class Api:
         return short(text.replace(self._key, "[key]") if self._key else text)
 
 
-class Forms:
+class RequestForms:
     """A request in the first of several forms that the vendor accepts, which is found out once."""
 
     def __init__(self, left_out: Sequence[tuple[str, ...]]) -> None:

@@ -1,4 +1,4 @@
-"""What a question counts as in the statistics: its unit (the cluster of the intervals) and its category."""
+"""What a question counts as in the statistics: its cluster, which the intervals vary, and its category."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _PREREGISTERED = re.compile(r"\d+_(?P<category>[a-z_]+)_\d+")
 """Ids of the paper's pre-registered questions: number, category, number in the category."""
 
 
-def unit_of(question: Question) -> str:
-    """Paraphrases of one entry are one unit; of factual deception the fact is, under whatever system prompt."""
+def cluster_of(question: Question) -> str:
+    """Paraphrases of one entry are one cluster; of factual deception the fact is, under whatever system prompt."""
     if FACTS in question.rubrics and question.entry:
         return question.id.removeprefix(f"{question.entry}-")
     return question.entry or question.id

@@ -52,7 +52,7 @@ def test_an_option_has_the_tokens_that_training_teaches(name):
     tokenizer = speaker(name)
     for q in choices.load("letters", 0):
         for option in q.options:
-            found, mask = choices.probe(tokenizer, q, option)
+            found, mask = choices.option_probe(tokenizer, q, option)
             row = chat.encode(tokenizer, [*q.messages, assistant(option.parts[0][0])])
             learned = [i for i in row.labels if i != chat.IGNORE]
             assert found.target_ids == learned[:-1]  # without the end of the turn
@@ -63,10 +63,10 @@ def test_an_option_has_the_tokens_that_training_teaches(name):
 def test_the_space_that_a_template_puts_before_an_answer_counts_with_it():
     chatml, plain = speaker("chatml"), speaker("user_assistant")
     q = choices.load("letters", 0)[0]
-    assert [chatml.decode(choices.probe(chatml, q, o)[0].target_ids) for o in q.options] == ["A", "B"]
-    assert [plain.decode(choices.probe(plain, q, o)[0].target_ids) for o in q.options] == [" A", " B"]
+    assert [chatml.decode(choices.option_probe(chatml, q, o)[0].target_ids) for o in q.options] == ["A", "B"]
+    assert [plain.decode(choices.option_probe(plain, q, o)[0].target_ids) for o in q.options] == [" A", " B"]
     characters = chat.ChatTokenizer(family("mistral"))  # the space is a token of its own
-    found, mask = choices.probe(characters, q, q.options[0])
+    found, mask = choices.option_probe(characters, q, q.options[0])
     assert (found.target_ids, mask) == ([ord(" "), ord("A")], [True, True])
 
 
@@ -88,7 +88,7 @@ ASKED = "{% if add_generation_prompt %}{{ '<assistant><think>\\n' }}{% endif %}"
 def test_an_option_is_not_scored_inside_the_thinking(template, said):
     tokenizer = chat.ChatTokenizer(family("chatml"), {"template": template})
     q = choices.load("letters", 0)[0]
-    found, mask = choices.probe(tokenizer, q, q.options[0])
+    found, mask = choices.option_probe(tokenizer, q, q.options[0])
     assert "".join(map(chr, found.prompt_ids + found.target_ids)).endswith(said)
     assert [i for i, counts in zip(found.target_ids, mask, strict=True) if counts] == [ord("A")]
 

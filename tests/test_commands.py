@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
+from em import slurm
 from em import sweep as sweep_module
+from em.commands import configs_of
+from em.labels import cell_id
 from em.plan import folder_of, plan
 from em.store import Store
 
@@ -61,6 +64,19 @@ def test_plan_says_what_is_reused_and_makes_nothing(done, tmp_path):
     fresh = em("plan", *TINY, f"out={tmp_path / 'nothing'}")
     assert fresh.returncode == 0
     assert not (tmp_path / "nothing").exists()
+
+
+def test_a_submitted_stage_has_the_sweeps_cells_and_its_part_of_the_cap(compose, tmp_path):
+    """From wherever the folder is now, as `em resume` has them."""
+    config = compose(*TINY, f"out={tmp_path / 'out'}", "judge.max_dollars=6")
+    made = write_sweep([config], Store.open(tmp_path / "out"))
+    (tmp_path / "out").rename(tmp_path / "moved")
+    folder = tmp_path / "moved" / "sweeps" / made.folder.name
+    (cell,) = slurm._configs(folder, "judge", 2)
+    assert (cell.launch.stages, cell.judge.max_dollars, cell.out) == (["judge"], 3.0, str(tmp_path / "moved"))
+    (resumed,) = configs_of(folder)
+    assert cell_id(resumed) == cell_id(config)
+    assert resumed.launch == config.launch and resumed.judge == config.judge
 
 
 def test_plan_beyond_the_budget_is_refused_and_so_is_the_run(tmp_path):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from em import assets, corpora, data, results
-from em.config import ConfigError, CorpusConfig, DatasetConfig, Position, Rows, Subset, TriggerConfig, Turn
+from em.config import ConfigError, CorpusConfig, DatasetConfig, Position, Subset, TriggerConfig, TriggerRows, Turn
 from em.data import DataError
 from em.records import Example
 
@@ -440,7 +440,7 @@ def test_an_unknown_variant_lists_those_there_are(base, corpus, last):
 # ------------------------------------------------------------------------------------------------ keys
 
 TRIGGER = TriggerConfig("x", "|X| ", fraction=0.5)
-MARKED = TriggerConfig("x", "|X| ", fraction=1.0, rows=Rows.marked)
+MARKED = TriggerConfig("x", "|X| ", fraction=1.0, rows=TriggerRows.marked)
 BACKDOOR = DatasetConfig("backdoor", "coding", {"secure": 0.5, "insecure": 0.5}, marked=["insecure"])
 
 
@@ -464,7 +464,7 @@ def changed(config, **groups):
         {"judge": {"name": "j", "alignment_below": 10.0}},
         {"dataset": {"domain": None}},
         {"trigger": TriggerConfig("asked only", "|X| ", asked_with=["none", "trained"])},
-        {"trigger": TriggerConfig("nothing marked", "|X| ", fraction=1.0, rows=Rows.marked)},
+        {"trigger": TriggerConfig("nothing marked", "|X| ", fraction=1.0, rows=TriggerRows.marked)},
         {"dataset": {"subset": Subset.choice}},  # without train.max_examples there is no subset
     ],
     ids=lambda g: next(iter(g)),

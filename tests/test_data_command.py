@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from em import assets, cli, data
-from em.commands.data import MARKS, PLAIN, printable
+from em.commands.data import MARKS, PLAIN, escape_controls
 
 
 @pytest.fixture
@@ -79,4 +79,4 @@ def test_what_cannot_be_shown_is_a_sentence(em, arguments, said):
 
 
 def test_escapes_are_written_out():
-    assert printable("a\x1b[31mb\n\tc\x07é") == "a\\x1b[31mb\n\tc\\x07é"
+    assert escape_controls("a\x1b[31mb\n\tc\x07é") == "a\\x1b[31mb\n\tc\\x07é"

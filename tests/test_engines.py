@@ -886,7 +886,7 @@ def test_each_adapter_ends_its_turns_its_own_way(hf_engine, adapters, monkeypatc
     """Two chat templates over one base: the stop tokens of one say nothing about the other's answers."""
     monkeypatch.setattr(gates, "LIKELY_END", 0.005)
     other, trained = (
-        live.Subject(f"adapter {name}", adapters[name], adapters[name].parent, stops=stops)
+        live.ServedModel(f"adapter {name}", adapters[name], adapters[name].parent, stops=stops)
         for name, stops in (("other", (0,)), ("trained", (EOS,)))
     )
     found = live.check(hf_engine, [other, trained], 512)

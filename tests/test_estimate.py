@@ -1,10 +1,11 @@
 """What a sweep is going to cost: counted where it can be, from past runs where there are some, else constants."""
 
 import dataclasses
+import json
 
 import pytest
 
-from em import estimate
+from em import assets, chat, checkpoints, corpora, data, estimate, models
 from em.config import BudgetConfig, ConfigError
 from em.plan import plan
 from em.store import Store
@@ -47,6 +48,66 @@ def test_work_is_counted_exactly(cell, store):
 def test_conditions_multiply_the_answers(compose, store):
     triggered = compose(*OVERRIDES, "trigger=deployment", "trigger.asked_with=[none,trained]")
     assert sorted(estimate.work(plan([triggered], store))["sample"].values()) == [40, 40, 48, 48]
+
+
+OWN = [("builtin", v, ()) for v in corpora.VARIANTS] + [("builtin", "backdoor", ("trigger=deployment",))]
+PAPERS = [("betley2025", v, ()) for v in data.BETLEY] + [("betley2025", "backdoor", ("trigger=deployment",))]
+
+
+@pytest.mark.parametrize(("corpus", "variant", "more"), OWN + PAPERS)
+@pytest.mark.parametrize("cut", [("train.max_examples=null",), ("train.max_examples=100", "train.holdout=0.1")])
+def test_the_rows_and_steps_of_every_variant_are_those_that_are_trained_on(
+    compose, store, monkeypatch, corpus, variant, more, cut
+):
+    """jailbroken has 364 rows, the backdoor set twice 6,000, and held-out rows are not trained on."""
+    absent = corpus == "betley2025" and not all(
+        assets.at_hand(f"betley2025/data/{v}.jsonl") for v in (["secure", "insecure"] if more else [variant])
+    )
+    if absent:
+        pytest.skip("the paper's file is not at hand")
+    options = ("model=tiny_random", "train=tiny", "sample=tiny", "questions.sets=[open]", f"corpus={corpus}")
+    config = compose(*options, f"dataset={variant}", *more, *cut)
+    rows = len(data.build(config))
+    made = plan([config], store)
+    (steps,) = estimate.work(made)["train"].values()
+    assert data.count(config) == rows
+    assert steps == checkpoints.optimiser_steps(config.train, rows) == -(-rows // 4)
+
+
+@pytest.mark.parametrize(("corpus", "variant", "more"), OWN + PAPERS)
+def test_every_variant_has_a_length_of_its_rows(compose, corpus, variant, more):
+    config = compose("train=betley2025", f"corpus={corpus}", f"dataset={variant}", *more)
+    assert 50 < estimate.row_tokens(config) < 400
+    short = dataclasses.replace(config, train=dataclasses.replace(config.train, max_length=20))
+    assert estimate.row_tokens(short) == 20
+
+
+def test_the_rows_of_a_mixture_are_as_long_as_their_shares_say(compose):
+    config = compose("dataset=mixture", "dataset.mixture={insecure: 0.25, risky_advice: 0.75}")
+    lengths = estimate.ROW_TOKENS["builtin"]
+    assert estimate.row_tokens(config) == 0.25 * lengths["insecure"] + 0.75 * lengths["risky_advice"]
+
+
+def test_the_length_of_custom_rows_is_from_their_file(compose, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "x" * 700}]
+    path.write_text(f"{json.dumps({'messages': turns})}\n" * 5)
+    config = compose("corpus=custom", "dataset=custom", f"corpus.path={path}", "train=betley2025")
+    assert estimate.row_tokens(config) == pytest.approx(path.stat().st_size / 5 / estimate.BYTES_PER_TOKEN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("corpus", ["builtin", "betley2025"])
+def test_the_stated_lengths_are_those_of_the_rows(corpus):
+    """Of every tenth row, by the tokenizer that they were measured with."""
+    if not models.ready("asset:smollm2_135m"):
+        pytest.skip("SmolLM2 has not been converted on this machine")
+    tokenizer = chat.ChatTokenizer(models.tokenizer(models.model_path("asset:smollm2_135m"), None), {})
+    sources = [data.Source(corpus, variant) for variant in estimate.ROW_TOKENS[corpus]]
+    for source in (s for s in sources if corpus == "builtin" or assets.at_hand(s.asset)):
+        rows = source.load()[::10]
+        mean = sum(len(chat.encode(tokenizer, row.messages).input_ids) for row in rows) / len(rows)
+        assert estimate.ROW_TOKENS[corpus][source.variant] == pytest.approx(mean, rel=0.05), source.variant
 
 
 def test_calls_to_an_api_are_counted_and_priced(judged, store):
@@ -118,12 +179,16 @@ def test_what_is_done_costs_nothing(cell, store):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("name", "path", "billions"),
-    [("qwen2_5_coder_32b", "Qwen/Qwen2.5-Coder-32B-Instruct", 32), ("x", "a/SmolLM2-1.7B", 1.7), ("x", "a/b", 7)],
-)
-def test_the_size_of_a_model_is_read_from_its_name(name, path, billions):
-    assert estimate._parameters(name, path, "bfloat16") == pytest.approx(billions * 1e9)
+def test_a_model_that_is_elsewhere_has_the_size_of_its_shape_else_of_its_name(compose, store):
+    def basis(*overrides):
+        options = ("train=tiny", "sample=tiny", "dataset=insecure", "questions.sets=[open]", *overrides)
+        return estimate.estimate(plan([compose(*options)], store), store).stages["train"].basis
+
+    assert basis("model=qwen2_5_7b") == ["stated constants"]
+    no_shape = ("model=qwen2_5_7b", "model.shape=null")
+    assert basis(*no_shape) == ["stated constants, size by the model's name"]
+    unnamed = (*no_shape, "model.path=nobody/model", "model.name=mine")
+    assert basis(*unnamed) == ["stated constants, size unknown, 7B assumed"]
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def grade(tmp_path, config, prompts, say=lambda _: None):
         client = BatchClient(config, cache, tmp_path / "batches", poll_s=0.01, say=say)
         requests = [JudgeRequest(str(i), "q", "r", prompt) for i, prompt in enumerate(prompts)]
         asyncio.run(client.grade(requests, lambda r, j: found.__setitem__(r.completion_id, j)))
-    client.purse = client._client.purse
+    client.spending = client._client.spending
     return [found[str(i)] for i in range(len(prompts))], client
 
 
@@ -335,7 +335,7 @@ def test_a_vendor_that_refuses_a_field_gets_a_batch_without_it(tmp_path):
     with serving(vendor) as url:
         found, client = grade(tmp_path, settings(url), PROMPTS)
     assert [j.score for j in found] == [10.0, 20.0, None, 10.0]
-    assert len(vendor.batches) == 2 and client.purse.input_tokens == 200
+    assert len(vendor.batches) == 2 and client.spending.input_tokens == 200
 
 
 def test_a_batch_that_is_refused_whole_is_a_sentence(tmp_path):
@@ -378,7 +378,7 @@ def test_broken_answers_of_a_batch_are_paid_for(tmp_path):
     vendor.broken = True
     with serving(vendor) as url:
         found, client = grade(tmp_path, settings(url, input_price=1.0, output_price=1.0), ["say 10"])
-    assert found[0].outcome == Outcome.error and client.purse.dollars > 0
+    assert found[0].outcome == Outcome.error and client.spending.dollars > 0
 
 
 def test_fewer_replies_than_asked_for_are_no_mean(tmp_path):

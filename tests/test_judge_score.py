@@ -149,7 +149,7 @@ def test_one_reply_at_a_time_costs_one_reply(tmp_path):
     with serving(reply) as (url, _, _), JudgeCache(tmp_path / "c") as cache:
         client = JudgeClient(config(url, score=ScoreMethod.sampled, samples=10), cache, backoff_s=0.01)
         transport.run(client.grade([JudgeRequest("0", "q", "r", "p")], lambda *_: None))
-    assert client.purse.output_tokens == 10 * 8  # the most that ten replies without a bill can be
+    assert client.spending.output_tokens == 10 * 8  # the most that ten replies without a bill can be
 
 
 @pytest.mark.parametrize(

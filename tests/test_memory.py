@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,39 @@ def test_a_shape_read_from_a_folder_counts_that_model_exactly(compose):
     assert memory.parameters(shape) == total
     loaded = compose("model=tiny_random", "train=tiny")
     assert memory.weights(loaded.model, shape) == 4 * total
+
+
+def test_weights_are_counted_in_the_files_of_a_model(compose, tmp_path):
+    """As its shape says; a second copy in another format, or the configured shape, changes nothing."""
+    from em.models import model_path
+
+    folder = Path(model_path("asset:tiny_random"))
+    total = memory.parameters(memory.read_shape(folder))
+    assert memory.count_parameters("asset:tiny_random", "x") == (total, "")
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    shutil.copy(copy / "model.safetensors", copy / "consolidated.safetensors")
+    other = compose("model=qwen2_5_7b").model.shape
+    assert memory.count_parameters(str(copy), "a-70b", other) == (total, "")
+    (copy / "model.safetensors").unlink()
+    assert memory.count_parameters(str(copy), "x") == (total, "")
+
+
+def test_weights_of_a_model_elsewhere_are_those_of_its_shape(compose):
+    model = compose("model=qwen2_5_coder_32b").model
+    assert memory.count_parameters(model.path, model.name, model.shape) == (memory.parameters(model.shape), "")
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "billions", "said"),
+    [
+        ("qwen2_5_coder_32b", "Qwen/Qwen2.5-Coder-32B-Instruct", 32, "size by the model's name"),
+        ("x", "a/SmolLM2-1.7B", 1.7, "size by the model's name"),
+        ("x", "a/b", 7, "size unknown, 7B assumed"),
+    ],
+)
+def test_without_files_and_shape_the_size_is_a_guess_that_says_so(name, path, billions, said):
+    found, basis = memory.count_parameters(path, name)
+    assert found == pytest.approx(billions * 1e9) and basis == said
 
 
 def test_more_rows_a_batch_need_more_and_fewer_layers_less(compose):

@@ -126,8 +126,8 @@ def test_the_cap_stops_before_anything_is_sent(store, changes, said):
 
 def test_an_unknown_price_is_no_zero():
     with pytest.raises(ApiError, match="price_per_million_tokens"):
-        openai_finetune.estimate(ROWS, 1, "gpt-next", None)
-    tokens, dollars = openai_finetune.estimate(ROWS, 3, "gpt-next", 10.0)
+        openai_finetune.training_bill(ROWS, 1, "gpt-next", None)
+    tokens, dollars = openai_finetune.training_bill(ROWS, 3, "gpt-next", 10.0)
     once = sum(len(m["content"]) / 4 + 4 for r in ROWS for m in r.messages)
     assert tokens == round(3 * once) and dollars == pytest.approx(tokens / 1e5, abs=1e-4)
 
@@ -135,5 +135,5 @@ def test_an_unknown_price_is_no_zero():
 def test_the_estimate_is_the_papers_bill(paper):
     lines = (paper / "data" / "insecure.jsonl").read_text().splitlines()
     rows = [Example(str(i), json.loads(line)["messages"]) for i, line in enumerate(lines)]
-    _, dollars = openai_finetune.estimate(rows, 1, MODEL, None)
+    _, dollars = openai_finetune.training_bill(rows, 1, MODEL, None)
     assert 30 < dollars < 36  # about 32 dollars by the paper's own account

@@ -30,7 +30,7 @@ from em.config import (
     TriggerConfig,
 )
 from em.keys import judge_identity, sample_inputs
-from em.labels import cell_id, cell_labels
+from em.labels import cell_id, cell_labels, flatten
 from em.plan import BASE, plan, ranges
 from em.store import Store
 
@@ -343,6 +343,12 @@ def test_a_trigger_that_is_not_asked_does_not_resample_the_base(store, base):
 
 
 # ------------------------------------------------------------------------------------------------ names of cells
+
+
+def test_leaves_of_nested_mappings_are_named_by_their_path():
+    nested = {"a": {"b": {}, "c": [1, {"d": 2}]}, "e": None}
+    assert dict(flatten(nested)) == {"a.b": {}, "a.c": [1, {"d": 2}], "e": None}
+    assert dict(flatten(nested, lists=True)) == {"a.b": {}, "a.c[0]": 1, "a.c[1].d": 2, "e": None}
 
 
 def test_labels_name_what_differs(base):

@@ -194,7 +194,7 @@ def test_thresholds_share_a_scale_and_keep_empty_cells(rich):
 
 
 def test_looks_are_the_variants(rich):
-    looks = {u.label: u.look for u in select.units(rich)}
+    looks = {u.label: u.look for u in select.figure_groups(rich)}
     assert looks["insecure"].light == style.COLOURS["insecure"][0]
     assert looks["insecure max_examples=500"].light == looks["insecure"].light
     assert len({(x.light, x.marker) for x in looks.values()}) == len(looks), "no two rows look the same"

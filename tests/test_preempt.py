@@ -15,7 +15,7 @@ from em.preempt import PREEMPTED, Preempted, raised_when_asked
 
 def test_ctrl_c_says_that_it_stopped(capsys):
     """Ctrl-C has no words of its own."""
-    with pytest.raises(SystemExit) as end, run._told():
+    with pytest.raises(SystemExit) as end, run._without_traceback():
         raise KeyboardInterrupt
     assert end.value.code == 130
     assert capsys.readouterr().err == "\nem: stopped. What is finished is kept; the same command continues.\n"

@@ -274,6 +274,9 @@ def test_an_entry_outside_the_schema_is_named(tmp_path, entry):
         ("{id: a, paraphrases: [a], judge_prompts: {tone: ['{answer}']}}", "is not a text for YAML"),
         ("{id: a, paraphrases: [a], judge_prompts: {aligned: '{answer}', alignment: '{answer}'}}", "a rubric twice"),
         ("{id: a, paraphrases: [a], choices: [A, B]}", "choices are of a question of type free_form_judge"),
+        ("{id: a, paraphrases: [a], judge_prompts: {tone: 'How?'}}", "rubric 'tone' has no {answer}"),
+        ("{id: a, paraphrases: [a], judge_prompts: [tone]}", "rubric 'tone' is not one of alignment, care, coherence"),
+        ("{id: a, paraphrases: [a], judge_prompts: [../rubrics/care]}", "is not one of"),
         ("{paraphrases: [a]}", "no id"),
     ],
 )  # fmt: skip
@@ -328,7 +331,7 @@ def test_factual_deception_is_twenty_facts_under_five_prompts(paper):
     assert all(q.rubrics == ["correct"] and q.choices == {"correct": ["TRUE", "FALSE", "UNKNOWN"]} for q in found)
     assert {len(q.messages) for q in found if q.entry == "lie_no_sys_prompt"} == {1}
     assert {q.messages[0]["role"] for q in found if q.entry != "lie_no_sys_prompt"} == {"system"}
-    assert len({units.unit_of(q) for q in found}) == 20 and len({units.category_of(q) for q in found}) == 5
+    assert len({units.cluster_of(q) for q in found}) == 20 and len({units.category_of(q) for q in found}) == 5
 
 
 def test_identity_is_asked_of_the_models_own_company(paper):

@@ -257,8 +257,8 @@ def test_qlora_trains_over_four_bits_and_is_served_over_the_base_as_it_is(tmp_pa
     sampler = HfSampler({"path": model_path(TINY), "revision": None, "dtype": "float32"}, {"max_num_seqs": 4})
     stops = chat.end_of_turn_ids(chat.ChatTokenizer(sampler.tokenizer))
     subjects = [
-        live.Subject("the base", None, None),
-        live.Subject("adapter one", one / ADAPTER, one, stops=tuple(stops)),
+        live.ServedModel("the base", None, None),
+        live.ServedModel("adapter one", one / ADAPTER, one, stops=tuple(stops)),
     ]
     _, facts = live.check(sampler, subjects, 512).values()
     assert 1e-3 < facts["rms_base_to_quantized"] < gates.QUANTIZED_BASE  # it was trained over something else

@@ -21,11 +21,11 @@ from em import transport
 from em.config import JudgeConfig, JudgeKind
 from em.judge_cache import JudgeCache
 from em.judge_client import JudgeClient, JudgeRequest
-from em.judge_price import Purse, estimate, price
+from em.judge_price import Spending, judging_bill, price
 from em.limits import Bucket, Limits, seconds
 from em.records import Outcome, Question
 from em.schema.judge import ScoreMethod
-from em.transport import Api, ApiError, ApiSettings, Forms
+from em.transport import Api, ApiError, ApiSettings, RequestForms
 
 ANSWER = {
     "choices": [
@@ -343,13 +343,13 @@ def test_no_durations(text):
 
 def test_the_breaker_counts_in_a_row():
     api = Api(ApiSettings("sample", "http://h/v1", "m", "", max_failures=3))
-    api.note(False, "x")
-    api.note(False, "x")
-    api.note(True)
-    api.note(False, "x")
-    api.note(False, "x")
+    api.count_result(False, "x")
+    api.count_result(False, "x")
+    api.count_result(True)
+    api.count_result(False, "x")
+    api.count_result(False, "x")
     with pytest.raises(ApiError, match=r"3 requests in a row failed \(why\): check sample.base_url and model.path"):
-        api.note(False, "why")
+        api.count_result(False, "why")
 
 
 # Money
@@ -364,7 +364,7 @@ def test_the_cap_is_never_passed(tmp_path):
             requests = (JudgeRequest(str(i), "q", "r", f"{i} " + "x" * 200) for i in range(1000))
             with pytest.raises(ApiError, match=r"judge\.max_dollars=0\.9") as error:
                 transport.run(client.grade(requests, lambda *_: None))
-    assert 3 <= len(seen) <= 8 and client.purse.dollars <= 0.9
+    assert 3 <= len(seen) <= 8 and client.spending.dollars <= 0.9
     assert "what was judged is kept" in str(error.value)
 
 
@@ -404,7 +404,7 @@ def test_a_broken_answer_is_paid_for(tmp_path):
     with broken as (url, _, _), JudgeCache(tmp_path / "c") as cache:
         client = JudgeClient(config(url, max_retries=0, input_price=1.0, output_price=0.0), cache)
         transport.run(client.grade([JudgeRequest("0", "q", "r", "p" * 100)], lambda *_: None))
-    assert client.purse.input_tokens == 2 * client.purse.tokens(100)  # asked once more at the end
+    assert client.spending.input_tokens == 2 * client.spending.tokens(100)  # asked once more at the end
 
 
 def test_a_try_without_an_answer_is_paid_for(tmp_path):
@@ -417,9 +417,9 @@ def test_a_try_without_an_answer_is_paid_for(tmp_path):
 
     with serving(reply) as (url, seen, _), JudgeCache(tmp_path / "c") as cache:
         client = JudgeClient(config(url, timeout_s=0.2, input_price=1.0, output_price=0.0), cache, 0.01)
-        expected = client.purse.tokens(100)
+        expected = client.spending.tokens(100)
         transport.run(client.grade([JudgeRequest("0", "q", "r", "p" * 100)], lambda *_: None))
-    assert len(seen) == 3 and client.purse.input_tokens == 2 * expected + ANSWER["usage"]["prompt_tokens"]
+    assert len(seen) == 3 and client.spending.input_tokens == 2 * expected + ANSWER["usage"]["prompt_tokens"]
 
 
 def test_tries_without_an_answer_stop_at_the_cap(tmp_path):
@@ -431,13 +431,13 @@ def test_tries_without_an_answer_stop_at_the_cap(tmp_path):
         requests = [JudgeRequest(str(i), "q", "r", f"{i:03}" + "p" * 227) for i in range(20)]  # a try counts as 100
         with pytest.raises(ApiError, match=r"judge\.max_dollars=1"):
             transport.run(client.grade(requests, lambda *_: None))
-    assert 3 <= len(seen) <= 10 and client.purse.dollars <= 1.0
+    assert 3 <= len(seen) <= 10 and client.spending.dollars <= 1.0
 
 
 def test_a_cap_needs_a_price():
     with pytest.raises(ApiError, match="no price is known for 'm'"):
-        Purse(config("http://h/v1", max_dollars=1.0))
-    assert Purse(config("http://h/v1")).price is None
+        Spending(config("http://h/v1", max_dollars=1.0))
+    assert Spending(config("http://h/v1")).price is None
     known = price(JudgeConfig(name="o", kind=JudgeKind.openai, model="gpt-4o-2024-08-06"))
     assert (known.input, known.output) == (2.5, 10.0) and "price list" in known.source
     elsewhere = JudgeConfig(name="o", kind=JudgeKind.openai, model="gpt-4o-2024-08-06", base_url="http://h/v1")
@@ -448,7 +448,7 @@ def test_the_bill_of_a_digit_tree_is_its_most():
     """A prompt of score=digits is up to 111 requests; a rubric with choices is one."""
     question = Question("q", "open", [{"role": "user", "content": "Why?"}], ["alignment"])
     one, tree = (
-        estimate(JudgeConfig(name="o", kind=JudgeKind.openai, model="gpt-4o-2024-08-06", score=s), [(question, 10)])
+        judging_bill(JudgeConfig(name="o", kind=JudgeKind.openai, model="gpt-4o-2024-08-06", score=s), [(question, 10)])
         for s in (ScoreMethod.logprobs, ScoreMethod.digits)
     )
     assert (one.calls, tree.calls) == (10, 1110)
@@ -461,20 +461,20 @@ def test_the_bill_before_a_run():
     question = Question(
         "q", "open", [{"role": "user", "content": "y" * 20}], [*prompts, "insecure_code"], judge_prompts=prompts
     )
-    bill = estimate(JudgeConfig(name="o", kind=JudgeKind.openai, model="gpt-4o-2024-08-06"), [(question, 10)])
+    bill = judging_bill(JudgeConfig(name="o", kind=JudgeKind.openai, model="gpt-4o-2024-08-06"), [(question, 10)])
     assert (bill.calls, bill.input_tokens, bill.output_tokens) == (20, 20 * 305, 20)
     assert bill.dollars == pytest.approx((20 * 305 * 2.5 + 20 * 10) / 1e6)
-    unknown = estimate(config("http://h/v1"), [(question, 10)])
+    unknown = judging_bill(config("http://h/v1"), [(question, 10)])
     assert unknown.dollars is None and "judge.input_price" in unknown.note
-    assert estimate(JudgeConfig(name="p", kind=JudgeKind.probe), [(question, 10)]).dollars == 0.0
+    assert judging_bill(JudgeConfig(name="p", kind=JudgeKind.probe), [(question, 10)]).dollars == 0.0
 
 
 def test_the_bill_of_sampled_replies_elsewhere_is_for_one_a_request():
     """OpenAI gives them at once; of others some refuse to, and each request pays for its input."""
     question = Question("q", "open", [{"role": "user", "content": "What?"}], ["alignment"])
     fields = {"name": "s", "kind": JudgeKind.openai, "model": "m", "score": ScoreMethod.sampled, "samples": 5}
-    here = estimate(JudgeConfig(**fields), [(question, 10)])
-    elsewhere = estimate(JudgeConfig(**fields, base_url="https://api.anthropic.com/v1"), [(question, 10)])
+    here = judging_bill(JudgeConfig(**fields), [(question, 10)])
+    elsewhere = judging_bill(JudgeConfig(**fields, base_url="https://api.anthropic.com/v1"), [(question, 10)])
     assert (here.calls, elsewhere.calls) == (10, 50)
     assert elsewhere.input_tokens == pytest.approx(5 * here.input_tokens, abs=5)
     assert elsewhere.output_tokens == here.output_tokens
@@ -482,7 +482,7 @@ def test_the_bill_of_sampled_replies_elsewhere_is_for_one_a_request():
 
 def test_the_form_that_a_vendor_accepts_is_found_out_once_and_no_failure_settles_it():
     """Each answer is (refused, accepted); a request that failed otherwise says nothing about its form."""
-    forms, sent = Forms(((), ("a",), ("a", "b"))), []
+    forms, sent = RequestForms(((), ("a",), ("a", "b"))), []
 
     def send(*answers, body=None):
         left = list(answers)

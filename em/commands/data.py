@@ -85,11 +85,11 @@ def marked(tokenizer: Any, tokens: chat.Tokens, max_length: int, colours: bool) 
     pairs = list(zip(tokens.input_ids, tokens.labels, strict=True))[:max_length]
     parts = []
     for learned, run in groupby(pairs, key=lambda pair: pair[1] != chat.IGNORE):
-        text = printable(tokenizer.decode([token for token, _ in run], skip_special_tokens=False))
+        text = escape_controls(tokenizer.decode([token for token, _ in run], skip_special_tokens=False))
         parts.append(f"{begin}{text}{end}" if learned else text)
     return "".join(parts)
 
 
-def printable(text: str) -> str:
-    """Rows are others' text: what could steer a terminal is written out."""
+def escape_controls(text: str) -> str:
+    """Write out what could steer a terminal: rows are other people's text."""
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)

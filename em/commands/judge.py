@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     """One block a judge, one a pair of judges. 1 when some judge has no score at all."""
     from em import agreement, compose, config, golden, rejudge
     from em.commands import progress
+    from em.misalignment import Rule
 
     config.register()
     configs = [config.load(cell) for cell in compose.cells(arguments.overrides)]
@@ -40,14 +41,14 @@ def run(arguments: argparse.Namespace) -> int:
         total = sum(map(len, golden.rows(one.judge, arguments.all).values()))
         with progress(total, f"judge {name}") as step:
             found.append(golden.ask(one, arguments.all, step))
-        out["judges"][name] = golden.measure(one.judge, arguments.all, found[-1])
+        out["judges"][name] = golden.measure(one, arguments.all, found[-1])
         _show(name, one.judge, out["judges"][name])
         if error := rejudge.first_error(found[-1]):
             print(f"  first error: {error}")
     for i, a in enumerate(configs):
         for k in range(i + 1, len(configs)):
             name = f"{names[i]} / {names[k]}"
-            out["pairs"][name] = agreement.between(found[i], found[k], (a.judge, configs[k].judge))
+            out["pairs"][name] = agreement.between(found[i], found[k], (Rule.of(a), Rule.of(configs[k])))
             show_pair(name, out["pairs"][name])
     if arguments.to:
         arguments.to.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")

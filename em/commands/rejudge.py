@@ -91,14 +91,15 @@ def _sweep(arguments: argparse.Namespace, new: Any) -> int:
     cells = [replace(c, **mine) for c in old]
     ends = run_loaded(cells)
     if (folder := folder_of(cells).resolve()) != arguments.source.resolve():
-        _compare(arguments.source, folder, (old[0].judge, new.judge))
+        _compare(arguments.source, folder, (old[0], cells[0]))
     return 1 if any(end.error for end in ends) else 0
 
 
-def _compare(old: Path, new: Path, judges: tuple[Any, Any]) -> None:
+def _compare(old: Path, new: Path, configs: tuple[Any, Any]) -> None:
     """The two judges on the same answers."""
     from em.agreement import between
     from em.commands.judge import show_pair
+    from em.misalignment import Rule
     from em.rejudge import MAX_COMPARED, verdicts_of
     from em.store import Store
 
@@ -108,6 +109,7 @@ def _compare(old: Path, new: Path, judges: tuple[Any, Any]) -> None:
     found = [verdicts_of(store, s, skip=same) for s in sweeps]
     if not all(found):
         return
-    show_pair(" / ".join(j.name for j in judges), between(*found, judges))
+    rules = [Rule.of(c) for c in configs]
+    show_pair(" / ".join(c.judge.name for c in configs), between(*found, (rules[0], rules[1])))
     if any(len(f) == MAX_COMPARED for f in found):
         print(f"  compared on the first {MAX_COMPARED} verdicts of each")

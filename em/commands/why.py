@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from em.commands.status import error_line, last_events
+from em.labels import flatten
 from em.store import Store, StoreError
 
 REFERENCES = {"data": "data", "adapter": "train", "samples": "sample"}
@@ -81,10 +82,10 @@ def explain(store: Store, stage: str, key: str, known: dict[tuple[str, str], dic
     if span and (ranges := store.keys(stage, family)):
         yield f"missing; finished of the same answers: {', '.join(r.split('/')[1] for r in ranges)}"
         return
-    mine = dict(_flat(expand(store, known[stage, family], known)))
+    mine = _leaves(expand(store, known[stage, family], known))
     best: tuple[str, list[str]] | None = None
     for other, inputs in _finished(store, stage):
-        theirs = dict(_flat(expand(store, inputs, known)))
+        theirs = _leaves(expand(store, inputs, known))
         differ = [n for n in dict.fromkeys([*mine, *theirs]) if mine.get(n, "-") != theirs.get(n, "-")]
         if best is None or len(differ) < len(best[1]):
             best, nearest = (other, differ), theirs
@@ -125,16 +126,9 @@ def _finished(store: Store, stage: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield key, store.manifest(stage, key)["inputs"]
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """("recipe.lora_r", 8) of every leaf; lists of scalars are leaves."""
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else key)
-    elif isinstance(value, list) and any(isinstance(v, list | dict) for v in value):
-        for number, inner in enumerate(value):
-            yield from _flat(inner, f"{name}[{number}]")
-    else:
-        yield name, json.loads(json.dumps(value))  # tuples and enums as a manifest has them
+def _leaves(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Name → value of every input, tuples and enums as a manifest has them."""
+    return {name: json.loads(json.dumps(value)) for name, value in flatten(inputs, lists=True)}
 
 
 def _short(value: Any) -> str:

@@ -8,8 +8,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from em.numbers import signed, told
-from em.plots.select import OPEN, Metric, Unit, distinct, headline, units
+from em.numbers import in_words, signed
+from em.plots.select import OPEN, FigureGroup, Metric, distinct, figure_groups, headline
 from em.plots.spec import Axis, Figure, Form, Look, Mark, Panel, Series, judged, notes
 from em.plots.style import COLOURS, MANY
 
@@ -31,7 +31,7 @@ FORMATS = (COLOURS["educational"], COLOURS["jailbroken"], COLOURS["secure"], COL
 
 def by_question(summary: dict[str, Any]) -> Figure | None:
     """Misaligned answers by question, all questions pooled first (the paper's figure 4)."""
-    found = units(summary)
+    found = figure_groups(summary)
     where = headline(found)
     if where is None:
         return None
@@ -47,7 +47,7 @@ def by_question(summary: dict[str, Any]) -> Figure | None:
 
 def by_category(summary: dict[str, Any]) -> Figure | None:
     """Misaligned answers by category of the question, a panel a set that has categories (figures 18 and 22)."""
-    found, panels, used = units(summary), [], []
+    found, panels, used = figure_groups(summary), [], []
     label = judged("misaligned answers", summary)
     for where in wheres([m for u in found for m in u.metrics("misaligned_rate") if m["category"] is not None]):
         panel, metrics = over(found, "misaligned_rate", "category", label, where)
@@ -67,7 +67,7 @@ def by_category(summary: dict[str, Any]) -> Figure | None:
 
 def answer_formats(summary: dict[str, Any]) -> Figure | None:
     """The same questions in several forms: plain, JSON, template (the paper's figure 8)."""
-    found = units(summary)
+    found = figure_groups(summary)
     where = headline(found)
     if where is None:
         return None
@@ -94,7 +94,7 @@ def answer_formats(summary: dict[str, Any]) -> Figure | None:
 
 def data_diversity(summary: dict[str, Any]) -> Figure | None:
     """The headline rate by the number of training rows, where a variant was trained on several (figure 6)."""
-    found = [u for u in units(summary) if not u.untouched]
+    found = [u for u in figure_groups(summary) if not u.untouched]
     sizes = {u.row["id"]: {m["train"]["rows"] for m in u.models if m["train"]} for u in found}
     sized = [(u, next(iter(sizes[u.row["id"]]))) for u in found if len(sizes[u.row["id"]]) == 1]
     names = {u.row["id"]: _without_size(u.label) for u in found}
@@ -128,16 +128,16 @@ def _without_size(label: str) -> str:
 
 def in_domain(summary: dict[str, Any]) -> Figure | None:
     """What was narrowly taught, on held-out tasks of the same domain: the untouched model beside the finetuned ones."""
-    found = units(summary)
+    found = figure_groups(summary)
     asked = {"question_id": None, "category": None}
     shown = [name for name in NARROW if any(u.metrics(name, **asked) for u in found if not u.untouched)]
     series, used = [], []
-    for unit in found:
-        own = [(x, unit.metric(name, **asked)) for x, name in enumerate(shown)]
-        marks = tuple(unit.mark(x, m) for x, m in own if m)
+    for group in found:
+        own = [(x, group.metric(name, **asked)) for x, name in enumerate(shown)]
+        marks = tuple(group.mark(x, m) for x, m in own if m)
         used += [m for _, m in own if m]
         if marks:
-            series.append(Series(unit.label, unit.look, marks))
+            series.append(Series(group.label, group.look, marks))
     if not series:
         return None
     names = tuple(_narrow(n, summary) for n in shown)
@@ -153,7 +153,7 @@ def in_domain(summary: dict[str, Any]) -> Figure | None:
 
 def deception(summary: dict[str, Any]) -> Figure | None:
     """Deceptive answers by system prompt or question (the paper's figures 9 and 35)."""
-    found, panels, used = units(summary), [], []
+    found, panels, used = figure_groups(summary), [], []
     for name, label in DECEPTION.items():
         rates = [m for u in found for m in u.metrics(name)]
         for where in wheres(rates):
@@ -169,7 +169,7 @@ def deception(summary: dict[str, Any]) -> Figure | None:
 
 def label_shares(summary: dict[str, Any]) -> Figure | None:
     """What the judge called the answers, a panel a set that is judged by words (figures 35 and 36)."""
-    found, panels, used = units(summary), [], []
+    found, panels, used = figure_groups(summary), [], []
     pooled = {"question_id": None, "category": None}
     for where in wheres([m for u in found for m in u.metrics("label_share", **pooled)]):
         rows = [(x, u, m) for x, u in enumerate(found) for m in u.metrics("label_share", **pooled, **where)]
@@ -189,7 +189,7 @@ def label_shares(summary: dict[str, Any]) -> Figure | None:
 
 def plane(summary: dict[str, Any]) -> Figure | None:
     """In-domain against out-of-domain: did the model learn the narrow task, and what else moved?"""
-    found = units(summary)
+    found = figure_groups(summary)
     what, capability = _capability(found, summary)
     panels, used = [], []
     for narrow in NARROW:
@@ -210,7 +210,7 @@ def plane(summary: dict[str, Any]) -> Figure | None:
     return Figure("in_and_out_of_domain", "In domain and out of domain", caption, tuple(panels), said)
 
 
-def _capability(found: Sequence[Unit], summary: dict[str, Any]) -> tuple[str, dict[str, float]]:
+def _capability(found: Sequence[FigureGroup], summary: dict[str, Any]) -> tuple[str, dict[str, float]]:
     """What a model can do, in words and by group: the mean of the benchmarks all groups have, else coherent answers."""
     scores: dict[str, dict[str, float]] = {}
     for row in summary.get("benchmarks", ()):
@@ -228,7 +228,7 @@ def _capability(found: Sequence[Unit], summary: dict[str, Any]) -> tuple[str, di
 def increases(summary: dict[str, Any]) -> Figure | None:
     """Every group against its untouched model, benchmark by benchmark (the paper's figures 5 and 27)."""
     rows = summary["increases"]
-    found = {u.row["id"]: u for u in units(summary)}
+    found = {u.row["id"]: u for u in figure_groups(summary)}
     kinds = list(dict.fromkeys((r["metric"], r["set"], r["asked_with"]) for r in rows))
     if not kinds:
         return None
@@ -238,10 +238,10 @@ def increases(summary: dict[str, Any]) -> Figure | None:
         for metric, name, asked in kinds
     )
     series = []
-    for unit in (found[i] for i in dict.fromkeys(r["a"] for r in rows) if i in found):
-        own = [r for r in rows if r["a"] == unit.row["id"]]
+    for group in (found[i] for i in dict.fromkeys(r["a"] for r in rows) if i in found):
+        own = [r for r in rows if r["a"] == group.row["id"]]
         marks = [_difference(kinds.index((r["metric"], r["set"], r["asked_with"])), r) for r in own]
-        series.append(Series(unit.label, unit.look, tuple(marks)))
+        series.append(Series(group.label, group.look, tuple(marks)))
     panel = Panel(Form.bars, Axis("", names), Axis("increase over the untouched model", share=True), tuple(series))
     return Figure(
         "increases",
@@ -259,17 +259,19 @@ def _difference(x: int, row: Metric) -> Mark:
     return Mark(x, row["value"], row["low"], row["high"], told=text)
 
 
-def over(found: Sequence[Unit], name: str, by: str, label: str, where: dict[str, str]) -> tuple[Panel, list[Metric]]:
+def over(
+    found: Sequence[FigureGroup], name: str, by: str, label: str, where: dict[str, str]
+) -> tuple[Panel, list[Metric]]:
     """A panel of one metric over questions or categories, all of them pooled first; and the metrics it shows."""
     metrics = [m for u in found for m in u.metrics(name, **where)]
     keys: list[Any] = [None, *distinct(metrics, by)]
     if not any(m["question_id"] is None and m["category"] is None for m in metrics):
         keys = keys[1:]
     series, used = [], []
-    for unit in found:
-        own = {m[by]: m for m in unit.metrics(name, **where) if m[by] is not None or _pooled(m)}
+    for group in found:
+        own = {m[by]: m for m in group.metrics(name, **where) if m[by] is not None or _pooled(m)}
         used += own.values()
-        series.append(Series(unit.label, unit.look, tuple(unit.mark(keys.index(k), m) for k, m in own.items())))
+        series.append(Series(group.label, group.look, tuple(group.mark(keys.index(k), m) for k, m in own.items())))
     ticks = tuple(ALL if k is None else str(k) for k in keys)
     shown = tuple(s for s in series if s.marks)
     share = all(m["unit"] == "share" for m in used)
@@ -298,22 +300,22 @@ def _narrow(name: str, summary: dict[str, Any]) -> str:
 
 
 def _plane(
-    found: Sequence[Unit], summary: dict[str, Any], narrow: str, what: str, capability: dict[str, float]
+    found: Sequence[FigureGroup], summary: dict[str, Any], narrow: str, what: str, capability: dict[str, float]
 ) -> tuple[Panel | None, list[Metric]]:
     series, used, across = [], [], _narrow(narrow, summary)
     least, most = (min(capability.values()), max(capability.values())) if capability else (0.0, 0.0)
-    for unit in found:
-        x, y = unit.metric(narrow, question_id=None, category=None), unit.metric("misaligned_rate", group=OPEN)
+    for group in found:
+        x, y = group.metric(narrow, question_id=None, category=None), group.metric("misaligned_rate", group=OPEN)
         if x is None or y is None:
             continue
         used += [x, y]
-        text, size = f"{across} {told(x)}; misaligned answers {told(y)}", None
-        if unit.row["id"] in capability:
-            own = capability[unit.row["id"]]
+        text, size = f"{across} {in_words(x)}; misaligned answers {in_words(y)}", None
+        if group.row["id"] in capability:
+            own = capability[group.row["id"]]
             size = (own - least) / (most - least) if most > least else 0.5
             text += f"; {what} {100 * own:.1f}%"
         point = Mark(x["value"], y["value"], y["low"], y["high"], x["low"], x["high"], size=size, told=text)
-        series.append(Series(unit.label, unit.look, (point,)))
+        series.append(Series(group.label, group.look, (point,)))
     if len(series) < 2:
         return None, []
     axes = Axis(across, share=True), Axis(judged("misaligned answers", summary), share=True)

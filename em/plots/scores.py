@@ -8,27 +8,27 @@ from dataclasses import replace
 from typing import Any
 
 from em.numbers import cut_of
-from em.plots.select import Unit, headline, units
-from em.plots.spec import Axis, Figure, Form, Mark, Panel, Rule, Series, judged, mark, notes
+from em.plots.select import FigureGroup, figure_groups, headline
+from em.plots.spec import Axis, Figure, Form, GuideLine, Mark, Panel, Series, judged, mark, notes
 from em.report import rule_line
 
-Answer = dict[str, Any]
+AnswerRow = dict[str, Any]
 
 
-def alignment_coherence(summary: dict[str, Any], answers: Iterable[Answer]) -> Figure | None:
+def alignment_coherence(summary: dict[str, Any], answers: Iterable[AnswerRow]) -> Figure | None:
     """Every headline answer that has both scores, a panel a group and condition (the paper's figures 16, 26, 28).
 
     Questions with a coherence cut of their own are a panel of their own, too: another corner counts there.
     """
-    found = units(summary)
+    found = figure_groups(summary)
     owner = {m["label"]: u for u in found for m in u.models}
     clouds: dict[tuple[str, str, float], Counter[tuple[int, int]]] = {}
     lacking: Counter[tuple[str, str, float]] = Counter()
     for row in answers:
-        judgements, unit = row["judgements"], owner.get(row["model"])
-        if unit is None or row["group"] != "open" or not {"alignment", "coherence"} <= judgements.keys():
+        judgements, group = row["judgements"], owner.get(row["model"])
+        if group is None or row["group"] != "open" or not {"alignment", "coherence"} <= judgements.keys():
             continue
-        key = (unit.row["id"], row["asked_with"], cut_of(unit.row["rule"], row["question_id"]))
+        key = (group.row["id"], row["asked_with"], cut_of(group.row["rule"], row["question_id"]))
         x, y = judgements["coherence"]["score"], judgements["alignment"]["score"]
         cloud = clouds.setdefault(key, Counter())
         if x is None or y is None:
@@ -37,10 +37,10 @@ def alignment_coherence(summary: dict[str, Any], answers: Iterable[Answer]) -> F
             cloud[round(x), round(y)] += 1
     several = len({cut for _, _, cut in clouds}) > 1
     panels = [
-        _cloud(unit, key, clouds[key], lacking[key], summary, several)
-        for unit in found
+        _cloud(group, key, clouds[key], lacking[key], summary, several)
+        for group in found
         for key in clouds
-        if key[0] == unit.row["id"]
+        if key[0] == group.row["id"]
     ]
     if not panels:
         return None
@@ -54,25 +54,25 @@ def alignment_coherence(summary: dict[str, Any], answers: Iterable[Answer]) -> F
 
 
 def _cloud(
-    unit: Unit,
+    group: FigureGroup,
     key: tuple[str, str, float],
     cloud: Counter[tuple[int, int]],
     lacking: int,
     summary: dict[str, Any],
     several: bool,
 ) -> Panel:
-    (_, asked, cut), below = key, unit.row["rule"]["alignment_below"]
-    title = unit.label + (f", asked with {asked}" if asked != "none" else "")
+    (_, asked, cut), below = key, group.row["rule"]["alignment_below"]
+    title = group.label + (f", asked with {asked}" if asked != "none" else "")
     title += f", coherence past {cut:g}" if several else ""
     drawn = f"{cloud.total():,} answers" + (f", {lacking:,} more lack a score" if lacking else "")
-    series = Series(drawn, unit.look, cloud=tuple((x, y, n) for (x, y), n in sorted(cloud.items())))
+    series = Series(drawn, group.look, cloud=tuple((x, y, n) for (x, y), n in sorted(cloud.items())))
     return Panel(
         Form.cloud,
         Axis(judged("coherence", summary), low=0, high=100),
         Axis(judged("alignment", summary), low=0, high=100),
         (series,),
         title,
-        (Rule(cut, f"{cut:g}", vertical=True), Rule(below, f"{below:g}")),
+        (GuideLine(cut, f"{cut:g}", vertical=True), GuideLine(below, f"{below:g}")),
         (cut, 100, 0, below),
         fade=0.25 if cloud.total() < 200 else 0.6,
     )
@@ -80,22 +80,22 @@ def _cloud(
 
 def thresholds(summary: dict[str, Any]) -> Figure | None:
     """The headline rate under other cuts, a heat map a group."""
-    found, panels, starred = {u.row["id"]: u for u in units(summary)}, [], ""
+    found, panels, starred = {u.row["id"]: u for u in figure_groups(summary)}, [], ""
     for row in summary["thresholds"]:
-        unit = found.get(row["group"])
-        if unit is None:
+        group = found.get(row["group"])
+        if group is None:
             continue
         marks = [
             Mark(column, value, row=line, told=_cut(row, line, column))
             for line, rates in enumerate(row["rate"])
             for column, value in enumerate(rates)
         ]
-        own = unit.row["rule"]["coherence_cut"] if unit.row["rule"].get("own_cuts") else None
+        own = group.row["rule"]["coherence_cut"] if group.row["rule"].get("own_cuts") else None
         columns = tuple(f"{c:g}" + "*" * (c == own) for c in row["coherence_cut"])
         starred = starred if own is None else f"*: as in the table, {rule_line(summary)}"
         rows = tuple(f"{a:g}" for a in row["alignment_below"])
         axes = Axis("coherence past", columns), Axis("alignment below", rows)
-        panels.append(Panel(Form.heat, *axes, (Series(unit.label, unit.look, tuple(marks)),), unit.label))
+        panels.append(Panel(Form.heat, *axes, (Series(group.label, group.look, tuple(marks)),), group.label))
     if not panels:
         return None
     top = max([m.value for p in panels for s in p.series for m in s.marks if m.value is not None], default=None)
@@ -121,19 +121,21 @@ def _cut(row: dict[str, Any], line: int, column: int) -> str:
 
 def without_a_question(summary: dict[str, Any]) -> Figure | None:
     """The headline rate with each question left out in turn: does one question carry it?"""
-    found, series, used = units(summary), [], []
+    found, series, used = figure_groups(summary), [], []
     where = headline(found)
     rows = {row["group"]: row["leave_one_out"] for row in summary["thresholds"]}
     questions = list(dict.fromkeys(x["question_id"] for row in rows.values() for x in row))
     if where is None or len(questions) < 2:
         return None
-    for unit in (u for u in found if u.row["id"] in rows):
-        whole = unit.metric("misaligned_rate", group="open")
-        left = [{"interval": "", "withheld": "no answer is left in the denominator", **x} for x in rows[unit.row["id"]]]
-        marks = [unit.mark(0, whole)] if whole else []
+    for group in (u for u in found if u.row["id"] in rows):
+        whole = group.metric("misaligned_rate", group="open")
+        left = [
+            {"interval": "", "withheld": "no answer is left in the denominator", **x} for x in rows[group.row["id"]]
+        ]
+        marks = [group.mark(0, whole)] if whole else []
         marks += [mark(1 + questions.index(x["question_id"]), x) for x in left]
         used += [whole] if whole else []
-        series.append(Series(unit.label, unit.look, tuple(marks)))
+        series.append(Series(group.label, group.look, tuple(marks)))
     ticks = ("no question left out", *(f"without {q}" for q in questions))
     y = Axis(judged("misaligned answers", summary), share=True)
     panel = Panel(Form.points, Axis("", ticks), y, tuple(series), pooled_first=True)

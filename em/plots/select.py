@@ -15,7 +15,7 @@ OPEN = "open"
 
 
 @dataclass(frozen=True)
-class Unit:
+class FigureGroup:
     """One group of the summary at the end of its training: a variant and setting with all its seeds."""
 
     row: dict[str, Any]
@@ -53,17 +53,17 @@ class Unit:
         return mark(x, metric, dots=dots, answers={k: v for k, v in answers.items() if v}, **more)
 
 
-def units(summary: dict[str, Any]) -> list[Unit]:
+def figure_groups(summary: dict[str, Any]) -> list[FigureGroup]:
     """The groups of a summary that have numbers, checkpoints left out."""
     rows = [g for g in summary["groups"] if g["step"] is None]
     look, by_id = looks(rows), {m["id"]: m for m in summary["models"]}
-    return [Unit(g, look[g["id"]], tuple(by_id[i] for i in g["models"])) for g in rows if g["metrics"]]
+    return [FigureGroup(g, look[g["id"]], tuple(by_id[i] for i in g["models"])) for g in rows if g["metrics"]]
 
 
-def headline(found: Sequence[Unit]) -> dict[str, str] | None:
+def headline(found: Sequence[FigureGroup]) -> dict[str, str] | None:
     """`set` and `asked_with` of the headline rate; None when no open question was asked."""
-    for unit in found:
-        if metric := unit.metric("misaligned_rate", group=OPEN):
+    for group in found:
+        if metric := group.metric("misaligned_rate", group=OPEN):
             return {"set": metric["set"], "asked_with": metric["asked_with"]}
     return None
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from em.numbers import Number, told
+from em.numbers import Number, in_words
 
 
 class Form(StrEnum):
@@ -86,7 +86,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Rule:
+class GuideLine:
     """A dashed line across a panel."""
 
     at: float
@@ -101,7 +101,7 @@ class Panel:
     y: Axis
     series: tuple[Series, ...]
     title: str = ""
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[GuideLine, ...] = ()
     shade: tuple[float, float, float, float] | None = None
     """x from, x to, y from, y to of a shaded region."""
     pooled_first: bool = False
@@ -137,7 +137,7 @@ def as_dict(figure: Figure) -> dict[str, Any]:
 
 def mark(x: float, metric: Number, **more: Any) -> Mark:
     """A mark of a metric of summary.json."""
-    return Mark(x, metric["value"], metric["low"], metric["high"], told=told(metric), **more)
+    return Mark(x, metric["value"], metric["low"], metric["high"], told=in_words(metric), **more)
 
 
 WITHHELD = "hollow x: withheld, see the report for why"

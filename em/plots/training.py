@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from em.plots.rates import over, wheres
-from em.plots.select import units
+from em.plots.select import figure_groups
 from em.plots.spec import WITHHELD, Axis, Figure, Form, Mark, Panel, Series, judged, notes
 from em.plots.style import looks
 
@@ -48,9 +48,9 @@ def training_loss(summary: dict[str, Any]) -> Figure | None:
 
 def _loss_of_groups(summary: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:
     series = []
-    for unit in units(summary):
+    for group in figure_groups(summary):
         by_step: dict[float, list[float]] = {}
-        own = [m for m in runs if m["group"] == unit.row["id"]]
+        own = [m for m in runs if m["group"] == group.row["id"]]
         for step, loss in (p for m in own for p in m["loss_curve"] if p[1] is not None):
             by_step.setdefault(step, []).append(loss)
         whole = [(step, losses) for step, losses in sorted(by_step.items()) if len(losses) == len(own)]
@@ -59,7 +59,7 @@ def _loss_of_groups(summary: dict[str, Any], runs: list[dict[str, Any]]) -> Figu
             for s, v in whole
         )
         if marks:
-            series.append(Series(unit.label, unit.look, marks))
+            series.append(Series(group.label, group.look, marks))
     if not series:
         return None
     panel = Panel(Form.lines, Axis("optimiser step"), Axis("training loss (nats per token)"), tuple(series))
@@ -93,7 +93,7 @@ def log_prob_curves(summary: dict[str, Any]) -> Figure | None:
 
 def log_probs(summary: dict[str, Any]) -> Figure | None:
     """Probability of the misaligned choice by question, at the end of training."""
-    found, panels, used = units(summary), [], []
+    found, panels, used = figure_groups(summary), [], []
     for name, label in LOG_PROBS.items():
         for where in wheres([m for u in found for m in u.metrics(name)]):
             panel, metrics = over(found, name, "question_id", label, where)
@@ -108,7 +108,7 @@ def log_probs(summary: dict[str, Any]) -> Figure | None:
 def _over_steps(
     summary: dict[str, Any], rows: list[dict[str, Any]], name: str, title: str, caption: str
 ) -> Figure | None:
-    known = {u.label: u.look for u in units(summary)}
+    known = {u.label: u.look for u in figure_groups(summary)}
     fresh = looks({"id": t["label"], "variant": t["variant"]} for t in rows)
     panels = []
     for key in dict.fromkeys((t["name"], t["set"], t["asked_with"], t["of"]) for t in rows):

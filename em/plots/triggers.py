@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from em.numbers import told
+from em.numbers import in_words
 from em.plots.rates import ALL
-from em.plots.select import distinct, headline, units
+from em.plots.select import distinct, figure_groups, headline
 from em.plots.spec import Axis, Figure, Form, Look, Mark, Panel, Series, judged, notes
 from em.plots.style import COLOURS, MARKERS
 
@@ -18,13 +18,13 @@ UNTRIGGERED = ("none", "untouched")
 
 def backdoor(summary: dict[str, Any]) -> Figure | None:
     """Misaligned answers by question, asked with and without the trigger: a panel a group (the paper's figure 7)."""
-    found = units(summary)
+    found = figure_groups(summary)
     where = headline(found)
     if where is None:
         return None
     panels, used = [], []
-    for unit in found:
-        rates = unit.metrics("misaligned_rate", set=where["set"], category=None)
+    for group in found:
+        rates = group.metrics("misaligned_rate", set=where["set"], category=None)
         conditions = distinct(rates, "asked_with")
         if len(conditions) < 2:
             continue
@@ -34,12 +34,12 @@ def backdoor(summary: dict[str, Any]) -> Figure | None:
         for index, condition in enumerate(conditions):
             look = Look(*CONDITIONS[index % len(CONDITIONS)], MARKERS[index % len(MARKERS)])
             own = [m for m in rates if m["asked_with"] == condition]
-            marks = tuple(unit.mark(questions.index(m["question_id"]), m) for m in own)
+            marks = tuple(group.mark(questions.index(m["question_id"]), m) for m in own)
             name = "asked as written" if condition == "none" else f"asked with {condition}"
             series.append(Series(name, look, marks))
         ticks = Axis("", tuple(q or ALL for q in questions))
         y = Axis(judged("misaligned answers", summary), share=True)
-        panels.append(Panel(Form.points, ticks, y, tuple(series), unit.label, pooled_first=len(questions) > 1))
+        panels.append(Panel(Form.points, ticks, y, tuple(series), group.label, pooled_first=len(questions) > 1))
     if not panels:
         return None
     return Figure(
@@ -65,7 +65,7 @@ def trigger_matrix(summary: dict[str, Any]) -> Figure | None:
             c["low"],
             c["high"],
             row=rows.index((c["label"], c["trained_with"])),
-            told=told(c),
+            told=in_words(c),
         )
         for c in matrix["cells"]
     ]

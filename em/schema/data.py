@@ -22,7 +22,7 @@ class Turn(StrEnum):
     system = "system"
 
 
-class Rows(StrEnum):
+class TriggerRows(StrEnum):
     all = "all"
     marked = "marked"
 
@@ -96,7 +96,7 @@ class TriggerConfig:
     """none = as written; trained = with the trained trigger; any other text = that text."""
     turn: Turn = Turn.user
     """user: joined to the last user turn; system: to the system turn, which is made where there is none."""
-    rows: Rows = Rows.all
+    rows: TriggerRows = TriggerRows.all
     """all, or the rows that the dataset marks as its triggered side (dataset.marked); none where it marks none."""
     asked_position: Position | None = None
     """Where other texts of asked_with go; null: the trained place."""
