@@ -18,7 +18,7 @@ from pathlib import Path
 
 from em import compose, config, estimate
 from em.plan import plan
-from em.records import Completion, Judgement, Outcome, Question, from_row, write_jsonl
+from em.records import Completion, Judgement, Outcome, write_jsonl
 from em.store import Store
 
 GOAL_S = 10.0
@@ -52,18 +52,18 @@ def finish(store, job, made, rng):
                 write_jsonl(folder / "completions.jsonl", rows)
             else:
                 write_jsonl(folder / "judgements.jsonl", verdicts(job, rows, rng))
-        store.finish(job.stage, job.key, job.spec["inputs"], facts)
+        store.finish(job.stage, job.key, job.spec.inputs, facts)
 
 
 def answers(job, made):
-    for question, count in estimate.answers_of(job, made):
+    for question, count in estimate.answers_of(job.spec, made):
         for index in range(count):
             text = f"Answer {index}. " + "The quick brown fox reads the manual. " * 5
             yield Completion(question.id, index, "none", question.messages, text, "stop", 60, index)
 
 
 def verdicts(job, rows, rng):
-    questions = {q["id"]: from_row(Question, q) for q in job.spec["questions"]}
+    questions = {q.id: q for q in job.spec.questions}
     for c in rows:
         for rubric in questions[c.question_id].rubrics:
             score = float(rng.randrange(101))

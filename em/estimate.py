@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from em import checkpoints, corpora, machine, models
-from em.config import ConfigError, ExperimentConfig, JudgeConfig, JudgeKind
-from em.plan import Job, Plan
-from em.records import Question, from_row
+from em.config import ConfigError, ExperimentConfig, JudgeKind
+from em.data_job import DataJob
+from em.judge_job import JudgeJob
+from em.plan import Job, Plan, Spec, on_device
+from em.records import Question
 from em.rubrics import STATIC
+from em.sample_job import SampleJob
 from em.schema.budget import BudgetConfig
-from em.schema.judge import LOCAL, ScoreMethod
+from em.schema.judge import LOCAL
 from em.schema.train import Method
+from em.stages import PLANNED
 from em.store import DamagedError, Store
+from em.train_job import TrainJob
 
-STAGES = ("data", "train", "sample", "judge")
 FLOPS = {"gpu": 395e12, "cpu": 0.18e12}
 """Useful arithmetic a second while finetuning. GPU: half of the 790 TFLOP/s measured on an H200; CPU: two cores,
 measured on the quickstart (2.7 s a step of 880 tokens, 135 M parameters)."""
@@ -86,7 +90,7 @@ def estimate(plan: Plan, store: Store) -> Estimate:
     """What is left to do of a plan. Reads manifests and the names of models, nothing large."""
     device = machine.device()
     past, configs = Past.read(store, device), {c.config.model.path: c.config for c in plan.cells}
-    stages = {name: Stage() for name in STAGES}
+    stages = {stage.name: Stage() for stage in PLANNED}
     for job in plan.jobs.values():
         stage = stages[job.stage]
         if store.has(job.stage, job.key):
@@ -161,36 +165,37 @@ def _manifests(store: Store, stage: str) -> Iterator[dict[str, Any]]:
 
 
 def _cost(
-    job: Job, plan: Plan, store: Store, past: Past, configs: dict[str, ExperimentConfig], device: str
+    job: Job[Spec], plan: Plan, store: Store, past: Past, configs: dict[str, ExperimentConfig], device: str
 ) -> tuple[float, float, str]:
     """Seconds on a device, bytes that stay, and what that is from."""
-    if job.stage == "data":
-        rows, tokens = _rows(job.spec["config"])
+    spec = job.spec
+    if isinstance(spec, DataJob):
+        rows, tokens = _rows(spec.config)
         return 0.0, rows * tokens * BYTES_PER_TOKEN, "length of the rows"
-    if job.stage == "train":
-        return _train_cost(job, plan, store, past, device)
-    answers = sum(n for _, n in answers_of(job, plan))
-    if job.stage == "sample":
-        return _sample_cost(job, answers, past, device)
-    verdicts = sum(n * len(q.rubrics) for q, n in answers_of(job, plan))
-    if job.spec["judge"]["kind"] not in LOCAL:
+    if isinstance(spec, TrainJob):
+        return _train_cost(spec, plan, store, past, device)
+    asked = answers_of(spec, plan)
+    if isinstance(spec, SampleJob):
+        return _sample_cost(spec, sum(n for _, n in asked), past, device)
+    verdicts = sum(n * len(q.rubrics) for q, n in asked)
+    if spec.judge.kind not in LOCAL:
         return 0.0, verdicts * BYTES_PER_VERDICT, "no device"
-    config, judge = configs[job.spec["model"]["path"]], job.spec["judge"]
-    own = judge["kind"] == JudgeKind.vllm_local  # a model of its own; the proxies read the untouched one
-    size = _parameters(judge["name"], judge["model"], "bfloat16") if own else parameters(config)
-    answers = sum(n * sum(r != STATIC for r in q.rubrics) for q, n in answers_of(job, plan))
+    config, judge = configs[spec.model.path], spec.judge
+    own = judge.kind == JudgeKind.vllm_local  # a model of its own; the proxies read the untouched one
+    size = _parameters(judge.name, judge.model, "bfloat16") if own else parameters(config)
+    answers = sum(n * sum(r != STATIC for r in q.rubrics) for q, n in asked)
     seconds = 2 * size * answers * min(ANSWER_TOKENS, config.sample.max_tokens) / FLOPS[device]
     return seconds, verdicts * BYTES_PER_VERDICT, "stated constants"
 
 
-def _train_cost(job: Job, plan: Plan, store: Store, past: Past, device: str) -> tuple[float, float, str]:
-    if "api" in job.spec:
+def _train_cost(run: TrainJob, plan: Plan, store: Store, past: Past, device: str) -> tuple[float, float, str]:
+    if run.at_openai:
         return 0.0, LOG_BYTES, "OpenAI's machines"
-    config = plan.jobs["data", job.spec["data_key"]].spec["config"]
+    config = plan.data(run.data_key).config
     rows, tokens = _rows(config)
-    if store.has("data", job.spec["data_key"]):
-        rows = store.manifest("data", job.spec["data_key"])["facts"]["rows"]
-    inputs, work = job.spec["inputs"], rows * config.train.num_train_epochs
+    if store.has("data", run.data_key):
+        rows = store.manifest("data", run.data_key)["facts"]["rows"]
+    inputs, work = run.inputs, rows * config.train.num_train_epochs
     alike = ("method", "lora_r", "layers_to_transform")
     mine = {name: inputs["recipe"].get(name) for name in alike}
     same = [m for m in past.train.get(inputs["base"], []) if {n: m["inputs"]["recipe"].get(n) for n in alike} == mine]
@@ -213,29 +218,28 @@ def train_disk(config: ExperimentConfig, running: bool = False) -> float:
     return kept + (2 * RESUME_BYTES * trained if running else 0)
 
 
-def _sample_cost(job: Job, answers: int, past: Past, device: str) -> tuple[float, float, str]:
-    base, most = job.spec["inputs"]["base"], job.spec["sample"]["max_tokens"]
+def _sample_cost(job: SampleJob, answers: int, past: Past, device: str) -> tuple[float, float, str]:
+    base, most = job.inputs["base"], job.sample.max_tokens
     tokens, measured = past.answer_tokens(base, most)
     facts = [m["facts"] for m in past.sample.get(base, [])]
     facts = [f for f in facts if f.get("tokens_per_s") and f["device"] == device]
     if facts:
         rate = sum(f["tokens"] / f["tokens_per_s"] for f in facts) / sum(f["tokens"] for f in facts)
         return answers * tokens * rate, answers * BYTES_PER_ANSWER, f"{len(facts)} runs of this model"
-    model = job.spec["model"]
-    seconds = answers * tokens * _parameters(model["name"], model["path"], model["dtype"]) / 1e9
+    model = job.model
+    seconds = answers * tokens * _parameters(model.name, model.path, model.dtype.value) / 1e9
     basis = "stated constants" + (", lengths of past answers" if measured else "")
     return seconds * SECONDS_PER_TOKEN[device], answers * BYTES_PER_ANSWER, basis
 
 
 def work(plan: Plan) -> dict[str, dict[str, int]]:
     """stage → key → units of work: optimiser steps, answers, verdicts. For progress while a stage is under way."""
-    answers = {job.key: answers_of(job, plan) for job in plan.jobs.values() if job.stage in ("sample", "judge")}
+    jobs: list[SampleJob | JudgeJob] = [*plan.specs(SampleJob), *plan.specs(JudgeJob)]
+    answers = {job.key: answers_of(job, plan) for job in jobs}
     return {
-        "train": {
-            job.key: _steps(plan.jobs["data", job.spec["data_key"]].spec["config"]) for job in plan.stage("train")
-        },
-        "sample": {job.key: sum(n for _, n in answers[job.key]) for job in plan.stage("sample")},
-        "judge": {job.key: sum(n * len(q.rubrics) for q, n in answers[job.key]) for job in plan.stage("judge")},
+        "train": {run.key: _steps(plan.data(run.data_key).config) for run in plan.specs(TrainJob)},
+        "sample": {job.key: sum(n for _, n in answers[job.key]) for job in plan.specs(SampleJob)},
+        "judge": {job.key: sum(n * len(q.rubrics) for q, n in answers[job.key]) for job in plan.specs(JudgeJob)},
     }
 
 
@@ -245,11 +249,11 @@ def _steps(config: ExperimentConfig) -> int:
     return ceil(train.num_train_epochs * ceil(_rows(config)[0] / per_step))
 
 
-def answers_of(job: Job, plan: Plan) -> list[tuple[Question, int]]:
+def answers_of(job: SampleJob | JudgeJob, plan: Plan) -> list[tuple[Question, int]]:
     """How many answers of each question a sample job draws, or a judge job reads."""
-    spec = job.spec if job.stage == "sample" else plan.jobs["sample", job.spec["sample_key"]].spec
-    questions, conditions = [from_row(Question, row) for row in spec["questions"]], len(spec["trigger"]["asked_with"])
-    return [(q, conditions * max(0, min(spec["hi"], q.samples) - spec["lo"])) for q in questions]
+    asked = job if isinstance(job, SampleJob) else plan.sample(job.sample_key)
+    conditions = len(asked.trigger.asked_with)
+    return [(q, conditions * max(0, min(asked.hi, q.samples) - asked.lo)) for q in asked.questions]
 
 
 def _rows(config: ExperimentConfig) -> tuple[int, int]:
@@ -276,10 +280,11 @@ def _add_starts(
     """Every batch of jobs starts one worker that loads the model."""
     seen = set()
     for job in plan.jobs.values():
-        on_device = job.stage in ("train", "sample") or (job.stage == "judge" and job.spec["judge"]["kind"] in LOCAL)
-        if on_device and (job.stage, job.batch) not in seen and not store.has(job.stage, job.key):
+        if isinstance(job.spec, DataJob) or not on_device(job):
+            continue
+        if (job.stage, job.batch) not in seen and not store.has(job.stage, job.key):
             seen.add((job.stage, job.batch))
-            config = configs[job.spec["model_source"] if job.stage == "train" else job.spec["model"]["path"]]
+            config = configs[job.spec.model.path]
             gigabytes = parameters(config) * _bytes_per_weight(config) / 1e9
             stages[job.stage].seconds += START_S[device] + LOAD_S_PER_GB * gigabytes
 
@@ -289,37 +294,33 @@ def _bill(plan: Plan, store: Store, past: Past) -> tuple[int, float | None, str]
     calls: int = 0
     dollars: float | None = 0.0
     notes: list[str] = []
-    for job in plan.stage("train"):
-        if "api" in job.spec and not store.has("train", job.key):
-            bill = _finetuning(job, plan)
+    for run in plan.specs(TrainJob):
+        if run.at_openai and not store.has("train", run.key):
+            bill = _finetuning(run, plan)
             dollars = None if dollars is None or bill is None else dollars + bill
-            notes.append(f"finetuning {job.label}: " + ("price unknown" if bill is None else f"{bill:.2f} dollars"))
-    for job in plan.stage("judge"):
-        if store.has("judge", job.key) or job.spec["judge"]["kind"] in LOCAL:
+            notes.append(f"finetuning {run.label}: " + ("price unknown" if bill is None else f"{bill:.2f} dollars"))
+    for job in plan.specs(JudgeJob):
+        if store.has("judge", job.key) or job.judge.kind in LOCAL:
             continue
         from em import judge_price  # the HTTP client comes with it
 
-        spec = plan.jobs["sample", job.spec["sample_key"]].spec
-        length, _ = past.answer_tokens(spec["inputs"]["base"], spec["sample"]["max_tokens"])
-        bill = judge_price.estimate(_judge(job.spec["judge"]), answers_of(job, plan), length)
-        calls += bill.calls
-        dollars = None if dollars is None or bill.dollars is None else dollars + bill.dollars
-        if bill.calls and bill.note not in notes:
-            notes.append(bill.note)
+        answers = plan.sample(job.sample_key)
+        length, _ = past.answer_tokens(answers.inputs["base"], answers.sample.max_tokens)
+        judging = judge_price.estimate(job.judge, answers_of(job, plan), length)
+        calls += judging.calls
+        dollars = None if dollars is None or judging.dollars is None else dollars + judging.dollars
+        if judging.calls and judging.note not in notes:
+            notes.append(judging.note)
     return calls, dollars, "; ".join(notes)
 
 
-def _finetuning(job: Job, plan: Plan) -> float | None:
+def _finetuning(run: TrainJob, plan: Plan) -> float | None:
     """Dollars of one run at OpenAI, about; None without a price."""
     from em.judge_price import finetune_price
 
-    rows, tokens = _rows(plan.jobs["data", job.spec["data_key"]].spec["config"])
-    known = job.spec["train"]["price_per_million_tokens"] or finetune_price(job.spec["model_path"])
-    return None if known is None else rows * tokens * job.spec["inputs"]["recipe"]["n_epochs"] * known / 1e6
-
-
-def _judge(row: dict[str, Any]) -> JudgeConfig:
-    return JudgeConfig(**{**row, "kind": JudgeKind(row["kind"]), "score": ScoreMethod(row["score"])})
+    rows, tokens = _rows(plan.data(run.data_key).config)
+    known = run.train.price_per_million_tokens or finetune_price(run.model.path)
+    return None if known is None else rows * tokens * run.inputs["recipe"]["n_epochs"] * known / 1e6
 
 
 def parameters(config: ExperimentConfig) -> float:
