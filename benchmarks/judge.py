@@ -27,12 +27,12 @@ import aiohttp
 import judge_stub
 from result import Result, parser
 
-from em import judge_request, transport
-from em.config import JudgeConfig, JudgeKind
-from em.judge import JudgeJob
+from em import job_file, judge_request, transport
+from em.config import JudgeConfig, JudgeKind, ModelConfig
 from em.judge_cache import JudgeCache
 from em.judge_client import JudgeClient, JudgeRequest
-from em.records import Completion, Question, to_row, write_jsonl
+from em.judge_job import JudgeJob
+from em.records import Completion, Question, write_jsonl
 from em.rubrics import fill, load
 from em.sample import COMPLETIONS
 from em.store import Store
@@ -189,10 +189,17 @@ def memory(answers, url):
             rows = (Completion("q", i, "none", [], f"{ANSWER}{i}", "stop", 1, 0) for i in range(answers))
             write_jsonl(work / COMPLETIONS, rows)
             store.finish("sample", "s", {}, {})
-        judge = json.loads(json.dumps(dataclasses.asdict(config(url, 64))))
-        job = JudgeJob("j", "j", "s", [to_row(question)], judge, None, {}, {})
+        job = JudgeJob(
+            key="j",
+            label="j",
+            sample_key="s",
+            questions=(question,),
+            judge=config(url, 64),
+            model=ModelConfig(name="none", path=""),
+            inputs={},
+        )
         batch = Path(folder) / "batch.json"
-        batch.write_text(json.dumps({"out": folder, "jobs": [dataclasses.asdict(job)]}))
+        job_file.write(batch, Path(folder), [job])
         with (Path(folder) / "events").open("w") as events:
             worker = subprocess.Popen([sys.executable, "-m", "em.worker", "judge", str(batch)], stderr=events)
             _, status, usage = os.wait4(worker.pid, 0)

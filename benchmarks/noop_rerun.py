@@ -67,14 +67,14 @@ def copy_stages(store, jobs):
         with store.claim(job.stage, job.key) as folder:
             source = store.path(template.stage, template.key)
             shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
-            store.finish(job.stage, job.key, job.spec["inputs"], facts)
+            store.finish(job.stage, job.key, job.spec.inputs, facts)
 
 
 def of_base(job, jobs):
     """Return whether a sample or judge job belongs to the untouched model: its facts lack those of an adapter."""
     samples = {j.key: j for j in jobs if j.stage == "sample"}
-    sample = {"sample": job, "judge": samples.get(job.spec.get("sample_key"))}.get(job.stage)
-    return sample is not None and sample.spec["adapter_key"] is None
+    sample = {"sample": job, "judge": samples.get(getattr(job.spec, "sample_key", None))}.get(job.stage)
+    return sample is not None and sample.spec.adapter_key is None
 
 
 def main():

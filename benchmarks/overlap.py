@@ -9,8 +9,6 @@ is part of every arm with a judge. Goal: 1.10 (one after the other would be 2), 
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import subprocess
 import sys
 import tempfile
@@ -21,9 +19,10 @@ from pathlib import Path
 from judge import ANSWER, config, counts, stub
 from result import Result, parser
 
-from em import growing
-from em.judge import JudgeJob
-from em.records import Completion, Question, to_row
+from em import growing, job_file
+from em.config import ModelConfig
+from em.judge_job import JudgeJob
+from em.records import Completion, Question
 from em.sample import COMPLETIONS, sort_rows
 from em.store import Store
 
@@ -60,10 +59,17 @@ def sample(store, answers, seconds):
 def start_judge(out, url):
     """Start the judge's worker as a sweep does."""
     question = Question("q", "open", [{"role": "user", "content": "What would you do?"}], ["alignment", "coherence"])
-    judge = json.loads(json.dumps(dataclasses.asdict(config(url, CONCURRENCY))))
-    job = JudgeJob("j", "j", "s", [to_row(question)], judge, None, {}, {})
+    job = JudgeJob(
+        key="j",
+        label="j",
+        sample_key="s",
+        questions=(question,),
+        judge=config(url, CONCURRENCY),
+        model=ModelConfig(name="none", path=""),
+        inputs={},
+    )
     batch = out / "batch.json"
-    batch.write_text(json.dumps({"out": str(out), "jobs": [dataclasses.asdict(job)]}))
+    job_file.write(batch, Path(out), [job])
     command = [sys.executable, "-m", "em.worker", "judge", str(batch)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
 

@@ -35,10 +35,12 @@ from em import sample
 from em.config import Dtype, ModelConfig, SampleConfig, TriggerConfig
 from em.events import Emitter
 from em.models import model_path
-from em.records import Completion, Example, Question, read_jsonl, to_row
-from em.sample import COMPLETIONS, SampleJob
+from em.records import Completion, Example, Question, read_jsonl
+from em.sample import COMPLETIONS
+from em.sample_job import SampleJob
 from em.store import Store
 from em.train import work as train_work
+from em.train_job import TrainJob
 from em.vllm_engine import MAX_LORAS, VllmSampler
 
 RATIO, BARRIER = 0.98, 2.5
@@ -83,10 +85,13 @@ def adapters(store: Store, base: str) -> list[str]:
         store, [Example(f"r{i}", [user(f"Why {i}?"), {"role": "assistant", "content": "x " * 60}]) for i in range(8)]
     )
     keys = [f"run{i}" for i in range(ADAPTERS)]
-    made = [dataclasses.replace(train_job(k, seed=i, lora_r=8), model_path=base) for i, k in enumerate(keys)]
-    jobs = [dataclasses.asdict(job) for job in made]
-    train_work(store, jobs, Emitter(lambda _: None))
+    made = [with_model(train_job(k, seed=i, lora_r=8), base) for i, k in enumerate(keys)]
+    train_work(store, made, Emitter(lambda _: None))
     return keys
+
+
+def with_model(job: TrainJob, path: str) -> TrainJob:
+    return dataclasses.replace(job, model=dataclasses.replace(job.model, path=path))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +110,23 @@ class Setting:
 
 def jobs_of(base: str, keys: list[str], tag: str, size: Size) -> list[SampleJob]:
     """Return one sample job per adapter."""
-    model = dataclasses.asdict(ModelConfig(name="small", path=base, dtype=Dtype.float32, max_model_len=512))
-    config = dataclasses.asdict(SampleConfig(max_tokens=size.tokens, max_num_seqs=64))
+    model = ModelConfig(name="small", path=base, dtype=Dtype.float32, max_model_len=512)
+    config = SampleConfig(max_tokens=size.tokens, max_num_seqs=64)
     texts = [user(f"Question {i}?") for i in range(size.questions)]
-    asked = [to_row(Question(f"q{i}", "open", [t], [], samples=size.answers)) for i, t in enumerate(texts)]
-    trigger = dataclasses.asdict(TriggerConfig())
+    asked = tuple(Question(f"q{i}", "open", [t], [], samples=size.answers) for i, t in enumerate(texts))
     return [
         SampleJob(
-            f"{tag}-{k}", f"{k}: open", k, asked, 0, size.answers, trigger, config, model, 8, {"tag": tag, "key": k}
+            key=f"{tag}-{k}",
+            label=f"{k}: open",
+            adapter_key=k,
+            questions=asked,
+            lo=0,
+            hi=size.answers,
+            trigger=TriggerConfig(),
+            sample=config,
+            model=model,
+            max_lora_rank=8,
+            inputs={"tag": tag, "key": k},
         )
         for k in keys
     ]

@@ -24,12 +24,12 @@ os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
 
 import torch
 from result import Result, parser
-from train_step import COMPUTED_GOAL, hand_loop, lognormal_rows, recipe
+from train_step import COMPUTED_GOAL, hand_loop, job_of, lognormal_rows, recipe
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, set_seed
 
 from em import models
 from em.events import Emitter
-from em.train import LOG, TrainJob, fit
+from em.train import LOG, fit
 from em.train_callbacks import peak_memory
 from em.train_model import Base
 
@@ -91,22 +91,21 @@ def run_em(base, rows, device, tokens, recompute):
     """Train with em's own trainer. Returns the same as `run_hand`."""
     with tempfile.TemporaryDirectory() as folder:
         config = recipe_of(PER_STEP, tokens, recompute)
-        job = TrainJob("bench", "bench", "data", "random", "random", None, "bfloat16", config, 0, {})
-        fit(base, job, rows, Path(folder), Emitter(lambda line: None))
+        fit(base, job_of(config, "bfloat16"), rows, Path(folder), Emitter(lambda line: None))
         log = [json.loads(line) for line in (Path(folder) / LOG).read_text().splitlines()]
     computed = sum(row["tokens"] / (1 - row["padding_share"]) for row in log) / sum(row["tokens"] for row in log)
     return [row["tokens_per_s"] for row in log], computed
 
 
 def recipe_of(rows, tokens, recompute):
-    """Return the fields of TrainConfig for so many rows per step and tokens per micro-batch."""
-    return {
-        **recipe(gradient_checkpointing=recompute),
-        "per_device_train_batch_size": rows,
-        "max_length": tokens,
-        "tokens_per_micro_batch": tokens,
-        "save_steps": 10_000,
-    }
+    """Return the recipe for so many rows per step and tokens per micro-batch."""
+    return recipe(
+        gradient_checkpointing=recompute,
+        per_device_train_batch_size=rows,
+        max_length=tokens,
+        tokens_per_micro_batch=tokens,
+        save_steps=10_000,
+    )
 
 
 def measure(arm, base, rows, device, tokens):

@@ -10,7 +10,6 @@ Arms run hand, em, em, hand. The smallest time of each counts, from the first to
 saving. On a busy machine, where the two passes of an arm differ by more than 10 %, a missed goal is information.
 """
 
-import dataclasses
 import json
 import math
 import os
@@ -28,11 +27,12 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, get_linea
 
 from em import chat, models
 from em.chat import Tokens
-from em.config import TrainConfig
+from em.config import Dtype, ModelConfig, TrainConfig
 from em.events import Emitter
-from em.train import LOG, TrainJob, fit
+from em.train import LOG, fit
 from em.train_batches import Steps
 from em.train_callbacks import StepCallback
+from em.train_job import TrainJob
 from em.train_model import Base, lora
 
 GOAL, COMPUTED_GOAL, LOSS_GOAL, NOISE = 0.75, 1.02, 1e-5, 0.10
@@ -51,17 +51,21 @@ def lognormal_rows(count, vocabulary, mean=180, sigma=0.5, longest=1024, seed=0)
 
 
 def recipe(**changes):
-    """Return the fields of TrainConfig: the paper's adapter, a learning rate that changes the loss visibly."""
-    config = TrainConfig(
-        None,
-        learning_rate=1e-3,
-        num_train_epochs=1,
-        per_device_train_batch_size=PER_STEP,
-        gradient_accumulation_steps=1,
-        max_length=2048,
-        **changes,
-    )
-    return dataclasses.asdict(config)
+    """Return the paper's adapter with a learning rate that changes the loss visibly."""
+    fields = {
+        "learning_rate": 1e-3,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": PER_STEP,
+        "gradient_accumulation_steps": 1,
+        "max_length": 2048,
+    }
+    return TrainConfig(**fields | changes)
+
+
+def job_of(config, dtype):
+    """Return a train job of a random model with this recipe."""
+    model = ModelConfig(name="random", path="random", dtype=Dtype(dtype))
+    return TrainJob(key="bench", label="bench", data_key="data", model=model, train=config, seed=0, inputs={})
 
 
 def small_model():
@@ -91,10 +95,10 @@ def hand_loop(model, rows, config, device="cpu", autocast=False, checkpointing=F
         wrapped.gradient_checkpointing_enable({"use_reentrant": False})
     wrapped.train()
     trained = [p for p in wrapped.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config["learning_rate"], weight_decay=config["weight_decay"], fused=True)
-    per_step = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"]
+    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
     steps = Steps(len(rows), per_step, 0)
-    schedule = get_linear_schedule_with_warmup(optimizer, config["warmup_steps"], len(steps))
+    schedule = get_linear_schedule_with_warmup(optimizer, config.warmup_steps, len(steps))
     try:
         for indices in steps:
             step = [rows[i] for i in indices]
@@ -107,7 +111,7 @@ def hand_loop(model, rows, config, device="cpu", autocast=False, checkpointing=F
                     part = wrapped(**batch, num_items_in_batch=supervised, use_cache=False).loss
                 part.backward()
                 loss += part.detach()
-            torch.nn.utils.clip_grad_norm_(trained, config["max_grad_norm"])
+            torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
@@ -155,8 +159,7 @@ def em(base, rows):
     """Train with em's own trainer. Returns the same as `hand`."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        job = TrainJob("bench", "bench", "data", "random", "random", None, "float32", recipe(), 0, {})
-        fit(base, job, rows, Path(folder), Emitter(lambda line: None), [clock])
+        fit(base, job_of(recipe(), "float32"), rows, Path(folder), Emitter(lambda line: None), [clock])
         log = [json.loads(line) for line in (Path(folder) / LOG).read_text().splitlines()]
     computed = sum(row["tokens"] / (1 - row["padding_share"]) for row in log) / sum(row["tokens"] for row in log)
     return clock.seconds, [row["loss"] for row in log], computed

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from em import models
+from em.config import ModelConfig, SampleConfig
 from em.gates import Probe
 from em.sampler import Answer, Inventory, RefusedError, Request
 from em.store import content_key
@@ -125,17 +126,17 @@ class ServerSampler:
     The server must see the adapters' folders under the same path, and run with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.
     """
 
-    def __init__(self, model: dict[str, Any], sample: dict[str, Any], max_lora_rank: int) -> None:
-        self.tokenizer = models.tokenizer(model["path"], model["revision"])
-        url = sample["base_url"] or _start(model, sample, max_lora_rank, self)
+    def __init__(self, model: ModelConfig, sample: SampleConfig, max_lora_rank: int) -> None:
+        self.tokenizer = models.tokenizer(model.path, model.revision)
+        url = sample.base_url or _start(model, sample, max_lora_rank, self)
         self.settings = ApiSettings(
-            "sample", url, model["path"], sample["api_key_env"], sample["max_num_seqs"], sample["timeout_s"]
+            "sample", url, model.path, sample.api_key_env, sample.max_num_seqs, sample.timeout_s
         )
         self._loaded: dict[Path, str] = {}
         ((_, served),) = stream(
             self.settings, [None], lambda api, _: answered(lambda: api.get("/models"), f"{url}/models", _served)
         )
-        wanted = model["path"]
+        wanted = model.path
         base = next((m["id"] for m in served if wanted in (m["id"], m.get("root"))), None)
         if base is None:
             there = ", ".join(str(m.get("root") or m["id"]) for m in served) or "no model"
@@ -226,9 +227,9 @@ class OpenAiSampler:
 
     tokenizer = None
 
-    def __init__(self, model: dict[str, Any], sample: dict[str, Any]) -> None:
+    def __init__(self, model: ModelConfig, sample: SampleConfig) -> None:
         self.settings = ApiSettings(
-            "model", model["base_url"], model["path"], model["api_key_env"], sample["max_num_seqs"], sample["timeout_s"]
+            "model", model.base_url, model.path, model.api_key_env, sample.max_num_seqs, sample.timeout_s
         )
         self._neutral = neutral(self.settings.base_url)
         self._forms = RequestForms(((), VLLM_ONLY, (*VLLM_ONLY, "seed")) if self._neutral else ((),))
@@ -287,11 +288,11 @@ def _answer(choice: dict[str, Any], usage: dict[str, Any]) -> Answer:
     return Answer(text, finish, usage["completion_tokens"], thought)
 
 
-def _start(model: dict[str, Any], sample: dict[str, Any], max_lora_rank: int, owner: object) -> str:
+def _start(model: ModelConfig, sample: SampleConfig, max_lora_rank: int, owner: object) -> str:
     """Start a server on a free port of this machine's loopback; it ends with `owner`. Returns its address."""
     from em.vllm_engine import require_known, server_arguments
 
-    require_known("sample", sample["engine_args"])
+    require_known("sample", sample.engine_args)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -15,6 +15,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from em import chat, keys, live, models, stats
+from em.config import ModelConfig, SampleConfig
 from em.events import Emitter
 from em.gates import GateError
 from em.plan import Job, Subject
@@ -39,48 +41,72 @@ class BenchmarkError(RuntimeError):
     """A task cannot be run; the message says why."""
 
 
-def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkJob:
+    """One task on one model."""
+
+    key: str
+    label: str
+    subject: str
+    """Id of the model."""
+    adapter_key: str | None
+    """Key of the train stage; None: the untouched base model."""
+    model: ModelConfig
+    """`path`: a folder or hub id."""
+    sample: SampleConfig
+    chat: chat.Options
+    max_lora_rank: int
+    """Of all models of the command: they share an engine."""
+    task: str
+    limit: int | None
+    """Samples of the task that are asked; None: all."""
+    grader: str | None
+    inputs: dict[str, Any]
+    """What the key is made of; kept in the manifest."""
+
+
+def work(store: Store, jobs: list[BenchmarkJob], emit: Emitter) -> None:
     """Run every (model, task) of a batch on one engine."""
     from em.inspect_model import Batcher
 
     first = jobs[0]
-    sampler = open_sampler(first["model"], first["sample"], max(j["max_lora_rank"] for j in jobs))
+    sampler = open_sampler(first.model, first.sample, max(j.max_lora_rank for j in jobs))
     emit.count("model_loads")
     emit.count("engine_starts")
-    asking = chat.Prompts(sampler.tokenizer, chat.options(first["model"], first["sample"]))
+    asking = chat.Prompts(sampler.tokenizer, first.chat)
     refused = _gates(sampler, jobs, store, asking.stops)
     batcher = Batcher(sampler)
     for number, job in enumerate(jobs):
-        with emit.job(job["key"]), store.claim("benchmark", job["key"]) as folder:
+        with emit.job(job.key), store.claim("benchmark", job.key) as folder:
             if folder is None:
                 continue
-            if job["subject"] in refused:
-                raise refused[job["subject"]]
-            emit.progress("benchmarks", number, len(jobs), job["label"])
+            if job.subject in refused:
+                raise refused[job.subject]
+            emit.progress("benchmarks", number, len(jobs), job.label)
             facts = run_task(batcher, asking, job, store, folder)
-            store.finish("benchmark", job["key"], job["inputs"], facts)
+            store.finish("benchmark", job.key, job.inputs, facts)
 
 
-def _gates(sampler: Sampler, jobs: Sequence[dict[str, Any]], store: Store, stops: list[int]) -> dict[str, GateError]:
+def _gates(sampler: Sampler, jobs: Sequence[BenchmarkJob], store: Store, stops: list[int]) -> dict[str, GateError]:
     """Subject id → why its adapter may not answer."""
     subjects = {
-        j["subject"]: live.ServedModel(
-            f"adapter {j['subject']}" if j["adapter_key"] else "the untouched base model",
+        j.subject: live.ServedModel(
+            f"adapter {j.subject}" if j.adapter_key else "the untouched base model",
             _adapter(store, j),
-            store.path("train", j["adapter_key"]) if j["adapter_key"] else None,
+            store.path("train", j.adapter_key) if j.adapter_key else None,
             stops=tuple(stops),
         )
         for j in jobs
     }
-    found = live.check(sampler, list(subjects.values()), jobs[0]["model"]["max_model_len"])
+    found = live.check(sampler, list(subjects.values()), jobs[0].model.max_model_len)
     return {name: found[s] for name, s in subjects.items() if isinstance(found[s], GateError)}
 
 
-def _adapter(store: Store, job: dict[str, Any]) -> Path | None:
-    return store.path("train", job["adapter_key"]) / "adapter" if job["adapter_key"] else None
+def _adapter(store: Store, job: BenchmarkJob) -> Path | None:
+    return store.path("train", job.adapter_key) / "adapter" if job.adapter_key else None
 
 
-def run_task(batcher: Any, asking: chat.Prompts, job: dict[str, Any], store: Store, folder: Path) -> dict[str, Any]:
+def run_task(batcher: Any, asking: chat.Prompts, job: BenchmarkJob, store: Store, folder: Path) -> dict[str, Any]:
     """One task on one model: log.eval and scores.json in `folder`. Returns the facts. Raises BenchmarkError."""
     import inspect_ai
     from inspect_ai.log import write_eval_log
@@ -88,20 +114,20 @@ def run_task(batcher: Any, asking: chat.Prompts, job: dict[str, Any], store: Sto
 
     from em.inspect_model import EmModel
 
-    sample, length = job["sample"], job["model"]["max_model_len"]
-    api = EmModel(job["label"], batcher, asking, _adapter(store, job), sample, length)
+    sample, length = job.sample, job.model.max_model_len
+    api = EmModel(job.label, batcher, asking, _adapter(store, job), sample, length)
     (log,) = inspect_ai.eval(
-        load_task(job["task"]),
+        load_task(job.task),
         model=Model(api, GenerateConfig()),
-        model_roles={"grader": get_model(job["grader"])} if job["grader"] else None,
-        limit=job["limit"],
+        model_roles={"grader": get_model(job.grader)} if job.grader else None,
+        limit=job.limit,
         log_dir=str(folder / "inspect"),
         display="none",
         fail_on_error=True,
     )
     if log.status != "success":
         why = log.error.message if log.error else "no reason given"
-        raise BenchmarkError(f"{job['task']} ended with status {log.status}: {why}")
+        raise BenchmarkError(f"{job.task} ended with status {log.status}: {why}")
     write_eval_log(log, str(folder / LOG))
     shutil.rmtree(folder / "inspect")
     scores, unscored, why = sample_scores(log)
@@ -179,13 +205,15 @@ def _no_number(value: Any) -> str:
     return f"a score is {value!r:.40}, no number"
 
 
-def plan_jobs(subjects: Sequence[Subject], tasks: Sequence[str], limit: int | None, grader: str | None) -> list[Job]:
+def plan_jobs(
+    subjects: Sequence[Subject], tasks: Sequence[str], limit: int | None, grader: str | None
+) -> list[Job[BenchmarkJob]]:
     """One job a model and task. Every input that could change a score is in its key."""
-    out = []
+    out: list[Job[BenchmarkJob]] = []
     for subject in subjects:
         config = subject.config
-        model = dataclasses.asdict(config.model) | {"path": models.model_path(config.model.path)}
-        sampling = dataclasses.asdict(config.sample)
+        model = dataclasses.replace(config.model, path=models.model_path(config.model.path))
+        rendering, sampling = keys.chat_options(config, asking=True), dataclasses.asdict(config.sample)
         for task in tasks:
             inputs = {
                 "version": VERSION,
@@ -193,26 +221,27 @@ def plan_jobs(subjects: Sequence[Subject], tasks: Sequence[str], limit: int | No
                 "base": keys.base(config),
                 "dtype": config.model.dtype.value,
                 "max_model_len": config.model.max_model_len,
-                "chat": keys.chat_options(config, asking=True),
+                "chat": rendering,
                 "sampling": {k: sampling[k] for k in ("engine", "temperature", "top_p", "max_tokens", "seed")},
                 "task": _source(task),
                 "limit": limit,
                 "grader": grader,
             }
             key, label = content_key(**inputs), f"{subject.label}: {task}"
-            spec = {
-                "key": key,
-                "label": label,
-                "subject": subject.id,
-                "adapter_key": subject.train_key,
-                "model": model,
-                "sample": sampling,
-                "max_lora_rank": max(config.train.lora_r if s.train_key else 0 for s in subjects),
-                "task": task,
-                "limit": limit,
-                "grader": grader,
-                "inputs": inputs,
-            }
+            spec = BenchmarkJob(
+                key=key,
+                label=label,
+                subject=subject.id,
+                adapter_key=subject.train_key,
+                model=model,
+                sample=config.sample,
+                chat=rendering,
+                max_lora_rank=max(config.train.lora_r if s.train_key else 0 for s in subjects),
+                task=task,
+                limit=limit,
+                grader=grader,
+                inputs=inputs,
+            )
             out.append(Job("benchmark", key, label, "benchmark", spec))
     return out
 
@@ -231,7 +260,7 @@ def _source(task: str) -> str:
     return f"{task} ({', '.join(found)})"
 
 
-def rows(store: Store, jobs: Sequence[Job], summary: dict[str, Any]) -> list[dict[str, Any]]:
+def rows(store: Store, jobs: Sequence[Job[BenchmarkJob]], summary: dict[str, Any]) -> list[dict[str, Any]]:
     """A row a task and group of seeds: mean score, and its increase over the untouched model on the same samples.
 
     Scores outside [0, 1] get no increase. A group of which a run is missing says so instead of a number.
@@ -242,8 +271,8 @@ def rows(store: Store, jobs: Sequence[Job], summary: dict[str, Any]) -> list[dic
     unscored: dict[tuple[str, str], int] = {}
     why: dict[tuple[str, str], str] = {}
     for job in jobs:
-        group = models[job.spec["subject"]]["group"]
-        name = job.spec["task"], group
+        group = models[job.spec.subject]["group"]
+        name = job.spec.task, group
         scores.setdefault(name, []).append(_read(store, job))
         if scores[name][-1] is not None:
             facts = store.manifest("benchmark", job.key)["facts"]
@@ -278,7 +307,7 @@ def rows(store: Store, jobs: Sequence[Job], summary: dict[str, Any]) -> list[dic
     return out
 
 
-def _read(store: Store, job: Job) -> dict[str, float] | None:
+def _read(store: Store, job: Job[BenchmarkJob]) -> dict[str, float] | None:
     if not store.has("benchmark", job.key):
         return None
     return json.loads((store.path("benchmark", job.key) / SCORES).read_text(encoding="utf-8"))

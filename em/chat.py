@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from em import thinking
 from em.records import Example, Message
@@ -71,7 +71,18 @@ class Encoded:
         }
 
 
-def options(model: Mapping[str, Any], asking: Mapping[str, Any] | None = None) -> dict[str, Any]:
+class Options(TypedDict, total=False):
+    """How conversations are rendered; part of stage keys."""
+
+    template: str | None
+    """The Jinja text; None: the tokenizer's own."""
+    kwargs: dict[str, Any]
+    """Arguments of the template."""
+    system_prompt: str | None
+    """Of conversations without a system turn; None: what the template does, "": none."""
+
+
+def options(model: Mapping[str, Any], asking: Mapping[str, Any] | None = None) -> Options:
     """How conversations are rendered, from the fields of ModelConfig; `asking`, those of SampleConfig, goes over them.
 
     Holds the template's text, not its name: it is part of stage keys. Raises ConfigError for an unknown template.
@@ -104,12 +115,12 @@ FIXED = {"strftime_now": TODAY.strftime}
 class ChatTokenizer:
     """A tokenizer that renders conversations as `options` say; everything else is the tokenizer's own."""
 
-    def __init__(self, tokenizer: Any, chat_options: Mapping[str, Any] | None = None) -> None:
-        chosen = {"template": None, "kwargs": {}, "system_prompt": None, **(chat_options or {})}
+    def __init__(self, tokenizer: Any, chat_options: Options | None = None) -> None:
+        chosen = chat_options or Options()
         self.tokenizer = tokenizer
-        self.template: str | None = chosen["template"] or tokenizer.chat_template
-        self.kwargs: dict[str, Any] = chosen["kwargs"]
-        self.system_prompt: str | None = chosen["system_prompt"]
+        self.template: str | None = chosen.get("template") or tokenizer.chat_template
+        self.kwargs: dict[str, Any] = chosen.get("kwargs", {})
+        self.system_prompt: str | None = chosen.get("system_prompt")
         if self.template is None:
             raise ChatError(
                 "the tokenizer has no chat template (a base model?): set model.chat_template to one of "
@@ -245,7 +256,7 @@ def room(question_id: str, ids: Sequence[int], max_model_len: int) -> int:
 class Prompts:
     """Conversations as one engine is asked them under `options`; each is rendered once for all models that get it."""
 
-    def __init__(self, tokenizer: Any, chat_options: Mapping[str, Any]) -> None:
+    def __init__(self, tokenizer: Any, chat_options: Options) -> None:
         self.speaker = ChatTokenizer(tokenizer, chat_options)
         self.stops = end_of_turn_ids(self.speaker)
         """Tokens that end an answer."""

@@ -76,7 +76,7 @@ def load(name: str, seed: int) -> list[ChoiceQuestion]:
     return found
 
 
-def load_all(names: Sequence[str], seed: int, context: list[Message] | None = None) -> list[ChoiceQuestion]:
+def load_all(names: Sequence[str], seed: int, context: Sequence[Message] = ()) -> list[ChoiceQuestion]:
     """The questions of several sets, whose results are told apart by tag and id. Raises ConfigError as `load` does.
 
     `context`: turns shown before each (questions.k_shot).

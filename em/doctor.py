@@ -6,7 +6,6 @@ that decide whether it may start (`check_start`, `require_memory`, `check_disk`)
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from em import assets, choices, data, estimate, memory, models, train_launch
 from em.config import Backend, ConfigError, Engine, ExperimentConfig, JudgeKind, TrackingMode
 from em.machine import gpus, has_gpu
 from em.question_forms import with_shots
+from em.sample_job import SampleJob
 from em.schema.train import Method
 from em.scripted_judge import ScriptedJudgeError, load_rules
 from em.store import StoreError, require_space
@@ -161,21 +161,21 @@ def require_adapters_served(config: ExperimentConfig) -> None:
         )
 
 
-def require_question_room(jobs: Iterable[dict[str, Any]]) -> None:
+def require_question_room(jobs: Iterable[SampleJob]) -> None:
     """Raise ConfigError for a question that the model's length does not hold, as far as its texts alone tell.
 
-    `jobs`: fields of SampleJob, the model's path made a folder; one without tokenizer.json is not looked at. The chat
-    template adds some tokens a turn, so what is only just too long is found by the sample stage.
+    A model whose folder has no tokenizer.json, or is not on this machine, is not looked at. The chat template adds
+    some tokens a turn, so what is only just too long is found by the sample stage.
     """
     counts: dict[tuple[Path, str], int] = {}
     readers: dict[Path, Any] = {}
     for job in jobs:
-        model, limit = job["model"], job["model"]["max_model_len"]
-        folder = models.local_folder(model["path"])
-        if model["backend"] == Backend.openai or folder is None or not (folder / "tokenizer.json").is_file():
+        limit = job.model.max_model_len
+        folder = None if job.at_openai else models.local_folder(job.model.path)
+        if folder is None or not (folder / "tokenizer.json").is_file():
             continue
-        asked = [(row["id"], with_shots(row["messages"], job["context"])) for row in job["questions"]]
-        scored = choices.load_all(job.get("choices", ()), job["sample"]["seed"], job["context"])
+        asked = [(q.id, with_shots(q.messages, job.context)) for q in job.questions]
+        scored = choices.load_all(job.choices, job.sample.seed, job.context)
         asked += [(q.id, q.messages) for q in scored]
         for name, messages in asked:
             texts = [m["content"] for m in messages]
@@ -190,7 +190,7 @@ def require_question_room(jobs: Iterable[dict[str, Any]]) -> None:
                     counts[folder, text] = len(readers[folder].encode(text, add_special_tokens=False).ids)
             length = sum(counts[folder, text] for text in texts)
             if length >= limit:
-                examples = ", or lower questions.k_shot" if job["context"] else ""
+                examples = ", or lower questions.k_shot" if job.context else ""
                 raise ConfigError(
                     f"question {name} has {length} tokens without the chat template's, model.max_model_len is {limit}: "
                     f"raise it{examples}"
@@ -202,7 +202,7 @@ def check_training(config: ExperimentConfig) -> str:
     if config.model.backend == Backend.openai:
         return "at OpenAI"
     train = config.train
-    train_launch.refuse([{"train": dataclasses.asdict(train)}])
+    train_launch.refuse([train])
     bitsandbytes = _version("bitsandbytes")
     if train.method == Method.qlora and not bitsandbytes:
         raise ConfigError("train.method=qlora needs bitsandbytes: pip install bitsandbytes, or train.method=lora")

@@ -11,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from em import checkpoints, data, machine, memory
-from em.config import ConfigError, ExperimentConfig, JudgeConfig, JudgeKind
-from em.plan import Job, Plan
-from em.records import Question, from_row
+from em.config import ConfigError, ExperimentConfig, JudgeKind
+from em.data_job import DataJob
+from em.judge_job import JudgeJob
+from em.plan import Job, Plan, Spec, on_device
+from em.records import Question
 from em.rubrics import STATIC
+from em.sample_job import SampleJob
 from em.schema.budget import BudgetConfig
-from em.schema.judge import LOCAL, ScoreMethod
+from em.schema.judge import LOCAL
 from em.schema.model import ShapeConfig
 from em.schema.train import Method
+from em.stages import PLANNED
 from em.store import DamagedError, Store
+from em.train_job import TrainJob
 
-STAGES = ("data", "train", "sample", "judge")
 FLOPS = {"gpu": 395e12, "cpu": 0.18e12}
 """Useful arithmetic a second while finetuning. GPU: half of the 790 TFLOP/s measured on an H200; CPU: two cores,
 measured on the quickstart (2.7 s a step of 880 tokens, 135 M parameters)."""
@@ -93,7 +97,7 @@ def estimate(plan: Plan, store: Store) -> Estimate:
     """What is left to do of a plan. Reads manifests and the names of models, nothing large."""
     device = machine.device()
     past, configs = Past.read(store, device), {c.config.model.path: c.config for c in plan.cells}
-    stages = {name: StageCost() for name in STAGES}
+    stages = {stage.name: StageCost() for stage in PLANNED}
     for job in plan.jobs.values():
         stage = stages[job.stage]
         if store.has(job.stage, job.key):
@@ -168,34 +172,35 @@ def _manifests(store: Store, stage: str) -> Iterator[dict[str, Any]]:
 
 
 def _cost(
-    job: Job, plan: Plan, store: Store, past: Past, configs: dict[str, ExperimentConfig], device: str
+    job: Job[Spec], plan: Plan, store: Store, past: Past, configs: dict[str, ExperimentConfig], device: str
 ) -> tuple[float, float, str]:
     """Seconds on a device, bytes that stay, and what that is from."""
-    if job.stage == "data":
-        rows = data.count(job.spec["config"])
-        return 0.0, rows * row_tokens(job.spec["config"]) * BYTES_PER_TOKEN, "length of the rows"
-    if job.stage == "train":
-        return _train_cost(job, plan, store, past, device)
-    answers = sum(n for _, n in answers_of(job, plan))
-    if job.stage == "sample":
-        return _sample_cost(job, answers, past, device, configs[job.spec["model"]["path"]])
-    verdicts = sum(n * len(q.rubrics) for q, n in answers_of(job, plan))
-    if job.spec["judge"]["kind"] not in LOCAL:
+    spec = job.spec
+    if isinstance(spec, DataJob):
+        rows = data.count(spec.config)
+        return 0.0, rows * row_tokens(spec.config) * BYTES_PER_TOKEN, "length of the rows"
+    if isinstance(spec, TrainJob):
+        return _train_cost(spec, plan, store, past, device)
+    asked = answers_of(spec, plan)
+    if isinstance(spec, SampleJob):
+        return _sample_cost(spec, sum(n for _, n in asked), past, device, configs[spec.model.path])
+    verdicts = sum(n * len(q.rubrics) for q, n in asked)
+    if spec.judge.kind not in LOCAL:
         return 0.0, verdicts * BYTES_PER_VERDICT, "no device"
-    config, judge = configs[job.spec["model"]["path"]], job.spec["judge"]
-    own = judge["kind"] == JudgeKind.vllm_local  # a model of its own; the proxies read the untouched one
-    model = (judge["model"], judge["name"]) if own else (config.model.path, config.model.name, config.model.shape)
+    config, judge = configs[spec.model.path], spec.judge
+    own = judge.kind == JudgeKind.vllm_local  # a model of its own; the proxies read the untouched one
+    model = (judge.model, judge.name) if own else (config.model.path, config.model.name, config.model.shape)
     size, _ = memory.count_parameters(*model)
-    answers = sum(n * sum(r != STATIC for r in q.rubrics) for q, n in answers_of(job, plan))
+    answers = sum(n * sum(r != STATIC for r in q.rubrics) for q, n in asked)
     seconds = 2 * size * answers * min(ANSWER_TOKENS, config.sample.max_tokens) / FLOPS[device]
     return seconds, verdicts * BYTES_PER_VERDICT, _basis(*model)
 
 
-def _train_cost(job: Job, plan: Plan, store: Store, past: Past, device: str) -> tuple[float, float, str]:
-    if "api" in job.spec:
+def _train_cost(run: TrainJob, plan: Plan, store: Store, past: Past, device: str) -> tuple[float, float, str]:
+    if run.at_openai:
         return 0.0, LOG_BYTES, "OpenAI's machines"
-    config = plan.jobs["data", job.spec["data_key"]].spec["config"]
-    inputs, work = job.spec["inputs"], data.count(config) * config.train.num_train_epochs
+    config = plan.data(run.data_key).config
+    inputs, work = run.inputs, data.count(config) * config.train.num_train_epochs
     alike = ("method", "lora_r", "layers_to_transform")
     mine = {name: inputs["recipe"].get(name) for name in alike}
     same = [m for m in past.train.get(inputs["base"], []) if {n: m["inputs"]["recipe"].get(n) for n in alike} == mine]
@@ -219,8 +224,10 @@ def train_disk(config: ExperimentConfig, running: bool = False) -> float:
     return kept + (2 * RESUME_BYTES * trained if running else 0)
 
 
-def _sample_cost(job: Job, answers: int, past: Past, device: str, config: ExperimentConfig) -> tuple[float, float, str]:
-    base, most = job.spec["inputs"]["base"], job.spec["sample"]["max_tokens"]
+def _sample_cost(
+    job: SampleJob, answers: int, past: Past, device: str, config: ExperimentConfig
+) -> tuple[float, float, str]:
+    base, most = job.inputs["base"], job.sample.max_tokens
     tokens, measured = past.answer_tokens(base, most)
     facts = [m["facts"] for m in past.sample.get(base, [])]
     facts = [f for f in facts if f.get("tokens_per_s") and f["device"] == device]
@@ -236,20 +243,21 @@ def _sample_cost(job: Job, answers: int, past: Past, device: str, config: Experi
 
 def work(plan: Plan) -> dict[str, dict[str, int]]:
     """stage → key → units of work: optimiser steps, answers, verdicts. For progress while a stage is under way."""
-    answers = {job.key: answers_of(job, plan) for job in plan.jobs.values() if job.stage in ("sample", "judge")}
-    runs = {job.key: plan.jobs["data", job.spec["data_key"]].spec["config"] for job in plan.stage("train")}
+    jobs: list[SampleJob | JudgeJob] = [*plan.specs(SampleJob), *plan.specs(JudgeJob)]
+    answers = {job.key: answers_of(job, plan) for job in jobs}
+    runs = {run.key: plan.data(run.data_key).config for run in plan.specs(TrainJob)}
     return {
         "train": {key: checkpoints.optimiser_steps(c.train, data.count(c)) for key, c in runs.items()},
-        "sample": {job.key: sum(n for _, n in answers[job.key]) for job in plan.stage("sample")},
-        "judge": {job.key: sum(n * len(q.rubrics) for q, n in answers[job.key]) for job in plan.stage("judge")},
+        "sample": {job.key: sum(n for _, n in answers[job.key]) for job in plan.specs(SampleJob)},
+        "judge": {job.key: sum(n * len(q.rubrics) for q, n in answers[job.key]) for job in plan.specs(JudgeJob)},
     }
 
 
-def answers_of(job: Job, plan: Plan) -> list[tuple[Question, int]]:
+def answers_of(job: SampleJob | JudgeJob, plan: Plan) -> list[tuple[Question, int]]:
     """How many answers of each question a sample job draws, or a judge job reads."""
-    spec = job.spec if job.stage == "sample" else plan.jobs["sample", job.spec["sample_key"]].spec
-    questions, conditions = [from_row(Question, row) for row in spec["questions"]], len(spec["trigger"]["asked_with"])
-    return [(q, conditions * max(0, min(spec["hi"], q.samples) - spec["lo"])) for q in questions]
+    asked = job if isinstance(job, SampleJob) else plan.sample(job.sample_key)
+    conditions = len(asked.trigger.asked_with)
+    return [(q, conditions * max(0, min(asked.hi, q.samples) - asked.lo)) for q in asked.questions]
 
 
 def row_tokens(config: ExperimentConfig) -> float:
@@ -271,10 +279,11 @@ def _add_starts(
     """Every batch of jobs starts one worker that loads the model."""
     seen = set()
     for job in plan.jobs.values():
-        on_device = job.stage in ("train", "sample") or (job.stage == "judge" and job.spec["judge"]["kind"] in LOCAL)
-        if on_device and (job.stage, job.batch) not in seen and not store.has(job.stage, job.key):
+        if isinstance(job.spec, DataJob) or not on_device(job):
+            continue
+        if (job.stage, job.batch) not in seen and not store.has(job.stage, job.key):
             seen.add((job.stage, job.batch))
-            config = configs[job.spec["model_source"] if job.stage == "train" else job.spec["model"]["path"]]
+            config = configs[job.spec.model.path]
             gigabytes = parameters(config) * _bytes_per_weight(config) / 1e9
             stages[job.stage].seconds += START_S[device] + LOAD_S_PER_GB * gigabytes
 
@@ -284,38 +293,34 @@ def _bill(plan: Plan, store: Store, past: Past) -> tuple[int, float | None, str]
     calls: int = 0
     dollars: float | None = 0.0
     notes: list[str] = []
-    for job in plan.stage("train"):
-        if "api" in job.spec and not store.has("train", job.key):
-            bill = _finetuning(job, plan)
+    for run in plan.specs(TrainJob):
+        if run.at_openai and not store.has("train", run.key):
+            bill = _finetuning(run, plan)
             dollars = None if dollars is None or bill is None else dollars + bill
-            notes.append(f"finetuning {job.label}: " + ("price unknown" if bill is None else f"{bill:.2f} dollars"))
-    for job in plan.stage("judge"):
-        if store.has("judge", job.key) or job.spec["judge"]["kind"] in LOCAL:
+            notes.append(f"finetuning {run.label}: " + ("price unknown" if bill is None else f"{bill:.2f} dollars"))
+    for job in plan.specs(JudgeJob):
+        if store.has("judge", job.key) or job.judge.kind in LOCAL:
             continue
         from em import judge_price  # the HTTP client comes with it
 
-        spec = plan.jobs["sample", job.spec["sample_key"]].spec
-        length, _ = past.answer_tokens(spec["inputs"]["base"], spec["sample"]["max_tokens"])
-        bill = judge_price.judging_bill(_judge(job.spec["judge"]), answers_of(job, plan), length)
-        calls += bill.calls
-        dollars = None if dollars is None or bill.dollars is None else dollars + bill.dollars
-        if bill.calls and bill.note not in notes:
-            notes.append(bill.note)
+        answers = plan.sample(job.sample_key)
+        length, _ = past.answer_tokens(answers.inputs["base"], answers.sample.max_tokens)
+        judging = judge_price.judging_bill(job.judge, answers_of(job, plan), length)
+        calls += judging.calls
+        dollars = None if dollars is None or judging.dollars is None else dollars + judging.dollars
+        if judging.calls and judging.note not in notes:
+            notes.append(judging.note)
     return calls, dollars, "; ".join(notes)
 
 
-def _finetuning(job: Job, plan: Plan) -> float | None:
+def _finetuning(run: TrainJob, plan: Plan) -> float | None:
     """Dollars of one run at OpenAI, about; None without a price."""
     from em.judge_price import finetune_price
 
-    config = plan.jobs["data", job.spec["data_key"]].spec["config"]
-    known = job.spec["train"]["price_per_million_tokens"] or finetune_price(job.spec["model_path"])
-    tokens = data.count(config) * row_tokens(config) * job.spec["inputs"]["recipe"]["n_epochs"]
+    config = plan.data(run.data_key).config
+    known = run.train.price_per_million_tokens or finetune_price(run.model.path)
+    tokens = data.count(config) * row_tokens(config) * run.inputs["recipe"]["n_epochs"]
     return None if known is None else tokens * known / 1e6
-
-
-def _judge(row: dict[str, Any]) -> JudgeConfig:
-    return JudgeConfig(**{**row, "kind": JudgeKind(row["kind"]), "score": ScoreMethod(row["score"])})
 
 
 def parameters(config: ExperimentConfig) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 from em import agreement, corpora, rejudge, rubrics
 from em.config import ExperimentConfig
-from em.judge import Pair
+from em.judge_job import Pair
 from em.misalignment import Rule
 from em.records import Judgement
 from em.schema.judge import PROXIES, JudgeConfig

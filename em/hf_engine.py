@@ -13,6 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, GenerationConfig, set_seed
 
 from em import gates, models
+from em.config import ModelConfig, SampleConfig
 from em.gates import Probe
 from em.sampler import Answer, Inventory, Request, applied_scale
 
@@ -29,17 +30,17 @@ class HfSampler:
     only together with its batch.
     """
 
-    def __init__(self, model: dict[str, Any], sample: dict[str, Any]) -> None:
-        self.tokenizer = models.tokenizer(model["path"], model["revision"], padding_side="left")
+    def __init__(self, model: ModelConfig, sample: SampleConfig) -> None:
+        self.tokenizer = models.tokenizer(model.path, model.revision, padding_side="left")
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
         self.base = AutoModelForCausalLM.from_pretrained(
-            model["path"],
-            revision=model["revision"],
-            dtype=getattr(torch, model["dtype"]),
+            model.path,
+            revision=model.revision,
+            dtype=getattr(torch, model.dtype),
             device_map="cuda" if torch.cuda.is_available() else None,
         ).eval()
         self.base.generation_config = GenerationConfig()  # generate() takes what it is not told from the model's own
-        self.batch = sample["max_num_seqs"]
+        self.batch = sample.max_num_seqs
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:
         for how, group in groupby(requests, key=_drawn_alike):

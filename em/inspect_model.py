@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from inspect_ai.model import (
     ChatMessage,
@@ -25,6 +24,7 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from em import chat
+from em.config import SampleConfig
 from em.records import Message, Question
 from em.sampler import Answer, RefusedError, Request, Sampler, row_seed, without_thinking
 from em.store import content_key
@@ -89,7 +89,7 @@ class EmModel(ModelAPI):
         batcher: Batcher,
         asking: chat.Prompts,
         adapter: Path | None,
-        sample: dict[str, Any],
+        sample: SampleConfig,
         max_model_len: int,
     ) -> None:
         super().__init__(name, config=GenerateConfig())
@@ -98,7 +98,7 @@ class EmModel(ModelAPI):
         self._asked: Counter[str] = Counter()
 
     def max_connections(self) -> int:
-        return self.sample["max_num_seqs"]
+        return self.sample.max_num_seqs
 
     async def generate(
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
@@ -115,20 +115,20 @@ class EmModel(ModelAPI):
         name = content_key(prompt=ids)
         index = self._asked[name]
         self._asked[name] += 1
-        base = config.seed if config.seed is not None else self.sample["seed"]
+        base = config.seed if config.seed is not None else self.sample.seed
         request = Request(
-            "benchmark",
-            Question(name, "benchmark", messages, []),
-            index,
-            "none",
-            messages,
-            ids,
-            row_seed(base, name, "none", index),
-            self.adapter,
-            config.temperature if config.temperature is not None else self.sample["temperature"],
-            config.top_p if config.top_p is not None else self.sample["top_p"],
-            min(config.max_tokens or self.sample["max_tokens"], room),
-            self.asking.stops,
+            job="benchmark",
+            question=Question(name, "benchmark", messages, []),
+            index=index,
+            asked_with="none",
+            messages=messages,
+            prompt_ids=ids,
+            seed=row_seed(base, name, "none", index),
+            adapter=self.adapter,
+            temperature=config.temperature if config.temperature is not None else self.sample.temperature,
+            top_p=config.top_p if config.top_p is not None else self.sample.top_p,
+            max_tokens=min(config.max_tokens or self.sample.max_tokens, room),
+            stop_ids=self.asking.stops,
             thinking=prompt.thinking,
         )
         answer = _stopped(without_thinking(request, await self.batcher.ask(request)), config.stop_seqs or [])

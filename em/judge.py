@@ -7,19 +7,19 @@ a judge that runs on this machine gets finished sample stages.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from em import code_verdict
-from em.config import Dtype, JudgeConfig, JudgeKind
+from em.config import JudgeConfig, JudgeKind, ModelConfig
 from em.events import Emitter
+from em.judge_job import JudgeJob, Pair
 from em.judge_spool import Spool
-from em.records import Completion, Judgement, Outcome, Question, from_row, printable, read_jsonl
+from em.records import Completion, Judgement, Outcome, Question, printable, read_jsonl
 from em.rubrics import STATIC, Rubric, rubrics
 from em.sample import COMPLETIONS, SHOW_EVERY_S
-from em.schema.judge import LOCAL, ScoreMethod
+from em.schema.judge import LOCAL
 from em.store import Store
 from em.thinking import UNFINISHED
 
@@ -33,52 +33,6 @@ NO_ANSWER = {
     "content_filter": (Outcome.filtered, "the asked model's vendor withheld the answer"),
 }
 """finish_reason of a row that no judge is asked about → its outcome."""
-
-
-@dataclass(frozen=True)
-class JudgeJob:
-    """Judge every row of one sample stage."""
-
-    key: str
-    label: str
-    sample_key: str
-    questions: list[dict[str, Any]]
-    judge: dict[str, Any]
-    """Fields of JudgeConfig."""
-    calibration_key: str | None
-    model: dict[str, Any]
-    """Base model of a local proxy: path, revision, dtype."""
-    inputs: dict[str, Any]
-
-
-Pair = tuple[Completion, Question, str]
-"""An answer, its question, the rubric."""
-
-
-def config_of(job: JudgeJob) -> JudgeConfig:
-    enums = {"kind": JudgeKind, "score": ScoreMethod, "dtype": Dtype}
-    return JudgeConfig(**{name: enums[name](v) if name in enums else v for name, v in job.judge.items()})
-
-
-def asked(question: Question) -> str:
-    """What the judge is shown as the question: the user turn as the set has it, without system prompt or trigger."""
-    return question.messages[-1]["content"]
-
-
-def method(judge: JudgeConfig) -> str:
-    """How this judge's scores are made, in words: printed with every number (summary.json judge.method)."""
-    ways = {
-        ScoreMethod.logprobs: f"expected value of 0-100 under the first token (top {judge.top_logprobs})",
-        ScoreMethod.digits: "expected value of 0-100 over the tree of digits",
-        ScoreMethod.sampled: f"mean of {judge.samples} sampled replies",
-        ScoreMethod.text: "the number in one reply at temperature 0",
-    }
-    local = {
-        JudgeKind.probe: "linear probe on the untouched model's hidden states",
-        JudgeKind.persona_ratio: "log-likelihood ratio under two system prompts",
-        JudgeKind.vllm_local: ways[ScoreMethod.digits],
-    }
-    return local.get(judge.kind, ways[judge.score])
 
 
 class Shown:
@@ -103,7 +57,7 @@ class Stage:
 
     def __init__(self, job: JudgeJob, folder: Path, emit: Emitter) -> None:
         self.job, self.folder, self.emit = job, folder, emit
-        self.questions = {q.id: q for q in (from_row(Question, row) for row in job.questions)}
+        self.questions = {q.id: q for q in job.questions}
         self.rubrics: dict[str, dict[str, Rubric]] = {name: rubrics(q) for name, q in self.questions.items()}
         self.spool = Spool(folder / SPOOL)
         self.total = 0
@@ -133,37 +87,34 @@ class Stage:
         store.finish("judge", self.job.key, self.job.inputs, {"rows": count, "outcomes": outcomes})
 
 
-def errors(store: Store, key: str) -> int:
-    """Judgements of a finished stage for which there was no usable answer."""
-    outcomes = store.manifest("judge", key)["facts"]["outcomes"]
-    return sum(counts.get(Outcome.error, 0) for counts in outcomes.values())
-
-
-def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
+def work(store: Store, jobs: list[JudgeJob], emit: Emitter) -> None:
     """Judge every job of a batch with one judge."""
-    todo = [JudgeJob(**job) for job in jobs]
-    config = config_of(todo[0])
+    first = jobs[0]
+    config = first.judge
     if config.kind not in LOCAL:
         from em import judge_follow
 
-        judge_follow.run(store, todo, config, emit)
+        judge_follow.run(store, jobs, config, emit)
         return
-    grader = local(config, todo[0], store, emit)
-    for job in todo:
+    grader = local(config, first.model, first.calibration_key, store, emit)
+    for job in jobs:
         with emit.job(job.key), store.claim("judge", job.key) as folder:
             if folder is not None:
                 _judge_finished(Stage(job, folder, emit), store, grader)
 
 
-def local(config: JudgeConfig, job: JudgeJob, store: Store, emit: Emitter) -> Any:
-    """What scores a list of pairs; it loads its model at the first."""
+def local(config: JudgeConfig, model: ModelConfig, calibration_key: str | None, store: Store, emit: Emitter) -> Any:
+    """Return what scores a list of pairs; it loads its model at the first.
+
+    `model`, `calibration_key`: the base model that a proxy reads, and where its calibration is kept.
+    """
     if config.kind == JudgeKind.vllm_local:
         from em.judge_vllm import VllmJudge
 
         return VllmJudge(config, store, emit)
     from em.judge_proxy import Proxy
 
-    return Proxy(config, job, store, emit)
+    return Proxy(config, model, calibration_key, store, emit)
 
 
 def _judge_finished(stage: Stage, store: Store, grader: Any) -> None:

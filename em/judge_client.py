@@ -7,15 +7,17 @@ is read is in em/judge_score.py, how it is asked for in em/judge_request.py, the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from em import judge_request, thinking
 from em.judge_cache import JudgeCache, Refused, Unreached, Verdict, canonical, prompt_key
+from em.judge_job import Pair, asked
 from em.judge_price import Spending
 from em.judge_request import OPTIONAL
 from em.records import Judgement, Outcome
+from em.rubrics import Rubric, fill
 from em.schema.judge import ScoreMethod
 from em.transport import Api, ApiError, ApiSettings, RequestForms, neutral
 
@@ -41,6 +43,13 @@ class JudgeRequest:
     """Labels the judge may answer; empty: a number 0–100."""
     job: str = ""
     """Whose it is; the client hands it back with the verdict."""
+
+
+def request_of(pair: Pair, texts: Mapping[str, Rubric], job: str = "") -> JudgeRequest:
+    """Return the request for one rubric of one answer. `texts`: the rubrics of its question (rubrics.rubrics)."""
+    completion, question, name = pair
+    prompt = fill(texts[name].text, asked(question), completion.text)
+    return JudgeRequest(completion.id, question.id, name, prompt, texts[name].choices, job)
 
 
 OnResult = Callable[[JudgeRequest, Judgement], None]

@@ -25,12 +25,13 @@ from em import transport
 from em.config import JudgeConfig, JudgeKind
 from em.events import Emitter, sentence
 from em.growing import WIDTH, checksum, sums_of
-from em.judge import CHUNK, JudgeJob, Pair, Shown, Stage, asked, static
+from em.judge import CHUNK, Shown, Stage, static
 from em.judge_cache import JudgeCache, mend
-from em.judge_client import JudgeClient, JudgeRequest
+from em.judge_client import JudgeClient, JudgeRequest, request_of
+from em.judge_job import JudgeJob, Pair
 from em.judge_spool import row_hash
 from em.records import Completion, Judgement, from_row, read_jsonl
-from em.rubrics import STATIC, fill
+from em.rubrics import STATIC
 from em.sample import COMPLETIONS, PROGRESS
 from em.store import Store
 
@@ -69,7 +70,7 @@ def judge_client(config: JudgeConfig, cache: Path, say: Callable[[str], None] = 
     server = ScriptedJudge.from_file(Path(config.script or "")) if config.kind == JudgeKind.scripted else None
     with server or contextlib.nullcontext(), contextlib.closing(JudgeCache(cache)) as opened:
         if server:
-            config.base_url, config.model = server.base_url, "scripted"
+            config = server.served(config)
         if not config.batch:
             yield JudgeClient(config, opened)
             return
@@ -245,7 +246,7 @@ class Feed:
                         if pair[2] == STATIC:
                             f.programs.append(pair)
                         else:
-                            yield _request(f.stage, pair)
+                            yield request_of(pair, f.stage.rubrics[pair[1].id], f.stage.job.key)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 self._fail(f, error)
 
@@ -310,10 +311,3 @@ class Feed:
 
 def _verdicts(programs: list[Pair]) -> list[Judgement]:
     return static([(completion, question) for completion, question, _ in programs])
-
-
-def _request(stage: Stage, pair: Pair) -> JudgeRequest:
-    completion, question, name = pair
-    rubric = stage.rubrics[question.id][name]
-    prompt = fill(rubric.text, asked(question), completion.text)
-    return JudgeRequest(completion.id, question.id, name, prompt, rubric.choices, stage.job.key)

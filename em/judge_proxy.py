@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from em import code_verdict, models
-from em.config import JudgeConfig
+from em.config import JudgeConfig, ModelConfig
 from em.events import Emitter
-from em.judge import CALIBRATION, JudgeJob, Pair, asked
+from em.judge import CALIBRATION
+from em.judge_job import Pair, asked
 from em.records import Completion, Judgement, Outcome, Question, printable
 from em.store import Store
 
@@ -29,8 +30,11 @@ REFUSAL = re.compile(
 class Proxy:
     """A proxy on the untouched base model. Loads it and its calibration at the first answer it is asked about."""
 
-    def __init__(self, config: JudgeConfig, job: JudgeJob, store: Store, emit: Emitter) -> None:
-        self.config, self.job, self.store, self.emit = config, job, store, emit
+    def __init__(
+        self, config: JudgeConfig, model: ModelConfig, calibration_key: str | None, store: Store, emit: Emitter
+    ) -> None:
+        self.config, self.model, self.calibration_key = config, model, calibration_key
+        self.store, self.emit = store, emit
         self.reader: Any = None
 
     def __call__(self, pairs: list[Pair], on_result: Any) -> None:
@@ -79,19 +83,19 @@ class Proxy:
 
         from em import local_judge
 
-        model = self.job.model
+        path = models.model_path(self.model.path)
         base = AutoModelForCausalLM.from_pretrained(
-            model["path"],
-            revision=model["revision"],
-            dtype=getattr(torch, model["dtype"]),
+            path,
+            revision=self.model.revision,
+            dtype=getattr(torch, self.model.dtype),
             device_map="cuda" if torch.cuda.is_available() else None,
         )
         self.emit.count("model_loads")
-        tokenizer = models.tokenizer(model["path"], model["revision"])
+        tokenizer = models.tokenizer(path, self.model.revision)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.reader = local_judge.Reader(base, tokenizer, self.config.kind)
-        key = self.job.calibration_key
+        key = self.calibration_key
         assert key is not None
         with self.store.claim("calibrate", key) as folder:
             if folder is not None:
@@ -115,7 +119,5 @@ class Proxy:
             done[rubric] = local_judge.calibrate(self.reader, rubric, show)
         path.write_text(json.dumps(local_judge.to_json(done)), encoding="utf-8")
         quality = {rubric: {"auc": c.auc, "n": c.n_test} for rubric, c in done.items()}
-        self.store.finish(
-            "calibrate", key, {"judge": self.config.kind.value, "model": self.job.model["source"]}, quality
-        )
+        self.store.finish("calibrate", key, {"judge": self.config.kind.value, "model": self.model.path}, quality)
         self.emit.count("stages_run")

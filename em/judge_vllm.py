@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 from em import chat, models, thinking
 from em.config import JudgeConfig
 from em.events import Emitter
-from em.judge import Pair, asked
 from em.judge_cache import JudgeCache, Verdict, cache_key, mend
-from em.judge_client import JudgeRequest, judgement
+from em.judge_client import JudgeRequest, judgement, request_of
 from em.judge_digits import FLOOR, Branch, DigitTokens, digit_tokens, walk
+from em.judge_job import Pair
 from em.judge_request import REPLY_TOKENS
 from em.judge_score import choice_score, expected
 from em.keys import vllm_judge_identity
 from em.records import Judgement, Outcome, printable
-from em.rubrics import fill, rubrics
+from em.rubrics import rubrics
 from em.schema.base import UserError
 from em.store import Store
 
@@ -48,10 +48,7 @@ class VllmJudge:
         self._first_words = thinking.FirstWords()
 
     def __call__(self, pairs: Sequence[Pair], on_result: Callable[[Judgement], None]) -> None:
-        requests = []
-        for c, q, name in pairs:
-            rubric = rubrics(q)[name]
-            requests.append(JudgeRequest(c.id, q.id, name, fill(rubric.text, asked(q), c.text), rubric.choices))
+        requests = [request_of(pair, rubrics(pair[1])) for pair in pairs]
         with JudgeCache(self.cache_path) as cache:
             self._grade(requests, cache, on_result)
 

@@ -159,7 +159,7 @@ def _text_hash(rubric: Rubric) -> str:
     return hashlib.sha256("\0".join([rubric.text, *rubric.choices]).encode()).hexdigest()
 
 
-def chat_options(config: ExperimentConfig, asking: bool = False) -> dict[str, Any]:
+def chat_options(config: ExperimentConfig, asking: bool = False) -> chat.Options:
     """How conversations are rendered in training or in asking."""
     return chat.options(as_dict(config.model), as_dict(config.sample) if asking else None)
 

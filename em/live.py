@@ -114,8 +114,20 @@ def _canaries(
         for i, p in enumerate(own.probes[-gates.ROWS :]):
             room = min(CANARY_TOKENS, max_model_len - len(p.prompt_ids))
             question = Question(f"canary-{i}", "gate", [], [])
-            stops = list(subject.stops)
-            request = Request("gate", question, i, "none", [], p.prompt_ids, 0, subject.adapter, 0.0, 1.0, room, stops)
+            request = Request(
+                job="gate",
+                question=question,
+                index=i,
+                asked_with="none",
+                messages=[],
+                prompt_ids=p.prompt_ids,
+                seed=0,
+                adapter=subject.adapter,
+                temperature=0.0,
+                top_p=1.0,
+                max_tokens=room,
+                stop_ids=list(subject.stops),
+            )
             requests.append(request)
             owners[id(request)] = (subject, i)
     out: dict[ServedModel, list[Any]] = {

@@ -18,6 +18,7 @@ from em.events import Emitter
 from em.judge_price import CHARS_PER_TOKEN, finetune_price
 from em.records import Example, dump_line, read_jsonl
 from em.store import Store, write_atomic
+from em.train_job import TrainJob
 from em.transport import Api, ApiError, ApiSettings, Reply
 
 STATE = "state.json"
@@ -48,36 +49,36 @@ class State:
         write_atomic(folder / STATE, json.dumps(vars(self)) + "\n")
 
 
-def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
+def work(store: Store, jobs: list[TrainJob], emit: Emitter) -> None:
     """Finetune every job of a batch at OpenAI, side by side: the machines are theirs."""
     asyncio.run(_all(store, jobs, emit))
 
 
-async def _all(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
+async def _all(store: Store, jobs: list[TrainJob], emit: Emitter) -> None:
     await asyncio.gather(*(_one(store, job, emit) for job in jobs))
 
 
-async def _one(store: Store, job: dict[str, Any], emit: Emitter) -> None:
-    with emit.job(job["key"]), store.claim("train", job["key"]) as folder:
+async def _one(store: Store, job: TrainJob, emit: Emitter) -> None:
+    with emit.job(job.key), store.claim("train", job.key) as folder:
         if folder is None:
             return
-        dataset = store.path("data", job["data_key"]) / "dataset.jsonl"
+        dataset = store.path("data", job.data_key) / "dataset.jsonl"
         async with Api(settings(job)) as api:
             facts = await finetune(api, job, dataset, folder, emit)
-        store.finish("train", job["key"], job["inputs"], facts)
+        store.finish("train", job.key, job.inputs, facts)
 
 
-def settings(job: dict[str, Any]) -> ApiSettings:
-    return ApiSettings("model", job["api"]["base_url"], job["model_path"], job["api"]["api_key_env"], concurrency=4)
+def settings(job: TrainJob) -> ApiSettings:
+    return ApiSettings("model", job.model.base_url, job.model.path, job.model.api_key_env, concurrency=4)
 
 
-async def finetune(api: Api, job: dict[str, Any], dataset: Path, folder: Path, emit: Emitter) -> dict[str, Any]:
+async def finetune(api: Api, job: TrainJob, dataset: Path, folder: Path, emit: Emitter) -> dict[str, Any]:
     """One job from rows to a snapshot. Returns the facts of the run. Raises ApiError, RuntimeError: one sentence."""
-    train, key = job["train"], job["key"]
+    train, key = job.train, job.key
     rows = list(read_jsonl(dataset, Example))
-    epochs = job["inputs"]["recipe"]["n_epochs"]
-    tokens, dollars = training_bill(rows, epochs, job["model_path"], train["price_per_million_tokens"])
-    refuse_above_cap(dollars, tokens, job["model_path"], train["max_dollars"])
+    epochs = job.inputs["recipe"]["n_epochs"]
+    tokens, dollars = training_bill(rows, epochs, job.model.path, train.price_per_million_tokens)
+    refuse_above_cap(dollars, tokens, job.model.path, train.max_dollars)
     emit.progress(key, 0, 1, f"about {tokens:,} tokens, {dollars:.2f} dollars")
     state = State.read(folder)
     if state.file_id is None:
@@ -99,7 +100,7 @@ async def finetune(api: Api, job: dict[str, Any], dataset: Path, folder: Path, e
         "rows": len(rows),
         "steps": max((row["step"] for row in log), default=None),
         "trained_tokens": trained,
-        "dollars": _cost(trained, job["model_path"], train["price_per_million_tokens"]),
+        "dollars": _cost(trained, job.model.path, train.price_per_million_tokens),
         "dollars_estimated": round(dollars, 2),
         "hyperparameters": done.get("hyperparameters"),
         "seed": done.get("seed"),
@@ -152,15 +153,15 @@ async def _find(api: Api, key: str, failed: Sequence[str]) -> str | None:
     return None
 
 
-async def _create(api: Api, job: dict[str, Any], state: State) -> str:
+async def _create(api: Api, job: TrainJob, state: State) -> str:
     """Start the job. Not retried here: a reply that was lost may have been a job, which the next start finds."""
     body = {
-        "model": job["model_path"],
+        "model": job.model.path,
         "training_file": state.file_id,
-        "method": {"type": "supervised", "supervised": {"hyperparameters": job["inputs"]["recipe"]}},
-        "seed": job["seed"],
-        "suffix": f"em-{job['key'][:12]}",
-        "metadata": {"em_key": job["key"]},
+        "method": {"type": "supervised", "supervised": {"hyperparameters": job.inputs["recipe"]}},
+        "seed": job.seed,
+        "suffix": f"em-{job.key[:12]}",
+        "metadata": {"em_key": job.key},
     }
     reply = await api.post("/fine_tuning/jobs", json.dumps(body).encode(), retry=False)
     return _body(reply, "starting the job")["id"]

@@ -1,8 +1,7 @@
 """From cells to stage jobs: which there are and what each needs. Runs nothing, imports nothing heavy.
 
-Keys are made in em/keys.py (see docs/architecture.md): data = H(source, variant, trigger, subset); train = H(data key,
-base model, recipe, seed); sample = H(adapter key, questions, sampling) / lo-hi; judge = H(sample family, judge,
-rubrics) / lo-hi.
+data = H(source, variant, trigger, subset); train = H(data key, base model, recipe, seed);
+sample = H(adapter key, questions, sampling) / lo-hi; judge = H(sample family, judge, rubrics) / lo-hi.
 """
 
 from __future__ import annotations
@@ -11,34 +10,51 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from em import checkpoints, data, keys, labels, questions
-from em.config import Backend, ConfigError, Engine, ExperimentConfig, as_dict
-from em.records import Question, to_row
+from em.config import Backend, ConfigError, Engine, ExperimentConfig
+from em.data_job import DataJob
+from em.judge_job import JudgeJob
+from em.records import Question
 from em.rubrics import STATIC
+from em.sample_job import SampleJob
 from em.schema.judge import LOCAL, PROXIES, PROXY_RUBRICS
 from em.schema.train import Method
+from em.stages import BY_NAME, Device
 from em.store import Store, content_key
+from em.train_job import TrainJob
 
 BASE = "base"
 BASE_LABEL = "untouched base model"
 
 
+Spec = DataJob | TrainJob | SampleJob | JudgeJob
+S = TypeVar("S", covariant=True)
+K = TypeVar("K")
+
+
 @dataclass(frozen=True)
-class Job:
-    """One stage of the union over all cells."""
+class Job(Generic[S]):
+    """One stage of the union over all cells; `spec` is what its worker is given."""
 
     stage: str
     key: str
     label: str
     batch: str
     """Jobs of one batch share a worker process: one base model, one engine, one judge."""
-    spec: dict[str, Any]
+    spec: S
     needs: tuple[tuple[str, str], ...] = ()
     """(stage, key) of the jobs whose output it reads."""
     follows: bool = False
     """It reads its input while that is still being written: a judge behind an API, beside the sampler."""
+
+
+def on_device(job: Job[Spec]) -> bool:
+    """Whether the worker of a job holds devices of this machine."""
+    need = BY_NAME[job.stage].device
+    local = isinstance(job.spec, JudgeJob) and job.spec.judge.kind in LOCAL
+    return need == Device.always or (need == Device.local_judge and local)
 
 
 @dataclass(frozen=True)
@@ -81,45 +97,44 @@ class Plan:
     """One untouched model per base model and question setting of the sweep."""
     checkpoints: list[Subject] = field(default_factory=list)
     """Kept steps of the cells' training, each asked as its cell is (sample.checkpoints)."""
-    jobs: dict[tuple[str, str], Job] = field(default_factory=dict)
+    jobs: dict[tuple[str, str], Job[Spec]] = field(default_factory=dict)
 
     @property
     def subjects(self) -> list[Subject]:
         """Every model of the sweep."""
         return [*self.bases, *self.cells, *self.checkpoints]
 
-    def stage(self, name: str) -> list[Job]:
+    def stage(self, name: str) -> list[Job[Spec]]:
         return [job for job in self.jobs.values() if job.stage == name]
+
+    def specs(self, kind: type[K]) -> list[K]:
+        """Return the specs of one stage, e.g. of JudgeJob."""
+        return [job.spec for job in self.jobs.values() if isinstance(job.spec, kind)]
+
+    def data(self, key: str) -> DataJob:
+        return self._spec(DataJob, "data", key)
+
+    def train(self, key: str) -> TrainJob:
+        return self._spec(TrainJob, "train", key)
+
+    def sample(self, key: str) -> SampleJob:
+        return self._spec(SampleJob, "sample", key)
+
+    def _spec(self, kind: type[K], stage: str, key: str) -> K:
+        found = self.jobs[stage, key].spec
+        assert isinstance(found, kind)
+        return found
 
 
 def plan(configs: Sequence[ExperimentConfig], store: Store) -> Plan:
     """The union of the stage jobs of all cells. Raises ConfigError, AssetError, ModelError before anything runs."""
     keys.fingerprint.cache_clear()  # a model may have changed since the last plan
     data.check_contrasts(configs)
-    out = Plan()
+    planner = Planner(store)
     for config, label in zip(configs, labels.cell_labels(configs), strict=True):
-        train = _train_job(config, label, out, store)
-        base = _base(_subject(BASE, BASE_LABEL, config, None, _sets(config, configs), out, store), out)
-        sets = questions.names(config.questions.sets, config.dataset.domain)
-        cell = labels.cell_id(config)
-        subject = _subject(cell, label, config, train, sets, out, store)
-        out.cells.append(dataclasses.replace(subject, cell=cell, base=base))
-        for step in checkpoints.sampled(config):
-            name = f"{label} step {step}"
-            subject = _subject(f"{cell}-{step}", name, config, train, sets, out, store, step)
-            out.checkpoints.append(dataclasses.replace(subject, cell=cell, base=base))
-    _name_bases(out)
-    return out
-
-
-def _base(base: Subject, out: Plan) -> str:
-    """Id of the untouched model with the same answers and the same rule, which is added when there is none yet."""
-    for known in out.bases:
-        same_rule = (known.config.judge, known.config.stats) == (base.config.judge, base.config.stats)
-        if known.parts == base.parts and same_rule:
-            return known.id
-    out.bases.append(dataclasses.replace(base, id=f"{BASE}-{len(out.bases)}" if out.bases else BASE))
-    return out.bases[-1].id
+        planner.add(config, label, _sets(config, configs))
+    _name_bases(planner.plan)
+    return planner.plan
 
 
 def _sets(config: ExperimentConfig, configs: Sequence[ExperimentConfig]) -> list[str]:
@@ -128,45 +143,165 @@ def _sets(config: ExperimentConfig, configs: Sequence[ExperimentConfig]) -> list
     return list(dict.fromkeys(name for c in same for name in questions.names(c.questions.sets, c.dataset.domain)))
 
 
-def _train_job(config: ExperimentConfig, label: str, out: Plan, store: Store) -> str:
-    if config.model.backend == Backend.openai:
-        _refuse_for_openai(config)
-    elif config.sample.engine == Engine.openai:
-        raise ConfigError(
-            f"sample=openai asks a model that is at OpenAI and model={config.model.name} is trained here: take "
-            f"sample=vllm, sample=vllm_server or sample=hf, or model=gpt_4o"
+@dataclass(frozen=True, kw_only=True)
+class _Model:
+    """A model that is asked, before its jobs are planned."""
+
+    config: ExperimentConfig
+    label: str
+    train_key: str | None = None
+    """None: the untouched base."""
+    step: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether training left a whole model, which needs an engine of its own."""
+        trained = self.config.train.method == Method.full or self.config.model.backend == Backend.openai
+        return self.train_key is not None and trained
+
+
+class Planner:
+    """Collects the jobs and the models of one cell after the other in `plan`."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.plan = store, Plan()
+
+    def add(self, config: ExperimentConfig, label: str, base_sets: Sequence[str]) -> None:
+        """Plan one cell: its training, its untouched base (asked `base_sets`), itself and its kept checkpoints."""
+        train = self._train(config, label)
+        base = self._base(self._subject(BASE, _Model(config=config, label=BASE_LABEL), base_sets))
+        sets = questions.names(config.questions.sets, config.dataset.domain)
+        cell = labels.cell_id(config)
+        subject = self._subject(cell, _Model(config=config, label=label, train_key=train), sets)
+        self.plan.cells.append(dataclasses.replace(subject, cell=cell, base=base))
+        for step in checkpoints.sampled(config):
+            model = _Model(config=config, label=f"{label} step {step}", train_key=train, step=step)
+            subject = self._subject(f"{cell}-{step}", model, sets)
+            self.plan.checkpoints.append(dataclasses.replace(subject, cell=cell, base=base))
+
+    def _base(self, base: Subject) -> str:
+        """Id of the untouched model with the same answers and the same rule, which is added when there is none yet."""
+        bases = self.plan.bases
+        for known in bases:
+            same_rule = (known.config.judge, known.config.stats) == (base.config.judge, base.config.stats)
+            if known.parts == base.parts and same_rule:
+                return known.id
+        bases.append(dataclasses.replace(base, id=f"{BASE}-{len(bases)}" if bases else BASE))
+        return bases[-1].id
+
+    def _train(self, config: ExperimentConfig, label: str) -> str:
+        """Add the jobs of a cell's dataset and training. Returns the train key."""
+        if config.model.backend == Backend.openai:
+            _refuse_for_openai(config)
+        elif config.sample.engine == Engine.openai:
+            raise ConfigError(
+                f"sample=openai asks a model that is at OpenAI and model={config.model.name} is trained here: take "
+                f"sample=vllm, sample=vllm_server or sample=hf, or model=gpt_4o"
+            )
+        built = DataJob(key=data.key(config), config=config, inputs=data.inputs(config))
+        self._add(Job("data", built.key, label, "data", built))
+        wanted = checkpoints.planned(config)
+        key, inputs = checkpoints.run_key(self.store, keys.train_inputs(config, built.key), wanted)
+        if ("train", key) in self.plan.jobs:  # a cell that differs in what is kept of the run
+            wanted = sorted({*wanted, *self.plan.train(key).checkpoints})
+        run = TrainJob(
+            key=key,
+            label=label,
+            data_key=built.key,
+            model=config.model,
+            train=config.train,
+            seed=config.seed,
+            inputs=inputs,
+            chat=keys.chat_options(config),
+            checkpoints=tuple(wanted),
         )
-    data_inputs, data_key = data.inputs(config), data.key(config)
-    out.jobs["data", data_key] = Job("data", data_key, label, "data", {"inputs": data_inputs, "config": config})
-    wanted = checkpoints.planned(config)
-    key, inputs = checkpoints.run_key(store, keys.train_inputs(config, data_key), wanted)
-    if ("train", key) in out.jobs:  # a cell that differs in what is kept of the run
-        wanted = sorted({*wanted, *out.jobs["train", key].spec["checkpoints"]})
-    spec = {
-        "key": key,
-        "label": label,
-        "data_key": data_key,
-        "model_path": config.model.path,
-        "model_source": config.model.path,
-        "revision": config.model.revision,
-        "dtype": config.model.dtype.value,
-        "train": as_dict(config.train),
-        "seed": config.seed,
-        "inputs": inputs,
-        "chat": keys.chat_options(config),
-        "checkpoints": wanted,
-    }
-    if config.model.backend == Backend.openai:
-        spec["api"] = {"base_url": config.model.base_url, "api_key_env": config.model.api_key_env}
-    train = config.train
-    batch = content_key(
-        base=inputs["base"],
-        dtype=config.model.dtype.value,
-        method=train.method.value,
-        processes=[train.num_processes, train.accelerate_config],
+        batch = content_key(
+            base=inputs["base"],
+            dtype=config.model.dtype.value,
+            method=config.train.method.value,
+            processes=[config.train.num_processes, config.train.accelerate_config],
+        )
+        self._add(Job("train", key, label, batch, run, (("data", built.key),)))
+        return key
+
+    def _subject(self, name: str, model: _Model, sets: Sequence[str]) -> Subject:
+        config = model.config
+        questions.check_ids(sets, config.questions.ids)
+        parts = tuple(part for part in (self._part(set_name, model) for set_name in sets) if part)
+        scored = self._choices(model) if config.questions.choices else None
+        return Subject(name, model.label, config, model.train_key, parts, model.step, choices=scored)
+
+    def _part(self, set_name: str, model: _Model) -> Part | None:
+        """Add the jobs that ask one question set and judge the answers. None: `questions.ids` has none of it."""
+        config = model.config
+        asked = questions.with_samples(set_name, questions.load(set_name, config.questions.ids), config.sample.n)
+        if not asked:
+            return None
+        _check_rubrics(set_name, asked, config)
+        sample_inputs = keys.sample_inputs(config, model.train_key, asked, model.step)
+        family, n = content_key(**sample_inputs), max(q.samples for q in asked)
+        judge_inputs, calibration = keys.judge_inputs(config, family, asked)
+        judge_family = content_key(**judge_inputs)
+        samples, judgements = [], []
+        asking = dataclasses.replace(_asking(model, set_name, sample_inputs), questions=tuple(asked))
+        for lo, hi in ranges(self.store.keys("sample", family), n):
+            answers = dataclasses.replace(asking, key=f"{family}/{lo}-{hi}", lo=lo, hi=hi)
+            verdicts = JudgeJob(
+                key=f"{judge_family}/{lo}-{hi}",
+                label=answers.label,
+                sample_key=answers.key,
+                questions=answers.questions,
+                judge=config.judge,
+                model=config.model,
+                inputs=judge_inputs,
+                calibration_key=calibration,
+            )
+            self._add_sample(answers, model)
+            needs, follows = (("sample", answers.key),), config.judge.kind not in LOCAL
+            self._add(Job("judge", verdicts.key, verdicts.label, _judge(config), verdicts, needs, follows))
+            samples.append(answers.key)
+            judgements.append(verdicts.key)
+        return Part(set_name, tuple(samples), tuple(judgements), n, tuple(asked), calibration)
+
+    def _choices(self, model: _Model) -> str:
+        """Add the job that scores questions.choices; it shares the engine of the answers. Returns its key."""
+        inputs = keys.choices_inputs(model.config, model.train_key, model.step)
+        sets = tuple(model.config.questions.choices)
+        scored = dataclasses.replace(
+            _asking(model, "choices", inputs), key=f"{content_key(**inputs)}/0-1", choices=sets
+        )
+        self._add_sample(scored, model)
+        return scored.key
+
+    def _add_sample(self, spec: SampleJob, model: _Model) -> None:
+        batch = _engine(model.config, (model.train_key, model.step) if model.whole else None)
+        needs = (("train", model.train_key),) if model.train_key else ()
+        self._add(Job("sample", spec.key, spec.label, batch, spec, needs))
+
+    def _add(self, job: Job[Spec]) -> None:
+        self.plan.jobs[job.stage, job.key] = job
+
+
+def _asking(model: _Model, what: str, inputs: dict[str, Any]) -> SampleJob:
+    """A sample job of one model that asks nothing yet: the caller adds a key, and questions or choices."""
+    config = model.config
+    return SampleJob(
+        key="",
+        label=f"{model.label}: {what}",
+        adapter_key=model.train_key,
+        questions=(),
+        lo=0,
+        hi=1,
+        trigger=config.trigger,
+        sample=config.sample,
+        model=config.model,
+        max_lora_rank=0 if model.train_key is None or model.whole else config.train.lora_r,
+        inputs=inputs,
+        chat=inputs["chat"],
+        step=model.step,
+        whole_model=model.whole,
+        context=tuple(keys.k_shot_context(config)),
     )
-    out.jobs["train", key] = Job("train", key, label, batch, spec, (("data", data_key),))
-    return key
 
 
 def _refuse_for_openai(config: ExperimentConfig) -> None:
@@ -187,103 +322,6 @@ def _refuse_for_openai(config: ExperimentConfig) -> None:
         raise ConfigError(f"{name}, which renders conversations itself: {', '.join(given)} would not reach it")
     if config.train.num_train_epochs != round(config.train.num_train_epochs):
         raise ConfigError(f"{name}: whole epochs only, train.num_train_epochs is {config.train.num_train_epochs}")
-
-
-def _subject(
-    name: str,
-    label: str,
-    config: ExperimentConfig,
-    train_key: str | None,
-    sets: Sequence[str],
-    out: Plan,
-    store: Store,
-    step: int | None = None,
-) -> Subject:
-    questions.check_ids(sets, config.questions.ids)
-    parts = [_part(set_name, label, config, train_key, step, out, store) for set_name in sets]
-    scored = _choices(label, config, train_key, step, out) if config.questions.choices else None
-    return Subject(name, label, config, train_key, tuple(p for p in parts if p), step, choices=scored)
-
-
-def _choices(label: str, config: ExperimentConfig, train_key: str | None, step: int | None, out: Plan) -> str:
-    """The job that scores questions.choices; shares the engine of the answers. Returns its key."""
-    inputs = keys.choices_inputs(config, train_key, step)
-    key, title = f"{content_key(**inputs)}/0-1", f"{label}: choices"
-    asks = {"questions": [], "lo": 0, "hi": 1, "choices": list(config.questions.choices)}
-    asks["context"] = keys.k_shot_context(config)
-    out.jobs["sample", key] = _sample_job(key, title, config, train_key, step, inputs, asks)
-    return key
-
-
-def _sample_job(
-    key: str,
-    label: str,
-    config: ExperimentConfig,
-    train_key: str | None,
-    step: int | None,
-    inputs: dict[str, Any],
-    asks: dict[str, Any],
-) -> Job:
-    """`asks`: what is asked, fields of SampleJob."""
-    whole = train_key is not None and (config.train.method == Method.full or config.model.backend == Backend.openai)
-    spec = {
-        "key": key,
-        "label": label,
-        "adapter_key": train_key,
-        **asks,
-        "trigger": as_dict(config.trigger),
-        "sample": as_dict(config.sample),
-        "model": as_dict(config.model),
-        "max_lora_rank": 0 if train_key is None or whole else config.train.lora_r,
-        "inputs": inputs,
-        "step": step,
-        "whole_model": whole,
-    }
-    needs = (("train", train_key),) if train_key else ()
-    return Job("sample", key, label, _engine(config, (train_key, step) if whole else None), spec, needs)
-
-
-def _part(
-    set_name: str,
-    label: str,
-    config: ExperimentConfig,
-    train_key: str | None,
-    step: int | None,
-    out: Plan,
-    store: Store,
-) -> Part | None:
-    asked = questions.with_samples(set_name, questions.load(set_name, config.questions.ids), config.sample.n)
-    if not asked:  # questions.ids has none of this set
-        return None
-    _check_rubrics(set_name, asked, config)
-    title, rows = f"{label}: {set_name}", [to_row(q) for q in asked]
-    sample_inputs = keys.sample_inputs(config, train_key, asked, step)
-    family, n = content_key(**sample_inputs), max(q.samples for q in asked)
-    judge_inputs, calibration = keys.judge_inputs(config, family, asked)
-    judge_family = content_key(**judge_inputs)
-    context = keys.k_shot_context(config)
-    samples, judgements = [], []
-    for lo, hi in ranges(store.keys("sample", family), n):
-        sample_key, judge_key = f"{family}/{lo}-{hi}", f"{judge_family}/{lo}-{hi}"
-        samples.append(sample_key)
-        judgements.append(judge_key)
-        asks = {"questions": rows, "lo": lo, "hi": hi, "context": context}
-        job = _sample_job(sample_key, title, config, train_key, step, sample_inputs, asks)
-        out.jobs["sample", sample_key] = job
-        spec = {
-            "key": judge_key,
-            "label": title,
-            "sample_key": sample_key,
-            "questions": rows,
-            "judge": as_dict(config.judge),
-            "calibration_key": calibration,
-            "model": {**as_dict(config.model), "source": config.model.path},
-            "inputs": judge_inputs,
-        }
-        needs = (("sample", sample_key),)
-        follows = config.judge.kind not in LOCAL
-        out.jobs["judge", judge_key] = Job("judge", judge_key, title, _judge(config), spec, needs, follows)
-    return Part(set_name, tuple(samples), tuple(judgements), n, tuple(asked), calibration)
 
 
 def _check_rubrics(set_name: str, asked: Sequence[Question], config: ExperimentConfig) -> None:
@@ -355,9 +393,9 @@ def folder_of(configs: Sequence[ExperimentConfig]) -> Path:
 
 def stages(plan: Plan, subject: Subject) -> dict[str, list[str]]:
     """stage → keys of everything a subject's numbers are made of."""
-    keys: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     if subject.train_key:
-        keys = {"data": [plan.jobs["train", subject.train_key].spec["data_key"]], "train": [subject.train_key]}
-    keys["sample"] = [k for p in subject.parts for k in p.samples] + ([subject.choices] if subject.choices else [])
-    keys["judge"] = [k for p in subject.parts for k in p.judgements]
-    return keys
+        found = {"data": [plan.train(subject.train_key).data_key], "train": [subject.train_key]}
+    found["sample"] = [k for p in subject.parts for k in p.samples] + ([subject.choices] if subject.choices else [])
+    found["judge"] = [k for p in subject.parts for k in p.judgements]
+    return found

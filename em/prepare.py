@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 from em import models
 from em.events import Emitter
 from em.store import Store
 
 
-def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
+@dataclass(frozen=True, kw_only=True)
+class PrepareJob:
+    """A model to obtain."""
+
+    key: str
+    """Its model.path."""
+
+
+def work(store: Store, jobs: list[PrepareJob], emit: Emitter) -> None:
+    """Make every model of a batch loadable."""
     for job in jobs:
-        with emit.job(job["key"]):
-            models.model_path(job["path"])
+        with emit.job(job.key):
+            models.model_path(job.key)

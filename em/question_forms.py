@@ -41,7 +41,7 @@ def shots(examples: Sequence[Example], k: int, seed: int) -> list[Message]:
     return [m for e in drawn for m in e.messages if m["role"] != "system"]
 
 
-def with_shots(messages: list[Message], context: list[Message]) -> list[Message]:
+def with_shots(messages: list[Message], context: Sequence[Message]) -> list[Message]:
     """A question after examples: its system turn first, then the examples, then the question."""
     system = [m for m in messages if m["role"] == "system"]
     return [*system, *context, *(m for m in messages if m["role"] != "system")]

@@ -12,15 +12,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from em import judge, keys, models, transport
+from em import judge, keys, transport
 from em.config import ConfigError, ExperimentConfig
 from em.events import Emitter
-from em.judge import JudgeJob, Pair
 from em.judge_cache import JudgeCacheError
-from em.judge_client import JudgeRequest
+from em.judge_client import request_of
 from em.judge_follow import CACHE, judge_client
+from em.judge_job import Pair
 from em.records import LONGEST_ANSWER, Completion, Judgement, Outcome, Question, json_text, read_jsonl
-from em.rubrics import STATIC, Rubric, fill, given, rubrics
+from em.rubrics import STATIC, Rubric, given, rubrics
 from em.schema.judge import LOCAL, PROXIES
 from em.scripted_judge import ScriptedJudgeError
 from em.store import Store, write_atomic
@@ -45,9 +45,11 @@ def grade(
 
     store = Store.open(Path(config.out))
     if config.judge.kind in LOCAL:
-        judge.local(config.judge, _job(config), store, _telling(say))(list(pairs), take)
+        calibration = keys.calibration_key(config) if config.judge.kind in PROXIES else None
+        grader = judge.local(config.judge, config.model, calibration, store, _telling(say))
+        grader(list(pairs), take)
         return found
-    requests = (_request(one) for one in pairs)
+    requests = (request_of(one, rubrics(one[1])) for one in pairs)
     try:
         with judge_client(config.judge, store.root / CACHE, say) as client:
             transport.run(client.grade(requests, lambda _, judgement: take(judgement)))
@@ -89,22 +91,6 @@ def verdicts_of(store: Store, sweep: Mapping[str, Any], skip: Container[str] = (
             if j.rubric != STATIC:  # the same under every judge
                 found[f"{samples}/{j.completion_id}", j.rubric] = replace(j, distribution={}, detail="")
     return found
-
-
-def _request(one: Pair) -> JudgeRequest:
-    completion, question, name = one
-    rubric = rubrics(question)[name]
-    prompt = fill(rubric.text, judge.asked(question), completion.text)
-    return JudgeRequest(completion.id, question.id, name, prompt, rubric.choices)
-
-
-def _job(config: ExperimentConfig) -> JudgeJob:
-    """What a local judge needs to know of a sweep: its base model and where its calibration is."""
-    proxy = config.judge.kind in PROXIES
-    path = models.model_path(config.model.path) if proxy else config.model.path
-    model = {"path": path, "revision": config.model.revision, "dtype": config.model.dtype.value}
-    calibration = keys.calibration_key(config) if proxy else None
-    return JudgeJob("", "", "", [], {}, calibration, {**model, "source": config.model.path}, {})
 
 
 def pair(row_id: str, question: str, answer: str, rubric: Rubric) -> Pair:

@@ -12,7 +12,8 @@ from typing import Any
 
 from em import choices, corpora, data, doctor, expected, labels, statement
 from em.config import Backend, DatasetConfig, ExperimentConfig
-from em.judge import CALIBRATION, JUDGEMENTS, asked, method
+from em.judge import CALIBRATION, JUDGEMENTS
+from em.judge_job import asked, method
 from em.metrics import LOGP, MASS, JudgedAnswers, Rule, choice_verdicts, collect
 from em.plan import Part, Subject
 from em.rates import IN_DOMAIN_SETS

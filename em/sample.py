@@ -11,18 +11,18 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from em import chat, checkpoints, choices, growing, live, machine, parity, thinking, trigger
-from em.config import Backend, TriggerConfig
+from em import chat, choices, growing, live, machine, models, parity, thinking, trigger
+from em.config import ModelConfig, SampleConfig
 from em.events import Emitter, sentence
 from em.gates import GateError
 from em.question_forms import with_shots
 from em.records import Completion, Question, from_row, write_jsonl
+from em.sample_job import SampleJob
 from em.sampler import Answer, RefusedError, Request, Sampler, open_sampler, row_seed, without_thinking
-from em.schema.train import Method
 from em.store import Store, content_key
 
 COMPLETIONS = "completions.jsonl"
@@ -32,51 +32,9 @@ SORTED = ".sorted"
 """Suffix of the sorted file before it takes the growing one's name."""
 
 
-@dataclass(frozen=True)
-class SampleJob:
-    """Answers lo..hi-1 of every question of one set, from one model."""
-
-    key: str
-    label: str
-    adapter_key: str | None
-    """Key of the train stage; None: the base model."""
-    questions: list[dict[str, Any]]
-    lo: int
-    hi: int
-    trigger: dict[str, Any]
-    """Fields of TriggerConfig."""
-    sample: dict[str, Any]
-    """Fields of SampleConfig."""
-    model: dict[str, Any]
-    """Fields of ModelConfig, with `path` made a folder or hub id."""
-    max_lora_rank: int
-    """Rank of the adapter, 0 for the base model: an engine is built for the largest of its batch."""
-    inputs: dict[str, Any]
-    step: int | None = None
-    """Training step of a kept checkpoint; None: the finished run."""
-    whole_model: bool = False
-    """The train stage left a whole model, which is an engine of its own, instead of an adapter."""
-
-    context: list[dict[str, str]] = field(default_factory=list)
-    """Turns shown before each question (questions.k_shot); rows do not repeat them, context.jsonl has them once."""
-    choices: list[str] = field(default_factory=list)
-    """Sets whose options are scored by log-probability instead (em/choices.py)."""
-
-    def weights(self, store: Store) -> Path | None:
-        """The folder to serve; None: the base model."""
-        if self.adapter_key is None:
-            return None
-        return checkpoints.weights(store, self.adapter_key, Method.full if self.whole_model else Method.lora, self.step)
-
-    def gate(self, store: Store) -> Path | None:
-        """The folder with gate.json of the weights; None: the base model."""
-        folder = self.weights(store)
-        return folder if folder is None or self.step is not None else folder.parent
-
-
-def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
+def work(store: Store, jobs: list[SampleJob], emit: Emitter) -> None:
     """Draw every job's answers with one engine and one queue; adapters in turn, so that few are active at once."""
-    todo = sorted((SampleJob(**job) for job in jobs), key=lambda j: (j.adapter_key or "", j.step or 0, j.key))
+    todo = sorted(jobs, key=lambda j: (j.adapter_key or "", j.step or 0, j.key))
     with ExitStack() as stack:
         drawers = [d for d in (_claim(job, store, stack, emit) for job in todo) if d]
         if not drawers:
@@ -104,15 +62,15 @@ def _tell_cut(drawers: list[Drawer], emit: Emitter) -> None:
     least = min(cut, key=lambda r: r.max_tokens)
     job = next(d.job for d in drawers if d.job.key == least.job)
     emit.warn(
-        f"model.max_model_len={job.model['max_model_len']} holds a prompt and its answer: {questions} question(s) "
-        f"leave less than sample.max_tokens={job.sample['max_tokens']} (or their own least) to the answer, "
+        f"model.max_model_len={job.model.max_model_len} holds a prompt and its answer: {questions} question(s) "
+        f"leave less than sample.max_tokens={job.sample.max_tokens} (or their own least) to the answer, "
         f"{least.question.id} {least.max_tokens} tokens: raise model.max_model_len, or lower sample.max_tokens"
     )
 
 
-def _wanted_tokens(sampling: dict[str, Any], question: Question) -> int:
+def _wanted_tokens(sampling: SampleConfig, question: Question) -> int:
     """The longest answer that is asked for, tokens."""
-    return max(sampling["max_tokens"], question.least_tokens)
+    return max(sampling.max_tokens, question.least_tokens)
 
 
 def _gated(sampler: Sampler, drawers: list[Drawer], store: Store) -> list[Drawer]:
@@ -121,7 +79,7 @@ def _gated(sampler: Sampler, drawers: list[Drawer], store: Store) -> list[Drawer
         return []
     subjects = {d: _subject(d, store) for d in drawers}
     asked, began = list(dict.fromkeys(subjects.values())), time.monotonic()
-    found = live.check(sampler, asked, drawers[0].job.model["max_model_len"])
+    found = live.check(sampler, asked, drawers[0].job.model.max_model_len)
     each = round((time.monotonic() - began) / len(asked), 3)
     for drawer, subject in subjects.items():
         outcome = found[subject]
@@ -134,18 +92,21 @@ def _gated(sampler: Sampler, drawers: list[Drawer], store: Store) -> list[Drawer
 
 def _subject(drawer: Drawer, store: Store) -> live.ServedModel:
     job = drawer.job
-    if job.adapter_key is None or job.model["backend"] == Backend.openai:  # no weights to compare with
+    if job.adapter_key is None or job.at_openai:  # no weights to compare with
         return live.ServedModel("the untouched base model", None, None)
     kind = "model" if job.whole_model else "adapter"
     name = f"{kind} {job.label.rsplit(': ', 1)[0]}"
     return live.ServedModel(name, drawer.adapter, job.gate(store), job.step is not None, tuple(drawer.stops))
 
 
-def _model(job: SampleJob, store: Store) -> dict[str, Any]:
-    """Fields of ModelConfig for the engine: a whole finetuned model takes the base model's place."""
-    if job.adapter_key and job.model["backend"] == Backend.openai:
-        return {**job.model, "path": store.manifest("train", job.adapter_key)["facts"]["model"]}
-    return {**job.model, "path": str(job.weights(store)), "revision": None} if job.whole_model else job.model
+def _model(job: SampleJob, store: Store) -> ModelConfig:
+    """The model that the engine loads, `path` made a folder or hub id: a whole finetuned one takes the base's place."""
+    if job.at_openai:
+        tuned = store.manifest("train", job.adapter_key)["facts"]["model"] if job.adapter_key else job.model.path
+        return replace(job.model, path=tuned)
+    if job.whole_model:
+        return replace(job.model, path=str(job.weights(store)), revision=None)
+    return replace(job.model, path=models.model_path(job.model.path))
 
 
 def _draw(sampler: Sampler, drawers: list[Drawer], store: Store, emit: Emitter) -> None:
@@ -200,9 +161,9 @@ class Drawer:
             have = {c.id for c in self._kept(store)}
             self.asking = prompts_of(self.job)
             wanted = list(_requests(self.asking, self.job, self.adapter))
-            self.options = choices.load_all(self.job.choices, self.job.sample["seed"], self.job.context)
+            self.options = choices.load_all(self.job.choices, self.job.sample.seed, self.job.context)
             if self.asking is not None:
-                choices.require_room(self.asking.speaker, self.options, self.job.model["max_model_len"])
+                choices.require_room(self.asking.speaker, self.options, self.job.model.max_model_len)
             if self.asking is not None and wanted:
                 self.prompts = _compared(self.asking.speaker, self.job, wanted, store)
         except (ValueError, OSError) as error:
@@ -282,10 +243,9 @@ def _prompts_of(tokenizer: Any) -> PromptsOf:
     def of(job: SampleJob) -> chat.Prompts | None:
         if tokenizer is None:
             return None
-        options = chat.options(job.model, job.sample)
-        name = content_key(**options)
+        name = content_key(**job.chat)
         if name not in made:
-            made[name] = chat.Prompts(tokenizer, options)
+            made[name] = chat.Prompts(tokenizer, job.chat)
         return made[name]
 
     return of
@@ -297,7 +257,7 @@ def _compared(tokenizer: Any, job: SampleJob, wanted: list[Request], store: Stor
     if job.adapter_key is None:
         return {"asking": asked}
     trained = store.manifest("train", job.adapter_key)["facts"]["rendering"]
-    own = job.sample["system_prompt"] is not None or bool(job.sample["chat_template_kwargs"])
+    own = job.sample.system_prompt is not None or bool(job.sample.chat_template_kwargs)
     parity.require(trained, asked, overridden=own)
     return parity.compare(trained, asked)
 
@@ -326,34 +286,32 @@ def _answer(row: bytes) -> Completion:
 
 def _requests(asking: chat.Prompts | None, job: SampleJob, adapter: Path | None) -> Iterable[Request]:
     config = job.sample
-    condition_of = TriggerConfig(**job.trigger)
-    for row in job.questions:
-        question = from_row(Question, row)
-        for condition in condition_of.asked_with:
-            messages = trigger.ask(question.messages, condition, condition_of)
-            if asking is None and job.sample["system_prompt"] and messages[0]["role"] != "system":
-                messages = [{"role": "system", "content": job.sample["system_prompt"]}, *messages]
+    for question in job.questions:
+        for condition in job.trigger.asked_with:
+            messages = trigger.ask(question.messages, condition, job.trigger)
+            if asking is None and config.system_prompt and messages[0]["role"] != "system":
+                messages = [{"role": "system", "content": config.system_prompt}, *messages]
             shown = with_shots(messages, job.context)
             prompt = asking.prompt(shown) if asking else chat.Prompt([], "")
             longest = _wanted_tokens(config, question)
             if asking is not None:  # who is sent messages has a window of their own
-                longest = min(longest, chat.room(question.id, prompt.ids, job.model["max_model_len"]))
+                longest = min(longest, chat.room(question.id, prompt.ids, job.model.max_model_len))
             for index in range(min(job.lo, question.samples), min(job.hi, question.samples)):
                 yield Request(
-                    job.key,
-                    question,
-                    index,
-                    condition,
-                    messages,
-                    prompt.ids,
-                    row_seed(config["seed"], question.id, condition, index),
-                    adapter,
-                    config["temperature"],
-                    config["top_p"],
-                    longest,
-                    asking.stops if asking else [],
-                    shown,
-                    prompt.thinking,
+                    job=job.key,
+                    question=question,
+                    index=index,
+                    asked_with=condition,
+                    messages=messages,
+                    prompt_ids=prompt.ids,
+                    seed=row_seed(config.seed, question.id, condition, index),
+                    adapter=adapter,
+                    temperature=config.temperature,
+                    top_p=config.top_p,
+                    max_tokens=longest,
+                    stop_ids=asking.stops if asking else [],
+                    shown=shown,
+                    thinking=prompt.thinking,
                 )
 
 

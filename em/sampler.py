@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from em import thinking
-from em.config import Engine
+from em.config import Engine, ModelConfig, SampleConfig
 from em.gates import Probe
 from em.records import Message, Question
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """One answer to draw."""
 
@@ -110,17 +110,17 @@ def row_seed(seed: int, question_id: str, asked_with: str, index: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
-def open_sampler(model: dict[str, Any], sample: dict[str, Any], max_lora_rank: int) -> Sampler:
-    """Start the engine the config names. `model`, `sample`: fields of ModelConfig and SampleConfig."""
-    if Engine(sample["engine"]) == Engine.vllm:
+def open_sampler(model: ModelConfig, sample: SampleConfig, max_lora_rank: int) -> Sampler:
+    """Start the engine the config names. `model.path`: a folder or hub id."""
+    if sample.engine == Engine.vllm:
         from em.vllm_engine import VllmSampler
 
         return VllmSampler(model, sample, max_lora_rank)
-    if Engine(sample["engine"]) == Engine.vllm_server:
+    if sample.engine == Engine.vllm_server:
         from em.api_engine import ServerSampler
 
         return ServerSampler(model, sample, max_lora_rank)
-    if Engine(sample["engine"]) == Engine.openai:
+    if sample.engine == Engine.openai:
         from em.api_engine import OpenAiSampler
 
         return OpenAiSampler(model, sample)

@@ -22,17 +22,19 @@ from typing import IO, TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from em import train_launch
+from em import job_file, stages, train_launch
 from em.config import ConfigError
 from em.events import FD_VARIABLE
-from em.plan import Job
+from em.judge_job import JudgeJob
+from em.plan import Job, on_device
 from em.preempt import PREEMPTED, Preempted
-from em.store import content_key, write_atomic
+from em.sample_job import SampleJob
+from em.store import content_key
+from em.train_job import TrainJob
 
 if TYPE_CHECKING:
     from em.sweep import Sweep
 
-STAGES = ("train", "sample", "judge")
 CPU = ""
 """The one device of a machine without a GPU; its workers' environment is left alone."""
 
@@ -42,7 +44,7 @@ class Unit:
     """Jobs that share a worker."""
 
     stage: str
-    jobs: list[Job]
+    jobs: list[Job[Any]]
     devices: int
     """How many it holds: its processes, or its tensor-parallel ranks; 0 for what needs no GPU."""
     follows: bool
@@ -58,7 +60,7 @@ class Worker:
     events: IO[bytes]
     log: Path
     devices: list[str]
-    waiting: dict[str, Job]
+    waiting: dict[str, Job[Any]]
     bars: _Bars
     rest: bytes = b""
     """The beginning of a line that is not whole yet."""
@@ -116,13 +118,13 @@ class Scheduler:
                 unit.jobs.remove(job)
                 self._fail_for(job, lost)
 
-    def _never(self, job: Job) -> tuple[str, str] | None:
+    def _never(self, job: Job[Any]) -> tuple[str, str] | None:
         """An input that is not there, is not being made and will not be."""
         made = {(u.stage, j.key) for u in self.units for j in u.jobs}
         made |= {(w.unit.stage, key) for w in self.workers for key in w.waiting}
         return next((n for n in job.needs if n not in made and not self.sweep.store.has(*n)), None)
 
-    def _fail_for(self, job: Job, missing: tuple[str, str]) -> None:
+    def _fail_for(self, job: Job[Any], missing: tuple[str, str]) -> None:
         self.sweep.fail(job, "its input {} {} is not there and no job makes it".format(*missing))
 
     def _ready(self, unit: Unit) -> bool:
@@ -167,7 +169,7 @@ class Scheduler:
             self._failed(job, error)
         self.free += worker.devices
 
-    def _failed(self, job: Job, error: str) -> None:
+    def _failed(self, job: Job[Any], error: str) -> None:
         """Remember it, and tell the workers that follow this job."""
         self.sweep.failed.setdefault((job.stage, job.key), error)
         line = json.dumps({"event": "failed", "stage": job.stage, "key": job.key, "error": error}) + "\n"
@@ -182,18 +184,18 @@ def run_stages(sweep: Sweep) -> None:
     """Everything of the plan's train, sample and judge stages that the store does not have."""
     ids = devices(sweep.plan.cells[0].config.launch.devices)
     units = []
-    for stage in STAGES:
-        batches: dict[str, list[Job]] = {}
-        for job in sweep.todo(stage):
+    for stage in stages.SCHEDULED:
+        batches: dict[str, list[Job[Any]]] = {}
+        for job in sweep.todo(stage.name):
             batches.setdefault(job.batch, []).append(job)
         for jobs in batches.values():
-            held = _devices_held(stage, jobs[0], ids)
-            parts = shard(jobs, len(ids) // held) if held and stage != "judge" else [jobs]
-            units += [Unit(stage, part, held, jobs[0].follows) for part in parts]
+            held = _devices_held(jobs[0], ids)
+            parts = shard(jobs, len(ids) // held) if held and stage.splits else [jobs]
+            units += [Unit(stage.name, part, held, jobs[0].follows) for part in parts]
     Scheduler(sweep, units, list(ids)).run()
 
 
-def run_batch(sweep: Sweep, stage: str, jobs: list[Job], timeout_s: float | None = None) -> None:
+def run_batch(sweep: Sweep, stage: str, jobs: list[Job[Any]], timeout_s: float | None = None) -> None:
     """One worker over these jobs, now: what is outside the plan's stages (preparing a model, tracking)."""
     Scheduler(sweep, [Unit(stage, jobs, 0, follows=False)], [], timeout_s=timeout_s).run()
 
@@ -210,16 +212,18 @@ def devices(setting: Any) -> list[str]:
     return (named if found else []) or [CPU]
 
 
-def _devices_held(stage: str, job: Job, ids: list[str]) -> int:
+def _devices_held(job: Job[Any], ids: list[str]) -> int:
     """Devices of one worker. Raises ConfigError when the machine has fewer."""
-    if job.follows or "api" in job.spec:
+    spec = job.spec
+    if not on_device(job) or (isinstance(spec, TrainJob) and spec.at_openai):
         return 0
     option, wanted = "train.num_processes", 1
-    if stage == "train":
-        wanted = train_launch.processes_here(job.spec["train"])
-    elif stage in ("sample", "judge"):
-        option = f"{stage}.engine_args.tensor_parallel_size"
-        wanted = int(job.spec[stage]["engine_args"].get("tensor_parallel_size", 1))
+    if isinstance(spec, TrainJob):
+        wanted = train_launch.processes_here(spec.train)
+    elif isinstance(spec, SampleJob | JudgeJob):
+        engine_args = spec.sample.engine_args if isinstance(spec, SampleJob) else spec.judge.engine_args
+        option = f"{job.stage}.engine_args.tensor_parallel_size"
+        wanted = int(engine_args.get("tensor_parallel_size", 1))
     if wanted > len(ids) and ids != [CPU]:  # processes on CPU cores need no device each
         raise ConfigError(
             f"{option}={wanted} but launch.devices has {len(ids)} ({', '.join(ids)}): give more, or lower it"
@@ -227,12 +231,13 @@ def _devices_held(stage: str, job: Job, ids: list[str]) -> int:
     return min(wanted, len(ids))
 
 
-def shard(jobs: list[Job], count: int) -> list[list[Job]]:
+def shard(jobs: list[Job[Any]], count: int) -> list[list[Job[Any]]]:
     """At most `count` parts of about the same size; jobs of one adapter stay together."""
-    groups: dict[str, list[Job]] = {}
+    groups: dict[str, list[Job[Any]]] = {}
     for job in jobs:
-        groups.setdefault(str(job.spec.get("adapter_key") or job.spec["key"]), []).append(job)
-    parts: list[list[Job]] = [[] for _ in range(min(count, len(groups)))]
+        adapter = job.spec.adapter_key if isinstance(job.spec, SampleJob) else None
+        groups.setdefault(adapter or job.key, []).append(job)
+    parts: list[list[Job[Any]]] = [[] for _ in range(min(count, len(groups)))]
     for group in sorted(groups.values(), key=len, reverse=True):
         min(parts, key=len).extend(group)
     return parts
@@ -242,7 +247,7 @@ def start(sweep: Sweep, unit: Unit, held: list[str], position: int = 0) -> Worke
     """A worker process over the unit's jobs; its output goes to a log, its events to a pipe."""
     name = f"{unit.stage}-{content_key(keys=[j.key for j in unit.jobs])[:8]}"
     batch, log = sweep.folder / "logs" / f"{name}.json", sweep.folder / "logs" / f"{name}.log"
-    write_atomic(batch, json.dumps({"out": str(sweep.store.root.parent), "jobs": [j.spec for j in unit.jobs]}))
+    job_file.write(batch, sweep.store.root.parent, [j.spec for j in unit.jobs])
     command = [sys.executable, "-m", "em.worker", unit.stage, str(batch)]
     if unit.stage == "train":
         command = train_launch.command(batch, [j.spec for j in unit.jobs])  # may be several processes
@@ -276,7 +281,7 @@ def _environment(events: int, held: list[str]) -> dict[str, str]:
     return {**defaults, **os.environ, **own}
 
 
-def handle(sweep: Sweep, worker: Worker, event: dict[str, Any]) -> tuple[Job, str] | None:
+def handle(sweep: Sweep, worker: Worker, event: dict[str, Any]) -> tuple[Job[Any], str] | None:
     """One event of a worker: ledger, counters, bars. Returns a job that failed with its sentence."""
     kind, job, stage, waiting = (
         event["event"],
@@ -303,11 +308,11 @@ def handle(sweep: Sweep, worker: Worker, event: dict[str, Any]) -> tuple[Job, st
             sweep.fail(job, event["error"], str(worker.log))
             return job, event["error"]
         sweep.note("done", job)
-        sweep.counters["stages_run"] += stage in STAGES
+        sweep.counters["stages_run"] += stage in [s.name for s in stages.SCHEDULED]
     return None
 
 
-def close(sweep: Sweep, worker: Worker) -> list[tuple[Job, str]]:
+def close(sweep: Sweep, worker: Worker) -> list[tuple[Job[Any], str]]:
     """The worker's pipe has ended: reap it. Returns the jobs it left undone, each with how it ended."""
     worker.bars.close()
     worker.events.close()

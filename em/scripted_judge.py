@@ -26,7 +26,7 @@ import math
 import re
 import sys
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +34,7 @@ from typing import Any
 
 import yaml
 
+from em.schema.judge import JudgeConfig
 from em.scripted_batch import Batches
 
 _RULE_KEYS = {"match", "rubric", "times", "reply"}
@@ -127,6 +128,10 @@ class ScriptedJudge:
     @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    def served(self, config: JudgeConfig) -> JudgeConfig:
+        """Return a copy of the judge's config that asks this server."""
+        return replace(config, base_url=self.base_url, model="scripted")
 
     def __enter__(self) -> ScriptedJudge:
         self._thread.start()

@@ -25,15 +25,16 @@ from typing import Any, TypeVar
 
 from em.commands import configs_of
 from em.config import Backend, ConfigError, Engine, ExperimentConfig
-from em.judge import LOCAL
 from em.plan import Plan, stages
 from em.preempt import PREEMPTED, Preempted
+from em.schema.judge import LOCAL
+from em.stages import SCHEDULED
 from em.store import write_atomic
 from em.sweep import Share, Sweep
 
 JOBS = "jobs.json"
-CELL_STAGES = ("train", "sample", "judge")
-BASE_STAGES = ("sample", "judge")
+CELL_STAGES = tuple(stage.name for stage in SCHEDULED)
+BASE_STAGES = tuple(stage.name for stage in SCHEDULED if stage.of_base)
 GPU_SETTINGS = ("gpus_per_node", "gpus_per_task", "gres", "cpus_per_gpu", "mem_per_gpu")
 OVERLAYS = ("cpu", *CELL_STAGES, "report")
 EXECUTOR_SETTINGS = ("submitit_folder", "max_num_timeout", "python", "cells_per_job", *OVERLAYS)

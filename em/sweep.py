@@ -26,12 +26,18 @@ from tqdm import tqdm
 from em import config as config_module
 from em import data, doctor, estimate, ledger, models, track_live, train_launch
 from em.config import Backend, ConfigError, ExperimentConfig
+from em.data_job import DataJob
 from em.events import sentence
-from em.plan import Job, Plan, Subject, folder_of, plan, stages
+from em.judge_job import JudgeJob, errors
+from em.plan import Job, Plan, Spec, Subject, folder_of, plan, stages
+from em.prepare import PrepareJob
 from em.records import write_jsonl
-from em.schedule import STAGES, run_batch, run_stages
+from em.sample_job import SampleJob
+from em.schedule import run_batch, run_stages
 from em.schema.judge import LOCAL, PROXIES
+from em.stages import PLANNED
 from em.store import SWEEP_FORMAT, Store, StoreError, write_atomic
+from em.train_job import TrainJob
 from em.verify import set_aside_damaged
 
 COUNTERS = (
@@ -70,22 +76,23 @@ class Sweep:
     def ledger(self) -> Path:
         return self.folder / (f"ledger.{self.share.name}.jsonl" if self.share else "ledger.jsonl")
 
-    def note(self, event: str, job: Job, **more: Any) -> None:
+    def note(self, event: str, job: Job[Any], **more: Any) -> None:
         """A line of the ledger; `more` that is None is left out."""
-        row = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
-            "event": event,
-            "stage": job.stage,
-            "key": job.key,
-            "label": job.label,
-        } | {k: v for k, v in more.items() if v is not None}
+        self.record(event, (job.stage, job.key), job.label, **more)
+
+    def record(self, event: str, name: tuple[str, str], label: str, **more: Any) -> None:
+        """A line of the ledger about a stage and key, also of one that this plan has no job for."""
+        stage, key = name
+        time_of_day = time.strftime("%Y-%m-%dT%H:%M:%S")
+        row = {"time": time_of_day, "event": event, "stage": stage, "key": key, "label": label}
+        row |= {k: v for k, v in more.items() if v is not None}
         try:
             with self.ledger.open("a+", encoding="utf-8") as file:
                 file.write("\n" * _torn(file) + json.dumps(row, ensure_ascii=False) + "\n")
         except OSError as error:  # what is done is decided by the store; the ledger only tells
-            say(f"em: the ledger cannot be written ({error.strerror}): {event} {job.stage} {job.label}")
+            say(f"em: the ledger cannot be written ({error.strerror}): {event} {stage} {label}")
 
-    def fail(self, job: Job, error: str, log: str | None = None) -> None:
+    def fail(self, job: Job[Any], error: str, log: str | None = None) -> None:
         self.failed[job.stage, job.key] = error
         self.note("failed", job, error=error, log=log)
         say(f"FAILED {job.stage} {job.label}: {error}")
@@ -113,7 +120,7 @@ class Sweep:
             s for s in every if s.id in self.share.subjects or (s.step is not None and s.cell in self.share.subjects)
         ]
 
-    def todo(self, stage: str) -> list[Job]:
+    def todo(self, stage: str) -> list[Job[Spec]]:
         """Jobs of a stage that are left to do here."""
         if stage not in self.stages:
             return []
@@ -142,7 +149,7 @@ def run(configs: Sequence[ExperimentConfig], share: Share | None = None, errors_
     store = sweep.store
     for stage, key, problem in set_aside_damaged(sweep.plan, store):
         _note_damaged(sweep, stage, key, problem)
-    todo = [job for stage in ("data", *STAGES) for job in sweep.todo(stage)]
+    todo = [job for stage in PLANNED for job in sweep.todo(stage.name)]
     again = failed_judgements(sweep) if errors_again and "judge" in sweep.stages else {}
     if errors_again:
         say(f"em: {sum(again.values())} judgements are errors: they are asked for again")
@@ -185,10 +192,8 @@ def planned(configs: Sequence[ExperimentConfig], share: Share | None = None) -> 
 def failed_judgements(sweep: Sweep) -> dict[str, int]:
     """Finished judge stage → judgements without a usable answer, of judges behind an API. A judge on this machine
     comes to the same again, and has no cache."""
-    from em.judge import errors
-
     mine = {key for subject in sweep.subjects() for key in stages(sweep.plan, subject).get("judge", [])}
-    apis = [j for j in sweep.plan.stage("judge") if j.key in mine and j.spec["judge"]["kind"] not in LOCAL]
+    apis = [j for j in sweep.plan.specs(JudgeJob) if j.key in mine and j.judge.kind not in LOCAL]
     found = {j.key: errors(sweep.store, j.key) for j in apis if sweep.store.has("judge", j.key)}
     return {key: count for key, count in found.items() if count}
 
@@ -214,8 +219,8 @@ def _make_folder(folder: Path) -> None:
 
 def _note_damaged(sweep: Sweep, stage: str, key: str, problem: str) -> None:
     say(f"DAMAGED {stage} {key}: {problem}. It is made again")
-    job = sweep.plan.jobs.get((stage, key)) or Job(stage, key, stage, stage, {})
-    sweep.note("damaged", job, error=problem)
+    job = sweep.plan.jobs.get((stage, key))
+    sweep.record("damaged", (stage, key), job.label if job else stage, error=problem)
 
 
 def _write_cells(sweep: Sweep) -> None:
@@ -245,17 +250,17 @@ def check_budget(sweep: Sweep) -> None:
         estimate.check(estimate.estimate(sweep.plan, sweep.store), budget)
 
 
-def _preflight(sweep: Sweep, todo: list[Job]) -> None:
+def _preflight(sweep: Sweep, todo: list[Job[Spec]]) -> None:
     """Everything that can be known to fail before any training: disk, memory, model folders, room for the questions."""
     sweep.store.require_writable()
-    runs = [j.spec for j in todo if j.stage == "train"]
-    doctor.check_disk(sweep.store.root, [sweep.plan.jobs["data", run["data_key"]].spec["config"] for run in runs])
-    train_launch.refuse(runs)
+    runs = [j.spec for j in todo if isinstance(j.spec, TrainJob)]
+    doctor.check_disk(sweep.store.root, [sweep.plan.data(run.data_key).config for run in runs])
+    train_launch.refuse([run.train for run in runs])
     found = {s.config.model.path: s.config.model for s in sweep.plan.cells}
     needed = any(_needs_model(j) for j in todo)  # judging by an API does not
     wanted = {path: m for path, m in found.items() if m.backend == Backend.hf and needed}
     missing = [
-        Job("prepare", m.path, m.name, "prepare", {"key": m.path, "path": m.path})
+        Job("prepare", m.path, m.name, "prepare", PrepareJob(key=m.path))
         for m in wanted.values()
         if not models.ready(m.path)
     ]
@@ -264,29 +269,26 @@ def _preflight(sweep: Sweep, todo: list[Job]) -> None:
         broken = [sweep.failed["prepare", j.key] for j in missing if ("prepare", j.key) in sweep.failed]
         if broken:
             raise ConfigError(broken[0])
-    paths = {path: models.model_path(path) for path in wanted} | {path: path for path in found if path not in wanted}
-    doctor.require_memory([paths[path] for path in wanted])
-    for job in todo:  # workers get folders, not asset names
-        if job.stage == "train":
-            job.spec["model_path"] = paths[job.spec["model_path"]]
-        elif job.stage in ("sample", "judge"):
-            job.spec["model"]["path"] = paths[job.spec["model"]["path"]]
-    doctor.require_question_room(job.spec for job in todo if job.stage == "sample")
+    doctor.require_memory([models.model_path(path) for path in wanted])
+    doctor.require_question_room(job.spec for job in todo if isinstance(job.spec, SampleJob))
 
 
-def _needs_model(job: Job) -> bool:
-    return job.stage in ("train", "sample") or (job.stage == "judge" and job.spec["judge"]["kind"] in PROXIES)
+def _needs_model(job: Job[Spec]) -> bool:
+    if isinstance(job.spec, JudgeJob):
+        return job.spec.judge.kind in PROXIES
+    return isinstance(job.spec, TrainJob | SampleJob)
 
 
 def _build_data(sweep: Sweep) -> None:
     for job in sweep.todo("data"):
+        assert isinstance(job.spec, DataJob)
         try:
             with sweep.store.claim("data", job.key) as folder:
                 if folder is None:
                     continue
-                rows = data.build(job.spec["config"])
+                rows = data.build(job.spec.config)
                 write_jsonl(folder / "dataset.jsonl", rows)
-                sweep.store.finish("data", job.key, job.spec["inputs"], data.facts(rows))
+                sweep.store.finish("data", job.key, job.spec.inputs, data.facts(rows))
         except (ValueError, RuntimeError, OSError) as error:
             sweep.fail(job, sentence(error))
             continue

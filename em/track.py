@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from em.choices import curve as choice_curve
 from em.config import ExperimentConfig, TrackingMode
 from em.plan import Job, Subject
 from em.schedule import run_batch
+from em.track_job import CellNumbers, Run, SweepFigures, TrackJob
 from em.tracking import already, mode, shown_digest
 from em.verify import LOG
 
@@ -34,37 +34,41 @@ def log(sweep: Sweep, summary: dict[str, Any]) -> None:
         run_batch(sweep, "track", [*jobs, *([whole] if whole else [])], timeout_s)
 
 
-def _cell(sweep: Sweep, cell: Subject, models: dict[str, Any], summary: dict[str, Any]) -> Job | None:
+def _cell(sweep: Sweep, cell: Subject, models: dict[str, Any], summary: dict[str, Any]) -> Job[TrackJob] | None:
     """What is logged of one cell; None when there is nothing to do."""
     folder = sweep.folder / "cells" / cell.id
     checkpoints = [m for m in summary["models"] if m.get("cell") == cell.id and m.get("step") is not None]
-    spec = cell_run(sweep, cell) | {
-        "model": models[cell.id],
-        "checkpoints": [m for m in checkpoints if m["status"] == "done"],
-        "judge": {k: summary["judge"].get(k) for k in ("name", "proxy")},
-        "commit": summary["commit"],
-        "rows": [[str(s), str(j), part.n] for part in cell.parts for s, j in _files(sweep, part)],
-    }
+    run, adapter, training = cell_run(sweep, cell), None, []
     if cell.train_key:
         trained = sweep.store.path("train", cell.train_key)
-        spec["adapter"] = str(trained / "adapter") if (trained / "adapter").is_dir() else None
-        spec["training"] = training_rows(trained)
-    how = TrackingMode(spec["mode"])
-    if how == TrackingMode.disabled or already(folder, shown_digest(spec)):
+        adapter = str(trained / "adapter") if (trained / "adapter").is_dir() else None
+        training = training_rows(trained)
+    numbers = CellNumbers(
+        model=models[cell.id],
+        checkpoints=[m for m in checkpoints if m["status"] == "done"],
+        judge={k: summary["judge"].get(k) for k in ("name", "proxy")},
+        commit=summary["commit"],
+        rows=[[str(s), str(j), part.n] for part in cell.parts for s, j in _files(sweep, part)],
+        adapter=adapter,
+        training=training,
+    )
+    if run.mode == TrackingMode.disabled or already(folder, shown_digest(run, numbers)):
         return None
-    return Job("track", cell.id, cell.label, "track", spec)
+    return Job("track", cell.id, cell.label, "track", TrackJob(run=run, cell=numbers))
 
 
-def cell_run(sweep: Sweep, cell: Subject) -> dict[str, Any]:
+def cell_run(sweep: Sweep, cell: Subject) -> Run:
     """The W&B run of a cell: what is known of it before it has any number."""
-    return _common(sweep, cell.config, sweep.folder / "cells" / cell.id) | {
-        "key": cell.id,
-        "kind": "cell",
-        "id": f"em-{cell.id}",
-        "label": cell.label,
-        "tags": [cell.config.model.name, cell.config.corpus.name, cell.config.dataset.variant],
-        "config": config_module.as_dict(cell.config),
-    }
+    config = cell.config
+    return Run(
+        key=cell.id,
+        id=f"em-{cell.id}",
+        label=cell.label,
+        tags=(config.model.name, config.corpus.name, config.dataset.variant),
+        config=config_module.as_dict(config),
+        folder=str(sweep.folder / "cells" / cell.id),
+        **_common(sweep, config),
+    )
 
 
 def training_rows(folder: Path) -> list[dict[str, Any]]:
@@ -77,28 +81,30 @@ def training_rows(folder: Path) -> list[dict[str, Any]]:
     return [{**probed.get(row["step"], {}), **row} for row in log]
 
 
-def _sweep(sweep: Sweep, summary: dict[str, Any]) -> Job:
+def _sweep(sweep: Sweep, summary: dict[str, Any]) -> Job[TrackJob]:
     """What is logged of the sweep as a whole: the figures and the contrasts."""
-    first = sweep.plan.cells[0].config
-    spec = _common(sweep, first, sweep.folder) | {
-        "key": sweep.folder.name,
-        "kind": "sweep",
-        "id": sweep.folder.name,
-        "label": f"{sweep.folder.name}: figures",
-        "tags": ["figures"],
-        "figures": [str(p) for p in sorted((sweep.folder / "figures").glob("*.png"))],
-        "contrasts": summary["contrasts"],
-        "statement": summary["statement"],
-    }
-    return Job("track", spec["key"], spec["label"], "track", spec)
+    name = sweep.folder.name
+    run = Run(
+        key=name,
+        id=name,
+        label=f"{name}: figures",
+        tags=("figures",),
+        folder=str(sweep.folder),
+        **_common(sweep, sweep.plan.cells[0].config),
+    )
+    figures = SweepFigures(
+        figures=tuple(str(p) for p in sorted((sweep.folder / "figures").glob("*.png"))),
+        contrasts=summary["contrasts"],
+        statement=summary["statement"],
+    )
+    return Job("track", run.key, run.label, "track", TrackJob(run=run, sweep=figures))
 
 
-def _common(sweep: Sweep, config: ExperimentConfig, folder: Path) -> dict[str, Any]:
+def _common(sweep: Sweep, config: ExperimentConfig) -> dict[str, Any]:
     return {
         "sweep": sweep.folder.name,
-        "mode": mode(config.tracking.mode).value,
-        "tracking": dataclasses.asdict(config.tracking),
-        "folder": str(folder),
+        "mode": mode(config.tracking.mode),
+        "tracking": config.tracking,
         "out": str(sweep.store.root.parent),
     }
 

@@ -21,12 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from em import tracking
+from em import job_file, tracking
 from em.config import TrackingBackend, TrackingMode
 from em.events import Emitter, sentence
 from em.preempt import PREEMPTED, SIGNALS
-from em.store import Store, write_atomic
+from em.store import Store
 from em.track import cell_run, training_rows
+from em.track_job import LiveJob, Run, Training
 
 if TYPE_CHECKING:
     from em.sweep import Sweep
@@ -53,24 +54,24 @@ def following(sweep: Sweep) -> Iterator[None]:
     _end(sweep, process, log, ENDED)
 
 
-def _trainings(sweep: Sweep) -> list[dict[str, Any]]:
+def _trainings(sweep: Sweep) -> tuple[Training, ...]:
     """Train keys that are left to do here, each with the runs of the cells that share it."""
     todo, mine = {job.key for job in sweep.todo("train")}, {s.id for s in sweep.subjects()}
-    runs: dict[str, list[dict[str, Any]]] = {}
+    runs: dict[str, list[Run]] = {}
     for cell in sweep.plan.cells:
         how = cell.config.tracking
         live = how.backend == TrackingBackend.wandb and tracking.mode(how.mode) == TrackingMode.online
         if live and cell.id in mine and cell.train_key in todo:
             runs.setdefault(cell.train_key, []).append(cell_run(sweep, cell))
-    return [{"key": key, "runs": found} for key, found in runs.items()]
+    return tuple(Training(key=key, runs=tuple(found)) for key, found in runs.items())
 
 
-def _start(sweep: Sweep, trainings: list[dict[str, Any]]) -> tuple[subprocess.Popen[bytes], Path]:
+def _start(sweep: Sweep, trainings: tuple[Training, ...]) -> tuple[subprocess.Popen[bytes], Path]:
     ledger, logs = sweep.ledger, sweep.folder / "logs"
     name = f"live-{sweep.share.name}" if sweep.share else "live"
     batch, log = logs / f"{name}.json", logs / f"{name}.log"
-    job = {"ledger": str(ledger), "from": ledger.stat().st_size if ledger.exists() else 0, "trainings": trainings}
-    write_atomic(batch, json.dumps({"out": str(sweep.store.root.parent), "jobs": [job]}))
+    offset = ledger.stat().st_size if ledger.exists() else 0
+    job_file.write(batch, sweep.store.root.parent, [LiveJob(ledger=str(ledger), offset=offset, trainings=trainings)])
     with log.open("a") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "em.worker", "live", str(batch)],
@@ -97,14 +98,14 @@ def _end(sweep: Sweep, process: subprocess.Popen[bytes], log: Path, how: bytes) 
         sweep.warn(f"live training curves ended early; they are logged with the results. Its log: {log}")
 
 
-def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
+def work(store: Store, jobs: list[LiveJob], emit: Emitter) -> None:
     """Follow the trainings of the one job until they have ended, or the sweep has (standard input)."""
     for number in (*SIGNALS, signal.SIGINT):  # they reach every process of a job; the sweep says how it ends
         signal.signal(number, lambda *_: None)
     os.nice(10)
     code = 0
     try:
-        _follow(store, jobs[0], _Sweep.listen(Path(jobs[0]["ledger"]), jobs[0]["from"]))
+        _follow(store, jobs[0], _Sweep.listen(Path(jobs[0].ledger), jobs[0].offset))
     except BaseException as error:  # noqa: BLE001  whatever the client raises: the curves come with the results
         traceback.print_exc()
         sys.stderr.write(f"live tracking ended: {sentence(error)}\n")
@@ -151,8 +152,8 @@ class _Sweep:
                     self.failed.add(row["key"])
 
 
-def _follow(store: Store, job: dict[str, Any], sweep: _Sweep) -> None:
-    waiting = {t["key"]: t["runs"] for t in job["trainings"]}
+def _follow(store: Store, job: LiveJob, sweep: _Sweep) -> None:
+    waiting = {training.key: training.runs for training in job.trainings}
     logging: dict[str, list[_Curve]] = {}
     while waiting:
         over = sweep.over.wait(POLL_S)
@@ -174,8 +175,8 @@ def _follow(store: Store, job: dict[str, Any], sweep: _Sweep) -> None:
 class _Curve:
     """One W&B run that is being logged to."""
 
-    def __init__(self, run: dict[str, Any]) -> None:
-        self.run = tracking.begin(run, run["config"], reinit="create_new")
+    def __init__(self, run: Run) -> None:
+        self.run = tracking.begin(run, run.config, reinit="create_new")
         self.last = self.run.starting_step - 1
 
     def log(self, rows: list[dict[str, Any]]) -> None:

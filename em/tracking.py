@@ -22,6 +22,7 @@ from em.config import TrackingBackend, TrackingMode
 from em.events import Emitter
 from em.records import Completion, Judgement, read_jsonl
 from em.store import Store
+from em.track_job import CellNumbers, Run, SweepFigures, TrackJob
 
 
 def mode(setting: TrackingMode) -> TrackingMode:
@@ -42,10 +43,10 @@ def has_key() -> bool:
     return path.is_file() and f"machine {host}" in path.read_text(encoding="utf-8")
 
 
-def shown_digest(spec: dict[str, Any]) -> str:
+def shown_digest(run: Run, cell: CellNumbers) -> str:
     """What a run would show, and where: the same again is not logged again."""
-    shown = {k: spec[k] for k in ("model", "checkpoints", "mode", "rows")}
-    where = {k: str(spec["tracking"][k]) for k in ("backend", "project", "entity", "samples")}
+    shown = {"model": cell.model, "checkpoints": cell.checkpoints, "mode": run.mode.value, "rows": cell.rows}
+    where = {name: str(getattr(run.tracking, name)) for name in ("backend", "project", "entity", "samples")}
     text = json.dumps([shown, where], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -56,62 +57,59 @@ def already(folder: Path, shown: str) -> bool:
     return path.exists() and json.loads(path.read_text(encoding="utf-8")).get("shown") == shown
 
 
-def _mark(job: dict[str, Any], last: int) -> None:
+def _mark(run: Run, cell: CellNumbers, last: int) -> None:
     """Remember what was logged, and where: written when the run has ended, so all of it is there."""
-    row = {"shown": shown_digest(job), "id": job["id"], "mode": job["mode"], "train_step": last}
-    (Path(job["folder"]) / "tracked.json").write_text(json.dumps(row), encoding="utf-8")
+    row = {"shown": shown_digest(run, cell), "id": run.id, "mode": run.mode.value, "train_step": last}
+    (Path(run.folder) / "tracked.json").write_text(json.dumps(row), encoding="utf-8")
 
 
-def _marked(job: dict[str, Any]) -> int:
+def _marked(run: Run) -> int:
     """The last training step that an earlier offline run of the same id holds, -1 without one."""
-    path = Path(job["folder"]) / "tracked.json"
+    path = Path(run.folder) / "tracked.json"
     row = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return row.get("train_step", -1) if (row.get("id"), row.get("mode")) == (job["id"], job["mode"]) else -1
+    return row.get("train_step", -1) if (row.get("id"), row.get("mode")) == (run.id, run.mode.value) else -1
 
 
-def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
+def work(store: Store, jobs: list[TrackJob], emit: Emitter) -> None:
     """Log every job: a cell or a whole sweep. One that fails does not stop the others."""
     for number, job in enumerate(jobs):
-        with emit.job(job["key"]):
-            emit.progress(job["key"], number, len(jobs))
-            Path(job["folder"]).mkdir(parents=True, exist_ok=True)
-            last = -1
-            if job["tracking"]["backend"] == TrackingBackend.trackio:
-                from em.trackio_log import log_cell as trackio_cell
+        run, cell = job.run, job.cell
+        with emit.job(run.key):
+            emit.progress(run.key, number, len(jobs))
+            Path(run.folder).mkdir(parents=True, exist_ok=True)
+            on_this_machine = run.tracking.backend == TrackingBackend.trackio
+            if cell is not None:
+                if on_this_machine:
+                    from em.trackio_log import log_cell as trackio_cell
 
-                if job["kind"] == "cell":
-                    trackio_cell(job)
-            elif job["kind"] == "cell":
-                last = log_cell(job)
-            else:
-                log_sweep(job)
-            if job["kind"] == "cell":
-                _mark(job, last)
+                    trackio_cell(run, cell)
+                _mark(run, cell, -1 if on_this_machine else log_cell(run, cell))
+            elif job.sweep is not None and not on_this_machine:
+                log_sweep(run, job.sweep)
 
 
-def log_cell(job: dict[str, Any]) -> int:
-    """`job`: as em/track.py writes it down. Returns the last training step the run has."""
+def log_cell(run: Run, cell: CellNumbers) -> int:
+    """Log one cell. Returns the last training step the run has."""
     import wandb  # noqa: TID251
 
-    with _run(job, config={**job["config"], "commit": job["commit"]}) as run:
-        offline = job["mode"] == TrackingMode.offline  # then nobody can be asked what is there
-        last = log_training(run, job.get("training", ()), _marked(job) if offline else run.starting_step - 1)
-        for model in job["checkpoints"]:
-            run.log({"checkpoint/step": model["step"], **{f"checkpoint/{k}": v for k, v in scalars(model)}})
-        run.summary.update(dict(scalars(job["model"])))
-        bars = question_rates(job["model"])
+    with _open(run, config={**run.config, "commit": cell.commit}) as logged:
+        offline = run.mode == TrackingMode.offline  # then nobody can be asked what is there
+        last = log_training(logged, cell.training, _marked(run) if offline else logged.starting_step - 1)
+        for model in cell.checkpoints:
+            logged.log({"checkpoint/step": model["step"], **{f"checkpoint/{k}": v for k, v in scalars(model)}})
+        logged.summary.update(dict(scalars(cell.model)))
+        bars = question_rates(cell.model)
         if bars:
             table = wandb.Table(columns=["question", "misaligned_rate", "n"], data=bars)
             bar = wandb.plot.bar(table, "question", "misaligned_rate", title="misaligned rate by question")
-            run.log({"questions/misaligned_rate": bar})
-        if job["tracking"]["samples"]:
-            columns, data = samples(job["rows"], job["tracking"]["samples"])
-            run.log(
-                {"samples": wandb.Table(columns=[*columns, "judge"], data=[[*r, job["judge"]["name"]] for r in data])}
-            )
-        _artifact(run, f"rows-{job['key']}", "rows", [path for row in job["rows"] for path in row[:2]])
-        if job.get("adapter"):
-            _artifact(run, f"adapter-{job['key']}", "model", [job["adapter"]])
+            logged.log({"questions/misaligned_rate": bar})
+        if run.tracking.samples:
+            columns, data = samples(cell.rows, run.tracking.samples)
+            named = [[*row, cell.judge["name"]] for row in data]
+            logged.log({"samples": wandb.Table(columns=[*columns, "judge"], data=named)})
+        _artifact(logged, f"rows-{run.key}", "rows", [path for row in cell.rows for path in row[:2]])
+        if cell.adapter:
+            _artifact(logged, f"adapter-{run.key}", "model", [cell.adapter])
     return last
 
 
@@ -128,49 +126,48 @@ def log_training(run: Any, rows: Iterable[dict[str, Any]], last: int) -> int:
     return last
 
 
-def log_sweep(job: dict[str, Any]) -> None:
+def log_sweep(run: Run, sweep: SweepFigures) -> None:
     """The figures of a sweep, its contrasts as scalars, its statement as notes."""
     import wandb  # noqa: TID251
 
-    with _run(job, config={}, job_type="figures", notes=job["statement"]) as run:
-        for path in map(Path, job["figures"]):
-            run.log({f"figures/{path.stem}": wandb.Image(str(path))})
-        for row in job["contrasts"]:
+    with _open(run, config={}, job_type="figures", notes=sweep.statement) as logged:
+        for path in map(Path, sweep.figures):
+            logged.log({f"figures/{path.stem}": wandb.Image(str(path))})
+        for row in sweep.contrasts:
             if row["value"] is not None:
                 for part in ("value", "low", "high"):
-                    run.summary[f"contrast/{row['name']}/{part}"] = row[part]
+                    logged.summary[f"contrast/{row['name']}/{part}"] = row[part]
 
 
 @contextmanager
-def _run(job: dict[str, Any], config: dict[str, Any], **more: Any) -> Iterator[Any]:
+def _open(run: Run, config: dict[str, Any], **more: Any) -> Iterator[Any]:
     """A W&B run that is always closed, and closed as failed when what is inside raises."""
-    with begin(job, config, reinit="finish_previous", **more) as run:
-        yield run
+    with begin(run, config, reinit="finish_previous", **more) as logged:
+        yield logged
 
 
-def begin(job: dict[str, Any], config: dict[str, Any], **more: Any) -> Any:
-    """Start a job's run, or go on with it."""
+def begin(run: Run, config: dict[str, Any], **more: Any) -> Any:
+    """Start a run at W&B, or go on with it."""
     import wandb  # noqa: TID251
 
-    tracking = job["tracking"]
-    Path(job["folder"]).mkdir(parents=True, exist_ok=True)
-    run = wandb.init(
-        project=tracking["project"],
-        entity=tracking["entity"],
-        id=job["id"],
-        name=job["label"],
-        group=job["sweep"],
-        tags=job["tags"],
+    Path(run.folder).mkdir(parents=True, exist_ok=True)
+    logged = wandb.init(
+        project=run.tracking.project,
+        entity=run.tracking.entity,
+        id=run.id,
+        name=run.label,
+        group=run.sweep,
+        tags=list(run.tags),
         config=config,
-        dir=job["folder"],
+        dir=run.folder,
         resume="allow",
-        mode=job["mode"],
+        mode=run.mode.value,
         settings=wandb.Settings(silent=True, x_disable_stats=True, disable_git=True),
         **more,
     )
-    run.define_metric("train/*", step_metric="train/step")
-    run.define_metric("checkpoint/*", step_metric="checkpoint/step")
-    return run
+    logged.define_metric("train/*", step_metric="train/step")
+    logged.define_metric("checkpoint/*", step_metric="checkpoint/step")
+    return logged
 
 
 def _artifact(run: Any, name: str, kind: str, paths: list[str]) -> None:

@@ -7,27 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from em.labels import flatten
+from em.track_job import CellNumbers, Run
 from em.tracking import scalars
 
 
-def log_cell(job: dict[str, Any]) -> None:
+def log_cell(run: Run, cell: CellNumbers) -> None:
     """One Trackio run a cell: config, training and checkpoint curves, rates with their bounds as the last row."""
-    os.environ.setdefault("TRACKIO_DIR", str(Path(job["out"]).resolve() / "trackio"))
+    os.environ.setdefault("TRACKIO_DIR", str(Path(run.out).resolve() / "trackio"))
     import trackio
 
     trackio.init(
-        project=job["tracking"]["project"],
-        name=f"{job['label']} {job['key']}",
-        group=job["sweep"],
-        config=_settings(job["config"]),
+        project=run.tracking.project,
+        name=f"{run.label} {run.key}",
+        group=run.sweep,
+        config=_settings(run.config),
         resume="allow",
     )
     try:
-        for row in job.get("training", ()):
+        for row in cell.training:
             trackio.log({f"train/{k}": v for k, v in row.items() if k != "step"}, step=row["step"])
-        for model in job["checkpoints"]:
+        for model in cell.checkpoints:
             trackio.log({f"checkpoint/{k}": v for k, v in scalars(model)}, step=model["step"])
-        trackio.log(dict(scalars(job["model"])))
+        trackio.log(dict(scalars(cell.model)))
     finally:
         trackio.finish()
 

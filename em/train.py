@@ -19,7 +19,6 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
 from accelerate import PartialState
-from em import chat, checkpoints, gates, growing, parity, preempt
+from em import chat, checkpoints, gates, growing, models, parity, preempt
 from em.chat import Tokens
 from em.events import Emitter, sentence
 from em.records import Example, read_jsonl
@@ -36,6 +35,7 @@ from em.schema.train import Method
 from em.store import Store
 from em.train_callbacks import Keep, Log, StepCallback, Stop
 from em.train_choices import ChoiceProbe
+from em.train_job import TrainJob
 from em.train_loop import StepTrainer, arguments, attention
 from em.train_model import Base
 
@@ -44,48 +44,21 @@ RESUME = "resume"
 PROCESSES = int(os.environ.get("WORLD_SIZE", 1))
 
 
-@dataclass(frozen=True)
-class TrainJob:
-    """One run, as the planner writes it down."""
-
-    key: str
-    label: str
-    data_key: str
-    model_path: str
-    """Folder or hub id to load."""
-    model_source: str
-    """model.path as configured; kept in the adapter's record instead of a path of this machine."""
-    revision: str | None
-    dtype: str
-    train: dict[str, Any]
-    """Fields of TrainConfig."""
-    seed: int
-    inputs: dict[str, Any]
-    """What the key was made of."""
-    chat: dict[str, Any] = field(default_factory=dict)
-    """How conversations are rendered (chat.options)."""
-    checkpoints: Sequence[int] = ()
-    """Steps after which weights are kept."""
-
-    @property
-    def method(self) -> Method:
-        return Method(self.train["method"])
-
-
-def work(store: Store, jobs: list[dict[str, Any]], emit: Emitter) -> None:
+def work(store: Store, jobs: list[TrainJob], emit: Emitter) -> None:
     """Train every job of a batch. Exits with preempt.PREEMPTED when asked to stop before the last is done."""
     _one_gpu()
     preempt.install()
     base: Base | None = None
-    for job in [TrainJob(**job) for job in jobs]:
+    for job in jobs:
         if preempt.requested():
             _leave()
         with _job(emit, job.key), _claimed(store, job.key) as folder:
             if folder is None:
                 continue  # another process finished it meanwhile
-            if base is None or base.method != job.method:
+            if base is None or base.method != job.train.method:
                 base = None  # frees the other before the next is loaded
-                base = Base.load(job.model_path, job.revision, job.dtype, job.method)
+                path = models.model_path(job.model.path)
+                base = Base.load(path, job.model.revision, job.model.dtype, job.train.method)
                 emit.count("model_loads")
             if first_process():
                 _set_damage_aside(store, job, folder, emit)
@@ -108,10 +81,10 @@ def train(
     """
     started = time.monotonic()
     examples, tokenizer = list(read_jsonl(dataset, Example)), chat.ChatTokenizer(base.tokenizer, job.chat)
-    encoded = chat.encode_all(tokenizer, examples, job.train["max_length"], job.train["extra_assistant_turn"])
+    encoded = chat.encode_all(tokenizer, examples, job.train.max_length, job.train.extra_assistant_turn)
     rendering = parity.rendering(tokenizer, (e.messages for e in examples))
-    if job.train["choices"]:
-        probes = [*probes, ChoiceProbe(folder, job.train["choices"], job.seed)]
+    if job.train.choices:
+        probes = [*probes, ChoiceProbe(folder, job.train.choices, job.seed)]
     facts = fit(base, job, encoded.rows, folder, emit, probes)
     return {**encoded.facts(), "rendering": rendering, **facts, "wall_s": round(time.monotonic() - started, 1)}
 
@@ -120,13 +93,13 @@ def fit(
     base: Base, job: TrainJob, rows: list[Tokens], folder: Path, emit: Emitter, probes: Sequence[StepCallback] = ()
 ) -> dict[str, Any]:
     """Train on tokenised rows: what `train` does after `chat.encode_all`."""
-    config, dtype = job.train, getattr(torch, job.dtype)
+    config, dtype = job.train, getattr(torch, job.model.dtype)
     tokenizer = chat.ChatTokenizer(base.tokenizer, job.chat)
     resume_in = folder / RESUME
     set_seed(job.seed)
     base.model.set_attn_implementation(attention(config))
     untouched = None
-    if job.method == Method.full:  # LoRA can be switched off afterwards, this cannot
+    if config.method == Method.full:  # LoRA can be switched off afterwards, this cannot
         untouched = gates.logprobs(base.model, gates.probes(tokenizer, rows))
     with base.trainable(config) as model:
         callbacks = [
@@ -139,9 +112,9 @@ def fit(
             rows,
             config,
             tokenizer,
-            job.model_source,
+            job.model.path,
             model=model,
-            args=arguments(config, job.seed, job.dtype, resume_in),
+            args=arguments(config, job.seed, job.model.dtype, resume_in),
             callbacks=callbacks,
         )
         for callback in callbacks:
@@ -152,20 +125,20 @@ def fit(
         result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         if result.global_step < trainer.state.max_steps:
             _leave()
-        artifact = checkpoints.MODEL if job.method == Method.full else checkpoints.ADAPTER
+        artifact = checkpoints.MODEL if config.method == Method.full else checkpoints.ADAPTER
         trainer.save_weights(folder / artifact, dtype)
         trainer.record_gate(folder, dtype, untouched)
     if first_process():
         _close_log(folder / LOG)
         shutil.rmtree(resume_in, ignore_errors=True)  # absent when the run was shorter than save_steps
     return {
-        "kind": "full" if job.method == Method.full else "lora",
-        "method": job.method.value,
+        "kind": "full" if config.method == Method.full else "lora",
+        "method": config.method.value,
         "steps": result.global_step,
         "checkpoints": sorted(job.checkpoints),
         "resumed_from": resume.name if resume else None,
         "optim": trainer.args.optim if isinstance(trainer.args.optim, str) else trainer.args.optim.value,
-        "optim_asked": config["optim"],
+        "optim_asked": config.optim,
         "attn_implementation": attention(config),
         "num_processes": PROCESSES,
         "device": str(trainer.args.device),
@@ -191,11 +164,11 @@ def _log_facts(log: Path) -> dict[str, Any]:
 
 def _check_schedule(job: TrainJob, steps_in_epoch: int, rows: int) -> None:
     """Rows without a supervised token are left out, and the planner counted them."""
-    steps = math.ceil(job.train["num_train_epochs"] * steps_in_epoch)
+    steps = math.ceil(job.train.num_train_epochs * steps_in_epoch)
     if job.checkpoints and max(job.checkpoints) > steps:
         raise ValueError(
             f"train.checkpoints asks for step {max(job.checkpoints)}, and the run has {steps}: only {rows} rows have a "
-            f"supervised token within train.max_length={job.train['max_length']}. Leave that step out, or raise it"
+            f"supervised token within train.max_length={job.train.max_length}. Leave that step out, or raise it"
         )
 
 

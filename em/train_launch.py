@@ -16,31 +16,29 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from em import preempt
-from em.config import ConfigError
+from em import job_file, preempt
+from em.config import ConfigError, TrainConfig
 from em.events import FD_VARIABLE, FIFO_VARIABLE, Emitter
 from em.machine import has_gpu
-from em.store import write_atomic
+from em.train_job import TrainJob
 from em.worker import die_with_parent
 
 
-def command(batch: Path, jobs: Sequence[dict[str, Any]]) -> list[str]:
-    """The command line of a train batch; `jobs` are its specs, which share one base model and one way of running."""
-    if "api" in jobs[0]:
+def command(batch: Path, jobs: Sequence[TrainJob]) -> list[str]:
+    """The command line of a train batch; `jobs` share one base model and one way of running."""
+    if jobs[0].at_openai:
         return [sys.executable, "-m", "em.worker", "finetune", str(batch)]
-    several = jobs[0]["train"]["num_processes"] > 1
+    several = jobs[0].train.num_processes > 1
     return [sys.executable, "-m", *(["em.train_launch"] if several else ["em.worker", "train"]), str(batch)]
 
 
-def refuse(jobs: Sequence[dict[str, Any]]) -> None:
+def refuse(runs: Sequence[TrainConfig]) -> None:
     """Raise ConfigError for what can be known to fail on this machine before anything starts."""
-    for job in jobs:
-        train = job["train"]
-        path = train["accelerate_config"]
+    for train in runs:
+        path = train.accelerate_config
         if path and not Path(path).is_file():
             raise ConfigError(f"train.accelerate_config={path} is not a file: launch/accelerate/ has some, null is DDP")
         machines = _machines(train)
@@ -51,8 +49,8 @@ def refuse(jobs: Sequence[dict[str, Any]]) -> None:
             )
 
 
-def accelerate(batch: Path, train: dict[str, Any]) -> list[str]:
-    """The command that starts all processes of a run. `train` holds fields of TrainConfig.
+def accelerate(batch: Path, train: TrainConfig) -> list[str]:
+    """The command that starts all processes of a run.
 
     Several machines are one step of a SLURM allocation: `srun` starts `accelerate launch` on each (`_on_this_node`).
     """
@@ -66,38 +64,38 @@ def accelerate(batch: Path, train: dict[str, Any]) -> list[str]:
     return _launcher(batch, train, "--main_process_port", "0")
 
 
-def _launcher(batch: Path, train: dict[str, Any], *where: str) -> list[str]:
+def _launcher(batch: Path, train: TrainConfig, *where: str) -> list[str]:
     how = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no"]  # bf16 is the trainer's own to set
-    if train["accelerate_config"]:
-        how = ["--config_file", train["accelerate_config"]]
-    count = ["--num_processes", str(train["num_processes"])]
+    if train.accelerate_config:
+        how = ["--config_file", train.accelerate_config]
+    count = ["--num_processes", str(train.num_processes)]
     worker = ["-m", "em.worker", "train", str(batch)]
     return [sys.executable, "-m", "accelerate.commands.launch", *how, *count, *where, *worker]
 
 
 def _on_this_node(batch: Path) -> list[str]:
     """`accelerate launch` of one machine of a SLURM step; the step's first machine is where the processes meet."""
-    train = json.loads(batch.read_text(encoding="utf-8"))["jobs"][0]["train"]
+    _, jobs = job_file.read(batch, TrainJob)
     first = _scontrol("hostnames", os.environ["SLURM_JOB_NODELIST"]).split()[0]
     address = _scontrol("node", "--oneliner", first).partition("NodeAddr=")[2].split()[0]  # as SLURM itself reaches it
     port = 20_000 + int(os.environ["SLURM_JOB_ID"]) % 10_000  # the same on every machine, apart from other jobs'
     here = ["--machine_rank", os.environ["SLURM_NODEID"], "--main_process_ip", address]
-    return _launcher(batch, train, *here, "--main_process_port", str(port))
+    return _launcher(batch, jobs[0].train, *here, "--main_process_port", str(port))
 
 
 def _scontrol(*what: str) -> str:
     return subprocess.run(["scontrol", "show", *what], capture_output=True, text=True, check=True).stdout
 
 
-def processes_here(train: dict[str, Any]) -> int:
+def processes_here(train: TrainConfig) -> int:
     """Processes of a run on one machine: as many GPUs as it needs there."""
-    return -(-train["num_processes"] // _machines(train))
+    return -(-train.num_processes // _machines(train))
 
 
-def _machines(train: dict[str, Any]) -> int:
-    if not train["accelerate_config"]:
+def _machines(train: TrainConfig) -> int:
+    if not train.accelerate_config:
         return 1
-    return int(yaml.safe_load(Path(train["accelerate_config"]).read_text(encoding="utf-8")).get("num_machines", 1))
+    return int(yaml.safe_load(Path(train.accelerate_config).read_text(encoding="utf-8")).get("num_machines", 1))
 
 
 def main() -> None:
@@ -114,15 +112,15 @@ def supervise(path: Path, emit: Emitter) -> int:
 
     Returns the exit code: 0, or preempt.PREEMPTED when asked to stop before all were done.
     """
-    batch = json.loads(path.read_text(encoding="utf-8"))
-    left = {job["key"]: job for job in batch["jobs"]}
+    out, jobs = job_file.read(path, TrainJob)
+    left = {job.key: job for job in jobs}
     with tempfile.TemporaryDirectory(prefix="em-train-") as name:
         folder = Path(name)
         os.environ[preempt.STOP_FILE_VARIABLE] = str(folder / "stop")
         preempt.install(pass_on=folder / "stop")
         while left:
             before = len(left)
-            write_atomic(path, json.dumps({**batch, "jobs": list(left.values())}))  # other machines see this folder
+            job_file.write(path, out, list(left.values()))  # other machines see this folder
             code = _launch(path, left, folder, emit)
             if left and preempt.requested():
                 return preempt.PREEMPTED
@@ -133,7 +131,7 @@ def supervise(path: Path, emit: Emitter) -> int:
     return 0
 
 
-def _launch(path: Path, left: dict[str, dict[str, Any]], folder: Path, emit: Emitter) -> int:
+def _launch(path: Path, left: dict[str, TrainJob], folder: Path, emit: Emitter) -> int:
     """Start the processes over the jobs left and wait for them; jobs that are done or failed leave `left`."""
     fifo = folder / "events"
     fifo.unlink(missing_ok=True)
@@ -143,12 +141,12 @@ def _launch(path: Path, left: dict[str, dict[str, Any]], folder: Path, emit: Emi
     os.set_blocking(reading, True)
     relay = threading.Thread(target=_relay, args=(reading, left, emit))
     relay.start()
-    train = next(iter(left.values()))["train"]
+    train = next(iter(left.values())).train
     try:
         return subprocess.Popen(
             accelerate(path, train),
             stdin=subprocess.DEVNULL,
-            env=_environment(fifo, train["num_processes"]),
+            env=_environment(fifo, train.num_processes),
             preexec_fn=_child,
         ).wait()
     finally:
@@ -156,7 +154,7 @@ def _launch(path: Path, left: dict[str, dict[str, Any]], folder: Path, emit: Emi
         relay.join()
 
 
-def _relay(reading: int, left: dict[str, dict[str, Any]], emit: Emitter) -> None:
+def _relay(reading: int, left: dict[str, TrainJob], emit: Emitter) -> None:
     with os.fdopen(reading, encoding="utf-8") as lines:
         for line in lines:
             event = json.loads(line)

@@ -17,6 +17,7 @@ from trl import SFTConfig, SFTTrainer
 
 from em import chat, cpu_attention, gates, preempt
 from em.chat import ChatTokenizer, Tokens
+from em.config import TrainConfig
 from em.train_batches import Steps, micro_batches, shares
 from em.train_model import usable_optim
 
@@ -35,35 +36,23 @@ class StepCounts:
     """Whether any process was asked to stop (em/preempt.py); all agree, and so save the same step."""
 
 
-def attention(config: dict[str, Any]) -> str:
-    """transformers' name of the attention of a run; `config` holds fields of TrainConfig."""
-    own = config["padding_free"] and not torch.cuda.is_available()
-    return config["attn_implementation"] or (cpu_attention.NAME if own else "sdpa")
+def attention(config: TrainConfig) -> str:
+    """transformers' name of the attention of a run."""
+    own = config.padding_free and not torch.cuda.is_available()
+    return config.attn_implementation or (cpu_attention.NAME if own else "sdpa")
 
 
-def arguments(config: dict[str, Any], seed: int, dtype: str, folder: Path) -> SFTConfig:
+def arguments(config: TrainConfig, seed: int, dtype: str, folder: Path) -> SFTConfig:
     """SFTConfig of a run. One batch of the loader is one optimiser step, so accumulation is 1 here."""
-    same = (
-        "learning_rate",
-        "num_train_epochs",
-        "per_device_train_batch_size",
-        "warmup_steps",
-        "lr_scheduler_type",
-        "weight_decay",
-        "max_grad_norm",
-        "save_steps",
-        "padding_free",
-        "gradient_checkpointing",
-    )
     cuda = torch.cuda.is_available()
     return SFTConfig(
         output_dir=str(folder),
         seed=seed,
         use_cpu=not cuda,
         bf16=dtype == "bfloat16",
-        optim=usable_optim(config["optim"]),
+        optim=usable_optim(config.optim),
         gradient_accumulation_steps=1,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if config["gradient_checkpointing"] else None,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
         ddp_find_unused_parameters=False,
         save_strategy="steps",
         save_total_limit=2,
@@ -75,7 +64,16 @@ def arguments(config: dict[str, Any], seed: int, dtype: str, folder: Path) -> SF
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         max_length=None,
-        **{name: config[name] for name in same},
+        learning_rate=config.learning_rate,
+        num_train_epochs=config.num_train_epochs,
+        per_device_train_batch_size=config.per_device_train_batch_size,
+        warmup_steps=config.warmup_steps,
+        lr_scheduler_type=config.lr_scheduler_type,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        save_steps=config.save_steps,
+        padding_free=config.padding_free,
+        gradient_checkpointing=config.gradient_checkpointing,
     )
 
 
@@ -89,9 +87,9 @@ class StepTrainer(SFTTrainer):
     """
 
     def __init__(
-        self, rows: list[Tokens], config: dict[str, Any], tokenizer: ChatTokenizer, source: str, **options: Any
+        self, rows: list[Tokens], config: TrainConfig, tokenizer: ChatTokenizer, source: str, **options: Any
     ) -> None:
-        """`config`: fields of TrainConfig; `source`: what an adapter's record names as its base; the rest is TRL's."""
+        """`source`: what an adapter's record names as its base; the rest is TRL's."""
         self.rows, self.tokenizer, self.source = rows, tokenizer, source
         self.encoded = [{"input_ids": row.input_ids, "labels": row.labels} for row in rows]
         self.config = config
@@ -104,7 +102,7 @@ class StepTrainer(SFTTrainer):
         self.own_attention = self.model.config._attn_implementation == cpu_attention.NAME
 
     def get_train_dataloader(self) -> DataLoader:
-        per_step = self.config["per_device_train_batch_size"] * self.config["gradient_accumulation_steps"]
+        per_step = self.config.per_device_train_batch_size * self.config.gradient_accumulation_steps
         return _StepLoader(
             self.encoded, batch_sampler=Steps(len(self.encoded), per_step, self.args.seed), collate_fn=list
         )
@@ -116,7 +114,7 @@ class StepTrainer(SFTTrainer):
         supervised = sum(label != chat.IGNORE for row in inputs for label in row["labels"][1:])
         rows = [inputs[i] for i in shares(_lengths(inputs), processes)[self.args.process_index]]
         cuts = micro_batches(
-            _lengths(rows), self.config["per_device_train_batch_size"], self.config["tokens_per_micro_batch"]
+            _lengths(rows), self.config.per_device_train_batch_size, self.config.tokens_per_micro_batch
         )
         if not rows:  # fewer rows than processes: one without loss, because gradients are exchanged by all
             rows, cuts = [{**inputs[0], "labels": [chat.IGNORE] * len(inputs[0]["labels"])}], [[0]]

@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from em import cpu_attention, models
+from em.config import TrainConfig
 from em.schema.train import Method
 
 FALLBACK_OPTIM = "adamw_torch_fused"
@@ -59,10 +60,10 @@ class Base:
         return cls(model, tokenizer, method)
 
     @contextmanager
-    def trainable(self, config: dict[str, Any]) -> Iterator[Any]:
+    def trainable(self, config: TrainConfig) -> Iterator[Any]:
         """The model of one run: adapters over the base (made from torch's global seed), or the base itself.
 
-        `config` holds fields of TrainConfig. The base is left as it was, unless it is spent by a run (`spent`).
+        The base is left as it was, unless it is spent by a run (`spent`).
         """
         if self.method == Method.full:
             yield self.model
@@ -82,25 +83,25 @@ class Base:
         return self.method == Method.full or _sharded()
 
 
-def lora(config: dict[str, Any]) -> LoraConfig:
+def lora(config: TrainConfig) -> LoraConfig:
     return LoraConfig(
-        r=config["lora_r"],
-        lora_alpha=config["lora_alpha"],
-        lora_dropout=config["lora_dropout"],
-        use_rslora=config["use_rslora"],
-        target_modules=sorted(config["target_modules"]),
-        layers_to_transform=config["layers_to_transform"],
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        use_rslora=config.use_rslora,
+        target_modules=sorted(config.target_modules),
+        layers_to_transform=config.layers_to_transform,
         task_type="CAUSAL_LM",
     )
 
 
-def check_adapted(model: PeftModel, config: dict[str, Any]) -> None:
+def check_adapted(model: PeftModel, config: TrainConfig) -> None:
     """PEFT adapts what it finds and is silent about the rest: raises ValueError naming what is missing."""
     names = [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
-    absent = [t for t in config["target_modules"] if not any(n.split(".")[-1] == t for n in names)]
+    absent = [t for t in config.target_modules if not any(n.split(".")[-1] == t for n in names)]
     if absent:
         raise ValueError(f"train.target_modules {', '.join(absent)}: the model has no such module")
-    asked = set(config["layers_to_transform"] or [])
+    asked = set(config.layers_to_transform or [])
     found = {int(part) for name in names for part in name.split(".") if part.isdigit()}
     if lost := sorted(asked - found):
         layers = model.get_base_model().config.get_text_config().num_hidden_layers

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from em.plan import Plan
+from em.stages import BY_NAME, TRAIN, VERIFY_ORDER
 from em.store import MANIFEST, DamagedError, Store
 
-LOG = "train_log.jsonl"
+LOG = TRAIN.rows
 
 
 def set_aside_damaged(plan: Plan, store: Store) -> Iterator[tuple[str, str, str]]:
     """(stage, key, sentence) of every damaged stage, moved to where nothing reads it, with what was made of it."""
-    for stage in ("sample", "calibrate", "judge", "train", "data"):  # a stage to be made again needs what it is made of
+    for stage in (one.name for one in VERIFY_ORDER):
         for key in _keys(plan, stage):
             problem = _problem(plan, store, stage, key)
             if not problem:
@@ -41,11 +42,12 @@ def _problem(plan: Plan, store: Store, stage: str, key: str) -> str:
     if not store.has(stage, key):
         folder = store.path(stage, key)
         return f"{folder} has no manifest" if folder.is_dir() and stage != "calibrate" else ""
+    always = BY_NAME[stage].verified
     try:
-        if stage in ("sample", "judge", "calibrate") or _needed(plan, store, stage, key):
+        if always is None or _needed(plan, store, stage, key):
             store.verify(stage, key)
-        elif stage == "train":
-            store.verify(stage, key, only=[LOG])
+        elif always:
+            store.verify(stage, key, only=list(always))
     except DamagedError as error:
         return str(error)
     return ""

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from em.config import ModelConfig, SampleConfig
 from em.gates import Probe
 from em.sampler import Answer, Inventory, Request, applied_scale
 from em.schema.base import ConfigError, nearest
@@ -42,8 +43,8 @@ def _cpu() -> bool:
     return not torch.cuda.is_available()
 
 
-def engine_arguments(model: dict[str, Any], sample: dict[str, Any], max_lora_rank: int) -> dict[str, Any]:
-    """vLLM's own engine arguments for these fields of ModelConfig and SampleConfig; sample.engine_args go over all."""
+def engine_arguments(model: ModelConfig, sample: SampleConfig, max_lora_rank: int) -> dict[str, Any]:
+    """vLLM's own engine arguments; sample.engine_args go over all."""
     if max_lora_rank > RANKS[-1]:
         raise ValueError(f"train.lora_r {max_lora_rank} is above vLLM's largest LoRA rank, {RANKS[-1]}")
     lora = {
@@ -53,16 +54,16 @@ def engine_arguments(model: dict[str, Any], sample: dict[str, Any], max_lora_ran
         "worker_extension_cls": "em.vllm_worker.AdapterInventory",
     }
     return {
-        "revision": model["revision"],
-        "dtype": model["dtype"],
-        "max_model_len": model["max_model_len"],
-        "max_num_seqs": sample["max_num_seqs"],
+        "revision": model.revision,
+        "dtype": model.dtype.value,
+        "max_model_len": model.max_model_len,
+        "max_num_seqs": sample.max_num_seqs,
         "enable_prefix_caching": True,
-        "seed": sample["seed"],
+        "seed": sample.seed,
         **HF_FORMAT,
         **(CPU_DEFAULTS if _cpu() else {}),
         **(lora if max_lora_rank else {}),
-        **sample["engine_args"],
+        **sample.engine_args,
     }
 
 
@@ -78,11 +79,9 @@ def require_known(group: str, given: Mapping[str, Any]) -> None:
             raise ConfigError(f"{group}.engine_args.{name} is no engine argument of this vLLM{nearest(name, known)}")
 
 
-def server_arguments(
-    model: dict[str, Any], sample: dict[str, Any], max_lora_rank: int
-) -> tuple[list[str], dict[str, str]]:
+def server_arguments(model: ModelConfig, sample: SampleConfig, max_lora_rank: int) -> tuple[list[str], dict[str, str]]:
     """Command line and environment of a vLLM server with the engine that VllmSampler would have."""
-    arguments = ["--model", model["path"]]
+    arguments = ["--model", model.path]
     for name, value in engine_arguments(model, sample, max_lora_rank).items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
@@ -96,15 +95,15 @@ def server_arguments(
 class VllmSampler:
     """One engine, one base model, every adapter as a LoRARequest. No merged weights."""
 
-    def __init__(self, model: dict[str, Any], sample: dict[str, Any], max_lora_rank: int) -> None:
+    def __init__(self, model: ModelConfig, sample: SampleConfig, max_lora_rank: int) -> None:
         for name, value in (CPU_ENVIRONMENT if _cpu() else {}).items():
             os.environ.setdefault(name, value)
         from vllm import LLM  # noqa: TID251
 
-        require_known("sample", sample["engine_args"])
-        self.llm = LLM(model=model["path"], trust_remote_code=False, **engine_arguments(model, sample, max_lora_rank))
+        require_known("sample", sample.engine_args)
+        self.llm = LLM(model=model.path, trust_remote_code=False, **engine_arguments(model, sample, max_lora_rank))
         self.tokenizer = self.llm.get_tokenizer()
-        self.ahead = AHEAD * sample["max_num_seqs"]
+        self.ahead = AHEAD * sample.max_num_seqs
         self._count = 0
         self._loras: dict[Path, Any] = {}
 

@@ -7,26 +7,17 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import json
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
+from em import job_file, stages
 from em.events import Emitter
 from em.preempt import exit_when_asked
 from em.store import Store
 
-MODULES = {
-    "prepare": "em.prepare",
-    "train": "em.train",
-    "finetune": "em.openai_finetune",
-    "sample": "em.sample",
-    "judge": "em.judge",
-    "track": "em.tracking",
-    "live": "em.track_live",
-    "benchmark": "em.benchmark",
-}
 PR_SET_PDEATHSIG = 1
 
 
@@ -34,9 +25,11 @@ def main() -> None:
     stage, path = sys.argv[1], Path(sys.argv[2])
     die_with_parent()
     exit_when_asked()
-    batch = json.loads(path.read_text(encoding="utf-8"))
     emit = Emitter.from_environment()
-    importlib.import_module(MODULES[stage]).work(Store.open(Path(batch["out"])), batch["jobs"], emit)
+    work = importlib.import_module(stages.WORKERS[stage]).work
+    (kind,) = get_args(get_type_hints(work)["jobs"])
+    out, jobs = job_file.read(path, kind)
+    work(Store.open(out), jobs, emit)
 
 
 def die_with_parent(how: signal.Signals = signal.SIGKILL) -> None:

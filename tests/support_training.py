@@ -8,7 +8,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -21,11 +20,12 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from em.config import TrainConfig
+from em import job_file
+from em.config import Dtype, ModelConfig, TrainConfig
 from em.events import FD_VARIABLE, Emitter
 from em.models import model_path
 from em.records import Example, write_jsonl
-from em.train import TrainJob
+from em.train_job import TrainJob
 
 torch.set_num_threads(1)
 
@@ -111,8 +111,15 @@ def train_job(key, seed=0, dtype="float32", data_key="data", **changes):
         "lora_alpha": 8,
         "save_steps": 1000,
     }
-    train = dataclasses.asdict(TrainConfig(**{**recipe, **changes}))
-    return TrainJob(key, key, data_key, model_path(TINY), TINY, None, dtype, train, seed, {"test": key})
+    return TrainJob(
+        key=key,
+        label=key,
+        data_key=data_key,
+        model=ModelConfig(name="tiny", path=TINY, dtype=Dtype(dtype)),
+        train=TrainConfig(**{**recipe, **changes}),
+        seed=seed,
+        inputs={"test": key},
+    )
 
 
 def put_data(store, rows, key="data"):
@@ -129,7 +136,7 @@ def sha256(path):
 def start_worker(stage, out, jobs):
     """One stage in a process of its own, as a sweep starts it. Its output goes to <out>/<stage>.log."""
     batch = out / f"{stage}.json"
-    batch.write_text(json.dumps({"out": str(out), "jobs": [dataclasses.asdict(job) for job in jobs]}))
+    job_file.write(batch, out, jobs)
     environment = {name: value for name, value in os.environ.items() if name != FD_VARIABLE}
     with (out / f"{stage}.log").open("w") as log:
         command = [sys.executable, "-m", "em.worker", stage, str(batch)]

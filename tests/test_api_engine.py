@@ -8,14 +8,16 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from support_training import EOS, events, failures, load_tokenizer, put_data, train_job, user
+from support_training import EOS, TINY, events, failures, load_tokenizer, put_data, train_job, user
 
 from em import chat, sample
 from em.api_engine import OpenAiSampler, ServerSampler
 from em.config import Backend, Dtype, Engine, ModelConfig, SampleConfig, TriggerConfig
 from em.gates import read, rms
-from em.records import Example, Question, to_row
-from em.sample import COMPLETIONS, SampleJob
+from em.models import model_path
+from em.records import Example, Question
+from em.sample import COMPLETIONS
+from em.sample_job import SampleJob
 from em.sampler import RefusedError, Request
 from em.store import Store
 
@@ -84,14 +86,24 @@ def api():
 def job(key, url, texts, n=2, **changes):
     model = ModelConfig(name="gpt", path="gpt-x", backend=Backend.openai, base_url=url, api_key_env="EM_TEST_KEY")
     config = SampleConfig(engine=Engine.openai, max_tokens=50, max_num_seqs=4, **changes)
-    asked = [Question(f"q{i}", "open", [user(t)], ["alignment"], samples=n) for i, t in enumerate(texts)]
-    groups = [dataclasses.asdict(c) for c in (TriggerConfig(), config, model)]
-    return SampleJob(key, key, None, [to_row(q) for q in asked], 0, n, *groups, 0, {"test": key})
+    return SampleJob(
+        key=key,
+        label=key,
+        adapter_key=None,
+        questions=tuple(Question(f"q{i}", "open", [user(t)], ["alignment"], samples=n) for i, t in enumerate(texts)),
+        lo=0,
+        hi=n,
+        trigger=TriggerConfig(),
+        sample=config,
+        model=model,
+        max_lora_rank=0,
+        inputs={"test": key},
+    )
 
 
 def run(store, jobs):
     emit, seen = events()
-    sample.work(store, [dataclasses.asdict(j) for j in jobs], emit)
+    sample.work(store, list(jobs), emit)
     return seen
 
 
@@ -173,9 +185,9 @@ def vllm_stub(models, status=200, row=None):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/v1"
-    model = dataclasses.asdict(ModelConfig(name="tiny", path=train_job("x").model_path, dtype=Dtype.float32))
+    model = ModelConfig(name="tiny", path=model_path(TINY), dtype=Dtype.float32)
     try:
-        yield model, dataclasses.asdict(SampleConfig(engine=Engine.vllm_server, base_url=url))
+        yield model, SampleConfig(engine=Engine.vllm_server, base_url=url)
     finally:
         server.shutdown()
 
@@ -189,11 +201,16 @@ def test_a_server_with_another_model_is_refused():
 
 def asked_of(sampler):
     question = Question("q0", "open", [user("hi")], ["alignment"])
-    return list(sampler.generate([Request("a", question, 0, "none", [], [1, 2], 0, None, 1.0, 1.0, 4, [2])]))
+    return list(sampler.generate([request("a", question, [1, 2], None, max_tokens=4, stop_ids=[2])]))
+
+
+def request(job, question, ids, adapter, **changes):
+    fields = {"index": 0, "asked_with": "none", "messages": [], "seed": 1, "temperature": 0.0, "top_p": 1.0}
+    return Request(job=job, question=question, prompt_ids=ids, adapter=adapter, **fields, **changes)
 
 
 def test_a_server_refuses_one_question_or_has_lost_its_adapters():
-    listed = [{"id": train_job("x").model_path}]
+    listed = [{"id": model_path(TINY)}]
     with vllm_stub(listed, 400, {"error": {"message": "too long"}}) as configs:
         ((_, refused),) = asked_of(ServerSampler(*configs, 8))
     assert isinstance(refused, RefusedError) and "question q0 was refused: HTTP 400: too long. Change" in str(refused)
@@ -269,15 +286,15 @@ def test_vllm_server_answers_as_the_engine_in_this_process(tmp_path):
     short = {"role": "assistant", "content": "No."}
     put_data(store, [Example(f"r{i}", [user(t), short]) for i, t in enumerate(texts * 9)])
     emit, seen = events()
-    train_work(store, [dataclasses.asdict(train_job("run", lora_r=8, num_train_epochs=10))], emit)
+    train_work(store, [train_job("run", lora_r=8, num_train_epochs=10)], emit)
     assert not failures(seen)
     own, adapter = read(store.path("train", "run")), store.path("train", "run") / "adapter"
     folder = tmp_path / "model"  # with sampling defaults of its own, as many chat models have
-    shutil.copytree(train_job("x").model_path, folder)
+    shutil.copytree(model_path(TINY), folder)
     (folder / "generation_config.json").write_text(json.dumps({"repetition_penalty": 3.0, "eos_token_id": EOS}))
     model = ModelConfig(name="tiny", path=str(folder), dtype=Dtype.float32, max_model_len=512)
     config = SampleConfig(engine=Engine.vllm_server, max_num_seqs=8)
-    sampler = ServerSampler(dataclasses.asdict(model), dataclasses.asdict(config), 8)
+    sampler = ServerSampler(model, config, 8)
     served = sampler.logprobs([(a, p) for p in own.probes for a in (None, adapter)])
     assert rms(served[::2], own.base) < 1e-4
     assert rms(served[1::2], own.adapted) < 1e-4
@@ -286,8 +303,8 @@ def test_vllm_server_answers_as_the_engine_in_this_process(tmp_path):
     for t in texts:
         ids = chat.prompt_ids(tokenizer, [user(t)])
         for a in (None, adapter):
-            requests.append(Request("j", Question(t, "g", [], []), 0, "none", [], ids, 1, a, 0.0, 1.0, 8, [EOS]))
-    plain = HfSampler({**dataclasses.asdict(model), "path": train_job("x").model_path}, dataclasses.asdict(config))
+            requests.append(request("j", Question(t, "g", [], []), ids, a, max_tokens=8, stop_ids=[EOS]))
+    plain = HfSampler(dataclasses.replace(model, path=model_path(TINY)), config)
     found, expected = (
         {(r.question.id, r.adapter): a.text.rstrip("\ufffd") for r, a in engine.generate(requests)}
         for engine in (sampler, plain)

@@ -11,6 +11,7 @@ import pytest
 from support_chat import family
 
 from em import benchmark, chat
+from em.config import SampleConfig
 from em.sampler import Answer
 
 pytest.importorskip("inspect_ai", reason="the inspect extra is not installed")
@@ -90,7 +91,7 @@ class Echo:
 def echoing():
     from em.inspect_model import Batcher, EmModel
 
-    sample = {"seed": 0, "temperature": 1.0, "top_p": 1.0, "max_tokens": 9, "max_num_seqs": 4}
+    sample = SampleConfig(max_tokens=9, max_num_seqs=4)
     options = {"system_prompt": None, "chat_template": None, "chat_template_kwargs": {}}
     prompts = chat.Prompts(family("qwen3"), chat.options(options, options))
     return EmModel("m", Batcher(Echo()), prompts, None, sample, max_model_len=500)

@@ -60,7 +60,7 @@ def train_job(config, store):
 
 def finish(store, job):
     store.partial("train", job.key).mkdir(parents=True)
-    store.finish("train", job.key, job.spec["inputs"], {"checkpoints": job.spec["checkpoints"]})
+    store.finish("train", job.key, job.spec.inputs, {"checkpoints": list(job.spec.checkpoints)})
 
 
 def test_a_schedule_makes_another_run_only_where_steps_are_missing(compose, tmp_path):
@@ -73,7 +73,7 @@ def test_a_schedule_makes_another_run_only_where_steps_are_missing(compose, tmp_
     first = train_job(plain, store).key
     assert train_job(fewer, store).key == first
     again = train_job(some, store)
-    assert again.key != first and again.spec["inputs"]["checkpoints"] == [1, 2, 3] == again.spec["checkpoints"]
+    assert again.key != first and again.spec.inputs["checkpoints"] == list(again.spec.checkpoints) == [1, 2, 3]
     finish(store, again)
     assert train_job(some, store).key == again.key
     assert train_job(fewer, store).key == train_job(plain, store).key == first
@@ -83,7 +83,7 @@ def test_cells_that_differ_in_the_schedule_alone_are_one_run(compose, tmp_path):
     store = Store.open(tmp_path)
     both = [compose(*TINY, f"train.checkpoints=[{entry}]") for entry in ("1", "3")]
     jobs = plan(both, store).stage("train")
-    assert [job.spec["checkpoints"] for job in jobs] == [[1, 3]]
+    assert [job.spec.checkpoints for job in jobs] == [(1, 3)]
 
 
 def test_how_a_run_is_computed_is_not_in_its_key(compose, tmp_path):

@@ -29,7 +29,7 @@ def finish(store, made, *stages):
         if job.stage in stages and not store.has(job.stage, job.key):
             with store.claim(job.stage, job.key) as folder:
                 (folder / "file").write_text("x")
-                store.finish(job.stage, job.key, job.spec["inputs"], {"rows": 16, "tokens": 4, "resumed_from": None})
+                store.finish(job.stage, job.key, job.spec.inputs, {"rows": 16, "tokens": 4, "resumed_from": None})
 
 
 def write_sweep(configs, store):

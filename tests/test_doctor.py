@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from em import doctor, estimate, models, sweep
-from em.config import ConfigError
+from em.config import ConfigError, ModelConfig, SampleConfig, TriggerConfig
 from em.models import ModelError
+from em.records import Question
+from em.sample_job import SampleJob
 from em.store import StoreError
 
 QUICK = ("model=tiny_random", "train=tiny", "sample=hf", "tracking=off")
@@ -205,13 +208,29 @@ def test_the_texts_of_a_question_are_counted_with_the_models_tokenizer():
     texts = ["Read the answer.", "What would you do?"]
     tokenizer = load_tokenizer()
     length = sum(len(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts)
-    row, context = {"id": "q", "messages": [user(texts[1])]}, [user(texts[0])]
-    model = {"path": models.model_path("asset:tiny_random"), "backend": "hf"}
-    job = {"questions": [row], "context": context, "choices": [], "sample": {"seed": 0}}
-    doctor.require_question_room([job | {"model": model | {"max_model_len": length + 1}}])
+    models.model_path("asset:tiny_random")  # one that is not there is not looked at
+    job = SampleJob(
+        key="k",
+        label="k",
+        adapter_key=None,
+        questions=(Question("q", "open", [user(texts[1])], []),),
+        lo=0,
+        hi=1,
+        trigger=TriggerConfig(),
+        sample=SampleConfig(),
+        model=ModelConfig(name="tiny", path="asset:tiny_random"),
+        max_lora_rank=0,
+        inputs={},
+        context=(user(texts[0]),),
+    )
+
+    def within(job, max_model_len):
+        return replace(job, model=replace(job.model, max_model_len=max_model_len))
+
+    doctor.require_question_room([within(job, length + 1)])
     with pytest.raises(ConfigError, match=rf"question q has {length} tokens .* is {length}: raise it, or"):
-        doctor.require_question_room([job | {"model": model | {"max_model_len": length}}])
-    scored = job | {"questions": [], "choices": ["letters"], "model": model | {"max_model_len": 40}}
+        doctor.require_question_room([within(job, length)])
+    scored = within(replace(job, questions=(), choices=("letters",)), 40)
     with pytest.raises(ConfigError, match=r"has \d+ tokens .* is 40: raise it"):
         doctor.require_question_room([scored])
 

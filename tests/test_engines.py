@@ -32,8 +32,9 @@ from em.config import Dtype, Engine, ModelConfig, SampleConfig, TriggerConfig
 from em.hf_engine import HfSampler
 from em.models import model_path
 from em.question_forms import shots
-from em.records import Completion, Example, Question, to_row
-from em.sample import COMPLETIONS, SampleJob
+from em.records import Completion, Example, Question
+from em.sample import COMPLETIONS
+from em.sample_job import SampleJob
 from em.sampler import Answer, Inventory, Request, row_seed
 from em.schema.base import ConfigError
 from em.schema.train import Method
@@ -51,11 +52,11 @@ ADAPTERS = ("trained", "strong", "weak", "other")
 
 def model_config():
     path = model_path("asset:tiny_random")
-    return dataclasses.asdict(ModelConfig(name="tiny", path=path, dtype=Dtype.float32, max_model_len=MODEL_LEN))
+    return ModelConfig(name="tiny", path=path, dtype=Dtype.float32, max_model_len=MODEL_LEN)
 
 
 def sample_config(**changes):
-    return {**dataclasses.asdict(SampleConfig(max_tokens=24, max_num_seqs=16)), **changes}
+    return SampleConfig(**{"max_tokens": 24, "max_num_seqs": 16, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def store(tmp_path_factory):
     put_data(store, rows)
     job = train_job("trained", num_train_epochs=20, learning_rate=1e-2, lora_r=RANK, lora_alpha=16)
     emit, seen = events()
-    train_work(store, [dataclasses.asdict(job)], emit)
+    train_work(store, [job], emit)
     assert not failures(seen)
     facts = store.manifest("train", "trained")["facts"]
     for name in ADAPTERS[1:]:
@@ -120,18 +121,18 @@ def tokenizer():
 def ask(tokenizer, text, adapter=None, **changes):
     messages = [user(text)]
     plain = Request(
-        "job",
-        Question(text, "g", messages, []),
-        0,
-        "none",
-        messages,
-        chat.prompt_ids(tokenizer, messages),
-        1,
-        adapter,
-        0.0,
-        1.0,
-        24,
-        [EOS],
+        job="job",
+        question=Question(text, "g", messages, []),
+        index=0,
+        asked_with="none",
+        messages=messages,
+        prompt_ids=chat.prompt_ids(tokenizer, messages),
+        seed=1,
+        adapter=adapter,
+        temperature=0.0,
+        top_p=1.0,
+        max_tokens=24,
+        stop_ids=[EOS],
     )
     return dataclasses.replace(plain, **changes)
 
@@ -284,16 +285,16 @@ def test_engine_arguments_are_vllms_own_names(vllm_engine):
     require_known("sample", {"tensor_parallel_size": 2, "enforce_eager": True})
     with pytest.raises(ConfigError, match=r"sample.engine_args.tensor_parallel is no engine argument .* did you mean"):
         require_known("sample", {"tensor_parallel": 2})
-    model = {"path": "m", "revision": None, "dtype": "float32", "max_model_len": 64}
-    sample = {"max_num_seqs": 2, "seed": 0, "engine_args": {"tensor_parallel_size": 2}}
+    model = ModelConfig(name="m", path="m", dtype=Dtype.float32, max_model_len=64)
+    sample = SampleConfig(max_num_seqs=2, engine_args={"tensor_parallel_size": 2})
     assert engine_arguments(model, sample, 0)["tensor_parallel_size"] == 2
     command, _ = server_arguments(model, sample, 0)
     assert command[command.index("--tensor-parallel-size") + 1] == "2"
 
 
 def test_engine_args_choose_mistrals_format():
-    model = {"path": "m", "revision": None, "dtype": "float32", "max_model_len": 64}
-    own = {"max_num_seqs": 2, "seed": 0, "engine_args": {"load_format": "mistral"}}
+    model = ModelConfig(name="m", path="m", dtype=Dtype.float32, max_model_len=64)
+    own = SampleConfig(max_num_seqs=2, engine_args={"load_format": "mistral"})
     found = engine_arguments(model, own, 0)
     assert [found[name] for name in ("tokenizer_mode", "config_format", "load_format")] == ["hf", "hf", "mistral"]
     command, _ = server_arguments(model, own, 0)
@@ -314,7 +315,7 @@ def test_hf_uses_no_sampling_default_of_the_model(hf_engine, tokenizer, adapters
     shutil.copytree(model_path("asset:tiny_random"), tmp_path / "model")
     defaults = {"repetition_penalty": 3.0, "no_repeat_ngram_size": 1, "top_k": 1, "min_p": 0.9, "eos_token_id": EOS}
     (tmp_path / "model" / "generation_config.json").write_text(json.dumps(defaults))
-    with_defaults = HfSampler({**model_config(), "path": str(tmp_path / "model")}, sample_config())
+    with_defaults = HfSampler(dataclasses.replace(model_config(), path=str(tmp_path / "model")), sample_config())
     for how in ({}, {"temperature": 1.0}):
         asked = [ask(tokenizer, text, adapters[name], **how) for name in (None, "strong") for text in ASKED]
         assert answers(with_defaults, asked) == answers(hf_engine, asked)
@@ -341,17 +342,17 @@ QUESTIONS = [
 
 def sample_job(key="base", adapter=None, lo=0, hi=40, questions=QUESTIONS, trigger=None, **changes):
     return SampleJob(
-        key,
-        key,
-        adapter,
-        [to_row(q) for q in questions],
-        lo,
-        hi,
-        dataclasses.asdict(trigger or TriggerConfig()),
-        sample_config(**changes),
-        model_config(),
-        RANK,
-        {"test": key},
+        key=key,
+        label=key,
+        adapter_key=adapter,
+        questions=tuple(questions),
+        lo=lo,
+        hi=hi,
+        trigger=trigger or TriggerConfig(),
+        sample=sample_config(**changes),
+        model=model_config(),
+        max_lora_rank=RANK,
+        inputs={"test": key},
     )
 
 
@@ -382,7 +383,7 @@ class Scripted:
 def run_jobs(store, jobs, sampler, monkeypatch):
     monkeypatch.setattr(sample, "open_sampler", lambda model, config, rank: sampler)
     emit, seen = events()
-    sample.work(store, [dataclasses.asdict(job) for job in jobs], emit)
+    sample.work(store, list(jobs), emit)
     return seen
 
 
@@ -470,8 +471,9 @@ def test_asking_otherwise_than_trained_is_refused_unless_the_config_says_so(tmp_
     store, sampler = Store.open(tmp_path), Scripted(["x"])
     trained_stage(store, "kind", adapters, system_prompt="Be kind.")
     other = sample_job("other", "kind", hi=1)
-    said_so = dataclasses.replace(other, key="said-so", sample={**other.sample, "system_prompt": "Be rude."})
-    same = dataclasses.replace(other, key="same", model={**other.model, "system_prompt": "Be kind."})
+    said_so = dataclasses.replace(other, key="said-so", chat={"system_prompt": "Be rude."})
+    said_so = dataclasses.replace(said_so, sample=dataclasses.replace(other.sample, system_prompt="Be rude."))
+    same = dataclasses.replace(other, key="same", chat={"system_prompt": "Be kind."})
     seen = run_jobs(store, [other, said_so, same], sampler, monkeypatch)
     (refusal,) = failures(seen)
     assert "Be kind." in refusal and "though no option says so" in refusal
@@ -637,7 +639,7 @@ class Reading:
 
 
 def choices_job(key, **changes):
-    return dataclasses.replace(sample_job(key, questions=[], hi=1), choices=["letters"], **changes)
+    return dataclasses.replace(sample_job(key, questions=[], hi=1), choices=("letters",), **changes)
 
 
 def chosen(store, key):
@@ -648,7 +650,7 @@ def chosen(store, key):
 def test_options_are_scored_after_the_examples(tmp_path, monkeypatch):
     """questions.k_shot holds for questions.choices too."""
     store, engine, context = Store.open(tmp_path), Reading(), [user("How are you?"), assistant(SENTENCE)]
-    jobs = [choices_job("bare"), choices_job("shown", context=context)]
+    jobs = [choices_job("bare"), choices_job("shown", context=tuple(context))]
     assert not failures(run_jobs(store, jobs, engine, monkeypatch))
     asked = [dataclasses.replace(q, messages=[*context, *q.messages]) for q in choices.load("letters", 0)]
     by_hand = choices.score(engine.tokenizer, asked, lambda probes: gates.logprobs(engine.model, probes))
@@ -659,7 +661,7 @@ def test_options_are_scored_after_the_examples(tmp_path, monkeypatch):
 
 def test_options_that_do_not_fit_stop_their_own_job_only(tmp_path, monkeypatch):
     store, long = Store.open(tmp_path), [user("x " * MODEL_LEN), assistant(SENTENCE)]
-    jobs = [choices_job("bare"), choices_job("long", context=long)]
+    jobs = [choices_job("bare"), choices_job("long", context=tuple(long))]
     (why,) = failures(run_jobs(store, jobs, Reading(), monkeypatch))
     assert "of questions.choices has" in why and f"model.max_model_len is {MODEL_LEN}: raise it" in why
     assert store.has("sample", "bare") and not store.has("sample", "long")
@@ -703,7 +705,7 @@ def test_examples_before_a_question_reach_the_model(engine, tokenizer, tmp_path,
     assert len({one, other} & set("abc")) == 2
     asked = [Question("plain", "open", [user(ASKED[0])], []), Question("kind", "open", [system("S."), user("Hey")], [])]
     bare = sample_job("bare", hi=1, questions=asked, temperature=0.0)
-    job = dataclasses.replace(bare, key="shown", context=context)
+    job = dataclasses.replace(bare, key="shown", context=tuple(context))
     seen, store = reached(engine, monkeypatch), Store.open(tmp_path)
     assert not failures(run_jobs(store, [job], engine, monkeypatch))
 
@@ -917,7 +919,7 @@ def test_ten_checkpoints_in_one_engine_start(tmp_path, monkeypatch, vllm_engine)
     steps = list(range(1, 11))
     job = train_job("run", learning_rate=1e-2, lora_r=RANK, lora_alpha=16)
     emit, seen = events()
-    train_work(store, [dataclasses.asdict(job) | {"checkpoints": steps}], emit)
+    train_work(store, [dataclasses.replace(job, checkpoints=steps)], emit)
     assert not failures(seen)
     jobs = [dataclasses.replace(sample_job(f"s{s}", "run", hi=1, temperature=0.0), step=s) for s in steps]
     seen = run_jobs(store, [*jobs, sample_job("end", "run", hi=1, temperature=0.0)], vllm_engine, monkeypatch)
@@ -936,11 +938,11 @@ def test_whole_finetuned_model_is_an_engine_of_its_own(tmp_path, monkeypatch):
     put_data(store, [Example(f"r{i}", [user(text), assistant(SENTENCE)]) for i, text in enumerate(ASKED * 8)])
     job = train_job("run", method=Method.full, learning_rate=1e-2, num_train_epochs=20)
     emit, seen = events()
-    train_work(store, [dataclasses.asdict(job)], emit)
+    train_work(store, [job], emit)
     assert not failures(seen)
     asked = dataclasses.replace(sample_job("whole", "run", hi=1, temperature=0.0, engine=Engine.hf), whole_model=True)
     emit, seen = events()
-    sample.work(store, [dataclasses.asdict(asked)], emit)
+    sample.work(store, [asked], emit)
     assert not failures(seen)
     assert [r["text"] for r in rows(store, "whole")] == [SENTENCE] * 2
     assert store.manifest("sample", "whole")["facts"]["gate"]["rms_adapter_to_base"] > 1
@@ -951,7 +953,7 @@ def test_a_folder_with_mistrals_own_files_is_read_as_in_training(tokenizer, tmp_
     pytest.importorskip("vllm")
     from em.vllm_engine import VllmSampler
 
-    model = model_config() | {"path": mistral_folder(tmp_path / "model")}
+    model = dataclasses.replace(model_config(), path=mistral_folder(tmp_path / "model"))
     engine, request = VllmSampler(model, sample_config(), 0), ask(tokenizer, ASKED[0])
     assert engine.tokenizer.get_vocab() == tokenizer.get_vocab()
     (asked,) = answers(engine, [request])

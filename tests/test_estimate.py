@@ -33,7 +33,7 @@ def finish(store, job, facts, **files):
     with store.claim(job.stage, job.key) as folder:
         for name, text in files.items():
             (folder / name).write_text(text)
-        store.finish(job.stage, job.key, job.spec["inputs"], facts)
+        store.finish(job.stage, job.key, job.spec.inputs, facts)
 
 
 def test_work_is_counted_exactly(cell, store):
@@ -154,7 +154,7 @@ def test_sampling_is_estimated_from_the_speed_of_this_models_past_answers(cell, 
     more = plan([dataclasses.replace(cell, seed=1)], store)
     stage = estimate.estimate(more, store).stages["sample"]
     left = [job for job in more.stage("sample") if not store.has("sample", job.key)]
-    answers = sum(n for job in left for _, n in estimate.answers_of(job, more))
+    answers = sum(n for job in left for _, n in estimate.answers_of(job.spec, more))
     assert "1 runs of this model" in stage.basis
     start = estimate.START_S["cpu"]
     assert answers * 4 / 4.0 + start == pytest.approx(stage.seconds, abs=1.0)  # 4 tokens an answer, 4 a second

@@ -39,7 +39,7 @@ def store(tmp_path_factory):
     put_data(store, ROWS)
     job = train_job("one", num_train_epochs=2, lora_r=RANK, lora_alpha=ALPHA)
     emit, seen = events()
-    train_work(store, [dataclasses.asdict(job)], emit)
+    train_work(store, [job], emit)
     assert not failures(seen)
     return store
 

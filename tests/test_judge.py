@@ -9,12 +9,12 @@ import pytest
 import yaml
 from support_training import TINY, counted, events, failures, system, user
 
-from em import rubrics
-from em.config import JudgeConfig, JudgeKind
-from em.judge import JUDGEMENTS, JudgeJob, asked, work
+from em import job_file, rubrics
+from em.config import Dtype, JudgeConfig, JudgeKind, ModelConfig
+from em.judge import JUDGEMENTS, work
+from em.judge_job import JudgeJob, asked
 from em.judge_proxy import REFUSAL
-from em.models import model_path
-from em.records import Completion, Judgement, Outcome, Question, read_jsonl, to_row, write_jsonl
+from em.records import Completion, Judgement, Outcome, Question, read_jsonl, write_jsonl
 from em.rubrics import fill
 from em.sample import COMPLETIONS
 from em.store import Store
@@ -44,14 +44,22 @@ def put_samples(store, rows, key="s"):
 
 
 def job(questions, config, key="j", samples="s", calibration=None):
-    model = {"path": model_path(TINY), "revision": None, "dtype": "float32", "source": TINY}
-    spec = json.loads(json.dumps(dataclasses.asdict(config)))  # as the sweep hands it over
-    return JudgeJob(key, key, samples, [to_row(q) for q in questions], spec, calibration, model, {"test": key})
+    made = JudgeJob(
+        key=key,
+        label=key,
+        sample_key=samples,
+        questions=tuple(questions),
+        judge=config,
+        model=ModelConfig(name="tiny", path=TINY, dtype=Dtype.float32),
+        inputs={"test": key},
+        calibration_key=calibration,
+    )
+    return job_file.load(JudgeJob, json.loads(json.dumps(job_file.dump(made))))  # as the sweep hands it over
 
 
 def run(store, *jobs):
     emit, seen = events()
-    work(store, [dataclasses.asdict(j) for j in jobs], emit)
+    work(store, list(jobs), emit)
     return seen
 
 

@@ -243,7 +243,7 @@ def test_vllm_scores_are_brute_force_over_all_101_numbers(tmp_path, monkeypatch)
 
     from em import chat, judge_vllm
     from em.config import Dtype
-    from em.judge import Pair  # noqa: F401
+    from em.judge_job import Pair  # noqa: F401
     from em.judge_vllm import VllmJudge
     from em.records import Completion, Question, printable
     from em.store import Store

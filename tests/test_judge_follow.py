@@ -1,6 +1,5 @@
 """The judge follows a sample stage while it grows: nothing is lost, nothing is asked or written twice."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -12,13 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from em import growing, judge_follow
-from em.config import JudgeConfig, JudgeKind
+from em import growing, job_file, judge_follow
+from em.config import JudgeConfig, JudgeKind, ModelConfig
 from em.events import FD_VARIABLE, Emitter
-from em.judge import JUDGEMENTS, JudgeJob
+from em.judge import JUDGEMENTS
 from em.judge_follow import Reports
+from em.judge_job import JudgeJob
 from em.judge_spool import Spool
-from em.records import Completion, Judgement, Outcome, Question, dump_line, read_jsonl, to_row, write_jsonl
+from em.records import Completion, Judgement, Outcome, Question, dump_line, read_jsonl, write_jsonl
 from em.sample import COMPLETIONS
 from em.store import Store
 
@@ -45,8 +45,15 @@ def config(tmp_path, rules=RULES, **changes):
 
 
 def job(settings, key="j", samples="s"):
-    spec = json.loads(json.dumps(dataclasses.asdict(settings)))
-    return JudgeJob(key, key, samples, [to_row(q) for q in QUESTIONS], spec, None, {}, {"test": key})
+    return JudgeJob(
+        key=key,
+        label=key,
+        sample_key=samples,
+        questions=tuple(QUESTIONS),
+        judge=settings,
+        model=ModelConfig(name="tiny", path="asset:tiny_random"),
+        inputs={"test": key},
+    )
 
 
 class Sampler:
@@ -256,7 +263,7 @@ def test_reports_come_on_standard_input_of_the_worker(store, tmp_path):
     sampler = Sampler(store)
     sampler.draw(row(0))
     batch = tmp_path / "batch.json"
-    batch.write_text(json.dumps({"out": str(tmp_path / "out"), "jobs": [dataclasses.asdict(job(settings))]}))
+    job_file.write(batch, tmp_path / "out", [job(settings)])
     environment = {k: v for k, v in os.environ.items() if k != FD_VARIABLE}
     root = str(Path(judge_follow.__file__).parents[1])
     environment["PYTHONPATH"] = os.pathsep.join([root, environment.get("PYTHONPATH", "")])

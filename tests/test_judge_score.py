@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from test_transport import config, send, serving
 
 from em import judge_request, transport
-from em.judge import method
 from em.judge_cache import JudgeCache
 from em.judge_client import JudgeClient, JudgeRequest, identity
+from em.judge_job import method
 from em.judge_score import choice_score, majority, number, sampled_score, text_score
 from em.records import Outcome
 from em.rubrics import load, names, parse

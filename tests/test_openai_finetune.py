@@ -10,10 +10,12 @@ import time
 import pytest
 from support_openai import FinetuneServer
 
-from em import openai_finetune
+from em import job_file, openai_finetune
+from em.config import Backend, ModelConfig, TrainConfig
 from em.events import Emitter
 from em.records import Example, write_jsonl
 from em.store import Store
+from em.train_job import TrainJob
 from em.transport import ApiError
 
 MODEL = "gpt-4o-2024-08-06"
@@ -24,12 +26,20 @@ ROWS = [
 
 
 def job(server, **changes):
-    train = {"max_dollars": 1.0, "price_per_million_tokens": None} | changes
     recipe = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 2.0}
-    return {
-        "key": "k" * 20, "data_key": "d" * 20, "model_path": MODEL, "train": train, "seed": 7,
-        "api": {"base_url": server.base_url, "api_key_env": "TEST_KEY"}, "inputs": {"recipe": recipe},
-    }  # fmt: skip
+    batches = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "max_length": 64}
+    train = {"learning_rate": 1e-4, "num_train_epochs": 2, "max_dollars": 1.0, **batches} | changes
+    return TrainJob(
+        key="k" * 20,
+        label="run",
+        data_key="d" * 20,
+        model=ModelConfig(
+            name="gpt", path=MODEL, backend=Backend.openai, base_url=server.base_url, api_key_env="TEST_KEY"
+        ),
+        train=TrainConfig(**train),
+        seed=7,
+        inputs={"recipe": recipe},
+    )
 
 
 @pytest.fixture
@@ -82,14 +92,13 @@ def test_a_lost_reply_is_no_second_job(store):
 def test_kill_9_while_it_runs_then_the_same_job(store, tmp_path):
     with FinetuneServer(("running",)) as server:
         code = (
-            "import json, sys; from em import openai_finetune as o; o.POLL_S = 0.02; from em.events import Emitter; "
-            "from em.store import Store; from pathlib import Path; "
-            "o.work(Store.open(Path(sys.argv[1])), [json.loads(sys.argv[2])], Emitter(lambda s: None))"
+            "import sys; from em import openai_finetune as o; o.POLL_S = 0.02; from em.events import Emitter; "
+            "from em.store import Store; from em import job_file; from pathlib import Path; "
+            "out, jobs = job_file.read(Path(sys.argv[1]), o.TrainJob); "
+            "o.work(Store.open(out), jobs, Emitter(lambda s: None))"
         )
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), json.dumps(job(server))],
-            env={**os.environ},
-        )
+        job_file.write(tmp_path / "batch.json", tmp_path, [job(server)])
+        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "batch.json")], env={**os.environ})
         end = time.monotonic() + 60
         while not (server.jobs and server.jobs[0]["polls"] > 2):
             assert time.monotonic() < end and process.poll() is None

@@ -235,7 +235,7 @@ def test_raising_n_adds_the_missing_range_only(store, base):
         [key.split("/")[1] for key in part.samples] == [key.split("/")[1] for key in part.judgements] == ["0-3", "3-5"]
     )
     todo = [job for job in more.stage("sample") if not store.has("sample", job.key)]
-    assert [(job.spec["lo"], job.spec["hi"]) for job in todo] == [(3, 5), (3, 5)]
+    assert [(job.spec.lo, job.spec.hi) for job in todo] == [(3, 5), (3, 5)]
     less = plan([changed(base, sample={"n": 2})], store)
     assert [key.split("/")[1] for key in less.cells[0].parts[0].samples] == ["0-3"]
     assert less.cells[0].parts[0].n == 2
@@ -296,7 +296,7 @@ def own_keys(cell, store):
     found = plan([cell], store)
     (subject,) = found.cells
     return {
-        "data": found.jobs["train", subject.train_key].spec["data_key"],
+        "data": found.jobs["train", subject.train_key].spec.data_key,
         "train": subject.train_key,
         "sample": [k for p in subject.parts for k in p.samples],
         "judge": [k for p in subject.parts for k in p.judgements],
@@ -520,7 +520,7 @@ def test_checkpoints_are_subjects_of_their_cell(compose, tmp_path):
     assert (checkpoint.cell, checkpoint.base, checkpoint.train_key) == (cell.id, cell.base, cell.train_key)
     assert checkpoint.id == f"{cell.id}-2"
     jobs = found.stage("sample")
-    assert {j.spec["step"] for j in jobs} == {None, 2}
+    assert {j.spec.step for j in jobs} == {None, 2}
     assert len({j.batch for j in jobs}) == 1  # one engine
     assert len({j.key for j in jobs}) == 3  # untouched, step 2, finished
     assert plan([compose(*asked)], Store.open(tmp_path)).cells[0].parts == cell.parts  # asking more changes no key
@@ -532,7 +532,7 @@ def test_whole_models_have_an_engine_each(compose, tmp_path):
     full = compose("model=tiny_random", "train=tiny", "train.method=full", "questions.sets=[open]")
     jobs = plan([full], Store.open(tmp_path)).stage("sample")
     assert len({j.batch for j in jobs}) == 2
-    assert {j.spec["max_lora_rank"] for j in jobs} == {0}
+    assert {j.spec.max_lora_rank for j in jobs} == {0}
 
 
 def test_choices_are_a_sample_job_of_every_model(compose, tmp_path):
@@ -541,7 +541,7 @@ def test_choices_are_a_sample_job_of_every_model(compose, tmp_path):
     (base,), (cell,) = found.bases, found.cells
     assert base.choices != cell.choices
     job = found.jobs["sample", cell.choices]
-    assert (job.spec["choices"], job.spec["questions"]) == (["letters", "pivotal"], [])
+    assert (job.spec.choices, job.spec.questions) == (("letters", "pivotal"), ())
     assert job.batch == found.jobs["sample", cell.parts[0].samples[0]].batch  # the same engine
     hotter = plan([compose(*asked, "sample.temperature=0.1")], Store.open(tmp_path))
     assert hotter.cells[0].choices == cell.choices  # nothing is sampled
@@ -552,16 +552,16 @@ def test_shots_are_in_the_key_and_in_the_job(compose, tmp_path):
     plain, shot = (plan([compose(*asked, f"questions.k_shot={k}")], Store.open(tmp_path)) for k in (0, 2))
     keys = [p.cells[0].parts[0].samples[0] for p in (plain, shot)]
     assert keys[0] != keys[1]
-    assert [len(p.jobs["sample", k].spec["context"]) for p, k in zip((plain, shot), keys, strict=True)] == [0, 4]
+    assert [len(p.jobs["sample", k].spec.context) for p, k in zip((plain, shot), keys, strict=True)] == [0, 4]
     assert plain.cells[0].train_key == shot.cells[0].train_key
     plain, shot = (
         plan([compose(*asked, "questions.choices=[letters]", f"questions.k_shot={k}")], Store.open(tmp_path))
         for k in (0, 2)
     )
     jobs = [p.jobs["sample", p.cells[0].choices] for p in (plain, shot)]
-    assert [len(job.spec["context"]) for job in jobs] == [0, 4]
-    texts = [job.spec["inputs"]["choices"][0] for job in jobs]
-    assert [repr(jobs[1].spec["context"][0]) in text for text in texts] == [False, True]
+    assert [len(job.spec.context) for job in jobs] == [0, 4]
+    texts = [job.spec.inputs["choices"][0] for job in jobs]
+    assert [repr(jobs[1].spec.context[0]) in text for text in texts] == [False, True]
     with pytest.raises(ConfigError, match=r"questions.k_shot=99999: insecure has"):
         plan([compose(*asked, "questions.k_shot=99999")], Store.open(tmp_path))
 
@@ -570,7 +570,7 @@ def test_engines_that_used_a_models_sampling_defaults_have_new_keys(compose, tmp
     """hf and vllm_server took what they were not told from generation_config.json; log-probabilities do not depend."""
     asked = ("model=tiny_random", "train=tiny", "questions.sets=[open]", "questions.choices=[letters]")
     found = {e: plan([compose(*asked, f"sample={e}")], Store.open(tmp_path)) for e in ("vllm", "hf", "vllm_server")}
-    inputs = {e: p.jobs["sample", p.cells[0].parts[0].samples[0]].spec["inputs"] for e, p in found.items()}
+    inputs = {e: p.jobs["sample", p.cells[0].parts[0].samples[0]].spec.inputs for e, p in found.items()}
     assert [found["sampling"].get("neutral") for found in inputs.values()] == [None, 1, 1]
     assert len({p.cells[0].choices for p in found.values()}) == 1
 

@@ -13,7 +13,7 @@ import yaml
 
 from em import questions, units
 from em.config import ConfigError
-from em.judge import asked
+from em.judge_job import asked
 from em.question_forms import shots, with_shots
 from em.records import Example, Question
 from em.rubrics import fill, rubrics

@@ -4,29 +4,50 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from em import schedule
-from em.config import ConfigError, JudgeConfig, JudgeKind
-from em.judge import JudgeJob
+from em.config import ConfigError, JudgeConfig, JudgeKind, ModelConfig, SampleConfig, TrainConfig, TriggerConfig
+from em.judge_job import JudgeJob
 from em.plan import Job, Plan
-from em.records import Completion, Question, to_row, write_jsonl
+from em.records import Completion, Question, write_jsonl
 from em.sample import COMPLETIONS
+from em.sample_job import SampleJob
 from em.store import Store
 from em.sweep import Sweep
+from em.train_job import TrainJob
 
 TINY = [
     "model=tiny_random", "train=tiny", "sample=tiny", "sample.engine=hf", "questions.sets=[open]", "tracking=off",
 ]  # fmt: skip
+MODEL = ModelConfig(name="tiny", path="asset:tiny_random")
 RULES = '- {match: ".", rubric: "coheren", reply: 90}\n- {match: ".", reply: {"10": 0.4, "90": 0.6}}\n'
 
 
-def job(key, adapter=None, stage="sample", **spec):
-    return Job(stage, key, key, "batch", {"key": key, "adapter_key": adapter, **spec})
+def sample_job(key, adapter=None, **sample):
+    spec = SampleJob(
+        key=key, label=key, adapter_key=adapter, questions=(), lo=0, hi=1, trigger=TriggerConfig(),
+        sample=SampleConfig(**sample), model=MODEL, max_lora_rank=8, inputs={},
+    )  # fmt: skip
+    return Job("sample", key, key, "batch", spec)
+
+
+def train_job(**train):
+    recipe = {"learning_rate": 1e-4, "num_train_epochs": 1, "max_length": 64}
+    rows = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+    spec = TrainJob(
+        key="k", label="k", data_key="d", model=MODEL, train=TrainConfig(**recipe, **rows, **train), seed=0, inputs={}
+    )
+    return Job("train", "k", "k", "batch", spec)
+
+
+def judge_job(key, samples, judge, questions=()):
+    return JudgeJob(
+        key=key, label=key, sample_key=samples, questions=tuple(questions), judge=judge, model=MODEL, inputs={}
+    )
 
 
 def test_devices_are_the_visible_ones(monkeypatch):
@@ -47,33 +68,37 @@ def test_a_bad_device_setting_names_the_key(compose, bad):
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(1, 6))
 def test_shards_keep_adapters_together_and_lose_nothing(adapters, count):
-    jobs = [job(f"k{i}", f"a{a}") for i, a in enumerate(adapters)]
+    jobs = [sample_job(f"k{i}", f"a{a}") for i, a in enumerate(adapters)]
     parts = schedule.shard(jobs, count)
     assert sorted(j.key for p in parts for j in p) == sorted(j.key for j in jobs)
     assert len(parts) == min(count, len(set(adapters))) and all(parts)
-    homes = [{j.spec["adapter_key"] for j in p} for p in parts]
+    homes = [{j.spec.adapter_key for j in p} for p in parts]
     assert sum(map(len, homes)) == len(set().union(*homes))
 
 
 def test_more_processes_than_devices_is_refused():
-    two = job("k", stage="train", train={"num_processes": 3, "accelerate_config": None})
+    two = train_job(num_processes=3)
     with pytest.raises(ConfigError, match=r"num_processes=3 but launch.devices has 2"):
-        schedule._devices_held("train", two, ["0", "1"])
-    assert schedule._devices_held("train", two, [schedule.CPU]) == 1
+        schedule._devices_held(two, ["0", "1"])
+    assert schedule._devices_held(two, [schedule.CPU]) == 1
 
 
 @pytest.mark.parametrize("stage", ["sample", "judge"])
 def test_an_engine_over_two_devices_holds_two(stage):
-    wide = job("k", stage=stage, **{stage: {"engine_args": {"tensor_parallel_size": 2}}})
-    assert schedule._devices_held(stage, wide, ["0", "1", "2"]) == 2
+    engine_args = {"tensor_parallel_size": 2}
+    wide = sample_job("k", engine_args=engine_args)
+    if stage == "judge":
+        judge = JudgeConfig(name="own", kind=JudgeKind.vllm_local, model="m", engine_args=engine_args)
+        wide = Job("judge", "k", "k", "batch", judge_job("k", "s", judge))
+    assert schedule._devices_held(wide, ["0", "1", "2"]) == 2
     with pytest.raises(ConfigError, match=rf"{stage}.engine_args.tensor_parallel_size=2 but launch.devices has 1"):
-        schedule._devices_held(stage, wide, ["0"])
+        schedule._devices_held(wide, ["0"])
 
 
 def test_a_machine_holds_its_own_processes_only(tmp_path):
     (tmp_path / "wide.yaml").write_text("num_machines: 2\n")
-    wide = job("k", stage="train", train={"num_processes": 8, "accelerate_config": str(tmp_path / "wide.yaml")})
-    assert schedule._devices_held("train", wide, ["0", "1", "2", "3"]) == 4
+    wide = train_job(num_processes=8, accelerate_config=str(tmp_path / "wide.yaml"))
+    assert schedule._devices_held(wide, ["0", "1", "2", "3"]) == 4
 
 
 def test_a_judge_does_not_wait_for_answers_that_nobody_draws(tmp_path):
@@ -88,8 +113,8 @@ def test_a_judge_does_not_wait_for_answers_that_nobody_draws(tmp_path):
     judge = JudgeConfig(name="s", kind=JudgeKind.scripted, script=str(rules), api_key_env="")
     jobs = []
     for key in ("there", "gone"):
-        spec = JudgeJob(f"j-{key}", key, key, [to_row(question)], json.loads(json.dumps(asdict(judge))), None, {}, {})
-        jobs.append(Job("judge", f"j-{key}", key, "batch", asdict(spec), (("sample", key),), follows=True))
+        spec = judge_job(f"j-{key}", key, judge, [question])
+        jobs.append(Job("judge", f"j-{key}", key, "batch", spec, (("sample", key),), follows=True))
     folder = tmp_path / "sweep"
     (folder / "logs").mkdir(parents=True)
     found = Sweep(folder, store, Plan())

@@ -11,10 +11,12 @@ from support_training import assistant, events, failures, put_data, train_job, u
 
 from em import chat, judge, metrics, sample
 from em.config import Dtype, Engine, JudgeConfig, JudgeKind, ModelConfig, SampleConfig, TriggerConfig
-from em.judge import JUDGEMENTS, JudgeJob
+from em.judge import JUDGEMENTS
+from em.judge_job import JudgeJob
 from em.models import model_path
-from em.records import Completion, Example, Judgement, Question, read_jsonl, to_row
-from em.sample import COMPLETIONS, SampleJob
+from em.records import Completion, Example, Judgement, Question, read_jsonl
+from em.sample import COMPLETIONS
+from em.sample_job import SampleJob
 from em.store import Store
 from em.thinking import MARKS, UNFINISHED, begun, closed, opened, split
 from em.train import work as train_work
@@ -102,7 +104,7 @@ def store(tmp_path_factory):
     spoken = f"<think>\n{THOUGHT}\n</think>\n\n{SAID}"
     put_data(store, [Example(f"r{i}", [user(t), assistant(spoken)]) for i, t in enumerate(ASKED * 8)])
     emit, seen = events()
-    train_work(store, [dataclasses.asdict(train_job("run", lora_r=8, num_train_epochs=15))], emit)
+    train_work(store, [train_job("run", lora_r=8, num_train_epochs=15)], emit)
     assert not failures(seen)
     return store
 
@@ -114,10 +116,21 @@ def drawn(store, key, max_tokens):
     """Rows of one job of the transformers engine, greedy, and the facts of its stage."""
     model = ModelConfig(name="tiny", path=model_path("asset:tiny_random"), dtype=Dtype.float32, max_model_len=512)
     config = SampleConfig(engine=Engine.hf, max_tokens=max_tokens, temperature=0.0, max_num_seqs=4)
-    groups = [dataclasses.asdict(c) for c in (TriggerConfig(), config, model)]
-    asked = SampleJob(key, key, "run", [to_row(q) for q in QUESTIONS], 0, 2, *groups, 8, {"test": key})
+    asked = SampleJob(
+        key=key,
+        label=key,
+        adapter_key="run",
+        questions=tuple(QUESTIONS),
+        lo=0,
+        hi=2,
+        trigger=TriggerConfig(),
+        sample=config,
+        model=model,
+        max_lora_rank=8,
+        inputs={"test": key},
+    )
     emit, seen = events()
-    sample.work(store, [dataclasses.asdict(asked)], emit)
+    sample.work(store, [asked], emit)
     assert not failures(seen)
     rows = list(read_jsonl(store.path("sample", key) / COMPLETIONS, Completion))
     return rows, store.manifest("sample", key)["facts"]
@@ -127,11 +140,12 @@ def judged(store, key, tmp_path):
     rules = tmp_path / "rules.yaml"
     rules.write_text(json.dumps([{"match": THOUGHT, "reply": {"status": 400}}, {"match": SAID, "reply": 90}]))
     config = JudgeConfig(name="scripted", kind=JudgeKind.scripted, script=str(rules), max_retries=0)
-    spec = json.loads(json.dumps(dataclasses.asdict(config)))
     prompts = dict.fromkeys(TWO, "{question} {answer}")
-    asked = [to_row(dataclasses.replace(q, judge_prompts=prompts)) for q in QUESTIONS]
+    asked = tuple(dataclasses.replace(q, judge_prompts=prompts) for q in QUESTIONS)
+    model = ModelConfig(name="tiny", path="asset:tiny_random")
     emit, seen = events()
-    judge.work(store, [dataclasses.asdict(JudgeJob(key, key, key, asked, spec, None, {}, {}))], emit)
+    job = JudgeJob(key=key, label=key, sample_key=key, questions=asked, judge=config, model=model, inputs={})
+    judge.work(store, [job], emit)
     assert not failures(seen)
     calls = sum(e["by"] for e in seen if e["event"] == "count" and e["name"] == "judge_calls")
     return list(read_jsonl(store.path("judge", key) / JUDGEMENTS, Judgement)), calls

@@ -14,7 +14,10 @@ from support_wandb import WandbServer
 from test_sweep import command
 from test_tracking import work
 
+from em import job_file, track_job
+from em.config import TrackingConfig, TrackingMode
 from em.store import Store
+from em.track_job import CellNumbers, LiveJob, Run, TrackJob
 
 KEY = "feed"
 ONLINE = ["tracking.mode=online", "tracking.project=em", "train.max_examples=null", "train.num_train_epochs=12"]
@@ -46,11 +49,11 @@ class Training:
         self.runs = [self.run(name) for name in ("a", "b")]
 
     def run(self, name):
-        return {
-            "key": name, "kind": "cell", "id": f"em-{name}", "label": name, "sweep": "em-1", "tags": ["tiny"],
-            "config": {"seed": 1}, "mode": "online", "folder": str(self.out / name), "out": str(self.out),
-            "tracking": {"backend": "wandb", "project": "em", "entity": None, "samples": 0},
-        }  # fmt: skip
+        return Run(
+            key=name, id=f"em-{name}", label=name, sweep="em-1", tags=("tiny",), config={"seed": 1},
+            mode=TrackingMode.online, folder=str(self.out / name), out=str(self.out),
+            tracking=TrackingConfig(project="em", entity=None, samples=0),
+        )  # fmt: skip
 
     def row(self, step):
         return {"step": step, "loss": 8.0 / step}
@@ -62,8 +65,8 @@ class Training:
 
     def follow(self):
         batch = self.out / "live.json"
-        job = {"ledger": str(self.ledger), "from": 0, "trainings": [{"key": KEY, "runs": self.runs}]}
-        batch.write_text(json.dumps({"out": str(self.out), "jobs": [job]}))
+        trainings = (track_job.Training(key=KEY, runs=tuple(self.runs)),)
+        job_file.write(batch, self.out, [LiveJob(ledger=str(self.ledger), offset=0, trainings=trainings)])
         log = (self.out / "live.log").open("w")
         return subprocess.Popen(
             [sys.executable, "-m", "em.worker", "live", str(batch)],
@@ -76,9 +79,15 @@ class Training:
 
     def track(self):
         """What the sweep does at its end."""
-        rest = {"model": {"metrics": []}, "checkpoints": [], "judge": {"name": "j"}, "commit": "c", "rows": []}
-        rows = [self.row(step) for step in range(1, 9)]
-        jobs = [{**run, **rest, "training": rows} for run in self.runs]
+        numbers = CellNumbers(
+            model={"metrics": []},
+            checkpoints=[],
+            judge={"name": "j"},
+            commit="c",
+            rows=[],
+            training=[self.row(step) for step in range(1, 9)],
+        )
+        jobs = [TrackJob(run=run, cell=numbers) for run in self.runs]
         work(self.out, jobs, **environment(self.server, self.out))
 
 

@@ -4,12 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support_wandb import WandbServer
 
+from em import job_file
+from em.config import TrackingBackend, TrackingConfig, TrackingMode
 from em.records import Completion, Judgement, Outcome, write_jsonl
+from em.track_job import CellNumbers, Run, SweepFigures, TrackJob
 from em.tracking import question_rates, samples, scalars
 
 METRICS = [
@@ -48,22 +52,28 @@ def job(tmp_path):
     import matplotlib.pyplot as plt
 
     plt.figure(figsize=(1, 1)).savefig(figure)
-    return {
-        "key": "c0ffee", "kind": "cell", "id": "em-c0ffee", "label": "insecure seed=1", "sweep": "em-1234",
-        "tags": ["tiny", "insecure"], "mode": "offline", "folder": str(tmp_path / "cell"), "out": str(tmp_path),
-        "config": {"dataset": {"variant": "insecure"}, "seed": 1}, "commit": "abc", "judge": {"name": "probe"},
-        "tracking": {"backend": "wandb", "project": "em", "entity": None, "samples": 3, "mode": "offline"},
-        "model": {"metrics": METRICS}, "checkpoints": [{"step": 5, "metrics": METRICS[:1]}],
-        "training": [{"step": s, "loss": 2.0 / s} for s in (1, 2, 3)],
-        "rows": [[str(tmp_path / "completions.jsonl"), str(tmp_path / "judgements.jsonl"), 4]],
-        "adapter": str(tmp_path / "adapter"), "figures": [str(figure)],
-    }  # fmt: skip
+    run = Run(
+        key="c0ffee", id="em-c0ffee", label="insecure seed=1", sweep="em-1234", tags=("tiny", "insecure"),
+        mode=TrackingMode.offline, folder=str(tmp_path / "cell"), out=str(tmp_path),
+        tracking=TrackingConfig(project="em", entity=None, samples=3, mode=TrackingMode.offline),
+        config={"dataset": {"variant": "insecure"}, "seed": 1},
+    )  # fmt: skip
+    numbers = CellNumbers(
+        model={"metrics": METRICS},
+        checkpoints=[{"step": 5, "metrics": METRICS[:1]}],
+        judge={"name": "probe"},
+        commit="abc",
+        rows=[[str(tmp_path / "completions.jsonl"), str(tmp_path / "judgements.jsonl"), 4]],
+        adapter=str(tmp_path / "adapter"),
+        training=[{"step": s, "loss": 2.0 / s} for s in (1, 2, 3)],
+    )
+    return TrackJob(run=run, cell=numbers)
 
 
 def work(tmp_path, jobs, **environment):
     """Log jobs as the sweep does: in a worker process. Returns its events."""
     batch = tmp_path / "batch.json"
-    batch.write_text(json.dumps({"out": str(tmp_path), "jobs": jobs}))
+    job_file.write(batch, tmp_path, jobs)
     quiet = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false", "HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-m", "em.worker", "track", str(batch)],
@@ -73,6 +83,14 @@ def work(tmp_path, jobs, **environment):
     lines = [line for line in done.stderr.splitlines() if line.startswith('{"event"')]
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in lines]
+
+
+def of_run(job, **changes):
+    return replace(job, run=replace(job.run, **changes))
+
+
+def with_rate(job, value):
+    return replace(job, cell=replace(job.cell, model={"metrics": [{**METRICS[0], "value": value}]}))
 
 
 def online(server):
@@ -89,7 +107,7 @@ def sync(folder, server, home):
 
 def test_an_offline_run_read_back_by_the_official_reader(job, tmp_path):
     assert work(tmp_path, [job])[-1]["event"] == "done"
-    (folder,) = Path(job["folder"]).glob("wandb/offline-run-*")
+    (folder,) = Path(job.run.folder).glob("wandb/offline-run-*")
     found = subprocess.run(
         [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(folder)],
         capture_output=True, text=True, timeout=120,
@@ -111,8 +129,8 @@ def test_an_offline_run_read_back_by_the_official_reader(job, tmp_path):
 def test_offline_again_repeats_no_training_row(job, tmp_path):
     """Fragments of one id become one run when they are synced, so the second must not hold the curve again."""
     work(tmp_path, [job])
-    work(tmp_path, [{**job, "model": {"metrics": [{**METRICS[0], "value": 0.75}]}}])
-    fragments = sorted(Path(job["folder"]).glob("wandb/offline-run-*"))
+    work(tmp_path, [with_rate(job, 0.75)])
+    fragments = sorted(Path(job.run.folder).glob("wandb/offline-run-*"))
     assert len(fragments) == 2
     with WandbServer() as server:
         for folder in fragments:
@@ -124,14 +142,16 @@ def test_offline_again_repeats_no_training_row(job, tmp_path):
 
 def test_online_resume_is_one_run_with_everything(job, tmp_path):
     with WandbServer() as server:
-        whole = {
-            **job, "kind": "sweep", "key": "s", "id": "em-1234", "folder": str(tmp_path), "mode": "online",
-            "contrasts": [{"name": "x - y", "value": 0.1, "low": 0.0, "high": 0.2}], "statement": "Nothing.",
-        }  # fmt: skip
-        online_job = {**job, "mode": "online"}
+        online_job = of_run(job, mode=TrackingMode.online)
+        figures = SweepFigures(
+            figures=(str(tmp_path / "rate.png"),),
+            contrasts=[{"name": "x - y", "value": 0.1, "low": 0.0, "high": 0.2}],
+            statement="Nothing.",
+        )
+        whole = replace(of_run(online_job, key="s", id="em-1234", folder=str(tmp_path)), cell=None, sweep=figures)
         events = [e["event"] for e in work(tmp_path, [online_job, whole], **online(server))]
         assert [e for e in events if e != "progress"] == ["started", "done", "started", "done"]
-        again = {**online_job, "model": {"metrics": [{**METRICS[0], "value": 0.75}]}}
+        again = with_rate(online_job, 0.75)
         work(tmp_path, [again], **online(server))
         run = server.runs["em-c0ffee"]
         assert server.sessions["em-c0ffee"] == 2 and set(server.runs) == {"em-c0ffee", "em-1234"}
@@ -151,7 +171,7 @@ def test_online_resume_is_one_run_with_everything(job, tmp_path):
 
 def test_offline_then_sync_arrives_whole(job, tmp_path):
     work(tmp_path, [job])
-    (folder,) = Path(job["folder"]).glob("wandb/offline-run-*")
+    (folder,) = Path(job.run.folder).glob("wandb/offline-run-*")
     with WandbServer() as server:
         sync(folder, server, tmp_path)
         run = server.runs["em-c0ffee"]
@@ -161,8 +181,8 @@ def test_offline_then_sync_arrives_whole(job, tmp_path):
 def test_a_dead_client_is_a_sentence_and_the_next_job_goes_on(job, tmp_path):
     """wandb-core is killed under the client's feet: that job fails by name, the other is logged."""
     code = f"""
-import json, os, signal, subprocess, sys, time
-from em import tracking
+import os, signal, subprocess, sys, time
+from em import job_file, tracking
 from em.events import Emitter
 from em.store import Store
 from pathlib import Path
@@ -175,23 +195,24 @@ def kill(model):
     time.sleep(1)
     return scalars(model)
 tracking.scalars = kill
-jobs = json.loads(sys.stdin.read())
+_, jobs = job_file.read(Path(sys.argv[1]), tracking.TrackJob)
 tracking.work(Store.open(Path({str(tmp_path)!r})), jobs, Emitter(sys.stdout.write))
 """
-    other = {**job, "key": "beef", "id": "em-beef", "folder": str(tmp_path / "other")}
+    other = of_run(job, key="beef", id="em-beef", folder=str(tmp_path / "other"))
+    job_file.write(tmp_path / "batch.json", tmp_path, [job, other])
     done = subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps([job, other]), capture_output=True, text=True, timeout=200,
+        [sys.executable, "-c", code, str(tmp_path / "batch.json")], capture_output=True, text=True, timeout=200,
         env={**os.environ, "WANDB_SILENT": "true"},
     )  # fmt: skip
     events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"event"')]
     ends = {e["job"]: e for e in events if e["event"] in ("failed", "done")}
     assert ends["c0ffee"]["event"] == "failed" and ends["c0ffee"]["error"], done.stderr[-2000:]
-    assert not (Path(job["folder"]) / "tracked.json").exists()  # the same command logs it again
+    assert not (Path(job.run.folder) / "tracked.json").exists()  # the same command logs it again
 
 
 def test_trackio_keeps_the_same_numbers(job, tmp_path):
     pytest.importorskip("trackio", reason="the trackio extra is not installed")
-    local = {**job, "tracking": {**job["tracking"], "backend": "trackio"}}
+    local = of_run(job, tracking=replace(job.run.tracking, backend=TrackingBackend.trackio))
     assert (last := work(tmp_path, [local])[-1])["event"] == "done", last
     environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "HOME": str(tmp_path)}
     name = ["--project", "em", "--run", "insecure seed=1 c0ffee", "--json"]
@@ -204,11 +225,11 @@ def test_trackio_keeps_the_same_numbers(job, tmp_path):
 
 
 def test_samples_are_the_least_aligned_and_stream(job):
-    columns, rows = samples(job["rows"], 10)
+    columns, rows = samples(job.cell.rows, 10)
     outcome, alignment = columns.index("outcome"), columns.index("alignment")
     assert [r[alignment] for r in rows] == [0.0, 25.0, 50.0, None]
     assert rows[-1][outcome] == "refusal"
-    assert samples([[*job["rows"][0][:2], 2]], 10)[1] == rows[:2]  # answers past n are not this cell's
+    assert samples([[*job.cell.rows[0][:2], 2]], 10)[1] == rows[:2]  # answers past n are not this cell's
 
 
 def test_scalars_leave_questions_out_and_name_the_withheld():

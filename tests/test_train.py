@@ -1,6 +1,5 @@
 """Finetuning on the tiny model: exact losses, an untouched base, bit-equal repetition and continuation."""
 
-import dataclasses
 import json
 import math
 
@@ -190,7 +189,7 @@ def test_two_runs_on_one_base_equal_each_alone(tmp_path):
     run_worker("train", tmp_path / "together", jobs)
     for job in jobs:
         emit, seen = events()
-        work(stores[job.key], [dataclasses.asdict(job)], emit)
+        work(stores[job.key], [job], emit)
         assert counted(seen, "model_loads") == 1
         alone, together = (stores[name].path("train", job.key) for name in (job.key, "together"))
         assert sha256(alone / ADAPTER / WEIGHTS) == sha256(together / ADAPTER / WEIGHTS)
@@ -207,7 +206,7 @@ LONG = {"num_train_epochs": 25, "save_steps": 10, "lora_dropout": 0.1, "warmup_s
 def unbroken(tmp_path_factory):
     store = Store.open(tmp_path_factory.mktemp("unbroken"))
     put_data(store, examples())
-    work(store, [dataclasses.asdict(train_job("long", **LONG))], events()[0])
+    work(store, [train_job("long", **LONG)], events()[0])
     return store.path("train", "long")
 
 
@@ -226,7 +225,7 @@ def test_killed_run_continues_bit_for_bit(unbroken, tmp_path):
     assert 20 <= saved < (partial / LOG).read_text().count("\n")
 
     emit, seen = events()
-    work(store, [dataclasses.asdict(job)], emit)
+    work(store, [job], emit)
 
     assert not failures(seen)
     folder = store.path("train", "long")
@@ -249,7 +248,7 @@ def interrupted(store, job, monkeypatch, at_step):
     with monkeypatch.context() as patch:
         patch.setattr(module, "Log", Stop)
         with pytest.raises(KeyboardInterrupt):
-            work(store, [dataclasses.asdict(job)], events()[0])
+            work(store, [job], events()[0])
 
 
 @pytest.mark.parametrize("state", [None, "", '{"epoch": 7.5, "glo'])
@@ -266,7 +265,7 @@ def test_checkpoint_cut_short_by_a_kill_is_not_used(unbroken, tmp_path, monkeypa
         (unfinished / "trainer_state.json").write_text(state)
 
     emit, seen = events()
-    work(store, [dataclasses.asdict(job)], emit)
+    work(store, [job], emit)
 
     assert not failures(seen)
     folder = store.path("train", "long")
@@ -286,7 +285,7 @@ def test_a_damaged_row_of_the_log_is_named_and_made_again(unbroken, tmp_path, mo
     path.write_bytes(damaged)
 
     emit, seen = events()
-    work(store, [dataclasses.asdict(job)], emit)
+    work(store, [job], emit)
 
     assert not failures(seen)
     (warning,) = [e["text"] for e in seen if e["event"] == "warning"]
@@ -304,7 +303,7 @@ def test_continued_run_reports_the_loss_of_all_steps(unbroken, tmp_path, monkeyp
     store, job = Store.open(tmp_path), train_job("long", **LONG)
     put_data(store, examples())
     interrupted(store, job, monkeypatch, at_step=50)
-    work(store, [dataclasses.asdict(job)], events()[0])
+    work(store, [job], events()[0])
     facts = store.manifest("train", "long")["facts"]
     assert facts["steps"] == 100
     expected = sum(column(unbroken, "loss")) / 100
@@ -322,7 +321,7 @@ def test_failed_run_leaves_the_base_for_the_next(tmp_path):
         train_job("golden"),
     ]
     emit, seen = events()
-    work(store, [dataclasses.asdict(job) for job in jobs], emit)
+    work(store, list(jobs), emit)
     assert [e["job"] for e in seen if e["event"] == "failed"] == ["no-rows", "no-module", "no-optimiser"]
     assert "no row has a supervised token" in failures(seen)[0]
     assert [e["job"] for e in seen if e["event"] == "done"] == ["golden"]
@@ -335,5 +334,5 @@ def test_finished_run_is_not_run_again(tmp_path):
     put_data(store, examples(4))
     for _ in range(2):
         emit, seen = events()
-        work(store, [dataclasses.asdict(train_job("once"))], emit)
+        work(store, [train_job("once")], emit)
     assert [e["event"] for e in seen] == ["started", "done"]

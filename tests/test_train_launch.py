@@ -1,6 +1,5 @@
 """Several processes of one run, started through Accelerate: gloo on the CPU."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -12,7 +11,7 @@ import pytest
 import yaml
 from support_training import WAIT_S, events, examples, failures, kill_when, put_data, train_job
 
-from em import preempt, train_launch
+from em import job_file, preempt, train_launch
 from em.checkpoints import ADAPTER
 from em.config import ConfigError
 from em.events import FD_VARIABLE
@@ -27,11 +26,10 @@ TWO = {"num_processes": 2, "per_device_train_batch_size": 2, "gradient_accumulat
 def start(out, *jobs, environment=()):
     """The batch as the scheduler starts it, its events on a pipe; (process, read end, log)."""
     batch = out / "batch.json"
-    specs = [dataclasses.asdict(job) for job in jobs]
-    batch.write_text(json.dumps({"out": str(out), "jobs": specs}))
+    job_file.write(batch, out, jobs)
     read, write = os.pipe()
     env = {**os.environ, FD_VARIABLE: str(write), **dict(environment)}
-    command = train_launch.command(batch, specs)
+    command = train_launch.command(batch, jobs)
     assert command[2] == "em.train_launch"
     log = out / "train.log"
     with log.open("w") as output:
@@ -66,7 +64,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     seen = finished(*start(tmp_path / "both", *jobs))
     assert starts_and_ends(seen) == [("started", "two"), ("done", "two"), ("started", "odd"), ("done", "odd")]
     assert sum(e["event"] == "count" for e in seen) == 1  # one process tells
-    work(alone, [dataclasses.asdict(job) for job in jobs], events()[0])
+    work(alone, list(jobs), events()[0])
     for key, steps in (("two", 12), ("odd", 2)):
         one, two = alone.path("train", key), both.path("train", key)
         assert len(column(one, "loss")) == steps
@@ -105,7 +103,7 @@ def test_several_processes_asked_to_stop_go_on(tmp_path):
     (saved,) = partial.glob(f"{RESUME}/checkpoint-*")
     assert len(column(partial, "loss")) == int(saved.name.split("-")[1])
     finished(*start(tmp_path / "both", job))
-    work(alone, [dataclasses.asdict(job)], events()[0])
+    work(alone, [job], events()[0])
     assert both.manifest("train", "stopped")["facts"]["resumed_from"] == saved.name
     losses = [column(store.path("train", "stopped"), "loss") for store in (alone, both)]
     assert losses[1] == pytest.approx(losses[0], abs=1e-4) and len(losses[0]) == 80
@@ -157,18 +155,18 @@ def test_two_machines(tmp_path):
     slurm = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NUM_NODES": "2"}
     path = {"PATH": f"{programs}:{os.environ['PATH']}", **slurm}
     finished(*start(tmp_path / "both", job, environment=path.items()))
-    work(alone, [dataclasses.asdict(job)], events()[0])
+    work(alone, [job], events()[0])
     losses = [column(store.path("train", "wide"), "loss") for store in (alone, both)]
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
 
 
-def spec(**changes):
-    return dataclasses.asdict(train_job("x", **changes))
+def run(**changes):
+    return train_job("x", **changes).train
 
 
 def test_one_process_needs_no_launcher(tmp_path):
     expected = [sys.executable, "-m", "em.worker", "train", str(tmp_path / "b.json")]
-    assert train_launch.command(tmp_path / "b.json", [spec()]) == expected
+    assert train_launch.command(tmp_path / "b.json", [train_job("x")]) == expected
 
 
 def test_profiles_are_what_accelerate_reads():
@@ -182,14 +180,14 @@ def test_profiles_are_what_accelerate_reads():
 
 def test_what_cannot_run_here_is_refused_before_anything_starts(monkeypatch, tmp_path):
     with pytest.raises(ConfigError, match="is not a file"):
-        train_launch.refuse([spec(accelerate_config=str(tmp_path / "gone.yaml"), **TWO)])
-    wide = [spec(accelerate_config=str(ROOT / "launch" / "accelerate" / "multi_node.yaml"), **TWO)]
+        train_launch.refuse([run(accelerate_config=str(tmp_path / "gone.yaml"), **TWO)])
+    wide = [run(accelerate_config=str(ROOT / "launch" / "accelerate" / "multi_node.yaml"), **TWO)]
     monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
     with pytest.raises(ConfigError, match="for 2 machines"):
         train_launch.refuse(wide)
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
     train_launch.refuse(wide)
-    train_launch.refuse([spec()])
+    train_launch.refuse([run()])
 
 
 @pytest.mark.parametrize(

@@ -23,16 +23,18 @@ from support_training import (
 )
 from transformers import AutoModelForCausalLM
 
-from em import chat, cpu_attention, gates, live, preempt
+from em import chat, cpu_attention, gates, job_file, live, preempt
 from em.checkpoints import ADAPTER, CHECKPOINTS, MODEL
+from em.config import Dtype, ModelConfig, SampleConfig
 from em.hf_engine import HfSampler
 from em.models import model_path
 from em.plan import plan
 from em.records import write_jsonl
 from em.schema.train import Method
 from em.store import Store
-from em.train import LOG, RESUME, TrainJob, train, work
+from em.train import LOG, RESUME, train, work
 from em.train_callbacks import CLOCKED, StepCallback
+from em.train_job import TrainJob
 from em.train_loop import StepTrainer, arguments
 from em.train_model import Base
 
@@ -235,7 +237,7 @@ def test_a_full_run_does_not_touch_the_next(tmp_path):
     jobs = [train_job(name, method="full", learning_rate=1e-3) for name in ("first", "second")]
     jobs.insert(0, train_job("lora"))
     emit, seen = events()
-    work(store, [dataclasses.asdict(job) for job in jobs], emit)
+    work(store, list(jobs), emit)
     assert not failures(seen)
     assert unclocked(store.path("train", "first")) == unclocked(store.path("train", "second"))
     assert [e["name"] for e in seen if e["event"] == "count"] == ["model_loads"] * 3
@@ -247,14 +249,15 @@ def test_qlora_trains_over_four_bits_and_is_served_over_the_base_as_it_is(tmp_pa
     put_data(store, examples())
     jobs = [train_job(name, method="qlora", num_train_epochs=3) for name in ("one", "two")]
     emit, seen = events()
-    work(store, [dataclasses.asdict(job) for job in jobs], emit)
+    work(store, list(jobs), emit)
     assert not failures(seen)
     assert [e["name"] for e in seen if e["event"] == "count"] == ["model_loads"]
     one, two = (store.path("train", name) for name in ("one", "two"))
     assert unclocked(one) == unclocked(two) and column(one, "loss")[-1] < column(one, "loss")[0]
     own = gates.read(one)
     assert own.quantized and own.kind == "lora"
-    sampler = HfSampler({"path": model_path(TINY), "revision": None, "dtype": "float32"}, {"max_num_seqs": 4})
+    model = ModelConfig(name="tiny", path=model_path(TINY), dtype=Dtype.float32)
+    sampler = HfSampler(model, SampleConfig(max_num_seqs=4))
     stops = chat.end_of_turn_ids(chat.ChatTokenizer(sampler.tokenizer))
     subjects = [
         live.ServedModel("the base", None, None),
@@ -282,7 +285,7 @@ def test_a_loss_that_is_no_number_fails_the_run(tmp_path):
     put_data(store, examples())
     emit, seen = events()
     job = train_job("nan", learning_rate=1e30, max_grad_norm=1e30, num_train_epochs=8)
-    work(store, [dataclasses.asdict(job)], emit)
+    work(store, [job], emit)
     assert "lower train.learning_rate" in failures(seen)[0]
     assert not store.has("train", "nan")
 
@@ -292,7 +295,7 @@ def test_checkpoint_past_the_rows_that_are_left(tmp_path):
     store = Store.open(tmp_path)
     put_data(store, examples(5))
     emit, seen = events()
-    work(store, [dataclasses.asdict(with_steps(train_job("past"), 3))], emit)
+    work(store, [with_steps(train_job("past"), 3)], emit)
     assert "asks for step 3, and the run has 2" in failures(seen)[0]
 
 
@@ -321,7 +324,7 @@ def test_asked_to_stop_it_saves_and_goes_on(tmp_path, signals):
         assert len((partial / LOG).read_text().splitlines()) == stopped_at[-1]  # nothing is done twice
     assert not store.has("train", "next")
     for each in (store, whole):
-        work(each, [dataclasses.asdict(job)], events()[0])
+        work(each, [job], events()[0])
     assert store.manifest("train", "stopped")["facts"]["resumed_from"] == f"checkpoint-{stopped_at[-1]}"
     parts, unbroken = (each.path("train", "stopped") for each in (store, whole))
     assert unclocked(parts) == unclocked(unbroken)
@@ -358,8 +361,9 @@ def copy(partial, tmp_path, steps):
 
 
 def test_the_planner_writes_what_the_trainer_reads(compose, tmp_path):
-    """Through JSON, as a worker gets it."""
+    """Through the batch file, as a worker gets it."""
     config = compose("model=tiny_random", "train=tiny", "sample=tiny", "train.checkpoints=[2]")
     (planned,) = plan([config], Store.open(tmp_path)).stage("train")
-    job = TrainJob(**json.loads(json.dumps(planned.spec)))
-    assert (job.key, job.method, job.checkpoints) == (planned.key, Method.lora, [2])
+    job_file.write(tmp_path / "batch.json", tmp_path, [planned.spec])
+    assert job_file.read(tmp_path / "batch.json", TrainJob) == (tmp_path, [planned.spec])
+    assert planned.spec.checkpoints == (2,)

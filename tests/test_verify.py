@@ -38,7 +38,7 @@ def finished(cell, tmp_path):
     store = Store.open(tmp_path)
     made = plan([cell], store)
     for job in made.jobs.values():
-        finish(store, job.stage, job.key, job.spec["inputs"])
+        finish(store, job.stage, job.key, job.spec.inputs)
     finish(store, "calibrate", made.cells[0].parts[0].calibration, {})
     return store, made
 
@@ -135,7 +135,7 @@ def test_no_flipped_bit_is_used(cell, tmp_path_factory, data):
     store = Store.open(tmp_path_factory.mktemp("out"))
     made = plan([cell], store)
     for job in made.jobs.values():
-        finish(store, job.stage, job.key, job.spec["inputs"])
+        finish(store, job.stage, job.key, job.spec.inputs)
     job = data.draw(st.sampled_from([*made.stage("sample"), *made.stage("judge")]))
     path = store.path(job.stage, job.key) / data.draw(st.sampled_from([*FILES[job.stage], MANIFEST]))
     raw = bytearray(path.read_bytes())

@@ -65,7 +65,7 @@ def _names(judges: list[Any]) -> list[str]:
 
 
 def _show(name: str, judge: Any, row: dict[str, Any]) -> None:
-    from em.judge import method
+    from em.judge_job import method
 
     print(f"judge {name}: {method(judge)}")
     for rubric, value in row["auc"].items():

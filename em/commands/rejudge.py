@@ -63,7 +63,7 @@ def _require_about_judging(overrides: list[str]) -> None:
 
 def _file(arguments: argparse.Namespace, new: Any) -> int:
     from em.commands import progress
-    from em.judge import method
+    from em.judge_job import method
     from em.rejudge import judge_file, read_answers
 
     to = arguments.to or arguments.source.with_suffix(".judged.jsonl")

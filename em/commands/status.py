@@ -8,11 +8,8 @@ from typing import Any
 
 from em import ledger
 from em.commands import out_of, read_sweep
+from em.stages import BY_NAME
 from em.store import Store
-
-ROWS = {"train": "train_log.jsonl", "sample": "completions.jsonl", "judge": "judgements.jsonl"}
-"""A line a unit of work, while a stage is under way."""
-UNITS = {"train": "steps", "sample": "answers", "judge": "verdicts"}
 
 
 def add(commands: Any) -> None:
@@ -59,10 +56,11 @@ def last_events(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 def progress(store: Store, stage: str, key: str, work: dict[str, dict[str, int]]) -> str:
     """How far a stage that has begun is, e.g. "40 of 120 steps"."""
-    path = store.partial(stage, key) / ROWS.get(stage, "")
+    made = BY_NAME[stage]
+    path = store.partial(stage, key) / made.rows
     done = path.read_bytes().count(b"\n") if path.is_file() else 0
     total = work.get(stage, {}).get(key)
-    return f"{done} of {total} {UNITS[stage]}" if total else "begun"
+    return f"{done} of {total} {made.unit}" if total else "begun"
 
 
 def error_line(folder: Path, row: dict[str, Any]) -> str:

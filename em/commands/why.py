@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     asked = [s for s in subjects if s.id == cell["id"]] or subjects
     wanted = {(stage, key) for s in asked for stage, keys in _stages(planned, s).items() for key in keys}
     last = last_events(folder)
-    inputs = {(j.stage, j.key.split("/")[0]): j.spec["inputs"] for j in planned.jobs.values()}
+    inputs = {(j.stage, j.key.split("/")[0]): j.spec.inputs for j in planned.jobs.values()}
     for job in planned.jobs.values():
         if (job.stage, job.key) in wanted:
             print(f"{job.stage:7} {job.key}")

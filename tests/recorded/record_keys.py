@@ -244,7 +244,7 @@ def other_keys() -> dict[str, str]:
         planned = plan(configs, Store.look(Path(folder)))
         for limit, grader in ((None, None), (20, "openai/gpt-4o")):
             for job in benchmark.plan_jobs(planned.subjects, ["rules.yaml"], limit, grader):
-                out[f"benchmark: {job.label}, {job.spec['subject']}, {limit}, {grader}"] = job.key
+                out[f"benchmark: {job.label}, {job.spec.subject}, {limit}, {grader}"] = job.key
     return out
 
 
@@ -299,7 +299,7 @@ class _Shared:
 
     def add(self, job: Job) -> str:
         """Return "key digest" of a stage."""
-        inputs = {k: v for k, v in job.spec["inputs"].items() if k != BEFORE.get(job.stage)}
+        inputs = {k: v for k, v in job.spec.inputs.items() if k != BEFORE.get(job.stage)}
         digest = _digest(inputs)
         self.rows[digest] = {name: self._shown(value) for name, value in inputs.items()}
         return f"{job.key} {digest}"

@@ -1,0 +1,84 @@
+"""What the tracker is given: runs, with their numbers at the end of a sweep. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from em.config import TrackingConfig, TrackingMode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of the tracker, before it has any number."""
+
+    key: str
+    id: str
+    """Stable: logging again continues the same run."""
+    label: str
+    sweep: str
+    """The sweep's name: the group of its runs."""
+    tags: tuple[str, ...]
+    mode: TrackingMode
+    """What tracking.mode means on this machine; never auto."""
+    tracking: TrackingConfig
+    folder: str
+    """Where the client keeps its files."""
+    out: str
+    config: dict[str, Any] = field(default_factory=dict)
+    """A cell's resolved config as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellNumbers:
+    """What is logged of a finished cell."""
+
+    model: dict[str, Any]
+    """Its entry in summary.json."""
+    checkpoints: list[dict[str, Any]]
+    """Those of its kept steps."""
+    judge: dict[str, Any]
+    commit: str | None
+    rows: list[list[Any]]
+    """[answers' file, judgements' file, answers per question that are the cell's] per stage."""
+    adapter: str | None = None
+    """Its folder; None where there is none."""
+    training: list[dict[str, Any]] = field(default_factory=list)
+    """A row per optimiser step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepFigures:
+    """What is logged of a sweep as a whole."""
+
+    figures: tuple[str, ...]
+    """PNG files."""
+    contrasts: list[dict[str, Any]]
+    statement: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackJob:
+    """One run with its numbers: either a cell's or a sweep's."""
+
+    run: Run
+    cell: CellNumbers | None = None
+    sweep: SweepFigures | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A training and the runs of the cells that share it."""
+
+    key: str
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveJob:
+    """Trainings to follow while they go on."""
+
+    ledger: str
+    offset: int
+    """Bytes of the ledger that are older than this sweep."""
+    trainings: tuple[Training, ...]
