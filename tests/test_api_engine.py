@@ -131,9 +131,9 @@ def test_chat_completions(api, tmp_path, monkeypatch):
 def test_an_api_has_a_window_of_its_own(api, tmp_path, monkeypatch):
     monkeypatch.setenv("EM_TEST_KEY", "sesame")
     url, asked, _ = api
-    long = job("a", url, ["hello"], n=1)
-    long.sample["max_tokens"] = 4000
-    assert long.model["max_model_len"] < 4000
+    short = job("a", url, ["hello"], n=1)
+    long = dataclasses.replace(short, sample=dataclasses.replace(short.sample, max_tokens=4000))
+    assert long.model.max_model_len < 4000
     assert not [e for e in run(Store.open(tmp_path), [long]) if e["event"] in ("failed", "warning")]
     assert [body["max_completion_tokens"] for _, _, body in asked] == [4000]
 
