@@ -181,13 +181,13 @@ class Planner:
 
     def _base(self, base: Subject) -> str:
         """Id of the untouched model with the same answers and the same rule, which is added when there is none yet."""
-        bases = self.plan.bases
-        for known in bases:
+        for known in self.plan.bases:
             same_rule = (known.config.judge, known.config.stats) == (base.config.judge, base.config.stats)
             if known.parts == base.parts and same_rule:
                 return known.id
-        bases.append(dataclasses.replace(base, id=f"{BASE}-{len(bases)}" if bases else BASE))
-        return bases[-1].id
+        count = len(self.plan.bases)
+        self.plan.bases.append(dataclasses.replace(base, id=f"{BASE}-{count}" if count else BASE))
+        return self.plan.bases[-1].id
 
     def _train(self, config: ExperimentConfig, label: str) -> str:
         """Add the jobs of a cell's dataset and training. Returns the train key."""
