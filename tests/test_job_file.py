@@ -18,11 +18,11 @@ from em.config import (
     JudgeKind,
     ModelConfig,
     Position,
-    Rows,
     SampleConfig,
     ShapeConfig,
     TrainConfig,
     TriggerConfig,
+    TriggerRows,
     Turn,
 )
 from em.judge_job import JudgeJob
@@ -85,7 +85,7 @@ TRIGGERS = st.builds(
     name=NAME,
     position=st.sampled_from(Position),
     asked_with=st.lists(NAME, min_size=1, unique=True),
-    rows=st.sampled_from(Rows),
+    rows=st.sampled_from(TriggerRows),
     asked_turn=st.none() | st.sampled_from(Turn),
 )
 JUDGES = st.builds(
