@@ -16,7 +16,7 @@ TORCH := $(shell grep -E '^torch==' $(LOCK) | cut -d' ' -f1)
 PYTORCH_CPU := https://download.pytorch.org/whl/cpu
 CHAOS_KILLS ?= 50
 CHAOS_GONE_S ?= 60
-BENCHMARKS := cli noop_rerun sweep_cost train_step sampling judge overlap stats report_answers
+BENCHMARKS := sweep_cost noop_rerun sampling train_step judge cli overlap report_answers stats
 
 .PHONY: demo test test-slow chaos bench bench-tiny check lock install services
 
