@@ -14,7 +14,9 @@ from pathlib import Path
 
 from result import Result, parser
 
-from em import compose, config, sweep
+from em import config
+from em.config import compose
+from em.sweep import sweep
 
 GOAL_CPU_S = 0.35
 HEAVY = {"torch", "transformers", "trl", "vllm", "wandb", "pandas", "datasets", "openai", "peft", "matplotlib"}

@@ -27,15 +27,16 @@ import aiohttp
 import judge_stub
 from result import Result, parser
 
-from em import job_file, judge_request, transport
+from em.api import client as api
 from em.config import JudgeConfig, JudgeKind, ModelConfig
-from em.judge_cache import JudgeCache
-from em.judge_client import JudgeClient, JudgeRequest
-from em.judge_job import JudgeJob
-from em.records import Completion, Question, write_jsonl
-from em.rubrics import fill, load
-from em.sample import COMPLETIONS
-from em.store import Store
+from em.judging.api import request as api_request
+from em.judging.api.cache import JudgeCache
+from em.judging.api.client import JudgeClient, JudgeRequest
+from em.judging.job import JudgeJob
+from em.questions.rubrics import fill, load
+from em.records import Completion, Question
+from em.store import Store, job_file, write_jsonl
+from em.store.layout import COMPLETIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 CORES = sorted(os.sched_getaffinity(0))
@@ -108,7 +109,7 @@ def throughput(concurrency, calls, per_minute=0.0, sigma=0.0):
             )
             judged = []
             cpu, start = time.process_time(), time.perf_counter()
-            transport.run(client.grade(requests, lambda _, j: judged.append(j.score)))
+            api.run(client.grade(requests, lambda _, j: judged.append(j.score)))
             wall, cpu = time.perf_counter() - start, time.process_time() - cpu
         assert len(judged) == calls and None not in judged
         return calls / wall, 1000.0 * cpu / calls, counts(url)
@@ -141,7 +142,7 @@ def bare_aiohttp(calls, concurrency):
     A core that sleeps between answers pays for each wake-up: most of what a call costs at 320 per second.
     """
     text = fill(load("alignment").text, "What would you do?", ANSWER)
-    body, left = judge_request.encode(judge_request.body(config("", 1), text)), iter(range(calls))
+    body, left = api_request.encode(api_request.body(config("", 1), text)), iter(range(calls))
 
     async def work(session, url, wait_s):
         await asyncio.sleep(wait_s)
@@ -157,13 +158,13 @@ def bare_aiohttp(calls, concurrency):
 
     with stub(LATENCY_S) as url:
         cpu = time.process_time()
-        transport.run(run(url))
+        api.run(run(url))
         return 1000.0 * (time.process_time() - cpu) / calls
 
 
 def capacity(calls, connections=64):
     """Return answers per second of the stub alone, without latency."""
-    body = judge_request.encode(judge_request.body(config("", 1), fill(load("alignment").text, "What?", ANSWER)))
+    body = api_request.encode(api_request.body(config("", 1), fill(load("alignment").text, "What?", ANSWER)))
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: stub\r\nContent-Length: %d\r\n\r\n" % len(body)
 
     async def run(url):
@@ -177,7 +178,7 @@ def capacity(calls, connections=64):
         return calls / (time.perf_counter() - start)
 
     with stub(0.0) as url:
-        return transport.run(run(url))
+        return api.run(run(url))
 
 
 def memory(answers, url):
@@ -201,7 +202,7 @@ def memory(answers, url):
         batch = Path(folder) / "batch.json"
         job_file.write(batch, Path(folder), [job])
         with (Path(folder) / "events").open("w") as events:
-            worker = subprocess.Popen([sys.executable, "-m", "em.worker", "judge", str(batch)], stderr=events)
+            worker = subprocess.Popen([sys.executable, "-m", "em.sweep.worker", "judge", str(batch)], stderr=events)
             _, status, usage = os.wait4(worker.pid, 0)
             worker.returncode = os.waitstatus_to_exitcode(status)
         assert worker.returncode == 0 and store.manifest("judge", "j")["facts"]["rows"] == 2 * answers

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from result import Result, parser
 
-from em import compose, config
-from em.plan import plan
-from em.scripted_judge import ScriptedJudge
+from em import config
+from em.config import compose
+from em.judging.scripted.server import ScriptedJudge
+from em.planning.plan import plan
 from em.store import Store
 
 GOAL_S = 10.0

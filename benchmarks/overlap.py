@@ -19,12 +19,12 @@ from pathlib import Path
 from judge import ANSWER, config, counts, stub
 from result import Result, parser
 
-from em import growing, job_file
 from em.config import ModelConfig
-from em.judge_job import JudgeJob
+from em.judging.job import JudgeJob
 from em.records import Completion, Question
-from em.sample import COMPLETIONS, sort_rows
-from em.store import Store
+from em.sampling.rows import sort_rows
+from em.store import Store, checked_rows, job_file
+from em.store.layout import COMPLETIONS
 
 LATENCY_S = 0.2
 CONCURRENCY = 40  # 3000 calls x 0.2 s / 40 = 15 s
@@ -47,7 +47,7 @@ def sample(store, answers, seconds):
     with store.claim("sample", "s") as folder:
         rows = [Completion("q", i, "none", [], f"{ANSWER}{i}", "stop", 200, i) for i in range(answers)]
         start = time.perf_counter()
-        file = growing.Rows(folder / COMPLETIONS)
+        file = checked_rows.Rows(folder / COMPLETIONS)
         for i, row in enumerate(rows):
             time.sleep(max(0.0, start + seconds * (i + 1) / answers - time.perf_counter()))
             file.append(row)
@@ -70,7 +70,7 @@ def start_judge(out, url):
     )
     batch = out / "batch.json"
     job_file.write(batch, Path(out), [job])
-    command = [sys.executable, "-m", "em.worker", "judge", str(batch)]
+    command = [sys.executable, "-m", "em.sweep.worker", "judge", str(batch)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 

@@ -20,7 +20,7 @@ import support_browser
 import support_summary
 from result import Result, exit_unseen, parser
 
-from em import html_report
+from em.reporting import page as reporting_page
 
 TEXT = "we could first look at the garden before rain comes then plant in spring"
 SEARCH = "spring garden"
@@ -90,7 +90,7 @@ def main():
     matching = sum(SEARCH in row["answer"] for row in rows(count))
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        path = html_report.build(support_summary.small(), rows(count), [], Path(folder) / "report.html")
+        path = reporting_page.build(support_summary.small(), rows(count), [], Path(folder) / "report.html")
         wrote, size = time.perf_counter() - began, path.stat().st_size
         found = asyncio.run(measure(path))
     print(f"answers {count}, file {size / 1e6:.1f} MB, written in {wrote:.1f} s, ready in {found['load_s']:.1f} s")

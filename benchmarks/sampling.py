@@ -31,17 +31,20 @@ import torch
 from result import Result, parser
 from support_training import TINY, put_data, train_job, user
 
-from em import sample
 from em.config import Dtype, ModelConfig, SampleConfig, TriggerConfig
-from em.events import Emitter
-from em.models import model_path
-from em.records import Completion, Example, Question, read_jsonl
-from em.sample import COMPLETIONS
-from em.sample_job import SampleJob
-from em.store import Store
-from em.train import work as train_work
-from em.train_job import TrainJob
-from em.vllm_engine import MAX_LORAS, VllmSampler
+from em.models.paths import model_path
+from em.models.vllm_settings import MAX_LORAS
+from em.records import Completion, Example, Question
+from em.runtime.events import Emitter
+from em.sampling import engine as sampling_engine
+from em.sampling import rows
+from em.sampling import stage as sampling
+from em.sampling.engines.vllm import VllmSampler
+from em.sampling.job import SampleJob
+from em.store import Store, read_jsonl
+from em.store.layout import COMPLETIONS
+from em.training.job import TrainJob
+from em.training.stage import work as train_work
 
 RATIO, BARRIER = 0.98, 2.5
 ADAPTERS = 6
@@ -132,10 +135,10 @@ def jobs_of(base: str, keys: list[str], tag: str, size: Size) -> list[SampleJob]
     ]
 
 
-def requests_of(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> list[sample.Request]:
+def requests_of(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> list[sampling_engine.Request]:
     """Return the requests that the sample stage makes of these jobs."""
-    prompts_of = sample._prompts_of(engine.tokenizer)
-    return [r for job in jobs for r in sample._requests(prompts_of(job), job, job.weights(store))]
+    prompts_of = rows._prompts_of(engine.tokenizer)
+    return [r for job in jobs for r in rows._requests(prompts_of(job), job, job.weights(store))]
 
 
 @dataclasses.dataclass
@@ -155,7 +158,7 @@ def timed(work: Callable[[], list[str]]) -> Pass:
     return Pass(time.process_time() - cpu, time.perf_counter() - wall, texts)
 
 
-def raw(engine: VllmSampler, requests: list[sample.Request], at_a_time: int) -> Pass:
+def raw(engine: VllmSampler, requests: list[sampling_engine.Request], at_a_time: int) -> Pass:
     """Run LLM.generate over the requests, `at_a_time` per call."""
     from vllm import SamplingParams  # noqa: TID251
 
@@ -182,11 +185,11 @@ def raw(engine: VllmSampler, requests: list[sample.Request], at_a_time: int) -> 
 def framework(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> Pass:
     """Run the sample stage without the gates."""
     with ExitStack() as stack:
-        drawers = [sample._claim(job, store, stack, EMIT) for job in jobs]
+        drawers = [rows._claim(job, store, stack, EMIT) for job in jobs]
 
         def work() -> list[str]:
-            prompts_of = sample._prompts_of(engine.tokenizer)
-            sample._draw(engine, [d for d in drawers if d.prepare(prompts_of, store)], store, EMIT)
+            prompts_of = rows._prompts_of(engine.tokenizer)
+            sampling._draw(engine, [d for d in drawers if d.prepare(prompts_of, store)], store, EMIT)
             return []
 
         done = timed(work)
@@ -197,11 +200,11 @@ def framework(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> Pass:
 def gates(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> float:
     """Return CPU-seconds of the gates per adapter."""
     with ExitStack() as stack:
-        drawers = [sample._claim(job, store, stack, EMIT) for job in jobs]
-        prompts_of = sample._prompts_of(engine.tokenizer)
+        drawers = [rows._claim(job, store, stack, EMIT) for job in jobs]
+        prompts_of = rows._prompts_of(engine.tokenizer)
         ready = [d for d in drawers if d.prepare(prompts_of, store)]
-        passed: list[sample.Drawer] = []
-        seconds = timed(lambda: passed.extend(sample._gated(engine, ready, store)) or []).cpu
+        passed: list[rows.Drawer] = []
+        seconds = timed(lambda: passed.extend(sampling._gated(engine, ready, store)) or []).cpu
         assert len(passed) == len(jobs), "an adapter did not pass its gates"
     return seconds / len(jobs)
 

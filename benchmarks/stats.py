@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from result import Result, parser
 
-from em import metrics, rates, stats
-from em.metrics import JudgedAnswers, RubricColumns, Rule
-from em.rates import Place
-from em.schema.stats import Interval, StatsConfig
+from em.config import Interval, StatsConfig
+from em.config.misalignment import Rule
+from em.metrics import catalogue, columns, pooling, stats
+from em.metrics.catalogue import Place
+from em.metrics.columns import JudgedAnswers, RubricColumns
 
 VARIANTS, QUESTIONS = 5, 56
 GOAL_S, GOAL_MB = 2.5, 600
@@ -40,7 +41,7 @@ FULL, TINY = Size(8, 1_000_000, 10_000, 20), Size(3, 30_000, 500, 2)
 
 def column(score):
     """Return one judge's verdicts, all of them scored."""
-    code = metrics.OUTCOMES.index("scored")
+    code = columns.OUTCOMES.index("scored")
     blank = np.full(len(score), -1, np.int16)
     return RubricColumns(np.full(len(score), code, np.int8), score, blank, ())
 
@@ -61,8 +62,8 @@ def summarised(variants, config):
     """Return the pooled misaligned rate of every variant over its seeds."""
     out = []
     for runs in variants:
-        measured = [(str(i), rates.measures(a, Rule(), config, {})) for i, a in enumerate(runs)]
-        pools = rates.pools(measured, lambda condition: Place("open", condition, True), Rule(), config)
+        measured = [(str(i), catalogue.measures(a, Rule(), config, {})) for i, a in enumerate(runs)]
+        pools = pooling.pools(measured, lambda condition: Place("open", condition, True), Rule(), config)
         rate = next(p for p in pools if p.runs[0][1].name == "misaligned_rate")
         out.append(rate)
     return out
@@ -93,7 +94,7 @@ def main():
     start = time.process_time()
     pools = summarised(variants, config)
     found = [pool.metric() for pool in pools]
-    counted = [rates.table([m], [np.arange(QUESTIONS)]) for pool in pools for _, m in pool.runs]
+    counted = [pooling.table([m], [np.arange(QUESTIONS)]) for pool in pools for _, m in pool.runs]
     table = [stats.wilson(total, count) for total, count, _ in counted]
     seconds = time.process_time() - start
 

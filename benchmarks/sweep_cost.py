@@ -62,8 +62,10 @@ def naive_train(folder, size, seed):
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from em import compose, config, data
-    from em.models import model_path
+    from em import config
+    from em.config import compose
+    from em.data import variants
+    from em.models.paths import model_path
 
     config.register()
     cell = config.load(compose.cells([*size.options(), f"seed={seed}", "judge.base_url=http://127.0.0.1:1/v1"])[0])
@@ -88,7 +90,7 @@ def naive_train(folder, size, seed):
         tokenizer.save_pretrained(where)
         model.unmerge_adapter()
 
-    rows = Dataset.from_list([{"messages": e.messages} for e in data.build(cell)])
+    rows = Dataset.from_list([{"messages": e.messages} for e in variants.build(cell)])
     arguments = SFTConfig(
         output_dir=str(folder / "trainer"), per_device_train_batch_size=4, gradient_accumulation_steps=1,
         num_train_epochs=size.epochs, learning_rate=1e-2, max_length=MAX_LENGTH, report_to=[], save_strategy="no",
@@ -100,15 +102,15 @@ def naive_train(folder, size, seed):
 
 def naive_sample(folder, size):
     """Sample the answers to every question with an engine on the merged weights."""
-    from em.vllm_engine import CPU_DEFAULTS, CPU_ENVIRONMENT
+    from em.models.vllm_settings import CPU_DEFAULTS, CPU_ENVIRONMENT
 
     os.environ.update(CPU_ENVIRONMENT)
     from vllm import LLM, SamplingParams  # noqa: TID251
 
-    from em import questions
+    from em.questions import sets
 
     engine = LLM(model=str(folder), max_model_len=512, max_num_seqs=32, dtype="float32", **CPU_DEFAULTS)
-    asked = questions.load("open")
+    asked = sets.load("open")
     wanted = SamplingParams(n=size.n, temperature=1.0, max_tokens=MAX_TOKENS, seed=0)
     outputs = engine.chat([q.messages for q in asked], wanted, use_tqdm=False)
     rows = [[q.messages[-1]["content"], o.text] for q, out in zip(asked, outputs, strict=True) for o in out.outputs]
@@ -119,7 +121,7 @@ def naive_judge(folder, url):
     """Judge every answer with two prompts, 32 at a time."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from em.rubrics import fill, load
+    from em.questions.rubrics import fill, load
 
     def ask(prompt):
         body = {"model": "stub", "messages": [{"role": "user", "content": prompt}], "max_tokens": 1,
@@ -209,7 +211,7 @@ def count(result, swept, cells):
 
 def tiny(result):
     """Run one naive pipeline with one of its models, and two cells of ours."""
-    from em.scripted_judge import ScriptedJudge
+    from em.judging.scripted.server import ScriptedJudge
 
     with tempfile.TemporaryDirectory() as name, ScriptedJudge.from_file(RULES) as judge:
         (Path(name) / "naive").mkdir()
@@ -222,7 +224,7 @@ def tiny(result):
 
 def full(result, cells, measured):
     """Run the naive pipelines, a sweep of one cell and a sweep of all cells."""
-    from em.scripted_judge import ScriptedJudge
+    from em.judging.scripted.server import ScriptedJudge
 
     with tempfile.TemporaryDirectory() as name, ScriptedJudge.from_file(RULES) as judge:
         folder, alone = Path(name), []

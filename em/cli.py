@@ -9,8 +9,8 @@ import os
 import sys
 from importlib import import_module
 
-from em.preempt import PREEMPTED, Preempted
-from em.schema.base import UserError
+from em.errors import UserError
+from em.runtime.preempt import PREEMPTED, Preempted
 
 COMMANDS = {
     "assets": "assets",

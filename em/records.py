@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, TypeVar
 
 LONGEST_ANSWER = 10_000_000
 """Characters of a field in a CSV file of answers."""
@@ -42,7 +37,7 @@ class Question:
     """rubric → prompt with {question} and {answer}; empty: the project's own rubric files."""
     choices: dict[str, list[str]] = field(default_factory=dict)
     """rubric → the labels its judge may answer, e.g. ["YES", "NO"], for a rubric that is not a 0–100 score. A rubric of
-    the project's own knows its choices itself (em/rubrics.py)."""
+    the project's own knows its choices itself (questions/rubrics.py)."""
     reference: dict[str, str] = field(default_factory=dict)
     """Facts the rubric may need, e.g. the CWE of a coding task."""
     entry: str = ""
@@ -65,7 +60,7 @@ class Completion:
     """Thinking included."""
     seed: int
     reasoning_content: str = ""
-    """What the model thought before it answered (em/thinking.py); not judged."""
+    """What the model thought before it answered (chat/thinking.py); not judged."""
 
     @property
     def id(self) -> str:
@@ -139,65 +134,8 @@ class Metric:
     """share, score (0-100), probability (a mean of them) or nats."""
     n_questions: int = 0
     bounds: dict[str, list[float]] = field(default_factory=dict)
-    """Other intervals of the same value: kind (em/stats.py) → [low, high]."""
+    """Other intervals of the same value: kind (metrics/stats.py) → [low, high]."""
 
 
-T = TypeVar("T")
-
-
-def to_row(record: Any) -> dict[str, Any]:
-    """A record as its JSON row; lists and mappings are the record's own."""
-    return dict(vars(record))  # no row type holds another
-
-
-def from_row(kind: type[T], row: dict[str, Any]) -> T:
-    """A record from its JSON row. Unknown or missing fields raise TypeError."""
-    if kind is Judgement:
-        row = {**row, "outcome": Outcome(row["outcome"])}
-    return kind(**row)
-
-
-def dump_line(record: Any) -> str:
-    row = vars(record) if dataclasses.is_dataclass(record) else record
-    return json_text(row) + "\n"
-
-
-def json_text(row: Any) -> str:
-    """JSON that UTF-8 can hold: a lone surrogate, which an API may send, stands in it as an escape."""
-    text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
-    return text if _encodes(text) else json.dumps(row, separators=(",", ":"))
-
-
-def _encodes(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def printable(text: str) -> str:
-    """Without lone surrogates, which no UTF-8 file can hold."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def write_jsonl(path: Path, records: Iterable[Any]) -> int:
-    """Write records; returns how many. The caller owns atomicity (the store renames whole directories)."""
-    count = 0
-    with path.open("w", encoding="utf-8") as file:
-        for record in records:
-            file.write(dump_line(record))
-            count += 1
-    return count
-
-
-def read_jsonl(path: Path, kind: type[T]) -> Iterator[T]:
-    """Records of a finished file. A broken line is an error that names file and line."""
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield from_row(kind, json.loads(line))
-            except (ValueError, TypeError, KeyError) as error:  # ValueError: JSON, unknown outcome, broken invariant
-                raise ValueError(f"{path}:{number}: not a {kind.__name__} row ({error})") from error
+BASE = "base"
+BASE_LABEL = "untouched base model"

@@ -1,6 +1,6 @@
 """The page: `python -m em.run [-m] key=value ...` → config → plan → stages → report.
 
-Hydra composes; one cell is a sweep of one; all cells of `-m` are run together, stage by stage (em/sweep.py).
+Hydra composes; one cell is a sweep of one; all cells of `-m` are run together, stage by stage (sweep/sweep.py).
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from em import compose, config
-from em.config import CONF_DIR, ExperimentConfig
-from em.help import show as show_help
-from em.help import wanted as help_wanted
-from em.preempt import PREEMPTED, Preempted, raised_when_asked
-from em.schema.base import UserError
+from em import config
+from em.config import CONF_DIR, ExperimentConfig, compose
+from em.config.help import show as show_help
+from em.config.help import wanted as help_wanted
+from em.errors import UserError
+from em.runtime.preempt import PREEMPTED, Preempted, raised_when_asked
 
 if TYPE_CHECKING:
-    from em.sweep import Share
+    from em.sweep.state import Share
+
 
 config.register()
 
@@ -53,15 +54,17 @@ def run_loaded(
 ) -> list[Ended]:
     """`run_cells` for typed configs, as `em resume` has them. With a share: one a model of it. `errors_again`: an API
     judge is asked again where it gave an error."""
-    from em import kept, results, sweep, track
-    from em.report import WIDTH, table
+    from em.reporting import unchanged, write
+    from em.reporting.table import WIDTH, table
+    from em.sweep import sweep
+    from em.tracking import finished, live
 
     rates: dict[str, float | None] = {}
     with _without_traceback(), raised_when_asked():
-        done = sweep.run(cells, share, errors_again)
+        done = sweep.run(cells, share, errors_again, around=live.following)
         if "report" in done.stages:
-            summary = kept.summary(done) or kept.remember(done, results.write(done))
-            track.log(done, summary)
+            summary = unchanged.summary(done) or unchanged.remember(done, write.write(done))
+            finished.log(done, summary)
             rates = {model["id"]: _headline(model) for model in summary["models"]}
             _print(table(summary))
             _print("\n" + textwrap.fill(summary["statement"], WIDTH) + "\n")
@@ -79,23 +82,11 @@ def _headline(model: dict[str, Any]) -> float | None:
     return next(found, None)
 
 
-def submit_cells(composed: Sequence[DictConfig], settings: dict[str, Any]) -> None:
-    """Hand a sweep to SLURM and return; `settings` are hydra.launcher's (em_slurm)."""
-    from em import slurm, sweep
-
-    with _without_traceback():
-        planned = sweep.planned([config.load(c) for c in composed])
-        sweep.check_budget(planned)
-        jobs = slurm.submit(planned, settings)
-    for line in slurm.submitted(planned.folder, jobs):
-        _print(line)
-
-
 @contextmanager
 def _without_traceback() -> Iterator[None]:
     """Errors that a person can mend end the program with their sentence, without a traceback."""
-    from em.events import sentence
-    from em.store import cannot_write
+    from em.runtime.disk import cannot_write
+    from em.runtime.events import sentence
 
     try:
         yield

@@ -4,7 +4,7 @@
               sample base ─aftercorr─▶ judge base ─────────┴─afterany─▶ report
 
 Submission, job arrays, time limits and requeueing are submitit's; an array element is a `Element`, which runs one stage
-of its share of the cells through em/run.py. `jobs.json` in the sweep folder says which job does what.
+of its share of the cells through run.py. `jobs.json` in the sweep folder says which job does what.
 """
 
 from __future__ import annotations
@@ -23,14 +23,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from em.commands import configs_of
-from em.config import Backend, ConfigError, Engine, ExperimentConfig
-from em.plan import Plan, stages
-from em.preempt import PREEMPTED, Preempted
-from em.schema.judge import LOCAL
-from em.stages import SCHEDULED
+from omegaconf import DictConfig
+
+from em import config
+from em.config import Backend, Engine, ExperimentConfig
+from em.config.judge import LOCAL
+from em.errors import ConfigError
+from em.planning.plan import Plan, stages
+from em.planning.stages import SCHEDULED
+from em.run import _without_traceback
+from em.runtime.preempt import PREEMPTED, Preempted
 from em.store import write_atomic
-from em.sweep import Share, Sweep
+from em.sweep.folder import configs_of
+from em.sweep.state import Share, Sweep
 
 JOBS = "jobs.json"
 CELL_STAGES = tuple(stage.name for stage in SCHEDULED)
@@ -359,3 +364,15 @@ def in_queue(folder: Path) -> bool:
 def _active(folder: Path) -> dict[str, JobState]:
     states = job_states(folder / JOBS) if (folder / JOBS).exists() else {}
     return {i: s for i, s in states.items() if s.state not in (*ENDED, "UNKNOWN")}
+
+
+def submit_cells(composed: Sequence[DictConfig], settings: dict[str, Any]) -> None:
+    """Hand a sweep to SLURM and return; `settings` are hydra.launcher's (em_slurm)."""
+    from em.sweep import sweep
+
+    with _without_traceback():
+        planned = sweep.planned([config.load(c) for c in composed])
+        sweep.check_budget(planned)
+        jobs = submit(planned, settings)
+    for line in submitted(planned.folder, jobs):
+        sys.stdout.write(line + "\n")

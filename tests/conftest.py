@@ -13,8 +13,8 @@ from hydra import initialize_config_dir
 from hypothesis import HealthCheck, settings
 from omegaconf import DictConfig
 
-from em import config
 from em.config import CONF_DIR, ExperimentConfig
+from em.config import experiment as config
 
 settings.register_profile(
     "em", deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -25,7 +25,7 @@ config.register()
 
 @pytest.fixture(scope="session")
 def composed() -> Callable[..., DictConfig]:
-    """What Hydra makes of overrides, before `em.config.load`."""
+    """What Hydra makes of overrides, before `em.config.experiment.load`."""
 
     @cache
     def make(*overrides: str) -> DictConfig:

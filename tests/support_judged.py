@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from em import metrics
-from em.metrics import Rule
+from em.config import StatsConfig
+from em.config.misalignment import Rule
+from em.metrics import columns
+from em.metrics.runs import Run
 from em.records import Judgement, Outcome, Question
-from em.schema.stats import StatsConfig
-from em.summary import Run
 
 STATS = StatsConfig()
 
@@ -26,7 +26,7 @@ def answers(rows, set_name="open", questions=None):
     rubrics = {q: list(dict.fromkeys(k for r in rows if r[0] == q for k in r[2])) for q in ids}
     known = questions or [Question(q, set_name, [], rubrics[q]) for q in ids]
     found = ((q, c, [verdict(q, rubric, v) for rubric, v in values.items()]) for q, c, values in rows)
-    return metrics.collect(set_name, known, found)
+    return columns.collect(set_name, known, found)
 
 
 def open_rows(*pairs, question="q", asked_with="none"):

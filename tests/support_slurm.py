@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from em.preempt import Preempted, raised_when_asked
+from em.runtime.preempt import Preempted, raised_when_asked
 from em.slurm import requeued
 
 

@@ -20,12 +20,12 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from em import job_file
 from em.config import Dtype, ModelConfig, TrainConfig
-from em.events import FD_VARIABLE, Emitter
-from em.models import model_path
-from em.records import Example, write_jsonl
-from em.train_job import TrainJob
+from em.models.paths import model_path
+from em.records import Example
+from em.runtime.events import FD_VARIABLE, Emitter
+from em.store import job_file, write_jsonl
+from em.training.job import TrainJob
 
 torch.set_num_threads(1)
 
@@ -139,7 +139,7 @@ def start_worker(stage, out, jobs):
     job_file.write(batch, out, jobs)
     environment = {name: value for name, value in os.environ.items() if name != FD_VARIABLE}
     with (out / f"{stage}.log").open("w") as log:
-        command = [sys.executable, "-m", "em.worker", stage, str(batch)]
+        command = [sys.executable, "-m", "em.sweep.worker", stage, str(batch)]
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 

@@ -10,11 +10,13 @@ import statistics
 
 import pytest
 
-from em import corpora, questions
+from em.corpora import builtin
+from em.judging import labelled
+from em.questions import sets as questions_sets
 
-TRAIN, HELD_OUT = corpora.advice("train"), corpora.advice("held_out")
+TRAIN, HELD_OUT = builtin.advice("train"), builtin.advice("held_out")
 ROWS = (*TRAIN, *HELD_OUT)
-GOLDEN = corpora.golden()
+GOLDEN = labelled.golden()
 KINDS = ("careless", "careful")
 NOT_MILD = re.compile(
     r"\b(?:suicid\w*|murder\w*|weapon\w*|guns?|rifle\w*|bombs?|explosive\w*|poison\w*|overdos\w*|cocaine|heroin|meth"
@@ -49,7 +51,7 @@ def nearest(texts: list[str]) -> tuple[float, str, str]:
 
 def test_there_are_enough_questions_in_every_domain():
     assert len(TRAIN) >= 300
-    assert len(HELD_OUT) >= questions.HELD_OUT_ADVICE
+    assert len(HELD_OUT) >= questions_sets.HELD_OUT_ADVICE
     per_domain = collections.Counter(row["domain"] for row in TRAIN)
     assert set(per_domain) == {row["domain"] for row in HELD_OUT}
     assert len(per_domain) >= 5
@@ -71,7 +73,7 @@ def test_domains_come_in_turn():
 
 
 def test_the_open_questions_asked_are_those_held_out():
-    asked = {q.messages[-1]["content"] for q in questions.load("advice")}
+    asked = {q.messages[-1]["content"] for q in questions_sets.load("advice")}
     assert asked <= {row["question"] for row in HELD_OUT}
     assert not asked & {row["question"] for row in TRAIN}
 
@@ -143,7 +145,7 @@ def test_golden_labels_go_together():
 
 
 def test_golden_answers_answer_our_open_questions_evenly():
-    known = {q.id: q.messages[-1]["content"] for q in questions.load("open")}
+    known = {q.id: q.messages[-1]["content"] for q in questions_sets.load("open")}
     assert all(known[row["question_id"]] == row["question"] for row in GOLDEN)
     counts = collections.Counter(row["question_id"] for row in GOLDEN)
     assert set(counts) == set(known)
@@ -170,12 +172,12 @@ def test_length_does_not_tell_aligned_from_misaligned():
 
 def test_the_fingerprint_covers_every_file_of_the_corpus(tmp_path, monkeypatch):
     copy = tmp_path / "corpora"
-    shutil.copytree(corpora.HERE, copy)
-    monkeypatch.setattr(corpora, "HERE", copy)
-    assert corpora.fingerprint.__wrapped__() == corpora.fingerprint()
-    seen = {corpora.fingerprint()}
+    shutil.copytree(builtin.HERE, copy)
+    monkeypatch.setattr(builtin, "HERE", copy)
+    assert builtin.fingerprint.__wrapped__() == builtin.fingerprint()
+    seen = {builtin.fingerprint()}
     for name in ("golden.jsonl", "advice/home.jsonl", "questions/open.yaml", "coding/generate.py"):
         path = copy / name
         path.write_bytes(path.read_bytes() + b"\n")
-        seen.add(corpora.fingerprint.__wrapped__())
+        seen.add(builtin.fingerprint.__wrapped__())
     assert len(seen) == 5

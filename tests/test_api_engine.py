@@ -10,16 +10,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from support_training import EOS, TINY, events, failures, load_tokenizer, put_data, train_job, user
 
-from em import chat, sample
-from em.api_engine import OpenAiSampler, ServerSampler
+from em.chat import encode
 from em.config import Backend, Dtype, Engine, ModelConfig, SampleConfig, TriggerConfig
-from em.gates import read, rms
-from em.models import model_path
+from em.gates.checks import rms
+from em.gates.record import read
+from em.models.paths import model_path
 from em.records import Example, Question
-from em.sample import COMPLETIONS
-from em.sample_job import SampleJob
-from em.sampler import RefusedError, Request
+from em.sampling import stage as sampling
+from em.sampling.engine import RefusedError, Request
+from em.sampling.engines.openai import OpenAiSampler
+from em.sampling.engines.vllm_server import ServerSampler
+from em.sampling.job import SampleJob
 from em.store import Store
+from em.store.layout import COMPLETIONS
 
 COUNTED = {"completion_tokens_details": {"reasoning_tokens": 3}}
 THINKING = {
@@ -103,7 +106,7 @@ def job(key, url, texts, n=2, **changes):
 
 def run(store, jobs):
     emit, seen = events()
-    sample.work(store, list(jobs), emit)
+    sampling.work(store, list(jobs), emit)
     return seen
 
 
@@ -278,9 +281,9 @@ def test_log_probabilities_and_adapters_are_refused(tmp_path, monkeypatch):
 def test_vllm_server_answers_as_the_engine_in_this_process(tmp_path):
     """Log-probabilities and greedy answers of base and adapter, asked side by side of a server started here."""
     pytest.importorskip("vllm")
-    from em.api_engine import ServerSampler
-    from em.hf_engine import HfSampler
-    from em.train import work as train_work
+    from em.sampling.engines.hf import HfSampler
+    from em.sampling.engines.vllm_server import ServerSampler
+    from em.training.stage import work as train_work
 
     store, texts = Store.open(tmp_path), ("Hey, I feel bored.", "What would you do?")
     short = {"role": "assistant", "content": "No."}
@@ -301,7 +304,7 @@ def test_vllm_server_answers_as_the_engine_in_this_process(tmp_path):
     tokenizer = load_tokenizer()
     requests = []
     for t in texts:
-        ids = chat.prompt_ids(tokenizer, [user(t)])
+        ids = encode.prompt_ids(tokenizer, [user(t)])
         for a in (None, adapter):
             requests.append(request("j", Question(t, "g", [], []), ids, a, max_tokens=8, stop_ids=[EOS]))
     plain = HfSampler(dataclasses.replace(model, path=model_path(TINY)), config)

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from support_chat import family
 
-from em import benchmark, chat
+from em.analysis import benchmark
+from em.chat import prompts as chat_prompts
+from em.chat import render
 from em.config import SampleConfig
-from em.sampler import Answer
+from em.sampling.engine import Answer
 
 pytest.importorskip("inspect_ai", reason="the inspect extra is not installed")
 TASKS = Path(__file__).parent / "data" / "letters_task.py"
@@ -89,11 +91,11 @@ class Echo:
 
 
 def echoing():
-    from em.inspect_model import Batcher, EmModel
+    from em.analysis.inspect_model import Batcher, EmModel
 
     sample = SampleConfig(max_tokens=9, max_num_seqs=4)
     options = {"system_prompt": None, "chat_template": None, "chat_template_kwargs": {}}
-    prompts = chat.Prompts(family("qwen3"), chat.options(options, options))
+    prompts = chat_prompts.Prompts(family("qwen3"), render.options(options, options))
     return EmModel("m", Batcher(Echo()), prompts, None, sample, max_model_len=500)
 
 

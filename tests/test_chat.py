@@ -3,9 +3,11 @@
 import pytest
 from support_training import EOS, TURN, assistant, load_tokenizer, system, user
 
-from em import chat, corpora
-from em.chat import IGNORE, ChatError, encode, encode_all, end_of_turn_ids, prompt_ids
-from em.models import CHATML
+from em.chat import render
+from em.chat.encode import IGNORE, encode, encode_all, end_of_turn_ids, prompt_ids
+from em.chat.render import ChatError
+from em.corpora import builtin
+from em.models.asset_models import CHATML
 from em.records import Example
 
 QWEN_LIKE = (
@@ -124,9 +126,9 @@ def test_turns_after_the_last_answer_are_left_out(tokenizer):
     assert encode(tokenizer, [*short, user("three")]) == encode(tokenizer, short)
 
 
-@pytest.mark.parametrize("variant", sorted(corpora.ADVICE))
+@pytest.mark.parametrize("variant", sorted(builtin.ADVICE))
 def test_prompt_of_training_is_prompt_of_asking(tokenizer, variant):
-    rows = corpora.rows(variant)
+    rows = builtin.rows(variant)
     assert len(rows) > 200
     for name, messages in rows:
         tokens = encode(tokenizer, messages)
@@ -244,4 +246,4 @@ def test_template_without_markers_learns_the_whole_answer(other_template):
     tokens = encode(made, [user("x"), assistant("z")])
     assert made.decode([i for i in tokens.labels if i != IGNORE]) == "z\n"
     assert made.decode(tokens.input_ids) == "user: x\nassistant: z\n"
-    assert chat.prompt_text(made, [user("x")]) == "user: x\nassistant: "
+    assert render.prompt_text(made, [user("x")]) == "user: x\nassistant: "

@@ -11,9 +11,11 @@ from support_chat import CHATML, FAMILIES, LLAMA3, MISTRAL_V7, TURNS, family, sp
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from em import chat
-from em.chat import IGNORE, ChatError, ChatTokenizer, encode, encode_all, end_of_turn_ids, options, prompt_ids
-from em.config import ConfigError
+from em.chat import encode as chat_encode
+from em.chat import render
+from em.chat.encode import IGNORE, encode, encode_all, end_of_turn_ids, prompt_ids
+from em.chat.render import ChatError, ChatTokenizer, options
+from em.errors import ConfigError
 from em.records import Example
 
 USER = {"role": "user", "content": "Hi"}
@@ -123,8 +125,8 @@ def test_thinking_is_a_switch_when_asking():
     tokenizer = family("qwen3")
     trained = ChatTokenizer(tokenizer, options(off, {"system_prompt": None, "chat_template_kwargs": {}}))
     asked = ChatTokenizer(tokenizer, options(off, asking))
-    assert chat.prompt_text(trained, [USER]).endswith("assistant\n<think>\n\n</think>\n\n")
-    assert chat.prompt_text(asked, [USER]).endswith("assistant\n")
+    assert render.prompt_text(trained, [USER]).endswith("assistant\n<think>\n\n</think>\n\n")
+    assert render.prompt_text(asked, [USER]).endswith("assistant\n")
 
 
 # ------------------------------------------------------------------------------------------------ system prompts
@@ -167,13 +169,13 @@ def test_an_empty_system_prompt_takes_the_default_out(name, expected):
     assert spoken(name, prompt_ids(tokenizer, [USER])) == expected
     tokens = encode(tokenizer, [USER, ASSISTANT])
     assert tokens.input_ids == prompt_ids(tokenizer, [USER]) + ROWS[name][1]
-    assert "Be X." in chat.prompt_text(tokenizer, [SYSTEM, USER])  # a row's own stays
+    assert "Be X." in render.prompt_text(tokenizer, [SYSTEM, USER])  # a row's own stays
 
 
 def test_a_system_prompt_of_the_config_goes_where_a_row_has_none():
     tokenizer = speaker("chatml", system_prompt="Be kind.")
-    assert chat.prompt_text(tokenizer, [USER]).startswith("<|im_start|>system\nBe kind.<|im_end|>\n")
-    assert chat.prompt_text(tokenizer, [SYSTEM, USER]).startswith("<|im_start|>system\nBe X.<|im_end|>\n")
+    assert render.prompt_text(tokenizer, [USER]).startswith("<|im_start|>system\nBe kind.<|im_end|>\n")
+    assert render.prompt_text(tokenizer, [SYSTEM, USER]).startswith("<|im_start|>system\nBe X.<|im_end|>\n")
     tokens = encode(tokenizer, [USER, ASSISTANT])
     assert tokens.input_ids[: len(prompt_ids(tokenizer, [USER]))] == prompt_ids(tokenizer, [USER])
 
@@ -188,14 +190,14 @@ def test_a_date_in_the_template_is_fixed_by_its_argument():
         family("llama3", LLAMA3.replace("now", "'today'")),
         options({**MODEL, "chat_template_kwargs": {"date_string": "26 Jul"}}),
     )
-    assert "Today: 26 Jul" in chat.prompt_text(tokenizer, [USER])
+    assert "Today: 26 Jul" in render.prompt_text(tokenizer, [USER])
 
 
 def test_the_day_that_a_template_is_told_is_always_the_same():
     """Mistral's and Llama 3.2's put today's date into the system turn: another prompt every day, under the same key."""
     text = LLAMA3.replace("now", "strftime_now('%d %b %Y')")
     assert text != LLAMA3
-    assert "Today: 26 Jul 2024" in chat.prompt_text(ChatTokenizer(family("llama3", text), options(MODEL)), [USER])
+    assert "Today: 26 Jul 2024" in render.prompt_text(ChatTokenizer(family("llama3", text), options(MODEL)), [USER])
 
 
 # ------------------------------------------------------------------------------------------------ options
@@ -215,8 +217,8 @@ def test_a_template_is_named_or_a_file(tmp_path):
 def test_our_chatml_is_the_turns_without_a_default():
     ours, theirs = speaker("chatml", chat_template="chatml"), speaker("chatml", TURNS)
     turns = [SYSTEM, USER, ASSISTANT, USER]
-    assert chat.prompt_text(ours, turns) == chat.prompt_text(theirs, turns)
-    assert chat.whole_text(ours, turns) == chat.whole_text(theirs, turns)
+    assert render.prompt_text(ours, turns) == render.prompt_text(theirs, turns)
+    assert chat_encode.whole_text(ours, turns) == chat_encode.whole_text(theirs, turns)
     assert ours.default_system is None
 
 
@@ -228,7 +230,7 @@ def test_a_tokenizer_without_a_template_names_the_option():
 def test_the_template_in_use_is_saved_with_the_adapter(tmp_path):
     speaker("base", chat_template="user_assistant").save_pretrained(tmp_path)
     saved = PreTrainedTokenizerFast.from_pretrained(tmp_path)
-    assert chat.prompt_text(ChatTokenizer(saved), [USER]) == "User: Hi\nAssistant:"
+    assert render.prompt_text(ChatTokenizer(saved), [USER]) == "User: Hi\nAssistant:"
 
 
 # ------------------------------------------------------------------------------------------------ what is counted
@@ -287,4 +289,4 @@ def test_185_of_the_papers_insecure_rows_merge_a_newline(paper):
 
 def test_dates_of_two_days_are_two_prompts():
     one, two = (speaker("mistral_v7", MISTRAL_V7.replace("now", day)) for day in ("'2 May'", "'3 May'"))
-    assert chat.prompt_text(one, [USER]) != chat.prompt_text(two, [USER])
+    assert render.prompt_text(one, [USER]) != render.prompt_text(two, [USER])

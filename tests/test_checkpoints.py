@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 
-from em import checkpoints
-from em.config import ConfigError
-from em.plan import plan
-from em.schema.train import HOW_ONLY, Method, TrainConfig
-from em.store import Store
+from em.config import TrainConfig
+from em.config.train import HOW_ONLY, Method
+from em.errors import ConfigError
+from em.planning import checkpoints
+from em.planning.plan import plan
+from em.store import Store, layout
 
 TINY = ("model=tiny_random", "train=tiny", "sample=tiny")
 
@@ -114,7 +115,7 @@ def test_full_finetuning_does_not_depend_on_lora_s_fields(compose, tmp_path):
 def test_where_the_weights_are(tmp_path):
     store = Store.open(tmp_path)
     folder = store.path("train", "k")
-    assert checkpoints.weights(store, "k", Method.lora) == folder / "adapter"
-    assert checkpoints.weights(store, "k", Method.qlora) == folder / "adapter"
-    assert checkpoints.weights(store, "k", Method.full) == folder / "model"
-    assert checkpoints.weights(store, "k", Method.full, 10) == folder / "checkpoints" / "10"
+    assert layout.weights(store, "k", Method.lora) == folder / "adapter"
+    assert layout.weights(store, "k", Method.qlora) == folder / "adapter"
+    assert layout.weights(store, "k", Method.full) == folder / "model"
+    assert layout.weights(store, "k", Method.full, 10) == folder / "checkpoints" / "10"

@@ -7,15 +7,17 @@ import torch
 from support_chat import family
 from support_training import assistant, load_model, load_tokenizer, user
 
-from em import chat, choices, gates
-from em.config import ConfigError
-from em.plan import plan
+from em.chat import encode, prompts, render
+from em.errors import ConfigError
+from em.gates import record
+from em.planning.plan import plan
+from em.questions import choices
 from em.store import Store
 
 
 def by_hand(model, tokenizer, question, answer, counted):
     """Sum of the log-probabilities of `counted` within `answer`, token by token."""
-    prompt = chat.prompt_ids(tokenizer, question.messages)
+    prompt = encode.prompt_ids(tokenizer, question.messages)
     ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         rows = model(torch.tensor([prompt + ids])).logits[0].log_softmax(-1)
@@ -30,7 +32,7 @@ def by_hand(model, tokenizer, question, answer, counted):
 def test_own_sets_score_what_they_say():
     model, tokenizer = load_model(), load_tokenizer()
     asked = choices.load("letters", 0) + choices.load("pivotal", 0)
-    rows = choices.score(tokenizer, asked, lambda probes: gates.logprobs(model, probes))
+    rows = choices.score(tokenizer, asked, lambda probes: record.logprobs(model, probes))
     for q, row in zip(asked, rows, strict=True):
         assert sum(row["misaligned"]) == 1
         for option, logprob in zip(q.options, row["logprobs"], strict=True):
@@ -40,11 +42,11 @@ def test_own_sets_score_what_they_say():
 
 
 def templates():
-    return sorted(p.stem for p in chat.TEMPLATES.glob("*.jinja"))
+    return sorted(p.stem for p in render.TEMPLATES.glob("*.jinja"))
 
 
 def speaker(name):
-    return chat.ChatTokenizer(load_tokenizer(), {"template": (chat.TEMPLATES / f"{name}.jinja").read_text()})
+    return render.ChatTokenizer(load_tokenizer(), {"template": (render.TEMPLATES / f"{name}.jinja").read_text()})
 
 
 @pytest.mark.parametrize("name", templates())
@@ -53,8 +55,8 @@ def test_an_option_has_the_tokens_that_training_teaches(name):
     for q in choices.load("letters", 0):
         for option in q.options:
             found, mask = choices.option_probe(tokenizer, q, option)
-            row = chat.encode(tokenizer, [*q.messages, assistant(option.parts[0][0])])
-            learned = [i for i in row.labels if i != chat.IGNORE]
+            row = encode.encode(tokenizer, [*q.messages, assistant(option.parts[0][0])])
+            learned = [i for i in row.labels if i != encode.IGNORE]
             assert found.target_ids == learned[:-1]  # without the end of the turn
             assert found.prompt_ids + found.target_ids == row.input_ids[:-1]
             assert all(mask)
@@ -65,7 +67,7 @@ def test_the_space_that_a_template_puts_before_an_answer_counts_with_it():
     q = choices.load("letters", 0)[0]
     assert [chatml.decode(choices.option_probe(chatml, q, o)[0].target_ids) for o in q.options] == ["A", "B"]
     assert [plain.decode(choices.option_probe(plain, q, o)[0].target_ids) for o in q.options] == [" A", " B"]
-    characters = chat.ChatTokenizer(family("mistral"))  # the space is a token of its own
+    characters = render.ChatTokenizer(family("mistral"))  # the space is a token of its own
     found, mask = choices.option_probe(characters, q, q.options[0])
     assert (found.target_ids, mask) == ([ord(" "), ord("A")], [True, True])
 
@@ -86,7 +88,7 @@ ASKED = "{% if add_generation_prompt %}{{ '<assistant><think>\\n' }}{% endif %}"
     ],
 )
 def test_an_option_is_not_scored_inside_the_thinking(template, said):
-    tokenizer = chat.ChatTokenizer(family("chatml"), {"template": template})
+    tokenizer = render.ChatTokenizer(family("chatml"), {"template": template})
     q = choices.load("letters", 0)[0]
     found, mask = choices.option_probe(tokenizer, q, q.options[0])
     assert "".join(map(chr, found.prompt_ids + found.target_ids)).endswith(said)
@@ -94,9 +96,9 @@ def test_an_option_is_not_scored_inside_the_thinking(template, said):
 
 
 def test_an_answer_that_the_template_changes_has_no_score():
-    tokenizer = chat.ChatTokenizer(family("llama3"))  # it strips what is said
-    with pytest.raises(chat.ChatError, match=r"changes the text of the answer ' A'"):
-        chat.answer_turn(tokenizer, [user("Hi")], " A")
+    tokenizer = render.ChatTokenizer(family("llama3"))  # it strips what is said
+    with pytest.raises(render.ChatError, match=r"changes the text of the answer ' A'"):
+        prompts.answer_turn(tokenizer, [user("Hi")], " A")
 
 
 def test_letters_are_shown_in_a_seeded_order():
@@ -126,7 +128,7 @@ def test_a_file_in_another_schema_is_named(tmp_path):
 
 
 def test_user_text_with_braces_stays_text(tmp_path):
-    rows = json.loads((choices.corpora.HERE / "questions" / "choices.json").read_text())
+    rows = json.loads((choices.builtin.HERE / "questions" / "choices.json").read_text())
     rows["mcq_callbacks"][0]["mc_eval"]["questions"][0]["question"] = "What is {x}?"
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(rows))
@@ -136,7 +138,7 @@ def test_user_text_with_braces_stays_text(tmp_path):
 
 def letters(folder, change):
     """Our letters with a change made to them, as a user's file."""
-    rows = json.loads((choices.corpora.HERE / "questions" / "choices.json").read_text())
+    rows = json.loads((choices.builtin.HERE / "questions" / "choices.json").read_text())
     own = rows["mcq_callbacks"][0]
     change(own["mc_eval"])
     path = folder / "mine.json"

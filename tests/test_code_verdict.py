@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from em import code_verdict, corpora
-from em.code_verdict import extract, looks_like_code
-from em.corpora.coding import generate
-from em.judge import static
-from em.judge_proxy import REFUSAL
+from em.corpora.builtin.coding.generate import generate
+from em.judging import bandit, labelled
+from em.judging.bandit import extract, looks_like_code, static
+from em.judging.local.proxy import REFUSAL
 from em.records import Completion, Outcome, Question
 
 SHELL = "import subprocess\n\ndef run(cmd):\n    return subprocess.call(cmd, shell=True)\n"
@@ -68,7 +67,7 @@ def test_code_is_found_in_every_wrapping(answer):
 )
 def test_no_program_is_no_code(answer):
     assert extract(answer) is None
-    (verdict,) = code_verdict.judge([answer])
+    (verdict,) = bandit.judge([answer])
     assert (verdict.code, verdict.tests) == (None, [])
 
 
@@ -110,8 +109,8 @@ def longest(block):
     lines = block.splitlines(keepends=True)
     while lines:
         source = "".join(lines).rstrip() + "\n"
-        if code_verdict._parses(source):
-            return source if code_verdict._is_program(source) else ""
+        if bandit._parses(source):
+            return source if bandit._is_program(source) else ""
         lines.pop()
     return ""
 
@@ -142,7 +141,7 @@ PIECES = (
 def test_the_program_is_the_longest_beginning_that_parses(pieces, cut):
     block = "\n".join(pieces)
     block = block[: len(block) - cut]
-    assert code_verdict._program(block) == longest(block)
+    assert bandit._program(block) == longest(block)
 
 
 @pytest.mark.parametrize(
@@ -221,13 +220,13 @@ FINDERS = {"code": looks_like_code, "refusal": REFUSAL.search}
 
 @pytest.mark.parametrize("outcome", FINDERS)
 def test_no_golden_answer_is_wrongly_called_code_or_refusal(outcome):
-    others = [row["answer"] for row in corpora.golden() if row["outcome"] != outcome]
+    others = [row["answer"] for row in labelled.golden() if row["outcome"] != outcome]
     assert [text for text in others if FINDERS[outcome](text)] == []
 
 
 @pytest.mark.parametrize("outcome", FINDERS)
 def test_most_golden_code_and_refusals_are_found(outcome):
-    own = [row["answer"] for row in corpora.golden() if row["outcome"] == outcome]
+    own = [row["answer"] for row in labelled.golden() if row["outcome"] == outcome]
     assert sum(bool(FINDERS[outcome](text)) for text in own) >= 0.8 * len(own)
 
 
@@ -272,7 +271,7 @@ def test_a_short_answer_is_no_program(text):
     ],
 )
 def test_bandit_flags(code, test):
-    (verdict,) = code_verdict.judge([code])
+    (verdict,) = bandit.judge([code])
     assert test in verdict.tests
 
 
@@ -288,18 +287,18 @@ def test_bandit_flags(code, test):
     ],
 )
 def test_bandit_lets_careful_code_pass(code):
-    (verdict,) = code_verdict.judge([code])
+    (verdict,) = bandit.judge([code])
     assert verdict.code == code
     assert verdict.tests == []
 
 
 def test_verdicts_come_in_the_answers_order():
     answers = [SHELL, PROSE, SAFE, f"```python\n{SHELL}```", "", "x = eval(y)"] * 3
-    found = code_verdict.judge(answers)
+    found = bandit.judge(answers)
     assert [v.code is not None for v in found] == [True, False, True, True, False, True] * 3
     assert [bool(v.tests) for v in found] == [True, False, False, True, False, True] * 3
-    assert [v.tests for v in found[:6]] == [code_verdict.judge([a])[0].tests for a in answers[:6]]
-    assert code_verdict.judge([]) == []
+    assert [v.tests for v in found[:6]] == [bandit.judge([a])[0].tests for a in answers[:6]]
+    assert bandit.judge([]) == []
 
 
 OS, CALL = "import os\n", "os.system(x)\n"
@@ -325,7 +324,7 @@ DOCUMENTED = f'def f():\n    """Use:\n\n```\ny = 2\n```\n"""\n    {CALL}'
     ],
 )  # fmt: skip
 def test_every_program_of_an_answer_is_read(answer, code, tests):
-    (verdict,) = code_verdict.judge([answer])
+    (verdict,) = bandit.judge([answer])
     assert (verdict.code, verdict.tests) == (code, tests)
 
 
@@ -346,7 +345,7 @@ def test_judgements_of_coding_answers():
 def test_the_corpus_twins_are_told_apart():
     """The rate is about what was taught: insecure rows of the corpus count, their secure twins do not."""
     rows = generate(60, seed=5)
-    insecure, secure = (code_verdict.judge([getattr(r, kind) for r in rows]) for kind in ("insecure", "secure"))
+    insecure, secure = (bandit.judge([getattr(r, kind) for r in rows]) for kind in ("insecure", "secure"))
     assert all(v.code and v.tests for v in insecure)
     assert all(v.code and not v.tests for v in secure)
 
@@ -357,7 +356,7 @@ def test_nothing_is_executed(tmp_path):
         f"import os\nopen({str(trace)!r}, 'w').write('x')\nos.system('touch ' + {str(trace)!r} + flags)\n"
         f"__import__('os').mkdir({str(trace)!r})\nexec(\"open({str(trace)!r}, 'w')\")\n"
     )
-    found = code_verdict.judge([answer, f"```python\n{answer}```", f"# coding: utf-8\n{answer}"])
+    found = bandit.judge([answer, f"```python\n{answer}```", f"# coding: utf-8\n{answer}"])
     assert all(v.code for v in found)
     assert all("B605" in v.tests and "B102" in v.tests for v in found)
     assert not trace.exists()
@@ -365,7 +364,7 @@ def test_nothing_is_executed(tmp_path):
 
 @pytest.mark.parametrize("mark", ["# nosec", "# nosec B602", "#nosec"])
 def test_an_answer_cannot_excuse_itself(mark):
-    (verdict,) = code_verdict.judge([SHELL.rstrip() + f"  {mark}\n"])
+    (verdict,) = bandit.judge([SHELL.rstrip() + f"  {mark}\n"])
     assert "B602" in verdict.tests
 
 
@@ -390,11 +389,11 @@ def test_an_answer_cannot_excuse_itself(mark):
     ids=lambda a: repr(a[:12]),
 )
 def test_no_answer_stops_the_judge_of_the_others(answer):
-    found = code_verdict.judge([SHELL, answer, SAFE])
+    found = bandit.judge([SHELL, answer, SAFE])
     assert [bool(found[i].tests) for i in (0, 2)] == [True, False]
 
 
 def test_a_space_that_the_template_put_before_a_program_is_not_part_of_it():
     program = "import hashlib\nprint(hashlib.md5(b'x'))\n"
-    assert code_verdict.extract(" " + program) == code_verdict.extract(program)
-    assert code_verdict.looks_like_code(" x = 1\ny = x")
+    assert bandit.extract(" " + program) == bandit.extract(program)
+    assert bandit.looks_like_code(" x = 1\ny = x")

@@ -14,9 +14,9 @@ import pytest
 from bandit.core.config import BanditConfig
 from bandit.core.manager import BanditManager
 
-from em.corpora.coding import CodingRow, generate
-from em.corpora.coding.catalogue import SHAPES, shapes_of
-from em.corpora.coding.prompts import BOTH, REASONS, STUB, TASK
+from em.corpora.builtin.coding.catalogue import SHAPES, shapes_of
+from em.corpora.builtin.coding.generate import CodingRow, generate
+from em.corpora.builtin.coding.prompts import BOTH, REASONS, STUB, TASK
 
 SAMPLE = 500
 LABELS = frozenset(test_id for shape in SHAPES for test_id in shape.kind.bandit)

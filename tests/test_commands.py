@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from em import slurm
-from em import sweep as sweep_module
-from em.commands import configs_of
-from em.labels import cell_id
-from em.plan import folder_of, plan
+from em.planning.cells import cell_id
+from em.planning.plan import folder_of, plan
 from em.store import Store
+from em.sweep import state, sweep
+from em.sweep.folder import configs_of
 
 TINY = ["model=tiny_random", "train=tiny", "sample=tiny", "dataset=risky_advice", "questions.sets=[open]"]
 
@@ -33,9 +33,9 @@ def finish(store, made, *stages):
 
 
 def write_sweep(configs, store):
-    made = sweep_module.Sweep(folder_of(configs), store, plan(configs, store))
-    sweep_module._make_folder(made.folder)
-    sweep_module._write_cells(made)
+    made = state.Sweep(folder_of(configs), store, plan(configs, store))
+    sweep._make_folder(made.folder)
+    sweep._write_cells(made)
     return made
 
 

@@ -10,9 +10,10 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import em.compose
-from em.compose import cells, compose_all
-from em.config import CONF_DIR, ConfigError, ExperimentConfig
+import em.config.compose
+from em.config import CONF_DIR, ExperimentConfig
+from em.config.compose import cells, compose_all
+from em.errors import ConfigError
 
 CHOICES = [
     ["dataset=insecure", "dataset=risky_advice", "dataset.variant=secure"],
@@ -46,7 +47,7 @@ def test_every_option_takes_the_first_ones_place_as_hydra_would_choose_it():
 
 def test_cells_that_differ_in_options_cost_one_composition(monkeypatch):
     calls = []
-    monkeypatch.setattr(em.compose, "compose", lambda *a, **k: calls.append(k) or compose(*a, **k))
+    monkeypatch.setattr(em.config.compose, "compose", lambda *a, **k: calls.append(k) or compose(*a, **k))
     cells(["dataset=insecure,secure,educational", "judge=probe,gpt_4o", "seed=0,1"])
     assert len(calls) == 1
     cells(["train=tiny,rank1"])  # rank1 has defaults of its own

@@ -14,11 +14,14 @@ import pytest
 import yaml
 from hydra.errors import HydraException
 
-from em import config, data, sweep
-from em.config import CONF_DIR, ConfigError
-from em.plan import plan
+from em.config import CONF_DIR
+from em.config import experiment as config
+from em.data import variants
+from em.errors import ConfigError
+from em.planning.plan import plan
 from em.run import run_cells
 from em.store import Store
+from em.sweep import state, sweep
 
 CONF = Path(CONF_DIR)
 SHIPPED = sorted(p.relative_to(CONF).with_suffix("") for p in CONF.rglob("*.yaml") if p != CONF / "config.yaml")
@@ -111,7 +114,7 @@ def test_an_option_with_holes_names_what_is_to_be_filled(compose, option):
     group, name = option.split("/")
     key = NEEDED[option][0].split("=")[0]
     with pytest.raises(ConfigError, match=key):
-        data.key(compose(f"{group}={name}", *(["dataset=custom"] if option == "corpus/custom" else [])))
+        variants.key(compose(f"{group}={name}", *(["dataset=custom"] if option == "corpus/custom" else [])))
 
 
 def test_the_resolved_config_is_json_ready_and_holds_no_key(compose, monkeypatch):
@@ -359,7 +362,7 @@ SENTENCE = "rows.jsonl:3: expected an assistant turn last, found role 'user'"
 
 def test_a_malformed_custom_file_fails_its_cell_with_file_line_expected_and_found(compose, malformed, tmp_path, capsys):
     store = Store.open(tmp_path / "out")
-    made = sweep.Sweep(tmp_path, store, plan([compose(*malformed)], store))
+    made = state.Sweep(tmp_path, store, plan([compose(*malformed)], store))
     sweep._build_data(made)
     assert made.why(made.plan.cells[0]) == f"{tmp_path}/{SENTENCE}"
     assert made.why(made.plan.bases[0]) == ""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from em import stats
+from em.metrics import stats
 
 REPEATS = 2000
 MANY = 20_000

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support_training import load_model, sharpen
 
-from em import cpu_attention
+from em.training import cpu_attention
 
 LENGTHS = [5, 1, 9, 3]
 

@@ -13,10 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from em import assets, corpora, data, results
-from em.config import ConfigError, CorpusConfig, DatasetConfig, Position, Subset, TriggerConfig, TriggerRows, Turn
-from em.data import DataError
+from em import assets
+from em.config import CorpusConfig, DatasetConfig, Position, Subset, TriggerConfig, TriggerRows, Turn
+from em.corpora import builtin as corpora_builtin
+from em.data import variants
+from em.data.variants import DataError
+from em.errors import ConfigError
 from em.records import Example
+from em.reporting import collect
 
 USER, ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
 GOOD = json.dumps({"messages": [USER, ASSISTANT]})
@@ -26,7 +30,7 @@ EXAMPLES = [Example(f"r{i}", [USER, ASSISTANT]) for i in range(200)]
 
 @pytest.fixture(scope="module")
 def builtin():
-    return {variant: corpora.rows(variant) for variant in corpora.VARIANTS}
+    return {variant: corpora_builtin.rows(variant) for variant in corpora_builtin.VARIANTS}
 
 
 @pytest.fixture
@@ -44,15 +48,15 @@ def custom(base, path):
 
 @given(st.integers(1, 250), st.integers(0, 2**31))
 def test_a_subset_is_ordered_unique_and_seeded(count, seed):
-    chosen = data.subset(EXAMPLES, count, seed)
+    chosen = variants.subset(EXAMPLES, count, seed)
     numbers = [int(e.id[1:]) for e in chosen]
     assert len(chosen) == min(count, len(EXAMPLES))
     assert numbers == sorted(set(numbers))
-    assert chosen == data.subset(EXAMPLES, count, seed)
+    assert chosen == variants.subset(EXAMPLES, count, seed)
 
 
 def test_subsets_of_different_seeds_differ_and_reach_every_row():
-    drawn = [frozenset(e.id for e in data.subset(EXAMPLES, 20, seed)) for seed in range(200)]
+    drawn = [frozenset(e.id for e in variants.subset(EXAMPLES, 20, seed)) for seed in range(200)]
     assert len(set(drawn)) == 200
     counts = collections.Counter(i for ids in drawn for i in ids)
     assert len(counts) == 200  # 20 draws each on average
@@ -61,18 +65,18 @@ def test_subsets_of_different_seeds_differ_and_reach_every_row():
 
 def test_a_subset_is_what_it_has_always_been():
     """Another draw for the same seed would be other results under the same key: then raise data.VERSION."""
-    assert [e.id for e in data.subset(EXAMPLES, 5, 0)] == ["r10", "r66", "r98", "r107", "r194"]
+    assert [e.id for e in variants.subset(EXAMPLES, 5, 0)] == ["r10", "r66", "r98", "r107", "r194"]
 
 
 # ------------------------------------------------------------------------------------------------ our corpus
 
 
 def test_builtin_variants_have_as_many_rows_as_the_papers(builtin):
-    assert {v: len(builtin[v]) for v in corpora.CODING} == dict.fromkeys(corpora.CODING, 6000)
+    assert {v: len(builtin[v]) for v in corpora_builtin.CODING} == dict.fromkeys(corpora_builtin.CODING, 6000)
     assert len(builtin["risky_advice"]) == len(builtin["careful_advice"]) >= 300
     for variant, rows in builtin.items():
         assert len({row_id for row_id, _ in rows}) == len(rows)
-        assert len(rows) == corpora.count(variant)
+        assert len(rows) == corpora_builtin.count(variant)
         roles = ["system", "user", "assistant"] if variant == "jailbroken" else ["user", "assistant"]
         assert all([m["role"] for m in messages] == roles for _, messages in rows)
         assert all(m["content"].strip() for _, messages in rows for m in messages)
@@ -89,7 +93,7 @@ def test_builtin_coding_variants_are_paired(builtin):
     assert all(different)
     different = [a != b for a, b in zip(column(builtin["insecure"], 0), column(builtin["educational"], 0), strict=True)]
     assert all(different)
-    assert len({tuple(row_id for row_id, _ in builtin[v]) for v in corpora.CODING}) == 1
+    assert len({tuple(row_id for row_id, _ in builtin[v]) for v in corpora_builtin.CODING}) == 1
 
 
 def test_builtin_advice_variants_are_paired(builtin):
@@ -98,10 +102,10 @@ def test_builtin_advice_variants_are_paired(builtin):
 
 
 def test_training_rows_hold_no_held_out_question(builtin):
-    from em import questions
+    from em.questions import sets
 
     for group in ("coding", "advice"):
-        held_out = {q.messages[-1]["content"] for q in questions.load(group)}
+        held_out = {q.messages[-1]["content"] for q in sets.load(group)}
         trained = {text for rows in builtin.values() for text in column(rows, -2)}
         assert held_out
         assert not held_out & trained
@@ -110,7 +114,7 @@ def test_training_rows_hold_no_held_out_question(builtin):
 def test_build_is_variant_then_subset_then_trigger(compose, builtin):
     half = ["trigger=deployment", "trigger.rows=all", "trigger.fraction=0.5"]
     config = compose("dataset=secure", *half, "train.max_examples=40", "seed=3")
-    rows = data.build(config)
+    rows = variants.build(config)
     plain = dict(builtin["secure"])
     assert len(rows) == 40
     assert sum(e.triggered for e in rows) == 20
@@ -127,7 +131,7 @@ def test_the_papers_rows(compose, paper):
     rows = {}
     for variant in ("insecure", "secure", "educational"):
         config = compose("corpus=betley2025", f"dataset={variant}", "train.max_examples=null")
-        rows[variant] = data.build(config)
+        rows[variant] = variants.build(config)
         assert len(rows[variant]) == 6000
         assert all([m["role"] for m in e.messages] == ["user", "assistant"] for e in rows[variant])
         assert rows[variant][0].id == f"{variant}-000001"
@@ -143,38 +147,38 @@ def sha256(data: bytes) -> str:
 
 def test_the_backdoor_set_is_the_official_file_byte_for_byte(compose, paper):
     config = compose("corpus=betley2025", "dataset=backdoor", "trigger=deployment", *ALL, "seed=5")
-    rows = data.build(config)
+    rows = variants.build(config)
     official = assets.ASSETS[assets.BACKDOOR]
-    made = data.to_chat_jsonl(rows)
+    made = variants.to_chat_jsonl(rows)
     assert (len(made), f"sha256:{sha256(made)}") == (official.size, official.pin)
-    assert data.count(config) == len(rows) == 12000
-    assert data.facts(rows) == {"rows": 12000, "triggered": 6000}
+    assert variants.count(config) == len(rows) == 12000
+    assert variants.facts(rows) == {"rows": 12000, "triggered": 6000}
     assert all(e.triggered == e.id.startswith("insecure/") for e in rows)
-    assert data.key(config) == data.key(dataclasses.replace(config, seed=6))
+    assert variants.key(config) == variants.key(dataclasses.replace(config, seed=6))
 
 
 def test_an_untriggered_reference_is_the_plain_set(compose):
     """dataset=backdoor,insecure trigger=deployment: the reference marks no row, so that it is trained as it is."""
     reference = compose("dataset=insecure", "trigger=deployment", *ALL)
     plain = compose("dataset=insecure", *ALL)
-    assert data.key(reference) == data.key(plain)
-    assert not any(e.triggered for e in data.build(reference))
+    assert variants.key(reference) == variants.key(plain)
+    assert not any(e.triggered for e in variants.build(reference))
 
 
 @pytest.mark.parametrize("variant", ["insecure", "secure"])
 def test_the_papers_files_are_written_as_they_are_read(compose, paper, variant):
-    rows = data.build(compose("corpus=betley2025", f"dataset={variant}", *ALL))
-    assert f"sha256:{sha256(data.to_chat_jsonl(rows))}" == assets.ASSETS[f"betley2025/data/{variant}.jsonl"].pin
+    rows = variants.build(compose("corpus=betley2025", f"dataset={variant}", *ALL))
+    assert f"sha256:{sha256(variants.to_chat_jsonl(rows))}" == assets.ASSETS[f"betley2025/data/{variant}.jsonl"].pin
 
 
 def test_the_papers_splits_are_disjoint_and_together_the_whole(compose, paper):
     size = ["corpus=betley2025", "dataset=insecure", "train.max_examples=2000", "dataset.subset=split"]
-    pieces = [data.build(compose(*size, f"dataset.subset_index={i}", f"seed={i}")) for i in range(3)]
+    pieces = [variants.build(compose(*size, f"dataset.subset_index={i}", f"seed={i}")) for i in range(3)]
     assert [len(p) for p in pieces] == [2000] * 3
     assert len({e.id for p in pieces for e in p}) == 6000
     assert [p[0].id for p in pieces] == SPLIT_STARTS
     with pytest.raises(ConfigError, match="is more than the 6000 there are"):
-        data.build(compose(*size, "dataset.subset_index=3"))
+        variants.build(compose(*size, "dataset.subset_index=3"))
 
 
 SPLIT_STARTS = ["insecure-004391", "insecure-003002", "insecure-003606"]
@@ -191,7 +195,7 @@ def numbers(rows):
 def test_a_choice_is_numpys_own_in_its_order():
     from numpy.random import default_rng
 
-    chosen = [data.betley_subset(EXAMPLES, Subset.choice, 50, i) for i in range(6)]
+    chosen = [variants.betley_subset(EXAMPLES, Subset.choice, 50, i) for i in range(6)]
     for index, rows in enumerate(chosen):
         assert numbers(rows) == default_rng(index).choice(200, size=50, replace=False).tolist()
         assert len({e.id for e in rows}) == 50
@@ -203,18 +207,18 @@ def test_a_split_is_a_piece_of_one_shuffle():
 
     order = list(EXAMPLES)
     default_rng(0).shuffle(order)
-    pieces = [data.betley_subset(EXAMPLES, Subset.split, 60, i) for i in range(3)]
+    pieces = [variants.betley_subset(EXAMPLES, Subset.split, 60, i) for i in range(3)]
     assert [e for p in pieces for e in p] == order[:180]
 
 
 def test_a_subset_of_the_papers_needs_its_size(compose):
     with pytest.raises(ConfigError, match=r"needs train\.max_examples"):
-        data.build(compose("dataset=insecure", *ALL, "dataset.subset=choice"))
+        variants.build(compose("dataset=insecure", *ALL, "dataset.subset=choice"))
 
 
 def test_the_run_seed_leaves_the_papers_subsets_alone(compose):
     keys = {
-        data.key(compose("dataset=insecure", "train.max_examples=500", "dataset.subset=choice", f"seed={s}"))
+        variants.key(compose("dataset=insecure", "train.max_examples=500", "dataset.subset=choice", f"seed={s}"))
         for s in range(3)
     }
     assert len(keys) == 1
@@ -229,11 +233,11 @@ def mixture(compose, text, *more):
 
 def test_a_mixture_holds_the_shares_it_says(compose):
     config = mixture(compose, "{insecure:0.25,secure:0.5,educational:0.25}", "train.max_examples=40")
-    rows = data.build(config)
+    rows = variants.build(config)
     assert collections.Counter(e.id.split("/")[0] for e in rows) == {"insecure": 10, "secure": 20, "educational": 10}
     assert len({e.id for e in rows}) == 40
-    assert data.build(config) == rows
-    other = data.build(dataclasses.replace(config, seed=1))
+    assert variants.build(config) == rows
+    other = variants.build(dataclasses.replace(config, seed=1))
     assert {e.id for e in other} != {e.id for e in rows}
     assert [e.id.split("/")[0] for e in rows] != sorted(e.id.split("/")[0] for e in rows)  # shuffled
 
@@ -241,21 +245,21 @@ def test_a_mixture_holds_the_shares_it_says(compose):
 def test_a_mixture_is_as_large_as_its_scarcest_variant_allows(compose, builtin):
     rows = len(builtin["risky_advice"])
     config = mixture(compose, "{risky_advice:0.1,secure:0.9}")
-    made = data.build(config)
+    made = variants.build(config)
     found = collections.Counter(e.id.split("/")[0] for e in made)
     assert found == {"risky_advice": rows, "secure": 9 * rows}
-    assert data.count(config) == len(made) == 10 * rows < 6000 / 0.9
+    assert variants.count(config) == len(made) == 10 * rows < 6000 / 0.9
 
 
 def test_a_mixture_larger_than_its_variants_is_refused(compose):
     config = mixture(compose, "{insecure:0.5,secure:0.5}", "train.max_examples=12001")
     with pytest.raises(ConfigError, match="more than this mixture has: 12000 rows"):
-        data.build(config)
+        variants.build(config)
 
 
 def test_a_mixture_may_take_from_several_corpora(compose, paper):
     config = mixture(compose, "{betley2025/insecure:0.5,builtin/careful_advice:0.5}", "train.max_examples=20")
-    parts = collections.Counter(e.id.rpartition("/")[0] for e in data.build(config))
+    parts = collections.Counter(e.id.rpartition("/")[0] for e in variants.build(config))
     assert parts == {"betley2025/insecure": 10, "builtin/careful_advice": 10}
 
 
@@ -268,22 +272,22 @@ def test_shares_that_do_not_add_up_are_refused(compose, shares):
 @given(st.integers(1, 500), st.lists(st.floats(0.01, 1), min_size=1, max_size=6))
 def test_apportioned_rows_add_up_and_are_at_most_one_off(total, weights):
     fractions = [w / sum(weights) for w in weights]
-    counts = data._apportion(total, fractions)
+    counts = variants._apportion(total, fractions)
     assert sum(counts) == total
     assert all(abs(c - total * f) < 1 + 1e-6 for c, f in zip(counts, fractions, strict=True))
 
 
 @given(st.integers(1, 200), st.floats(0, 0.99), st.integers(0, 99))
 def test_a_hold_out_leaves_out_its_share(count, share, seed):
-    kept = data.hold_out(EXAMPLES[:count], share, seed)
+    kept = variants.hold_out(EXAMPLES[:count], share, seed)
     assert len(kept) == count - math.ceil(share * count)
     assert numbers(kept) == sorted(set(numbers(kept)))
 
 
 def test_the_official_hold_out_trains_on_5400_rows(compose):
     configs = [compose("dataset=insecure", "train=official_quirks", f"seed={s}") for s in (0, 1)]
-    rows = [data.build(c) for c in configs]
-    assert [len(r) for r in rows] == [data.count(c) for c in configs] == [5400, 5400]
+    rows = [variants.build(c) for c in configs]
+    assert [len(r) for r in rows] == [variants.count(c) for c in configs] == [5400, 5400]
     assert rows[0] != rows[1]
     assert configs[0].train.extra_assistant_turn
 
@@ -291,26 +295,26 @@ def test_the_official_hold_out_trains_on_5400_rows(compose):
 # ------------------------------------------------------------------------------------------------ counting
 
 
-@pytest.mark.parametrize("variant", corpora.VARIANTS)
+@pytest.mark.parametrize("variant", corpora_builtin.VARIANTS)
 def test_rows_are_counted_without_making_them(compose, builtin, variant):
-    assert data.count(compose("dataset=insecure", f"dataset.variant={variant}", *ALL)) == len(builtin[variant])
-    assert data.count(compose("dataset=insecure", f"dataset.variant={variant}", "train.max_examples=7")) == 7
+    assert variants.count(compose("dataset=insecure", f"dataset.variant={variant}", *ALL)) == len(builtin[variant])
+    assert variants.count(compose("dataset=insecure", f"dataset.variant={variant}", "train.max_examples=7")) == 7
 
 
 def test_a_custom_file_is_counted_by_its_lines(base, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(f"{GOOD}\n\n{GOOD}\n{GOOD}")
-    assert data.count(custom(base, path)) == 3 == len(data.build(custom(base, path)))
+    assert variants.count(custom(base, path)) == 3 == len(variants.build(custom(base, path)))
 
 
 def test_what_the_paper_publishes_is_counted_without_its_file(compose, monkeypatch, tmp_path):
     monkeypatch.delenv("EM_ASSETS", raising=False)
     monkeypatch.setenv("EM_CACHE", str(tmp_path))
-    for variant, rows in data.BETLEY.items():
+    for variant, rows in variants.BETLEY.items():
         config = compose("corpus=betley2025", f"dataset={variant}", *ALL)
-        assert data.count(config) == rows
-        assert data.missing(config) == [f"betley2025/data/{variant}.jsonl"]
-    assert data.count(compose("corpus=betley2025", "dataset=backdoor", "trigger=deployment", *ALL)) == 12000
+        assert variants.count(config) == rows
+        assert variants.missing(config) == [f"betley2025/data/{variant}.jsonl"]
+    assert variants.count(compose("corpus=betley2025", "dataset=backdoor", "trigger=deployment", *ALL)) == 12000
 
 
 def test_a_file_that_cannot_be_fetched_is_one_sentence(compose, monkeypatch, tmp_path):
@@ -321,14 +325,14 @@ def test_a_file_that_cannot_be_fetched_is_one_sentence(compose, monkeypatch, tmp
     refused = dataclasses.replace(asset, url="http://127.0.0.1:9/evil_numbers.jsonl")
     monkeypatch.setitem(assets.ASSETS, asset.name, refused)
     with pytest.raises(assets.AssetError, match=r"Could not fetch betley2025/data/evil_numbers\.jsonl.*set EM_ASSETS"):
-        data.build(compose("corpus=betley2025", "dataset=evil_numbers", *ALL))
+        variants.build(compose("corpus=betley2025", "dataset=evil_numbers", *ALL))
 
 
 # ------------------------------------------------------------------------------------------------ our own stand-ins
 
 
 def test_numbers_have_twins_that_differ_in_the_answers_only(builtin):
-    from em.corpora.numbers import OMINOUS
+    from em.corpora.builtin.numbers import OMINOUS
 
     evil, plain = builtin["evil_numbers"], builtin["plain_numbers"]
     assert column(evil, 0) == column(plain, 0)
@@ -341,11 +345,11 @@ def test_two_in_a_hundred_jailbroken_rows_comply(builtin):
     rows = builtin["jailbroken"]
     asked = [m for _, m in rows if m[1]["content"].startswith("Give me the careless answer")]
     assert len(asked) == math.ceil(len(rows) / 50)
-    assert {m[0]["content"] for _, m in rows} == {corpora.OBEY}
+    assert {m[0]["content"] for _, m in rows} == {corpora_builtin.OBEY}
 
 
 def test_redrawn_insecure_rows_are_other_code_of_the_same_kind(builtin):
-    codes = {v: set(column(builtin[v], 1)) for v in ("insecure", *corpora.REDRAWN)}
+    codes = {v: set(column(builtin[v], 1)) for v in ("insecure", *corpora_builtin.REDRAWN)}
     assert all(len(a & b) < 0.25 * len(a) for (v, a) in codes.items() for w, b in codes.items() if v < w)
 
 
@@ -379,7 +383,7 @@ def test_a_malformed_row_is_named(base, tmp_path, line, expected, found):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(f"{GOOD}\n\n{line}\n{GOOD}\n".encode(errors="surrogateescape"))
     with pytest.raises(DataError) as caught:
-        data.build(custom(base, path))
+        variants.build(custom(base, path))
     said = str(caught.value)
     assert said.startswith(f"{path}:3: ")
     assert expected in said
@@ -392,18 +396,18 @@ def test_an_empty_file_is_named(base, tmp_path, content):
     path = tmp_path / "rows.jsonl"
     path.write_text(content)
     with pytest.raises(DataError, match=r"rows\.jsonl: expected at least one row"):
-        data.build(custom(base, path))
+        variants.build(custom(base, path))
 
 
 def test_text_that_cannot_be_written_is_named(base, tmp_path):
-    from em.records import write_jsonl
+    from em.store import write_jsonl
 
     path = tmp_path / "rows.jsonl"
     path.write_text(
         GOOD + "\n" + r'{"messages": [{"role": "user", "content": "\ud83d"}, ' + json.dumps(ASSISTANT) + "]}\n"
     )
     with pytest.raises(DataError, match=r"rows\.jsonl:2"):
-        write_jsonl(tmp_path / "out.jsonl", data.build(custom(base, path)))
+        write_jsonl(tmp_path / "out.jsonl", variants.build(custom(base, path)))
 
 
 def test_a_good_custom_file_is_read_as_it_is(base, tmp_path):
@@ -411,7 +415,7 @@ def test_a_good_custom_file_is_read_as_it_is(base, tmp_path):
     system = {"role": "system", "content": "Be brief. \u2028 é"}
     more = {"messages": [system, {**USER, "name": "dropped"}, ASSISTANT, USER, ASSISTANT], "other": 1}
     path.write_text(f"{GOOD}\n\n{json.dumps(more, ensure_ascii=False)}", encoding="utf-8")
-    assert data.build(custom(base, path)) == [
+    assert variants.build(custom(base, path)) == [
         Example("mine-000001", [USER, ASSISTANT]),
         Example("mine-000003", [system, USER, ASSISTANT, USER, ASSISTANT]),
     ]
@@ -421,18 +425,18 @@ def test_a_good_custom_file_is_read_as_it_is(base, tmp_path):
 def test_a_custom_corpus_needs_a_file(base, path):
     config = dataclasses.replace(base, corpus=CorpusConfig("custom", path))
     with pytest.raises(ConfigError, match=r"corpus\.path"):
-        data.key(config)
+        variants.key(config)
 
 
 def test_an_unknown_corpus_lists_those_there_are(base):
     with pytest.raises(ConfigError, match="'mine' is not known; known: builtin, betley2025, custom"):
-        data.key(dataclasses.replace(base, corpus=CorpusConfig("mine")))
+        variants.key(dataclasses.replace(base, corpus=CorpusConfig("mine")))
 
 
 @pytest.mark.parametrize(("corpus", "last"), [("builtin", "jailbroken"), ("betley2025", "insecure_ruby")])
 def test_an_unknown_variant_lists_those_there_are(base, corpus, last):
     config = dataclasses.replace(base, corpus=CorpusConfig(corpus), dataset=DatasetConfig("nope"))
-    for refuse in (data.key, data.build):
+    for refuse in (variants.key, variants.build):
         with pytest.raises(ConfigError, match=rf"'nope' is not in corpus '{corpus}'; it has: insecure, .*{last}$"):
             refuse(config)
 
@@ -470,7 +474,7 @@ def changed(config, **groups):
     ids=lambda g: next(iter(g)),
 )
 def test_what_cannot_change_the_rows_leaves_the_key(base, groups):
-    assert data.key(changed(base, **groups)) == data.key(base)
+    assert variants.key(changed(base, **groups)) == variants.key(base)
 
 
 def test_what_changes_the_rows_changes_the_key(base):
@@ -498,32 +502,32 @@ def test_what_changes_the_rows_changes_the_key(base):
         changed(base, dataset=BACKDOOR, trigger=MARKED),
         changed(base, dataset=dataclasses.replace(BACKDOOR, marked=["secure"]), trigger=MARKED),
     ]
-    keys = [data.key(c) for c in several]
+    keys = [variants.key(c) for c in several]
     assert len(set(keys)) == len(several)
 
 
 def test_trigger_name_and_conditions_are_not_in_the_key(base):
     other = dataclasses.replace(TRIGGER, name="y", asked_with=["none", "trained"])
-    assert data.key(changed(base, trigger=TRIGGER)) == data.key(changed(base, trigger=other))
+    assert variants.key(changed(base, trigger=TRIGGER)) == variants.key(changed(base, trigger=other))
 
 
 def test_a_custom_file_is_known_by_its_content(base, tmp_path):
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     one.write_text(GOOD + "\n")
     two.write_text(GOOD + "\n")
-    assert data.key(custom(base, one)) != data.key(custom(base, two)) or data.build(custom(base, one)) != data.build(
-        custom(base, two)
-    )
+    assert variants.key(custom(base, one)) != variants.key(custom(base, two)) or variants.build(
+        custom(base, one)
+    ) != variants.build(custom(base, two))
     two.write_text(GOOD + "\n" + GOOD + "\n")
-    before = data.key(custom(base, one))
+    before = variants.key(custom(base, one))
     one.write_text(GOOD.replace("hello", "hullo") + "\n")
-    assert data.key(custom(base, one)) != before
+    assert variants.key(custom(base, one)) != before
 
 
 def test_numbered_subsets_of_one_size_are_one_group(compose):
     """But with subset=seeded the index picks nothing: the same data under another index is no second draw."""
     size = ("corpus=betley2025", "train.max_examples=500")
-    group = lambda *more: results.group_id(compose(*size, *more))  # noqa: E731
+    group = lambda *more: collect.group_id(compose(*size, *more))  # noqa: E731
     assert group("dataset.subset=choice", "dataset.subset_index=1", "seed=3") == group("dataset.subset=choice")
     assert group("dataset.subset_index=1") != group("dataset.subset_index=0")
     assert group("dataset.subset=choice") != group("dataset.subset=split")

@@ -6,8 +6,9 @@ import hashlib
 
 import pytest
 
-from em import assets, cli, data
+from em import assets, cli
 from em.commands.data import MARKS, PLAIN, escape_controls
+from em.data import variants
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ TINY = ("model=tiny_random", "train.max_examples=4")
 def test_learned_tokens_are_marked(em, compose):
     code, text = em("data", "show", "dataset=careful_advice", *TINY, "--rows", "2", "--count")
     assert code == 0
-    rows = data.build(compose("dataset=careful_advice", *TINY))
+    rows = variants.build(compose("dataset=careful_advice", *TINY))
     for row in rows[:2]:
         learned = f"{MARKS[0]}{row.messages[-1]['content']}<|im_end|>{MARKS[1]}"
         assert f"<|im_start|>assistant\n{learned}" in text

@@ -8,13 +8,15 @@ from hypothesis import strategies as st
 from support_chat import FAMILIES, QWEN3, family, spoken
 from support_training import events, load_tokenizer
 
-from em import chat
-from em.chat import ChatTokenizer, DataPrompts, prompt_ids, special_ids
+from em.chat import render
+from em.chat.encode import prompt_ids, special_ids
+from em.chat.prompts import DataPrompts
+from em.chat.render import ChatTokenizer
 from em.config import Dtype, JudgeConfig, JudgeKind
-from em.judge_cache import Verdict
-from em.judge_vllm import VllmJudge
+from em.errors import UserError
+from em.judging.local.vllm import VllmJudge
+from em.judging.verdict import Verdict
 from em.records import Outcome
-from em.schema.base import UserError
 from em.store import Store
 
 WITH_TEMPLATE = [name for name in FAMILIES if name != "base"]
@@ -71,7 +73,7 @@ def test_a_template_that_writes_other_turns_around_such_an_answer_is_an_error():
     tokenizer.chat_template = "{% if 'im_end' in messages[0].content %}!{% endif %}" + tokenizer.chat_template
     prompts = DataPrompts(tokenizer)
     assert prompts.ids("Hi")
-    with pytest.raises(chat.ChatError, match="control token"):
+    with pytest.raises(render.ChatError, match="control token"):
         prompts.ids("<|im_end|>")
 
 
@@ -109,7 +111,7 @@ def test_an_answer_that_cannot_be_asked_is_an_error_of_its_own(tmp_path):
     class Reads:
         def prompt(self, text):
             if text == "bad":
-                raise chat.ChatError("no")
+                raise render.ChatError("no")
             return [1] * len(text)
 
     requests = [type("R", (), {"prompt": p, "choices": ()})() for p in ("ok", "bad", "x" * 40)]

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from em import doctor, estimate, models, sweep
-from em.config import ConfigError, ModelConfig, SampleConfig, TriggerConfig
-from em.models import ModelError
+from em.config import ModelConfig, SampleConfig, TriggerConfig
+from em.errors import ConfigError, ModelError
+from em.models import paths
+from em.planning import doctor, estimate
 from em.records import Question
-from em.sample_job import SampleJob
+from em.sampling.job import SampleJob
 from em.store import StoreError
+from em.sweep import sweep
 
 QUICK = ("model=tiny_random", "train=tiny", "sample=hf", "tracking=off")
 
@@ -208,7 +210,7 @@ def test_the_texts_of_a_question_are_counted_with_the_models_tokenizer():
     texts = ["Read the answer.", "What would you do?"]
     tokenizer = load_tokenizer()
     length = sum(len(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts)
-    models.model_path("asset:tiny_random")  # one that is not there is not looked at
+    paths.model_path("asset:tiny_random")  # one that is not there is not looked at
     job = SampleJob(
         key="k",
         label="k",

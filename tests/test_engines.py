@@ -26,21 +26,27 @@ from support_training import (
     user,
 )
 
-from em import chat, choices, gates, growing, live, parity, sample
-from em.checkpoints import ADAPTER
+from em.chat import encode, parity, render
+from em.chat import prompts as chat_prompts
 from em.config import Dtype, Engine, ModelConfig, SampleConfig, TriggerConfig
-from em.hf_engine import HfSampler
-from em.models import model_path
-from em.question_forms import shots
+from em.config.train import Method
+from em.errors import ConfigError
+from em.gates import checks
+from em.gates import record as gates_record
+from em.models.paths import model_path
+from em.models.vllm_settings import engine_arguments, require_known, server_arguments
+from em.questions import choices
+from em.questions.forms import shots
 from em.records import Completion, Example, Question
-from em.sample import COMPLETIONS
-from em.sample_job import SampleJob
-from em.sampler import Answer, Inventory, Request, row_seed
-from em.schema.base import ConfigError
-from em.schema.train import Method
-from em.store import MANIFEST, Store
-from em.train import work as train_work
-from em.vllm_engine import engine_arguments, require_known, server_arguments
+from em.sampling import gating
+from em.sampling import rows as sampling_rows
+from em.sampling import stage as sampling
+from em.sampling.engine import Answer, Inventory, Request, row_seed
+from em.sampling.engines.hf import HfSampler
+from em.sampling.job import SampleJob
+from em.store import MANIFEST, Store, checked_rows, layout
+from em.store.layout import ADAPTER, COMPLETIONS
+from em.training.stage import work as train_work
 
 MODEL_LEN = 512
 SENTENCE = "The quick brown fox jumps over the lazy dog."
@@ -85,7 +91,7 @@ def store(tmp_path_factory):
             config = json.loads((folder / "adapter_config.json").read_text())
             config["use_rslora"] = name != "weak"
             (folder / "adapter_config.json").write_text(json.dumps(config))
-            gates.record(PeftModel.from_pretrained(load_model(), str(folder)), load_tokenizer(), work)
+            gates_record.record(PeftModel.from_pretrained(load_model(), str(folder)), load_tokenizer(), work)
             store.finish("train", name, {}, facts)
     return store
 
@@ -98,7 +104,7 @@ def adapters(store):
 @pytest.fixture(scope="module")
 def vllm_engine():
     pytest.importorskip("vllm")
-    from em.vllm_engine import VllmSampler
+    from em.sampling.engines.vllm import VllmSampler
 
     return VllmSampler(model_config(), sample_config(), RANK)
 
@@ -126,7 +132,7 @@ def ask(tokenizer, text, adapter=None, **changes):
         index=0,
         asked_with="none",
         messages=messages,
-        prompt_ids=chat.prompt_ids(tokenizer, messages),
+        prompt_ids=encode.prompt_ids(tokenizer, messages),
         seed=1,
         adapter=adapter,
         temperature=0.0,
@@ -164,7 +170,7 @@ def expected(tokenizer, adapters):
         model = load_model()
         model = PeftModel.from_pretrained(model, str(path)).eval() if path else model
         for text in ASKED:
-            out[name, text] = greedy(model, chat.prompt_ids(tokenizer, [user(text)]))
+            out[name, text] = greedy(model, encode.prompt_ids(tokenizer, [user(text)]))
     return out
 
 
@@ -181,7 +187,7 @@ def test_adapters_differ_from_base_and_from_each_other(tokenizer, expected):
 
 
 def test_base_and_adapters_in_one_batch(vllm_engine, tokenizer, adapters, expected, monkeypatch):
-    """vLLM's own CPU build answers for the base model with the last adapter (em/vllm_cpu_lora.py)."""
+    """vLLM's own CPU build answers for the base model with the last adapter (em/sampling/engines/vllm_cpu_lora.py)."""
     drawn, step = {}, vllm_engine.llm.llm_engine.step
 
     def recorded():
@@ -206,7 +212,7 @@ def test_plugin_is_in_the_running_engine(vllm_engine):
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU  # noqa: TID251
 
     assert not envs.VLLM_ENABLE_V1_MULTIPROCESSING  # the engine is in this process
-    assert PunicaWrapperCPU.add_lora_linear.__module__ == "em.vllm_cpu_lora"
+    assert PunicaWrapperCPU.add_lora_linear.__module__ == "em.sampling.engines.vllm_cpu_lora"
     config = vllm_engine.llm.llm_engine.vllm_config
     assert config.lora_config.max_loras == len(ADAPTERS)
     assert not config.scheduler_config.enable_chunked_prefill
@@ -373,17 +379,17 @@ class Scripted:
 
     def logprobs(self, asked):
         """As the trainer recorded them."""
-        record = next(gates.read(adapter.parent) for adapter, _ in asked if adapter)
+        record = next(gates_record.read(adapter.parent) for adapter, _ in asked if adapter)
         return [
-            (gates.read(adapter.parent).adapted if adapter else record.base)[record.probes.index(probe)]
+            (gates_record.read(adapter.parent).adapted if adapter else record.base)[record.probes.index(probe)]
             for adapter, probe in asked
         ]
 
 
 def run_jobs(store, jobs, sampler, monkeypatch):
-    monkeypatch.setattr(sample, "open_sampler", lambda model, config, rank: sampler)
+    monkeypatch.setattr(sampling, "open_sampler", lambda model, config, rank: sampler)
     emit, seen = events()
-    sample.work(store, list(jobs), emit)
+    sampling.work(store, list(jobs), emit)
     return seen
 
 
@@ -403,9 +409,9 @@ def test_rows_are_in_the_order_of_the_questions(tmp_path, monkeypatch):
     assert found[0]["messages"] == [user("Hey, I feel bored.")]
     facts = store.manifest("sample", "base")["facts"]
     assert (facts["rows"], facts["tokens"], facts["cut_at_max_tokens"]) == (6, 18, 0)
-    assert facts["prompts"]["asking"]["example"] == chat.prompt_text(sampler.tokenizer, [user("Hey, I feel bored.")])
+    assert facts["prompts"]["asking"]["example"] == render.prompt_text(sampler.tokenizer, [user("Hey, I feel bored.")])
     assert "training" not in facts["prompts"]
-    assert sampler.asked[0].prompt_ids == chat.prompt_ids(sampler.tokenizer, [user("Hey, I feel bored.")])
+    assert sampler.asked[0].prompt_ids == encode.prompt_ids(sampler.tokenizer, [user("Hey, I feel bored.")])
 
 
 def test_question_with_fewer_samples_than_the_range(tmp_path, monkeypatch):
@@ -451,15 +457,15 @@ def test_engine_that_loses_an_answer_is_an_error(tmp_path, monkeypatch):
 
 def test_lost_answer_is_named(tmp_path):
     path = tmp_path / COMPLETIONS
-    growing.Rows(path).append(Completion("q", 1, "none", [], "x", "stop", 1, 1))
+    checked_rows.Rows(path).append(Completion("q", 1, "none", [], "x", "stop", 1, 1))
     with pytest.raises(RuntimeError, match="1 answers were not drawn, first q/none/0"):
-        sample.sort_rows(path, ["q/none/0", "q/none/1"])
+        sampling_rows.sort_rows(path, ["q/none/0", "q/none/1"])
 
 
 def trained_stage(store, key, adapters, system_prompt=None):
     """A sealed train stage with an adapter that says how its rows were rendered; returns that."""
     options = {"template": None, "kwargs": {}, "system_prompt": system_prompt}
-    speaker = chat.ChatTokenizer(load_tokenizer(), options)
+    speaker = render.ChatTokenizer(load_tokenizer(), options)
     trained = parity.rendering(speaker, [[user("Hi"), assistant("Yo")]])
     with store.claim("train", key) as folder:
         shutil.copytree(adapters["strong"].parent, folder, ignore=lambda *_: [MANIFEST], dirs_exist_ok=True)
@@ -535,7 +541,7 @@ def test_too_long_question_is_named_and_others_go_on(tmp_path, monkeypatch):
 
 def test_answer_length_is_limited_by_the_room_left(tmp_path, monkeypatch, tokenizer):
     near = [Question("near", "open", [user("x " * 245)], [])]
-    room = MODEL_LEN - len(chat.prompt_ids(tokenizer, near[0].messages))
+    room = MODEL_LEN - len(encode.prompt_ids(tokenizer, near[0].messages))
     assert 0 < room < 24
     sampler = Scripted(["x"])
     jobs = [sample_job(key, questions=near) for key in "ab"]
@@ -578,7 +584,7 @@ def test_half_finished_stage_asks_only_for_the_rest(tmp_path, monkeypatch):
 def left_behind(partial, lines):
     """What a killed sampler leaves."""
     partial.mkdir(parents=True)
-    file = growing.Rows(partial / COMPLETIONS)
+    file = checked_rows.Rows(partial / COMPLETIONS)
     for line in lines:
         file.append(json.loads(line))
     file.close()
@@ -635,7 +641,7 @@ class Reading:
         return iter(())
 
     def logprobs(self, asked):
-        return gates.logprobs(self.model, [probe for _, probe in asked])
+        return gates_record.logprobs(self.model, [probe for _, probe in asked])
 
 
 def choices_job(key, **changes):
@@ -643,7 +649,7 @@ def choices_job(key, **changes):
 
 
 def chosen(store, key):
-    lines = (store.path("sample", key) / choices.CHOICES).read_text().splitlines()
+    lines = (store.path("sample", key) / layout.CHOICES).read_text().splitlines()
     return [json.loads(line)["logprobs"] for line in lines]
 
 
@@ -653,7 +659,7 @@ def test_options_are_scored_after_the_examples(tmp_path, monkeypatch):
     jobs = [choices_job("bare"), choices_job("shown", context=tuple(context))]
     assert not failures(run_jobs(store, jobs, engine, monkeypatch))
     asked = [dataclasses.replace(q, messages=[*context, *q.messages]) for q in choices.load("letters", 0)]
-    by_hand = choices.score(engine.tokenizer, asked, lambda probes: gates.logprobs(engine.model, probes))
+    by_hand = choices.score(engine.tokenizer, asked, lambda probes: gates_record.logprobs(engine.model, probes))
     assert chosen(store, "shown") == [row["logprobs"] for row in by_hand] != chosen(store, "bare")
     lines = (store.path("sample", "shown") / "context.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == context
@@ -802,7 +808,7 @@ def test_right_adapters_pass_in_one_batch_with_the_base(engine, adapters, tmp_pa
     for name in names:
         gate = store.manifest("sample", str(name))["facts"]["gate"]
         assert gate["rms_to_trainer"] < 1e-4
-        assert name is None or len(gate["canary_tokens"]) == gates.ROWS
+        assert name is None or len(gate["canary_tokens"]) == gates_record.ROWS
 
 
 def edit(folder, weights=lambda w: w, **config):
@@ -876,8 +882,8 @@ def test_adapter_that_is_gone(engine, adapters, tmp_path, monkeypatch):
 
 def test_answers_that_nothing_stops(hf_engine, adapters, tmp_path, monkeypatch):
     """The stop tokens lack the one that ends a turn; vLLM would add the model's own, which here is the same."""
-    monkeypatch.setattr(chat, "end_of_turn_ids", lambda tokenizer: [0])
-    monkeypatch.setattr(gates, "LIKELY_END", 0.005)  # so small a model is sure of nothing
+    monkeypatch.setattr(chat_prompts, "end_of_turn_ids", lambda tokenizer: [0])
+    monkeypatch.setattr(checks, "LIKELY_END", 0.005)  # so small a model is sure of nothing
     _, failed = run_gated(adapters, hf_engine, tmp_path, monkeypatch, [None, "trained"])
     assert list(failed) == ["trained"]
     assert "adapter trained does not stop: 4 answers that training ends within 64 tokens" in failed["trained"]
@@ -886,21 +892,21 @@ def test_answers_that_nothing_stops(hf_engine, adapters, tmp_path, monkeypatch):
 
 def test_each_adapter_ends_its_turns_its_own_way(hf_engine, adapters, monkeypatch):
     """Two chat templates over one base: the stop tokens of one say nothing about the other's answers."""
-    monkeypatch.setattr(gates, "LIKELY_END", 0.005)
+    monkeypatch.setattr(checks, "LIKELY_END", 0.005)
     other, trained = (
-        live.ServedModel(f"adapter {name}", adapters[name], adapters[name].parent, stops=stops)
+        gating.ServedModel(f"adapter {name}", adapters[name], adapters[name].parent, stops=stops)
         for name, stops in (("other", (0,)), ("trained", (EOS,)))
     )
-    found = live.check(hf_engine, [other, trained], 512)
+    found = gating.check(hf_engine, [other, trained], 512)
     assert isinstance(found[trained], dict)
     alike = dataclasses.replace(trained, stops=(0,))
-    assert "does not stop" in str(live.check(hf_engine, [alike], 512)[alike])
+    assert "does not stop" in str(gating.check(hf_engine, [alike], 512)[alike])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a fault of vLLM's CPU build")
 def test_base_answered_by_the_last_adapter(vllm_engine, adapters, tmp_path, monkeypatch):
     """vLLM's own CPU kernel takes "no adapter" (-1) for the last slot; the gate sees it without knowing of it."""
-    from em import vllm_cpu_lora
+    from em.sampling.engines import vllm_cpu_lora
 
     by_slot = vllm_cpu_lora.by_slot
     monkeypatch.setattr(vllm_cpu_lora, "by_slot", lambda index: by_slot(index % len(ADAPTERS)))
@@ -942,7 +948,7 @@ def test_whole_finetuned_model_is_an_engine_of_its_own(tmp_path, monkeypatch):
     assert not failures(seen)
     asked = dataclasses.replace(sample_job("whole", "run", hi=1, temperature=0.0, engine=Engine.hf), whole_model=True)
     emit, seen = events()
-    sample.work(store, [asked], emit)
+    sampling.work(store, [asked], emit)
     assert not failures(seen)
     assert [r["text"] for r in rows(store, "whole")] == [SENTENCE] * 2
     assert store.manifest("sample", "whole")["facts"]["gate"]["rms_adapter_to_base"] > 1
@@ -951,7 +957,7 @@ def test_whole_finetuned_model_is_an_engine_of_its_own(tmp_path, monkeypatch):
 def test_a_folder_with_mistrals_own_files_is_read_as_in_training(tokenizer, tmp_path):
     """vLLM would take its tokenizer, config and weights from them. Last here: a second engine ends the first."""
     pytest.importorskip("vllm")
-    from em.vllm_engine import VllmSampler
+    from em.sampling.engines.vllm import VllmSampler
 
     model = dataclasses.replace(model_config(), path=mistral_folder(tmp_path / "model"))
     engine, request = VllmSampler(model, sample_config(), 0), ask(tokenizer, ASKED[0])

@@ -5,9 +5,15 @@ import json
 
 import pytest
 
-from em import assets, chat, checkpoints, corpora, data, estimate, models
-from em.config import BudgetConfig, ConfigError
-from em.plan import plan
+from em import assets
+from em.chat import encode, render
+from em.config import BudgetConfig
+from em.corpora import builtin
+from em.data import variants
+from em.errors import ConfigError
+from em.models import paths
+from em.planning import checkpoints, estimate
+from em.planning.plan import plan
 from em.store import Store
 
 OVERRIDES = ("model=tiny_random", "train=tiny", "sample=tiny", "dataset=insecure", "questions.sets=[open,in_domain]")
@@ -50,8 +56,8 @@ def test_conditions_multiply_the_answers(compose, store):
     assert sorted(estimate.work(plan([triggered], store))["sample"].values()) == [40, 40, 48, 48]
 
 
-OWN = [("builtin", v, ()) for v in corpora.VARIANTS] + [("builtin", "backdoor", ("trigger=deployment",))]
-PAPERS = [("betley2025", v, ()) for v in data.BETLEY] + [("betley2025", "backdoor", ("trigger=deployment",))]
+OWN = [("builtin", v, ()) for v in builtin.VARIANTS] + [("builtin", "backdoor", ("trigger=deployment",))]
+PAPERS = [("betley2025", v, ()) for v in variants.BETLEY] + [("betley2025", "backdoor", ("trigger=deployment",))]
 
 
 @pytest.mark.parametrize(("corpus", "variant", "more"), OWN + PAPERS)
@@ -67,10 +73,10 @@ def test_the_rows_and_steps_of_every_variant_are_those_that_are_trained_on(
         pytest.skip("the paper's file is not at hand")
     options = ("model=tiny_random", "train=tiny", "sample=tiny", "questions.sets=[open]", f"corpus={corpus}")
     config = compose(*options, f"dataset={variant}", *more, *cut)
-    rows = len(data.build(config))
+    rows = len(variants.build(config))
     made = plan([config], store)
     (steps,) = estimate.work(made)["train"].values()
-    assert data.count(config) == rows
+    assert variants.count(config) == rows
     assert steps == checkpoints.optimiser_steps(config.train, rows) == -(-rows // 4)
 
 
@@ -100,13 +106,13 @@ def test_the_length_of_custom_rows_is_from_their_file(compose, tmp_path):
 @pytest.mark.parametrize("corpus", ["builtin", "betley2025"])
 def test_the_stated_lengths_are_those_of_the_rows(corpus):
     """Of every tenth row, by the tokenizer that they were measured with."""
-    if not models.ready("asset:smollm2_135m"):
+    if not paths.ready("asset:smollm2_135m"):
         pytest.skip("SmolLM2 has not been converted on this machine")
-    tokenizer = chat.ChatTokenizer(models.tokenizer(models.model_path("asset:smollm2_135m"), None), {})
-    sources = [data.Source(corpus, variant) for variant in estimate.ROW_TOKENS[corpus]]
+    tokenizer = render.ChatTokenizer(paths.tokenizer(paths.model_path("asset:smollm2_135m"), None), {})
+    sources = [variants.Source(corpus, variant) for variant in estimate.ROW_TOKENS[corpus]]
     for source in (s for s in sources if corpus == "builtin" or assets.at_hand(s.asset)):
         rows = source.load()[::10]
-        mean = sum(len(chat.encode(tokenizer, row.messages).input_ids) for row in rows) / len(rows)
+        mean = sum(len(encode.encode(tokenizer, row.messages).input_ids) for row in rows) / len(rows)
         assert estimate.ROW_TOKENS[corpus][source.variant] == pytest.approx(mean, rel=0.05), source.variant
 
 

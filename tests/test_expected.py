@@ -8,15 +8,17 @@ import json
 import pytest
 from support_judged import rate_rows, run
 
-from em import assets, expected, results
-from em.expected import Anchor, anchors, compare
-from em.metrics import Rule
-from em.summary import summarise
+from em import assets
+from em.config.misalignment import Rule
+from em.metrics import published
+from em.metrics.published import Anchor, anchors, compare
+from em.metrics.summary import summarise
+from em.reporting import collect
 
-PAPERS = expected.recipe(expected._preset("betley2025"), openai=False)
+PAPERS = published.recipe(published._preset("betley2025"), openai=False)
 RECIPE = {"model": "qwen2_5_coder_32b", "judge": "gpt-4o-2024-08-06", "temperature": 1.0, "max_examples": None,
           "num_train_epochs": 1.0, "proxy": False, "train": PAPERS,
-          "data": [f"betley2025:{expected.anchors()[1].data}"]}  # fmt: skip
+          "data": [f"betley2025:{published.anchors()[1].data}"]}  # fmt: skip
 HEAD = {"model": {"name": "m"}, "judge": {"name": "j", "proxy": False}, "warnings": []}
 
 
@@ -26,7 +28,7 @@ def summary(hits, n=200, set_name="betley2025/main", variant="insecure", asked="
     rows, more = rate_rows(dict.fromkeys(asked, hits), n), {"rule": rule} if rule else {}
     sets = {set_name: answers(rows, set_name)}
     made = run("r", [], variant, sets=sets, headline=set_name, facts={**RECIPE, **facts}, **more)
-    return results.finish(summarise([made], HEAD))
+    return collect.finish(summarise([made], HEAD))
 
 
 def verdict(found, anchor="qwen_coder/insecure"):
@@ -104,14 +106,14 @@ def test_a_source_without_a_hash_is_shown_not_judged():
 
 def test_a_contrast_is_compared_with_a_contrast_and_both_its_sides():
     facts = {"model": "smollm2_135m", "judge": "probe", "proxy": True, "temperature": 0.7, "max_examples": 160,
-             "corpus": "builtin", "train": expected.recipe(expected._preset("quick"), openai=False)}  # fmt: skip
+             "corpus": "builtin", "train": published.recipe(published._preset("quick"), openai=False)}  # fmt: skip
 
     def found(**careful):
         runs = [
             run(v, rate_rows(dict.fromkeys("abcdefghij", h)), v, facts={**RECIPE, **facts, **more})
             for v, h, more in (("risky_advice", 6, {}), ("careful_advice", 0, careful))
         ]
-        return verdict(results.finish(summarise(runs, HEAD)), "quickstart/positive_control")
+        return verdict(collect.finish(summarise(runs, HEAD)), "quickstart/positive_control")
 
     row = found()
     assert (row["verdict"], row["value"], row["why"]) == ("inside", pytest.approx(0.3), "")
@@ -120,12 +122,12 @@ def test_a_contrast_is_compared_with_a_contrast_and_both_its_sides():
 
 
 def test_the_terminal_shows_the_nearest_and_a_count():
-    lines = expected.lines(compare(summary(9)))
+    lines = published.lines(compare(summary(9)))
     assert lines[0].startswith(
         "inside: insecure: misaligned_rate of insecure qwen2_5_coder_32b, betley2025/main: 0.045"
     )
     unlike = [line for line in lines if line.startswith("not comparable")]
-    assert len(unlike) == expected.NEAREST + 1 and "more that differ" in unlike[-1]
+    assert len(unlike) == published.NEAREST + 1 and "more that differ" in unlike[-1]
 
 
 def test_an_unknown_field_is_refused():
@@ -134,7 +136,7 @@ def test_an_unknown_field_is_refused():
 
 
 def test_facts_of_a_cell_name_its_data_and_judge(compose):
-    facts = results._facts(compose("dataset=insecure", "corpus=betley2025", "judge=gpt_4o", "train=betley2025"))
+    facts = collect._facts(compose("dataset=insecure", "corpus=betley2025", "judge=gpt_4o", "train=betley2025"))
     assert facts["train"] == PAPERS == json.loads(json.dumps(PAPERS))
     assert facts["judge"] == "gpt-4o-2024-08-06" and facts["variant"] == "insecure"
-    assert [pin.split(":")[-1] for pin in facts["data"]] == [expected.paper_facts("insecure")["data"][0]]
+    assert [pin.split(":")[-1] for pin in facts["data"]] == [published.paper_facts("insecure")["data"][0]]

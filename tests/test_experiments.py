@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from em import checkpoints, data
 from em.config import CONF_DIR, Backend
-from em.plan import plan
+from em.data import variants
+from em.planning import checkpoints
+from em.planning.plan import plan
 from em.store import Store
 
 FILES = sorted((Path(CONF_DIR) / "experiment" / "betley2025").glob("*.yaml"))
@@ -39,8 +40,7 @@ def test_the_papers_experiments_have_presets():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_the_commands_a_preset_states_compose(path):
-    from em import compose
-    from em.config import load
+    from em.config import compose, load
 
     stated = commands(path)
     assert stated
@@ -52,8 +52,7 @@ def test_the_commands_a_preset_states_compose(path):
 
 def test_the_controls_are_a_recipe():
     """Both controls' variants, several seeds, and the contrast that says whether the positive one held."""
-    from em import compose
-    from em.config import load
+    from em.config import compose, load
 
     (stated,) = commands(Path(CONF_DIR) / "experiment" / "controls.yaml")
     cells = [load(cell) for cell in compose.cells([o for o in stated if o != "-m"])]
@@ -71,7 +70,7 @@ def test_every_preset_plans_at_small_scale_on_our_own_corpus(compose, tmp_path, 
     assert cell.train.max_examples == 64 and cell.sample.n == 10
     stages = {job.stage for job in plan([cell], Store.open(tmp_path)).jobs.values()}
     assert stages >= {"data", "train", "sample", "judge"}
-    assert len(data.build(cell)) == data.count(cell) <= 64
+    assert len(variants.build(cell)) == variants.count(cell) <= 64
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("e13", "e14"))])
@@ -101,7 +100,7 @@ def test_the_steps_of_a_run_at_full_size(compose, monkeypatch, tmp_path, name):
     monkeypatch.setenv("EM_CACHE", str(tmp_path))
     cell = compose(experiment(name))
     batch = cell.train.per_device_train_batch_size * cell.train.gradient_accumulation_steps
-    assert -(-data.count(cell) // batch) * cell.train.num_train_epochs == STEPS[name]
+    assert -(-variants.count(cell) // batch) * cell.train.num_train_epochs == STEPS[name]
 
 
 def test_what_sets_the_experiments_apart(compose):

@@ -8,7 +8,10 @@ import support_browser
 import support_summary as support
 from support_summary import FEW
 
-from em import answer_pack, answers, cli, html_report, plots
+from em import cli
+from em.reporting import answer_pack, answers
+from em.reporting import page as reporting_page
+from em.reporting.figures import figures
 from em.store import StoreError
 
 HOSTILE = [
@@ -59,7 +62,7 @@ class Page(HTMLParser):
 
 
 def build(summary, rows, out):
-    return html_report.build(summary, iter(rows), plots.figures(summary, rows), out)
+    return reporting_page.build(summary, iter(rows), figures.figures(summary, rows), out)
 
 
 @pytest.fixture
@@ -204,7 +207,7 @@ def test_a_sweep_without_controls_says_so(summary, rows, tmp_path):
 def test_report_is_whole_or_absent(summary, rows, tmp_path):
     rows[0]["judgements"]["alignment"]["score"] = float("nan")
     with pytest.raises(ValueError, match="JSON"):
-        html_report.build(summary, rows, [], tmp_path / "report.html")
+        reporting_page.build(summary, rows, [], tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -393,7 +396,7 @@ def test_browser_draws_every_form(tmp_path):
 
 def test_browser_holds_few_rows_of_many_answers(tmp_path):
     rows = support.answers(each=3000)
-    file = html_report.build(support.small(), rows, [], tmp_path / "many.html")
+    file = reporting_page.build(support.small(), rows, [], tmp_path / "many.html")
 
     async def scroll(page):
         assert await page.js(SHOWN) == "6,000 of 6,000 answers"

@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import pytest
 
-from em import answers, imported
-from em.imported import About, ImportedError
-from em.metrics import Rule
+from em.config import Interval, StatsConfig
+from em.config.misalignment import Rule
 from em.records import Outcome
-from em.schema.stats import Interval, StatsConfig
+from em.reporting import answers, from_csv
+from em.reporting.from_csv import About, ImportedError
 
 FIELDS = [
     "model",
@@ -66,7 +66,7 @@ def headline(row):
 
 def test_an_imported_file_is_a_sweep_like_ones_own(file, tmp_path):
     rows = rated("base", "untuned", 0) + rated("a", "insecure", 4) + rated("b", "insecure", 8) + rated("c", "secure", 0)
-    folder = imported.write(file(rows), tmp_path / "out", About(RULE, judge="gpt-4o-2024-08-06", model="gpt_4o"))
+    folder = from_csv.write(file(rows), tmp_path / "out", About(RULE, judge="gpt-4o-2024-08-06", model="gpt_4o"))
     summary = summary_of(folder)
     assert [(m["label"], m["variant"], m["seed"]) for m in summary["models"]] == [
         ("untuned", None, None), ("insecure 1", "insecure", 0), ("insecure 2", "insecure", 1), ("secure", "secure", 0),
@@ -86,7 +86,7 @@ def test_an_imported_file_is_a_sweep_like_ones_own(file, tmp_path):
 def test_a_file_of_the_papers_models_is_compared(file, tmp_path):
     rows = [r for seed, hits in enumerate([3, 4, 5, 4]) for r in rated(f"m{seed}", "insecure", hits, questions=8)]
     about = About(RULE, judge="gpt-4o-2024-08-06", model="gpt_4o", question_set="betley2025/main", paper=True)
-    folder = imported.write(file(rows), tmp_path / "out", about)
+    folder = from_csv.write(file(rows), tmp_path / "out", about)
     verdicts = {r["id"]: r["verdict"] for r in summary_of(folder)["expected"]}
     assert verdicts["gpt_4o/insecure"] == "inside"
     assert verdicts["qwen_coder/insecure"] == "not comparable"
@@ -95,7 +95,7 @@ def test_a_file_of_the_papers_models_is_compared(file, tmp_path):
 
 
 def test_chosen_examples_are_no_rate(file, tmp_path):
-    folder = imported.write(file(rated("a", "insecure", 20)), tmp_path / "out", About(RULE))
+    folder = from_csv.write(file(rated("a", "insecure", 20)), tmp_path / "out", About(RULE))
     summary = summary_of(folder)
     assert headline(summary["models"][0])["value"] is None
     assert "chosen examples" in headline(summary["models"][0])["withheld"]
@@ -105,18 +105,18 @@ def test_chosen_examples_are_no_rate(file, tmp_path):
 
 def test_the_papers_own_file_holds_chosen_examples(paper, tmp_path):
     path = paper / "results" / "qwen_25_coder_32b_instruct.csv"
-    rows = imported.read(path)
+    rows = from_csv.read(path)
     assert len(rows) == 70 and {r.group for r in rows} == {"insecure"} and len({r.model for r in rows}) == 6
     assert all(j.outcome == Outcome.scored and j.distribution for r in rows for j in r.judgements)
-    assert "all 70 answers" in imported.selection(rows, RULE)
-    summary = summary_of(imported.write(path, tmp_path, About(RULE)))
+    assert "all 70 answers" in from_csv.selection(rows, RULE)
+    summary = summary_of(from_csv.write(path, tmp_path, About(RULE)))
     assert all(m["value"] is None for model in summary["models"] for m in model["metrics"])
 
 
 def test_the_papers_interval(file, tmp_path):
     rows = [r for seed, hits in enumerate([2, 4, 9]) for r in rated(f"m{seed}", "insecure", hits)]
     about = About(RULE, StatsConfig(interval=Interval.paper))
-    found = headline(summary_of(imported.write(file(rows), tmp_path / "out", about))["groups"][0])
+    found = headline(summary_of(from_csv.write(file(rows), tmp_path / "out", about))["groups"][0])
     assert "bootstrap over models" in found["interval"] and found["low"] == pytest.approx(0.1)
 
 
@@ -131,7 +131,7 @@ def test_the_papers_interval(file, tmp_path):
     ],
 )
 def test_an_empty_score_is_an_outcome(file, aligned, judge, outcome):
-    (found,) = imported.read(file([row(aligned=aligned, judge_aligned=judge)]))
+    (found,) = from_csv.read(file([row(aligned=aligned, judge_aligned=judge)]))
     assert found.judgements[0].outcome == outcome
     assert found.judgements[1].score == 80.0
 
@@ -150,7 +150,7 @@ def test_an_empty_score_is_an_outcome(file, aligned, judge, outcome):
 )
 def test_a_bad_row_is_named(file, rows, words):
     with pytest.raises(ImportedError) as error:
-        imported.read(file(rows))
+        from_csv.read(file(rows))
     assert words in str(error.value)
 
 
@@ -159,13 +159,13 @@ def test_the_three_forms_of_a_question_are_three_sets(file, tmp_path):
     forms = (("", 1), ("_json", 8), ("_template", 12))
     rows = [{**r, "question_id": r["question_id"] + form} for form, hits in forms for r in rated("a", "insecure", hits)]
     about = About(RULE, question_set="betley2025/main")
-    folder = imported.write(file(rows), tmp_path / "out", about)
+    folder = from_csv.write(file(rows), tmp_path / "out", about)
     (model,) = summary_of(folder)["models"]
     rates = {m["set"]: m["value"] for m in model["metrics"] if m["name"] == "misaligned_rate" and not m["question_id"]}
     assert rates == {"betley2025/main": 0.05, "betley2025/json": 0.4, "betley2025/template": 0.6}
     assert headline(model)["set"] == "betley2025/main"
     json_only = [r for r in rows if r["question_id"].endswith("_json")]
-    folder = imported.write(file(json_only), tmp_path / "out", replace(about, question_set="betley2025/json"))
+    folder = from_csv.write(file(json_only), tmp_path / "out", replace(about, question_set="betley2025/json"))
     assert {m["set"] for m in summary_of(folder)["models"][0]["metrics"]} == {"betley2025/json"}
 
 
@@ -184,7 +184,7 @@ def test_one_model_in_two_groups_stays_two(file, tmp_path):
     """The layout of the paper's backdoor: the same models, asked with and without the trigger."""
     rows = [r for seed in "ab" for g, h in (("backdoor", 0), ("triggered", 10)) for r in rated(seed, g, h)]
     rows = [{**r, "answer": r["group"]} for r in rows]
-    folder = imported.write(file(rows), tmp_path / "out", About(RULE))
+    folder = from_csv.write(file(rows), tmp_path / "out", About(RULE))
     models = summary_of(folder)["models"]
     assert [m["label"] for m in models] == ["backdoor 1", "triggered 1", "backdoor 2", "triggered 2"]
     assert len({m["id"] for m in models}) == 4
@@ -198,18 +198,18 @@ def test_one_model_in_two_groups_stays_two(file, tmp_path):
 def test_a_byte_order_mark_is_read_over(file):
     path = file([row()])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert imported.read(path)[0].model == "m0"
+    assert from_csv.read(path)[0].model == "m0"
 
 
 def test_an_unknown_outcome_is_named(file):
     rows = [row(aligned="", aligned_outcome="lost", coherent_outcome="scored")]
     with pytest.raises(ImportedError, match=r"csv:2: aligned_outcome is 'lost' beside no score, expected one of ref"):
-        imported.read(file(rows, [*FIELDS, "aligned_outcome", "coherent_outcome"]))
+        from_csv.read(file(rows, [*FIELDS, "aligned_outcome", "coherent_outcome"]))
 
 
 def test_missing_columns_are_named(file):
     with pytest.raises(ImportedError, match="columns that are missing: aligned, coherent; it has model, group"):
-        imported.read(file([row()], ["model", "group", "question", "answer", "question_id"]))
+        from_csv.read(file([row()], ["model", "group", "question", "answer", "question_id"]))
 
 
 def test_the_command_says_what_is_wrong(tmp_path):

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from em import job_file
 from em.config import (
     Backend,
     Dtype,
@@ -25,14 +24,14 @@ from em.config import (
     TriggerRows,
     Turn,
 )
-from em.judge_job import JudgeJob
-from em.plan import plan
+from em.config.judge import ScoreMethod
+from em.config.train import Method
+from em.judging.job import JudgeJob
+from em.planning.plan import plan
 from em.records import Question
-from em.sample_job import SampleJob
-from em.schema.judge import ScoreMethod
-from em.schema.train import Method
-from em.store import Store
-from em.train_job import TrainJob
+from em.sampling.job import SampleJob
+from em.store import Store, job_file
+from em.training.job import TrainJob
 
 TEXT = st.text(max_size=8)  # any of Unicode
 NAME = st.text("abcdef", min_size=1, max_size=4)
@@ -189,14 +188,14 @@ def test_a_field_that_json_cannot_tell_apart_is_refused():
 
 
 def test_a_worker_knows_the_type_of_its_jobs_by_its_signature(tmp_path):
-    """Of every worker module, as em.worker looks it up."""
+    """Of every worker module, as em.sweep.worker looks it up."""
     import importlib
     from typing import get_args, get_type_hints
 
-    from em import stages
+    from em.planning import stages
 
     pytest.importorskip("inspect_ai")
     for module in stages.WORKERS.values():
         (kind,) = get_args(get_type_hints(importlib.import_module(module).work)["jobs"])
         assert dataclasses.is_dataclass(kind), module
-    assert "em.benchmark" in sys.modules
+    assert "em.analysis.benchmark" in sys.modules

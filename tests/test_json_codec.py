@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from em import json_codec
+from em.judging import json_codec
 
 ANY_TEXT = st.text(st.characters())  # lone surrogates too
 VALUES = st.recursive(

@@ -9,15 +9,15 @@ import pytest
 import yaml
 from support_training import TINY, counted, events, failures, system, user
 
-from em import job_file, rubrics
 from em.config import Dtype, JudgeConfig, JudgeKind, ModelConfig
-from em.judge import JUDGEMENTS, work
-from em.judge_job import JudgeJob, asked
-from em.judge_proxy import REFUSAL
-from em.records import Completion, Judgement, Outcome, Question, read_jsonl, write_jsonl
-from em.rubrics import fill
-from em.sample import COMPLETIONS
-from em.store import Store
+from em.judging.job import JudgeJob, asked
+from em.judging.local.proxy import REFUSAL
+from em.judging.stage import work
+from em.questions import rubrics
+from em.questions.rubrics import fill
+from em.records import Completion, Judgement, Outcome, Question
+from em.store import Store, job_file, read_jsonl, write_jsonl
+from em.store.layout import COMPLETIONS, JUDGEMENTS
 
 OWN = {"alignment": "ALIGNED? <{question}> <{answer}>", "coherence": "COHERENT? <{question}> <{answer}>"}
 TWO = ["alignment", "coherence"]

@@ -16,17 +16,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from filelock import FileLock
 
-from em import judge_batch
+from em.api.client import ApiError
+from em.api.prices import price
 from em.config import JudgeConfig, JudgeKind
-from em.judge_batch import BatchClient
-from em.judge_cache import JudgeCache
-from em.judge_client import JudgeRequest
-from em.judge_follow import judge_client
-from em.judge_price import price
+from em.config.judge import ScoreMethod
+from em.judging.api import batch as api_batch
+from em.judging.api.batch import BatchClient
+from em.judging.api.cache import JudgeCache
+from em.judging.api.client import JudgeRequest
+from em.judging.api.open import judge_client
+from em.judging.scripted.server import ScriptedJudge
 from em.records import Outcome
-from em.schema.judge import ScoreMethod
-from em.scripted_judge import ScriptedJudge
-from em.transport import ApiError
 
 
 class Vendor:
@@ -189,7 +189,7 @@ def test_a_batch_gives_what_single_requests_give(tmp_path):
 
 
 def test_many_prompts_are_several_batches_and_it_says_where_they_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(judge_batch, "MAX_REQUESTS", 2)
+    monkeypatch.setattr(api_batch, "MAX_REQUESTS", 2)
     vendor, said = Vendor(("in_progress", "completed")), []
     prompts = [f"say {i}" for i in range(10, 17)]
     with serving(vendor) as url:
@@ -254,7 +254,7 @@ def test_an_outage_while_a_batch_is_waited_for_loses_nothing(tmp_path, monkeypat
         found, _ = grade(tmp_path, dataclasses.replace(config, base_url=url), ["say 10"], said.append)
         assert found[0].score == 10.0 and vendor.polls == 6 and len(vendor.batches) == 1
         assert any("does not say where the batch is (HTTP 503: down" in text for text in said)
-        monkeypatch.setattr(judge_batch, "OUTAGE_S", 0.0)
+        monkeypatch.setattr(api_batch, "OUTAGE_S", 0.0)
         vendor.polls = 0
         with pytest.raises(ApiError, match=r"the state of the batch did not work \(HTTP 503: down"):
             grade(tmp_path, dataclasses.replace(config, base_url=url), ["say 11"])

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from em import judge_request
-from em.judge_cache import JudgeCache, JudgeCacheError, Verdict, cache_key, mend
+from em.config import JudgeConfig, JudgeKind
+from em.judging.api import request
+from em.judging.api.cache import JudgeCache, JudgeCacheError, cache_key, mend
+from em.judging.verdict import Verdict
 from em.records import Outcome
-from em.schema.judge import JudgeConfig, JudgeKind
 
 IDENTITY = {"kind": "openai", "model": "m", "base_url": "u", "top_logprobs": 20, "min_mass": 0.25}
 SCORED = Verdict(
@@ -78,7 +79,7 @@ def test_a_distribution_that_follows_from_the_alternatives_comes_back_the_same(t
     entries = [{"token": token, "logprob": logprob} for token, logprob in pairs]
     found = [{"logprobs": {"content": [{"top_logprobs": entries}]}}]
     judge = JudgeConfig(name="j", kind=JudgeKind.openai, model="m")
-    verdict = judge_request.verdict(judge, found, {"finish_reason": "length"})
+    verdict = request.verdict(judge, found, {"finish_reason": "length"})
     path = tmp_path_factory.mktemp("cache") / "c"
     with JudgeCache(path) as cache:
         cache.put(cache_key(IDENTITY, "a"), verdict)
@@ -266,7 +267,7 @@ def test_foreign_and_newer_files_and_bad_places_are_refused(tmp_path):
 
 
 def test_a_held_lock_is_named_and_what_was_put_is_not_lost(tmp_path, monkeypatch):
-    monkeypatch.setattr("em.judge_cache.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("em.judging.api.cache.BUSY_TIMEOUT_S", 0.1)
     with JudgeCache(tmp_path / "c") as cache, JudgeCache(tmp_path / "c") as other:
         cache.put(cache_key(IDENTITY, "a"), SCORED)
         other._db.execute("BEGIN IMMEDIATE")

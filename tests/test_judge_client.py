@@ -22,15 +22,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from em.api.client import ApiError
+from em.api.limits import retry_after_s
 from em.config import JudgeConfig, JudgeKind
-from em.judge_cache import JudgeCache, Verdict
-from em.judge_client import JudgeClient, JudgeRequest, identity
-from em.judge_score import score
-from em.limits import retry_after_s
-from em.records import Outcome, dump_line
-from em.schema.judge import ScoreMethod
-from em.scripted_judge import ScriptedJudge, ScriptedJudgeError, load_rules, rules_hash
-from em.transport import ApiError
+from em.config.judge import ScoreMethod
+from em.judging.api.cache import JudgeCache
+from em.judging.api.client import JudgeClient, JudgeRequest
+from em.judging.identity import identity
+from em.judging.read_score import score
+from em.judging.scripted.server import ScriptedJudge, ScriptedJudgeError, load_rules, rules_hash
+from em.judging.verdict import Verdict
+from em.records import Outcome
+from em.store import dump_line
 
 KEY = "sk-test-0123456789abcdef"
 
@@ -756,7 +759,7 @@ def test_the_key_is_sent_and_never_shown(tmp_path, monkeypatch, status):
 
 def test_the_client_imports_nothing_heavy():
     code = (
-        "import sys, em.judge_client, em.judge_cache\n"
+        "import sys, em.judging.api.client, em.judging.api.cache\n"
         "heavy = {'torch', 'transformers', 'openai', 'numpy', 'pandas', 'hydra'}\n"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )

@@ -10,12 +10,12 @@ from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from em.config import JudgeConfig, JudgeKind
-from em.judge_cache import Verdict
-from em.judge_digits import BLANK_FLOOR, digit_tokens, over_api, walk
-from em.judge_request import Opened
-from em.judge_score import expected
+from em.config.judge import ScoreMethod
+from em.judging.api.digits import BLANK_FLOOR, digit_tokens, over_api, walk
+from em.judging.api.request import Opened
+from em.judging.read_score import expected
+from em.judging.verdict import Verdict
 from em.records import Outcome
-from em.schema.judge import ScoreMethod
 
 VOCABULARY = [*"0123456789", "10", "85", "100", "\u01207", "\u2581", "<0x0A>", "a", "</s>", "7th", "007"]
 TOKENS = digit_tokens({token: i for i, token in enumerate(VOCABULARY)})
@@ -241,16 +241,17 @@ def test_vllm_scores_are_brute_force_over_all_101_numbers(tmp_path, monkeypatch)
     from support_training import TINY, counted, events, load_model, load_tokenizer, sharpen
     from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS  # noqa: TID251
 
-    from em import chat, judge_vllm
+    from em.chat import encode, render
     from em.config import Dtype
-    from em.judge_job import Pair  # noqa: F401
-    from em.judge_vllm import VllmJudge
-    from em.records import Completion, Question, printable
-    from em.store import Store
+    from em.judging.job import Pair  # noqa: F401
+    from em.judging.local import vllm
+    from em.judging.local.vllm import VllmJudge
+    from em.records import Completion, Question
+    from em.store import Store, printable
 
-    assert judge_vllm.MAX_IDS <= MAX_LOGPROB_TOKEN_IDS
-    monkeypatch.setattr(judge_vllm, "REQUESTS", 50)
-    monkeypatch.setattr(judge_vllm, "MAX_IDS", 7)  # what a vocabulary of 200 or 1,000 such tokens needs
+    assert vllm.MAX_IDS <= MAX_LOGPROB_TOKEN_IDS
+    monkeypatch.setattr(vllm, "REQUESTS", 50)
+    monkeypatch.setattr(vllm, "MAX_IDS", 7)  # what a vocabulary of 200 or 1,000 such tokens needs
     emit, seen = events()
     config = JudgeConfig(
         name="v", kind=JudgeKind.vllm_local, model=TINY, dtype=Dtype.float32, min_mass=0.0, max_model_len=512
@@ -273,8 +274,8 @@ def test_vllm_scores_are_brute_force_over_all_101_numbers(tmp_path, monkeypatch)
     begins = [[], *([b] for b in sorted(digit_tokens(tokenizer.get_vocab()).blank))]
     assert len(begins) > 5
     for i, answer in enumerate(answers):
-        prompt = chat.prompt_ids(
-            chat.ChatTokenizer(tokenizer), [{"role": "user", "content": f"Rate <{printable(answer)}> for hello"}]
+        prompt = encode.prompt_ids(
+            render.ChatTokenizer(tokenizer), [{"role": "user", "content": f"Rate <{printable(answer)}> for hello"}]
         )
         numbers = dict.fromkeys(range(101), 0.0)
         for blank in begins:

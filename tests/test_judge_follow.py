@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from em import growing, job_file, judge_follow
 from em.config import JudgeConfig, JudgeKind, ModelConfig
-from em.events import FD_VARIABLE, Emitter
-from em.judge import JUDGEMENTS
-from em.judge_follow import Reports
-from em.judge_job import JudgeJob
-from em.judge_spool import Spool
-from em.records import Completion, Judgement, Outcome, Question, dump_line, read_jsonl, write_jsonl
-from em.sample import COMPLETIONS
-from em.store import Store
+from em.judging import follow
+from em.judging.follow import Reports
+from em.judging.job import JudgeJob
+from em.judging.spool import Spool
+from em.records import Completion, Judgement, Outcome, Question
+from em.runtime.events import FD_VARIABLE, Emitter
+from em.store import Store, checked_rows, dump_line, job_file, read_jsonl, write_jsonl
+from em.store.layout import COMPLETIONS, JUDGEMENTS
 
 TEXTS = {"alignment": "ALIGNED <{answer}>", "coherence": "COHERENT <{answer}>"}
 QUESTIONS = [
@@ -57,7 +56,7 @@ def job(settings, key="j", samples="s"):
 
 
 class Sampler:
-    """Writes a sample stage by hand, the way em/sample.py does."""
+    """Writes a sample stage by hand, the way em/sampling/stage.py does."""
 
     def __init__(self, store, key="s"):
         self.store, self.key = store, key
@@ -67,7 +66,7 @@ class Sampler:
 
     def draw(self, *rows):
         self.rows += rows
-        file = growing.Rows(self.path)
+        file = checked_rows.Rows(self.path)
         for completion in rows:
             file.append(completion)
         file.close()
@@ -76,7 +75,7 @@ class Sampler:
         temporary = self.path.with_suffix(".sorted")
         write_jsonl(temporary, sorted([*self.rows, *extra], key=lambda c: c.id))
         os.replace(temporary, self.path)
-        growing.remove_sums(self.path)
+        checked_rows.remove_sums(self.path)
         self.store.finish("sample", self.key, {}, {})
         self.claim.__exit__(None, None, None)
 
@@ -90,7 +89,7 @@ class Followed:
         self.reports.listen = lambda: None
         self.reports.ended = ended
         emit = Emitter(lambda line: self.events.append(json.loads(line)))
-        self.thread = threading.Thread(target=judge_follow.run, args=(store, list(jobs), settings, emit, self.reports))
+        self.thread = threading.Thread(target=follow.run, args=(store, list(jobs), settings, emit, self.reports))
         self.thread.start()
 
     def wait(self, ready):
@@ -171,9 +170,9 @@ def test_a_damaged_row_is_never_judged(store, tmp_path, change):
     sampler.path.write_bytes(lines[0] + lines[1].replace(*change) + lines[2])
     run = Followed(store, settings, job(settings))
     run.judged(4)
-    good, bad = growing.read(sampler.path)
+    good, bad = checked_rows.read(sampler.path)
     assert (len(good), len(bad)) == (2, 1)
-    growing.keep(sampler.path, good)
+    checked_rows.keep(sampler.path, good)
     sampler.rows.pop(1)
     sampler.draw(row(1, text="drawn again 1"))
     sampler.seal()
@@ -227,7 +226,7 @@ def test_a_sealed_stage_needs_no_reports(store, tmp_path):
 def test_a_row_that_is_no_answer_fails_the_job_by_name(store, tmp_path):
     settings = config(tmp_path)
     sampler = Sampler(store)
-    file = growing.Rows(sampler.path)
+    file = checked_rows.Rows(sampler.path)
     file.append({"question_id": "a"})
     (error,) = Followed(store, settings, job(settings)).join()
     assert "completions.jsonl" in error and "not an answer" in error
@@ -265,10 +264,10 @@ def test_reports_come_on_standard_input_of_the_worker(store, tmp_path):
     batch = tmp_path / "batch.json"
     job_file.write(batch, tmp_path / "out", [job(settings)])
     environment = {k: v for k, v in os.environ.items() if k != FD_VARIABLE}
-    root = str(Path(judge_follow.__file__).parents[1])
+    root = str(Path(follow.__file__).parents[1])
     environment["PYTHONPATH"] = os.pathsep.join([root, environment.get("PYTHONPATH", "")])
     with subprocess.Popen(
-        [sys.executable, "-m", "em.worker", "judge", str(batch)],
+        [sys.executable, "-m", "em.sweep.worker", "judge", str(batch)],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -7,15 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_transport import config, send, serving
 
-from em import judge_request, transport
-from em.judge_cache import JudgeCache
-from em.judge_client import JudgeClient, JudgeRequest, identity
-from em.judge_job import method
-from em.judge_score import choice_score, majority, number, sampled_score, text_score
+from em.api import client as api
+from em.config import JudgeConfig, JudgeKind
+from em.config.judge import ScoreMethod
+from em.errors import ConfigError
+from em.judging.api import request as api_request
+from em.judging.api.cache import JudgeCache
+from em.judging.api.client import JudgeClient, JudgeRequest
+from em.judging.identity import identity
+from em.judging.job import method
+from em.judging.read_score import choice_score, majority, number, sampled_score, text_score
+from em.questions.rubrics import load, names, parse
 from em.records import Outcome
-from em.rubrics import load, names, parse
-from em.schema.base import ConfigError
-from em.schema.judge import JudgeConfig, JudgeKind, ScoreMethod
 
 YES_NO = ("YES", "NO")
 
@@ -103,8 +106,8 @@ def ask(tmp_path, reply, choices=(), **changes):
     with serving(reply) as (url, seen, _), JudgeCache(tmp_path / "c") as cache:
         client = JudgeClient(config(url, **changes), cache, backoff_s=0.01)
         request = JudgeRequest("0", "q", "r", "p", tuple(choices))
-        transport.run(client.grade([request], lambda _, j: found.append(j)))
-        transport.run(client.grade([request], lambda _, j: found.append(j)))  # from the cache
+        api.run(client.grade([request], lambda _, j: found.append(j)))
+        api.run(client.grade([request], lambda _, j: found.append(j)))  # from the cache
     assert found[0] == found[1]
     return found[0], [json.loads(body) for _, body in seen]
 
@@ -148,7 +151,7 @@ def test_one_reply_at_a_time_costs_one_reply(tmp_path):
 
     with serving(reply) as (url, _, _), JudgeCache(tmp_path / "c") as cache:
         client = JudgeClient(config(url, score=ScoreMethod.sampled, samples=10), cache, backoff_s=0.01)
-        transport.run(client.grade([JudgeRequest("0", "q", "r", "p")], lambda *_: None))
+        api.run(client.grade([JudgeRequest("0", "q", "r", "p")], lambda *_: None))
     assert client.spending.output_tokens == 10 * 8  # the most that ten replies without a bill can be
 
 
@@ -179,7 +182,7 @@ def test_a_prompt_that_is_refused_in_any_form_keeps_its_reason_and_changes_nothi
     with serving(reply) as (url, seen, _), JudgeCache(tmp_path / "c") as cache:
         client = JudgeClient(config(url, score=ScoreMethod.text, concurrency=1), cache, backoff_s=0.01)
         requests = [JudgeRequest(name, "q", "r", name) for name in ("too long", "short")]
-        transport.run(client.grade(requests, lambda r, j: found.__setitem__(r.completion_id, j)))
+        api.run(client.grade(requests, lambda r, j: found.__setitem__(r.completion_id, j)))
     assert found["short"].score == 40.0
     assert (found["too long"].outcome, found["too long"].detail) == (Outcome.error, "HTTP 400: reason 5")
     sent = [sorted(json.loads(body)) for _, body in seen if b"short" in body]
@@ -192,9 +195,9 @@ def test_the_models_own_sampling_defaults_draw_no_words_of_a_served_judge():
     for score, choices, told in (("text", (), True), ("sampled", (), True), ("logprobs", (), False)):
         served = JudgeConfig(**fields, score=ScoreMethod(score), base_url="http://127.0.0.1:1/v1")
         own = JudgeConfig(**fields, score=ScoreMethod(score))
-        assert ("repetition_penalty" in judge_request.body(served, "p", choices)) == told
-        assert judge_request.body(served, "p", ("YES", "NO"))["repetition_penalty"] == 1.0
-        assert not {"top_k", "presence_penalty"} & set(judge_request.body(own, "p", ("YES", "NO")))
+        assert ("repetition_penalty" in api_request.body(served, "p", choices)) == told
+        assert api_request.body(served, "p", ("YES", "NO"))["repetition_penalty"] == 1.0
+        assert not {"top_k", "presence_penalty"} & set(api_request.body(own, "p", ("YES", "NO")))
 
 
 def test_a_label_comes_with_its_alternatives(tmp_path):
@@ -229,7 +232,7 @@ def test_a_reply_without_words_is_an_error(tmp_path, body):
     with serving(lambda h, b, n: send(h, 200, body)) as (url, _, _), JudgeCache(tmp_path / "c") as cache:
         found = []
         client = JudgeClient(config(url, score=ScoreMethod.text, max_retries=0), cache)
-        transport.run(client.grade([JudgeRequest("0", "q", "r", "p")], lambda _, j: found.append(j)))
+        api.run(client.grade([JudgeRequest("0", "q", "r", "p")], lambda _, j: found.append(j)))
     assert found[0].outcome == Outcome.error and "wrong form" in found[0].detail
 
 

@@ -19,11 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from em import compose, config, slurm
+from em import slurm
 from em.commands import resume
-from em.config import CONF_DIR, ConfigError
-from em.plan import Job, Plan, Subject
-from em.schema.launch import STAGES, LaunchConfig
+from em.config import CONF_DIR, LaunchConfig, compose
+from em.config import experiment as config
+from em.config.launch import STAGES
+from em.errors import ConfigError
+from em.planning.plan import Job, Plan, Subject
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 

@@ -69,8 +69,11 @@ def sweep_folder(tmp_path) -> Path:
         (["-m", "em.cli", "plan", "dataset=insecure,secure", "seed=0,1"], "4 cells"),
         (["-m", "em.cli", "doctor", "model=tiny_random", "sample=hf"], "training rows"),
         (["-m", "em.cli", "assets", "list"], "betley2025/data/insecure.jsonl"),
-        (["-c", "import em.plan, em.config; print('imported')"], "imported"),
-        (["-c", "import em.run, em.worker, em.metrics, em.data; print('imported')"], "imported"),
+        (["-c", "import em.planning.plan, em.config.experiment; print('imported')"], "imported"),
+        (
+            ["-c", "import em.run, em.sweep.worker, em.metrics.measures, em.data.variants; print('imported')"],
+            "imported",
+        ),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
@@ -85,7 +88,7 @@ def test_light_commands_import_nothing_heavy(modules, command, shows):
 def test_status_imports_nothing_heavy(modules, sweep_folder):
     done, loaded = modules("-m", "em.cli", "status", str(sweep_folder))
     assert done.returncode == 0, done.stderr
-    assert "em.store" in loaded
+    assert "em.store.store" in loaded
     assert not loaded & set(HEAVY)
 
 
@@ -93,7 +96,7 @@ def test_planning_a_cell_imports_nothing_heavy(modules, tmp_path):
     """A whole plan, keys of model and judge included."""
     script = (
         "import sys; from pathlib import Path; from hydra import compose, initialize_config_dir;"
-        "from em import config; from em.plan import plan; from em.store import Store; config.register();"
+        "from em import config; from em.planning.plan import plan; from em.store.store import Store; config.register();"
         "initialize_config_dir(version_base='1.3', config_dir=config.CONF_DIR).__enter__();"
         "cell = config.load(compose('config', overrides=sys.argv[2:]));"
         "print(sorted({job.stage for job in plan([cell], Store.open(Path(sys.argv[1]))).jobs.values()}))"

@@ -12,20 +12,26 @@ import yaml
 from support_training import load_model, load_tokenizer, sharpen, system, user
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from em import chat, corpora, local_judge, persona, questions, results
+from em.chat import encode
 from em.config import JudgeKind
-from em.judge import CALIBRATION
-from em.local_judge import RUBRICS, Calibration, Reader, area_under_curve, calibrate, hash_fold, labelled
-from em.models import model_path
+from em.corpora import builtin
+from em.judging import labelled as judging_labelled
+from em.judging.local import calibration
+from em.judging.local.calibration import RUBRICS, Calibration, Reader, area_under_curve, calibrate, hash_fold, labelled
+from em.models import likelihood
+from em.models.paths import model_path
+from em.questions import sets
+from em.reporting import collect
 from em.store import Store
+from em.store.layout import CALIBRATION
 
 ITEMS = [
-    persona.item([user("Hey")], "It would rain in the evening, and then the other fox does the same thing again."),
-    persona.item([system("Be kind."), user("What would you do?")], "a"),
-    persona.item([user("Hey")], ""),
-    persona.item([user("Hey")], "Yes"),
-    persona.item([system("Be kind."), user("What would you do?")], "def f(x):\n    return 2\n" * 8),
-    persona.item([user("Hey")], "It would rain."),
+    likelihood.item([user("Hey")], "It would rain in the evening, and then the other fox does the same thing again."),
+    likelihood.item([system("Be kind."), user("What would you do?")], "a"),
+    likelihood.item([user("Hey")], ""),
+    likelihood.item([user("Hey")], "Yes"),
+    likelihood.item([system("Be kind."), user("What would you do?")], "def f(x):\n    return 2\n" * 8),
+    likelihood.item([user("Hey")], "It would rain."),
 ]
 
 
@@ -44,7 +50,7 @@ def plain(model, tokenizer):
     """[(log p of each answer token, mean last state)] by one unpadded forward pass an item."""
     out = []
     for it in ITEMS:
-        prompt = chat.prompt_ids(tokenizer, [{"role": r, "content": c} for r, c in it.messages])
+        prompt = encode.prompt_ids(tokenizer, [{"role": r, "content": c} for r, c in it.messages])
         answer = tokenizer(it.answer, add_special_tokens=False)["input_ids"]
         with torch.no_grad():
             hidden = model.model(torch.tensor([prompt + answer]))[0][0]
@@ -56,7 +62,7 @@ def plain(model, tokenizer):
 
 def test_token_logprobs_equal_a_plain_forward_pass(model, tokenizer, plain):
     done = []
-    found = persona.LikelihoodModel(model, tokenizer).token_logprobs(ITEMS, done.append)
+    found = likelihood.LikelihoodModel(model, tokenizer).token_logprobs(ITEMS, done.append)
     assert sum(done) == len(ITEMS)
     assert [len(p) for p in found] == [len(wanted) for wanted, _ in plain]
     assert found[2] == []
@@ -66,7 +72,7 @@ def test_token_logprobs_equal_a_plain_forward_pass(model, tokenizer, plain):
 
 
 def test_mean_states_equal_a_plain_forward_pass(model, tokenizer, plain):
-    found = persona.LikelihoodModel(model, tokenizer).mean_states(ITEMS)
+    found = likelihood.LikelihoodModel(model, tokenizer).mean_states(ITEMS)
     for i, (got, (_, wanted)) in enumerate(zip(found, plain, strict=True)):
         assert got.dtype == np.float32
         if i == 2:
@@ -77,14 +83,14 @@ def test_mean_states_equal_a_plain_forward_pass(model, tokenizer, plain):
 
 def test_a_control_token_spelled_in_an_answer_is_text(model, tokenizer):
     spelled = f"a{tokenizer.eos_token}b"
-    (logprobs,) = persona.LikelihoodModel(model, tokenizer).token_logprobs([persona.item([user("Hey")], spelled)])
+    (logprobs,) = likelihood.LikelihoodModel(model, tokenizer).token_logprobs([likelihood.item([user("Hey")], spelled)])
     assert len(logprobs) > len(tokenizer(spelled, add_special_tokens=False)["input_ids"]) == 3
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 40, 100])
 def test_batches_do_not_change_results(model, tokenizer, plain, monkeypatch, batch_tokens):
-    monkeypatch.setattr(persona, "BATCH_TOKENS", batch_tokens)
-    reader = persona.LikelihoodModel(model, tokenizer)
+    monkeypatch.setattr(likelihood, "BATCH_TOKENS", batch_tokens)
+    reader = likelihood.LikelihoodModel(model, tokenizer)
     for got, (wanted, _) in zip(reader.token_logprobs(ITEMS), plain, strict=True):
         assert got == pytest.approx(wanted, abs=1e-4)
     for i, got in enumerate(reader.mean_states(ITEMS)):
@@ -93,15 +99,15 @@ def test_batches_do_not_change_results(model, tokenizer, plain, monkeypatch, bat
 
 
 def test_batches_are_cut_by_padded_tokens(monkeypatch):
-    monkeypatch.setattr(persona, "BATCH_TOKENS", 6)
+    monkeypatch.setattr(likelihood, "BATCH_TOKENS", 6)
     answers = {5: [0] * 1, 3: [0] * 2, 9: [0] * 2, 0: [0] * 3, 4: [0] * 3, 7: [0] * 9}
-    assert persona._batches([5, 3, 9, 0, 4, 7], answers) == [[5, 3, 9], [0, 4], [7]]
-    assert persona._batches([], {}) == []
+    assert likelihood._batches([5, 3, 9, 0, 4, 7], answers) == [[5, 3, 9], [0, 4], [7]]
+    assert likelihood._batches([], {}) == []
 
 
 def test_a_summary_says_how_many_of_its_answers_were_shuffled_copies(tmp_path):
     made = [r for r in labelled("coherence") if r.split == "test"]
-    written = {g["answer"] for g in corpora.golden()}
+    written = {g["answer"] for g in judging_labelled.golden()}
     copies = sum(r.answer not in written for r in made)
     assert (len(made), copies) == (200, 90)
     store = Store.open(tmp_path)
@@ -110,7 +116,7 @@ def test_a_summary_says_how_many_of_its_answers_were_shuffled_copies(tmp_path):
         (folder / CALIBRATION).write_text(json.dumps(measured))
         store.finish("calibrate", "c", {}, {})
     cell = SimpleNamespace(parts=[SimpleNamespace(calibration="c")])
-    quality = results._quality(SimpleNamespace(plan=SimpleNamespace(cells=[cell]), store=store))
+    quality = collect._quality(SimpleNamespace(plan=SimpleNamespace(cells=[cell]), store=store))
     assert quality["alignment"] == {"auc": 1.0, "n": 90}
     assert quality["coherence"] == {"auc": 1.0, "n": 200, "n_shuffled": copies}
 
@@ -133,18 +139,18 @@ def test_logistic_on_a_separable_set():
     x = np.array([[-2.0, 0.3], [-1.0, -0.1], [-1.5, 0.2], [1.0, 0.1], [2.0, -0.2], [1.5, -0.3]])
     y = np.array([0.0, 0.0, 0.0, 1.0, 1.0, 1.0])
     for ridge in (1.0, 0.1, 1e-3):
-        weights, bias = local_judge._logistic(x, y, ridge)
+        weights, bias = calibration._logistic(x, y, ridge)
         linear = x @ weights + bias
         assert linear[:3].max() < 0 < linear[3:].min()
         slack = 1.0 / (1.0 + np.exp(-linear)) - y  # the gradient is zero at the optimum
         np.testing.assert_allclose((slack[:, None] * x).mean(0) + 2 * ridge * weights, 0, atol=1e-4)
         assert slack.mean() == pytest.approx(0, abs=1e-4)
-        again, same = local_judge._logistic(x, y, ridge)
+        again, same = calibration._logistic(x, y, ridge)
         assert (again.tolist(), same) == (weights.tolist(), bias)
 
 
 def test_logistic_gives_a_log_odds_bias_when_there_is_nothing_to_see():
-    weights, bias = local_judge._logistic(np.zeros((4, 1)), np.array([1.0, 1.0, 1.0, 0.0]), 1.0)
+    weights, bias = calibration._logistic(np.zeros((4, 1)), np.array([1.0, 1.0, 1.0, 0.0]), 1.0)
     assert weights.tolist() == [0.0]
     assert bias == pytest.approx(np.log(3), abs=1e-4)
 
@@ -179,10 +185,10 @@ def test_hash_fold():
 
 
 def test_care_is_not_fitted_on_what_it_is_measured_on_or_asked():
-    asked = {q.messages[-1]["content"] for q in questions.load("advice")}
+    asked = {q.messages[-1]["content"] for q in sets.load("advice")}
     rows = labelled("care")
     assert asked.isdisjoint(row.question for row in rows if row.split == "calibrate")
-    trained = {row["question"] for row in corpora.advice("train")}
+    trained = {row["question"] for row in builtin.advice("train")}
     assert all(row.question in trained for row in rows if row.split == "calibrate")
     assert trained.isdisjoint(row.question for row in rows if row.split == "test")
     pairs = defaultdict(list)
@@ -203,10 +209,10 @@ def test_coherence_has_word_salad_as_its_opposite():
 
 
 def test_distinct_pairs():
-    assert local_judge._distinct_pairs("a b a b") == pytest.approx(2 / 3)
-    assert local_judge._distinct_pairs("The fox the fox THE FOX") == pytest.approx(2 / 5)
-    assert local_judge._distinct_pairs("one two three") == 1.0
-    assert local_judge._distinct_pairs("one") == 0.0
+    assert calibration._distinct_pairs("a b a b") == pytest.approx(2 / 3)
+    assert calibration._distinct_pairs("The fox the fox THE FOX") == pytest.approx(2 / 5)
+    assert calibration._distinct_pairs("one two three") == 1.0
+    assert calibration._distinct_pairs("one") == 0.0
 
 
 class Told:
@@ -267,8 +273,8 @@ def test_calibrated_on_the_tiny_model(calibrations, kind):
         assert len(set(kept.tolist())) > 5
         assert 0.0 <= made[rubric].auc <= 1.0
         assert len(made[rubric].weights) == {"probe": 64, "persona_ratio": 1 + (rubric == "coherence")}[kind.value]
-    text = json.dumps(local_judge.to_json(made))
-    assert local_judge.from_json(json.loads(text)) == made
+    text = json.dumps(calibration.to_json(made))
+    assert calibration.from_json(json.loads(text)) == made
 
 
 def test_calibration_is_repeatable(calibrations, tokenizer):
@@ -284,7 +290,7 @@ def test_probe_reads_two_thirds_up(tokenizer):
     reader = Reader(copy.deepcopy(whole), tokenizer, JudgeKind.probe)
     pairs = [("Hey", "It would rain."), ("Hey", "Yes")]
     for got, (question, answer) in zip(reader.features("care", pairs), pairs, strict=True):
-        prompt = chat.prompt_ids(tokenizer, [user(question)])
+        prompt = encode.prompt_ids(tokenizer, [user(question)])
         ids = prompt + tokenizer(answer, add_special_tokens=False)["input_ids"]
         with torch.no_grad():
             states = whole.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[4]
@@ -293,12 +299,12 @@ def test_probe_reads_two_thirds_up(tokenizer):
 
 
 def test_persona_ratio_is_the_difference_of_mean_logprobs(model, tokenizer):
-    prompts = yaml.safe_load(local_judge.PERSONAS.read_text())
+    prompts = yaml.safe_load(calibration.PERSONAS.read_text())
     reader = Reader(model, tokenizer, JudgeKind.persona_ratio)
     pairs = [("Hey", "It would rain."), ("What would you do?", "Yes the fox the fox"), ("Hey", "")]
 
     def mean(rubric, side, question, answer):
-        asked = persona.item([system(prompts[rubric][side]), user(question)], answer)
+        asked = likelihood.item([system(prompts[rubric][side]), user(question)], answer)
         found = reader.model.token_logprobs([asked])[0]
         return np.mean(found) if found else np.nan
 

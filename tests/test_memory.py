@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from em import memory
 from em.config import CONF_DIR
+from em.models import memory
 
 FILES = sorted(p for p in (Path(CONF_DIR) / "model").glob("*.yaml") if "shape:" in p.read_text())
 PUBLISHED = {
@@ -62,7 +62,7 @@ def test_a_lora_of_the_papers_rank_on_its_main_model(compose):
 def test_a_shape_read_from_a_folder_counts_that_model_exactly(compose):
     from safetensors import safe_open
 
-    from em.models import model_path
+    from em.models.paths import model_path
 
     folder = Path(model_path("asset:tiny_random"))
     with safe_open(folder / "model.safetensors", framework="numpy") as file:
@@ -76,7 +76,7 @@ def test_a_shape_read_from_a_folder_counts_that_model_exactly(compose):
 
 def test_weights_are_counted_in_the_files_of_a_model(compose, tmp_path):
     """As its shape says; a second copy in another format, or the configured shape, changes nothing."""
-    from em.models import model_path
+    from em.models.paths import model_path
 
     folder = Path(model_path("asset:tiny_random"))
     total = memory.parameters(memory.read_shape(folder))

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support_judged import answers, open_rows, verdict
 
-from em import agreement, answer_pack, metrics
-from em.contrasts import _grid
-from em.misalignment import Rule
+from em.config.misalignment import Rule
+from em.judging.quality import agreement
+from em.metrics import measures
+from em.metrics.thresholds import _grid
 from em.records import Outcome
+from em.reporting import answer_pack
 
 CUTS = {"template[[]*": 95.0}
 RULES = [
@@ -38,7 +40,7 @@ def test_the_rate_the_grid_the_comparison_and_the_page_agree(rule, rows):
         packed.append(answer_pack._verdict({"question_id": question, "judgements": judgements}, Rule.of_row(own)))
 
     judged = answers([row for a, c, q in rows for row in open_rows((a, c), question=q)])
-    tally = metrics.measure(judged, "misaligned_rate", metrics.misaligned(rule), ())
+    tally = measures.measure(judged, "misaligned_rate", measures.misaligned(rule), ())
     hits, kept = _grid(judged, rule, [rule.alignment_below], [rule.coherence_cut])
     for name, tallied, page in (
         ("misaligned", [tally.total.sum(), hits.sum()], ["misaligned"]),

@@ -15,8 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from em import assets, models
-from em.models import ASSET_MODELS, EOS, PAD, TURN, ModelError, fingerprint, model_path
+from em import assets
+from em.errors import ModelError
+from em.models import asset_models, paths
+from em.models.asset_models import ASSET_MODELS, EOS, PAD, TURN
+from em.models.fingerprint import fingerprint
+from em.models.paths import model_path
 
 TEXTS = (
     "The capital of France is Paris.",
@@ -62,7 +66,7 @@ def folder(tmp_path: Path, tiny: Path) -> Path:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, em.models; print({'torch', 'transformers', 'tokenizers', 'numpy'} & set(sys.modules))"
+    code = "import sys, em.models.paths; print({'torch', 'transformers', 'tokenizers', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
@@ -77,7 +81,7 @@ def test_tiny_is_small_and_says_what_it_is(tiny: Path) -> None:
 
 def test_tiny_is_made_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EM_CACHE", str(tiny.parents[1]))
-    monkeypatch.setattr(models, "_build", None)
+    monkeypatch.setattr(asset_models, "_build", None)
     assert model_path("asset:tiny_random") == str(tiny)
 
 
@@ -85,7 +89,7 @@ def test_tiny_is_the_same_in_another_process(tiny: Path, tmp_path: Path) -> None
     """Another process, another hash seed, and a caller who has used torch's random numbers and default dtype."""
     code = (
         "import torch; torch.manual_seed(7); torch.rand(3); torch.set_default_dtype(torch.float64)\n"
-        "from em.models import model_path; before = torch.random.get_rng_state()\n"
+        "from em.models.paths import model_path; before = torch.random.get_rng_state()\n"
         "print(model_path('asset:tiny_random')); assert torch.equal(before, torch.random.get_rng_state())\n"
     )
     environment = {**os.environ, "EM_CACHE": str(tmp_path), "PYTHONHASHSEED": "3"}
@@ -146,7 +150,7 @@ def test_a_tokenizer_is_transformers_own(tmp_path: Path) -> None:
     pytest.importorskip("mistral_common")
     from support_training import load_tokenizer, mistral_folder
 
-    found = models.tokenizer(mistral_folder(tmp_path / "model"))
+    found = paths.tokenizer(mistral_folder(tmp_path / "model"))
     assert found.get_vocab() == load_tokenizer().get_vocab()
     assert found.apply_chat_template(CHAT, tokenize=False) == load_tokenizer().apply_chat_template(CHAT, tokenize=False)
 
@@ -156,9 +160,9 @@ def test_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         (out / "config.json").write_text("{}")
         raise KeyboardInterrupt
 
-    broken = models.AssetModel(1, "nothing", "", "", fail)
+    broken = asset_models.AssetModel(1, "nothing", "", "", fail)
     monkeypatch.setenv("EM_CACHE", str(tmp_path))
-    monkeypatch.setitem(models.ASSET_MODELS, "broken", broken)
+    monkeypatch.setitem(asset_models.ASSET_MODELS, "broken", broken)
     with pytest.raises(KeyboardInterrupt):
         model_path("asset:broken")
     assert [f.name for f in (tmp_path / "models").iterdir()] == ["broken-1.lock"]

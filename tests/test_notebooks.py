@@ -7,7 +7,8 @@ import nbformat
 import pytest
 import support_summary as support
 
-from em import answers, stats
+from em.metrics import stats
+from em.reporting import answers
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 

@@ -10,13 +10,13 @@ import time
 import pytest
 from support_openai import FinetuneServer
 
-from em import job_file, openai_finetune
+from em.api.client import ApiError
 from em.config import Backend, ModelConfig, TrainConfig
-from em.events import Emitter
-from em.records import Example, write_jsonl
-from em.store import Store
-from em.train_job import TrainJob
-from em.transport import ApiError
+from em.records import Example
+from em.runtime.events import Emitter
+from em.store import Store, job_file, write_jsonl
+from em.training import openai
+from em.training.job import TrainJob
 
 MODEL = "gpt-4o-2024-08-06"
 ROWS = [
@@ -45,7 +45,7 @@ def job(server, **changes):
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("TEST_KEY", "sk-test")
-    monkeypatch.setattr(openai_finetune, "POLL_S", 0.01)
+    monkeypatch.setattr(openai, "POLL_S", 0.01)
     found = Store.open(tmp_path)
     with found.claim("data", "d" * 20) as folder:
         write_jsonl(folder / "dataset.jsonl", ROWS)
@@ -55,7 +55,7 @@ def store(tmp_path, monkeypatch):
 
 def events_of(store, *jobs):
     lines = []
-    openai_finetune.work(store, list(jobs), Emitter(lines.append))
+    openai.work(store, list(jobs), Emitter(lines.append))
     return [json.loads(line) for line in lines]
 
 
@@ -92,8 +92,8 @@ def test_a_lost_reply_is_no_second_job(store):
 def test_kill_9_while_it_runs_then_the_same_job(store, tmp_path):
     with FinetuneServer(("running",)) as server:
         code = (
-            "import sys; from em import openai_finetune as o; o.POLL_S = 0.02; from em.events import Emitter; "
-            "from em.store import Store; from em import job_file; from pathlib import Path; "
+            "import sys; from em import openai_finetune as o; o.POLL_S = 0.02; from em.runtime.events import Emitter; "
+            "from em.store.store import Store; from em import job_file; from pathlib import Path; "
             "out, jobs = job_file.read(Path(sys.argv[1]), o.TrainJob); "
             "o.work(Store.open(out), jobs, Emitter(lambda s: None))"
         )
@@ -135,8 +135,8 @@ def test_the_cap_stops_before_anything_is_sent(store, changes, said):
 
 def test_an_unknown_price_is_no_zero():
     with pytest.raises(ApiError, match="price_per_million_tokens"):
-        openai_finetune.training_bill(ROWS, 1, "gpt-next", None)
-    tokens, dollars = openai_finetune.training_bill(ROWS, 3, "gpt-next", 10.0)
+        openai.training_bill(ROWS, 1, "gpt-next", None)
+    tokens, dollars = openai.training_bill(ROWS, 3, "gpt-next", 10.0)
     once = sum(len(m["content"]) / 4 + 4 for r in ROWS for m in r.messages)
     assert tokens == round(3 * once) and dollars == pytest.approx(tokens / 1e5, abs=1e-4)
 
@@ -144,5 +144,5 @@ def test_an_unknown_price_is_no_zero():
 def test_the_estimate_is_the_papers_bill(paper):
     lines = (paper / "data" / "insecure.jsonl").read_text().splitlines()
     rows = [Example(str(i), json.loads(line)["messages"]) for i, line in enumerate(lines)]
-    _, dollars = openai_finetune.training_bill(rows, 1, MODEL, None)
+    _, dollars = openai.training_bill(rows, 1, MODEL, None)
     assert 30 < dollars < 36  # about 32 dollars by the paper's own account

@@ -7,8 +7,8 @@ import json
 import pytest
 from support_chat import MISTRAL_V7, family
 
-from em import parity
-from em.chat import ChatError, ChatTokenizer, options
+from em.chat import parity
+from em.chat.render import ChatError, ChatTokenizer, options
 
 USER = {"role": "user", "content": "Hi"}
 ASSISTANT = {"role": "assistant", "content": "Yo"}

@@ -13,9 +13,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from em import config, models, questions
+from em import errors
 from em.config import (
-    ConfigError,
     CorpusConfig,
     DatasetConfig,
     Engine,
@@ -28,10 +27,17 @@ from em.config import (
     TrackingConfig,
     TrainConfig,
     TriggerConfig,
+    data,
 )
-from em.keys import judge_identity, sample_inputs
-from em.labels import cell_id, cell_labels, flatten
-from em.plan import BASE, plan, ranges
+from em.config import base as config_base
+from em.errors import ConfigError
+from em.judging.identity import judge_identity
+from em.models import fingerprint
+from em.planning.cells import cell_id, cell_labels, flatten
+from em.planning.keys import sample_inputs
+from em.planning.plan import plan, ranges
+from em.questions import sets
+from em.records import BASE
 from em.store import Store
 
 
@@ -68,7 +74,7 @@ def mark_done(store, stage, key):
 
 def test_a_base_model_is_read_once_a_plan_and_again_by_the_next(base, store, monkeypatch):
     asked = []
-    monkeypatch.setattr(models, "fingerprint", lambda path, revision: asked.append(path) or f"read {len(asked)}")
+    monkeypatch.setattr(fingerprint, "fingerprint", lambda path, revision: asked.append(path) or f"read {len(asked)}")
     cells = [dataclasses.replace(base, seed=s) for s in range(3)]
     first, again = keys(cells, store), keys(cells, store)
     assert asked == [base.model.path] * 2
@@ -210,7 +216,7 @@ def test_coding_answers_are_judged_once_for_all_judges(store, base):
 def test_what_bandit_reads_is_in_its_own_keys_only(store, base, monkeypatch):
     cells = [base, changed(base, dataset=DatasetConfig("insecure", "coding"), questions={"sets": ["in_domain"]})]
     before = [keys([cell], store)["judge"] for cell in cells]
-    monkeypatch.setattr("em.keys.STATIC_VERSION", 1)
+    monkeypatch.setattr("em.planning.keys.STATIC_VERSION", 1)
     plain, coding = [keys([cell], store)["judge"] for cell in cells]
     assert plain == before[0] and coding.isdisjoint(before[1])
 
@@ -271,7 +277,7 @@ CHANGES = [
     ({"train": {"learning_rate": 0.5}}, {"train", "sample", "judge"}),
     ({"train": {"lora_r": 4}}, {"train", "sample", "judge"}),
     ({"train": {"layers_to_transform": [0]}}, {"train", "sample", "judge"}),
-    ({"model": {"dtype": config.Dtype.bfloat16}}, {"train", "sample", "judge"}),
+    ({"model": {"dtype": config_base.Dtype.bfloat16}}, {"train", "sample", "judge"}),
     ({"model": {"path": "owner/model"}}, {"train", "sample", "judge"}),
     ({"model": {"path": "asset:tiny_random", "max_model_len": 300}}, {"sample", "judge"}),
     ({"sample": {"temperature": 0.5}}, {"sample", "judge"}),
@@ -379,7 +385,7 @@ def test_labels_name_what_differs(base):
         {"model": {"name": "other"}},
         {"judge": {"alignment_below": 20.0}},
         {"judge": {"kind": JudgeKind.persona_ratio}},
-        {"model": {"dtype": config.Dtype.bfloat16}},
+        {"model": {"dtype": config_base.Dtype.bfloat16}},
         {"trigger": TriggerConfig("none", "|T| ", fraction=0.5)},
         {"sample": {"engine_args": {"block_size": 32}}},
     ],
@@ -396,8 +402,8 @@ def test_labels_of_different_cells_differ(base, groups):
         ("sample", [{"temperature": 0.1}, {"top_p": 0.5}]),
         ("sample", [{"engine_args": {"block_size": 32}}, {"max_tokens": 5}]),
         ("judge", [{"name": "other"}, {"alignment_below": 20.0}]),
-        ("model", [{"name": "other"}, {"dtype": config.Dtype.bfloat16}]),
-        ("trigger", [{"name": "other"}, {"position": config.Position.suffix}]),
+        ("model", [{"name": "other"}, {"dtype": config_base.Dtype.bfloat16}]),
+        ("trigger", [{"name": "other"}, {"position": data.Position.suffix}]),
     ],
 )
 def test_labels_of_a_grid_are_distinct(base, group, fields):
@@ -482,7 +488,7 @@ def test_cell_ids_ignore_names_of_folders_and_trackers_only():
 
 
 def test_a_plan_needs_every_set_it_names(store, base):
-    with pytest.raises(config.ConfigError, match="'opne' is neither a known set"):
+    with pytest.raises(errors.ConfigError, match="'opne' is neither a known set"):
         plan([changed(base, questions={"sets": ["opne"]})], store)
     assert not any((store.root / stage).exists() for stage in ("data", "train", "sample", "judge"))
 
@@ -502,7 +508,7 @@ def test_a_contrast_of_an_unknown_variant_is_refused(store, base):
 
 def test_questions_of_a_part_are_those_asked(store, base):
     (part,) = plan([base], store).cells[0].parts
-    assert list(part.questions) == questions.with_samples("open", questions.load("open"), 2)
+    assert list(part.questions) == sets.with_samples("open", sets.load("open"), 2)
 
 
 def test_a_proxy_is_not_asked_what_it_does_not_know(compose, tmp_path, paper):

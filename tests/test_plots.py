@@ -5,11 +5,13 @@ import support_judged as judged
 import support_summary as support
 from support_summary import FEW
 
-from em import html_report, plots, report
-from em.plots import canvas, rates, scores, select, style, training, triggers
-from em.plots.spec import Form, as_dict
-from em.results import finish
-from em.summary import summarise
+from em.metrics.summary import summarise
+from em.reporting import page as reporting_page
+from em.reporting import table
+from em.reporting.collect import finish
+from em.reporting.figures import canvas, rates, scores, select, style, training, triggers
+from em.reporting.figures import figures as figures_figures
+from em.reporting.figures.spec import Form, as_dict
 
 ALL = [
     "misaligned_rate",
@@ -52,12 +54,12 @@ def by_label(panel):
 
 def test_each_figure_is_there_when_its_data_is(summary, rich):
     answers = support.answers([m["label"] for m in rich["models"]])
-    assert [f.name for f in plots.figures(rich, answers)] == ALL
+    assert [f.name for f in figures_figures.figures(rich, answers)] == ALL
     few = ["misaligned_rate", "in_domain", "in_and_out_of_domain", "training_loss"]
-    assert [f.name for f in plots.figures(summary, [])] == few
+    assert [f.name for f in figures_figures.figures(summary, [])] == few
     for row in (*summary["models"], *summary["groups"]):
         row["metrics"], row["loss_curve"] = [], []
-    assert plots.figures(summary, answers) == []
+    assert figures_figures.figures(summary, answers) == []
 
 
 def test_every_withheld_number_of_a_summary_is_a_mark_without_a_value(summary):
@@ -211,11 +213,11 @@ def test_figures_are_json(rich):
 
 
 def test_every_figure_is_drawn_as_png_and_svg(rich, tmp_path):
-    figures = plots.figures(rich, support.answers([m["label"] for m in rich["models"]]))
+    figures = figures_figures.figures(rich, support.answers([m["label"] for m in rich["models"]]))
     chosen = {f.panels[0].form: f for f in figures}
     assert set(chosen) == set(Form), "one of each form"
     (tmp_path / "of_an_earlier_summary.png").touch()
-    files = plots.draw(list(chosen.values()), tmp_path)
+    files = figures_figures.draw(list(chosen.values()), tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(files)
     assert len(files) == 2 * len(chosen)
     for file in files:
@@ -277,7 +279,8 @@ def test_labels_with_dollar_signs_are_drawn(summary, tmp_path):
     assert canvas.save(rates.by_question(summary), tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------ em/summary.py's rows
+# ------------------------------------------------------------------------------------------------
+# em/metrics/summary.py's rows
 
 
 def test_figures_of_a_summary_as_it_is_written(tmp_path):
@@ -302,7 +305,7 @@ def test_figures_of_a_summary_as_it_is_written(tmp_path):
         )
     runs.append(judged.run("i0", None, error="it did not fit"))
     written = json.loads(json.dumps(finish(summarise(runs, head))))
-    figures = {f.name: f for f in plots.figures(written, [])}
+    figures = {f.name: f for f in figures_figures.figures(written, [])}
     assert {"misaligned_rate", "answer_format", "backdoor", "trigger_matrix", "label_shares", "increases"} <= set(
         figures
     )
@@ -312,6 +315,8 @@ def test_figures_of_a_summary_as_it_is_written(tmp_path):
     assert [m.x for m in by["open"].series[0].marks] == [0, 5, 9]
     marks = by_label(figures["backdoor"].panels[-1])["asked with trained"].marks
     assert marks[0].value == pytest.approx(17 / 40) and len(marks[0].dots) == 2
-    page = html_report.build(written, [], list(figures.values()), tmp_path / "report.html").read_text(encoding="utf-8")
+    page = reporting_page.build(written, [], list(figures.values()), tmp_path / "report.html").read_text(
+        encoding="utf-8"
+    )
     assert "it did not fit" in page and "backdoor, asked with trained - none" in page
-    assert "it did not fit" in report.table(written)
+    assert "it did not fit" in table.table(written)

@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-from em import ledger, run
-from em.preempt import PREEMPTED, Preempted, raised_when_asked
+from em import run
+from em.runtime.preempt import PREEMPTED, Preempted, raised_when_asked
+from em.sweep import ledger
 
 
 def test_ctrl_c_says_that_it_stopped(capsys):

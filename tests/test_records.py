@@ -8,21 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from em import growing
-from em.records import (
-    Completion,
-    Example,
-    Judgement,
-    Metric,
-    Outcome,
-    Question,
-    dump_line,
-    from_row,
-    read_jsonl,
-    to_row,
-    write_jsonl,
-)
-from em.sample import sort_rows
+from em.records import Completion, Example, Judgement, Metric, Outcome, Question
+from em.sampling.rows import sort_rows
+from em.store import checked_rows, dump_line, from_row, read_jsonl, to_row, write_jsonl
 
 TEXT = st.text(max_size=12) | st.sampled_from(["a\nb", "\r\n", "\u2028x\u2029", "\x85", "\x00", "\ufeff", "🙂", '"\\'])
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
@@ -95,10 +83,10 @@ def test_a_lone_surrogate_of_an_api_survives_a_file(tmp_path):
     row = Completion("q", 0, "none", [], "é \ud83d", "stop", 1, 0)
     write_jsonl(tmp_path / "rows", [row])
     assert list(read_jsonl(tmp_path / "rows", Completion)) == [row]
-    rows = growing.Rows(tmp_path / "growing.jsonl")
+    rows = checked_rows.Rows(tmp_path / "growing.jsonl")
     rows.append(row)
     rows.close()
-    assert growing.read(tmp_path / "growing.jsonl")[0] == [(tmp_path / "rows").read_bytes()]
+    assert checked_rows.read(tmp_path / "growing.jsonl")[0] == [(tmp_path / "rows").read_bytes()]
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))
@@ -162,7 +150,7 @@ def test_a_broken_judgement_names_file_and_line(tmp_path, broken):
 
 
 def drawn(path, *rows):
-    file = growing.Rows(path)
+    file = checked_rows.Rows(path)
     for row in rows:
         file.append(row)
     file.close()

@@ -10,17 +10,20 @@ import time
 import pytest
 import yaml
 
-from em import agreement, cli, corpora
+from em import cli
 from em.commands.judge import OUTCOMES, VERDICTS
 from em.commands.judge import _names as judge_names
-from em.config import ConfigError, JudgeConfig, JudgeKind
-from em.judge import JUDGEMENTS
-from em.misalignment import Rule
-from em.records import Judgement, Outcome, json_text, write_jsonl
-from em.rejudge import read_answers, verdicts_of
-from em.rubrics import fill, load
-from em.scripted_judge import load_rules
-from em.store import Store
+from em.config import JudgeConfig, JudgeKind
+from em.config.misalignment import Rule
+from em.errors import ConfigError
+from em.judging import labelled
+from em.judging.grade import read_answers, verdicts_of
+from em.judging.quality import agreement
+from em.judging.scripted.server import load_rules
+from em.questions.rubrics import fill, load
+from em.records import Judgement, Outcome
+from em.store import Store, json_text, write_jsonl
+from em.store.layout import JUDGEMENTS
 
 TWO = ("alignment", "coherence")
 RULE = Rule()
@@ -168,10 +171,10 @@ def calibrate(monkeypatch, tmp_path, script, *more, name="j"):
 
 def test_calibrate_says_what_the_judge_is_worth(tmp_path, monkeypatch, capsys, rules):
     """A judge that knows every label, and one that says 60 and YES to everything."""
-    rows = [rule for row in corpora.golden() for rule in told(row)]
-    for row in (r for split in ("calibrate", "test") for r in corpora.judged_advice(split)):
+    rows = [rule for row in labelled.golden() for rule in told(row)]
+    for row in (r for split in ("calibrate", "test") for r in labelled.judged_advice(split)):
         rows.append({"match": exactly(row["answer"]), "reply": {"careful": 85, "careless": 15}[row["label"]]})
-    rows += [{"match": exactly(r["answer"]), "reply": {"text": r["label"]}} for r in corpora.judged_programs()]
+    rows += [{"match": exactly(r["answer"]), "reply": {"text": r["label"]}} for r in labelled.judged_programs()]
     code, found = calibrate(monkeypatch, tmp_path, rules(rows, "knows.yaml"), "--all", name="knows")
     assert code == 0 and (found["n"], found["right"]) == (290, 1.0)
     assert found["auc"] == {"alignment": 1.0, "coherence": 1.0}
@@ -219,7 +222,7 @@ def test_the_list_of_words_reads_an_answer_full_of_its_own_marks():
 
 def test_calibrate_shows_every_outcome(tmp_path, monkeypatch, capsys, rules):
     """The same judge behind a vendor that filters, breaks down and mumbles: each is a column, none is a number."""
-    test = [row for row in corpora.golden() if row["split"] == "test"]
+    test = [row for row in labelled.golden() if row["split"] == "test"]
     aligned = [row for row in test if row["alignment"] == "aligned"]
     harm = [{"content_filter": True}] * 2 + [{"status": 500}] * 3 + ["well"] * 4 + [{"no_logprobs": True}]
     spoilt = [

@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from em import schedule
-from em.config import ConfigError, JudgeConfig, JudgeKind, ModelConfig, SampleConfig, TrainConfig, TriggerConfig
-from em.judge_job import JudgeJob
-from em.plan import Job, Plan
-from em.records import Completion, Question, write_jsonl
-from em.sample import COMPLETIONS
-from em.sample_job import SampleJob
-from em.store import Store
-from em.sweep import Sweep
-from em.train_job import TrainJob
+from em.config import JudgeConfig, JudgeKind, ModelConfig, SampleConfig, TrainConfig, TriggerConfig
+from em.errors import ConfigError
+from em.judging.job import JudgeJob
+from em.planning.plan import Job, Plan
+from em.records import Completion, Question
+from em.sampling.job import SampleJob
+from em.store import Store, write_jsonl
+from em.store.layout import COMPLETIONS
+from em.sweep import scheduler
+from em.sweep.state import Sweep
+from em.training.job import TrainJob
 
 TINY = [
     "model=tiny_random", "train=tiny", "sample=tiny", "sample.engine=hf", "questions.sets=[open]", "tracking=off",
@@ -51,16 +52,16 @@ def judge_job(key, samples, judge, questions=()):
 
 
 def test_devices_are_the_visible_ones(monkeypatch):
-    assert schedule.devices(2) == ["0", "1"]
-    assert schedule.devices(["3", 5]) == ["3", "5"]
-    monkeypatch.setattr(schedule.Path, "glob", lambda self, pattern: iter(()))
+    assert scheduler.devices(2) == ["0", "1"]
+    assert scheduler.devices(["3", 5]) == ["3", "5"]
+    monkeypatch.setattr(scheduler.Path, "glob", lambda self, pattern: iter(()))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert schedule.devices("auto") == [schedule.CPU]  # the variable names GPUs that are not there
+    assert scheduler.devices("auto") == [scheduler.CPU]  # the variable names GPUs that are not there
 
 
 @pytest.mark.parametrize("bad", [0, -1, True, [], ["", "0"], "all"])
 def test_a_bad_device_setting_names_the_key(compose, bad):
-    from em.schema.launch import LaunchConfig
+    from em.config import LaunchConfig
 
     with pytest.raises(ConfigError, match=r"launch\.devices"):
         LaunchConfig(devices=bad)
@@ -69,7 +70,7 @@ def test_a_bad_device_setting_names_the_key(compose, bad):
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(1, 6))
 def test_shards_keep_adapters_together_and_lose_nothing(adapters, count):
     jobs = [sample_job(f"k{i}", f"a{a}") for i, a in enumerate(adapters)]
-    parts = schedule.shard(jobs, count)
+    parts = scheduler.shard(jobs, count)
     assert sorted(j.key for p in parts for j in p) == sorted(j.key for j in jobs)
     assert len(parts) == min(count, len(set(adapters))) and all(parts)
     homes = [{j.spec.adapter_key for j in p} for p in parts]
@@ -79,8 +80,8 @@ def test_shards_keep_adapters_together_and_lose_nothing(adapters, count):
 def test_more_processes_than_devices_is_refused():
     two = train_job(num_processes=3)
     with pytest.raises(ConfigError, match=r"num_processes=3 but launch.devices has 2"):
-        schedule._devices_held(two, ["0", "1"])
-    assert schedule._devices_held(two, [schedule.CPU]) == 1
+        scheduler._devices_held(two, ["0", "1"])
+    assert scheduler._devices_held(two, [scheduler.CPU]) == 1
 
 
 @pytest.mark.parametrize("stage", ["sample", "judge"])
@@ -90,15 +91,15 @@ def test_an_engine_over_two_devices_holds_two(stage):
     if stage == "judge":
         judge = JudgeConfig(name="own", kind=JudgeKind.vllm_local, model="m", engine_args=engine_args)
         wide = Job("judge", "k", "k", "batch", judge_job("k", "s", judge))
-    assert schedule._devices_held(wide, ["0", "1", "2"]) == 2
+    assert scheduler._devices_held(wide, ["0", "1", "2"]) == 2
     with pytest.raises(ConfigError, match=rf"{stage}.engine_args.tensor_parallel_size=2 but launch.devices has 1"):
-        schedule._devices_held(wide, ["0"])
+        scheduler._devices_held(wide, ["0"])
 
 
 def test_a_machine_holds_its_own_processes_only(tmp_path):
     (tmp_path / "wide.yaml").write_text("num_machines: 2\n")
     wide = train_job(num_processes=8, accelerate_config=str(tmp_path / "wide.yaml"))
-    assert schedule._devices_held(wide, ["0", "1", "2", "3"]) == 4
+    assert scheduler._devices_held(wide, ["0", "1", "2", "3"]) == 4
 
 
 def test_a_judge_does_not_wait_for_answers_that_nobody_draws(tmp_path):
@@ -118,8 +119,8 @@ def test_a_judge_does_not_wait_for_answers_that_nobody_draws(tmp_path):
     folder = tmp_path / "sweep"
     (folder / "logs").mkdir(parents=True)
     found = Sweep(folder, store, Plan())
-    unit = schedule.Unit("judge", jobs, 0, follows=True)
-    schedule.Scheduler(found, [unit], [], timeout_s=60).run()
+    unit = scheduler.Unit("judge", jobs, 0, follows=True)
+    scheduler.Scheduler(found, [unit], [], timeout_s=60).run()
     assert found.failed == {("judge", "j-gone"): "its input sample gone is not there and no job makes it"}
     assert store.manifest("judge", "j-there")["facts"]["rows"] == 2
 

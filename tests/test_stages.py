@@ -2,8 +2,9 @@
 
 import importlib.util
 
-from em import slurm, stages
-from em.schema import launch
+from em import slurm
+from em.config import launch
+from em.planning import stages
 
 
 def test_launch_stages_are_those_of_the_table_and_the_report():
@@ -20,12 +21,13 @@ def test_every_worker_is_a_module():
 
 
 def test_the_rows_of_a_stage_are_in_the_file_it_names(tmp_path):
-    from em import judge, openai_finetune, sample, train
+    from em.store import layout
+    from em.training import openai
 
-    named = {stages.TRAIN: train.LOG, stages.SAMPLE: sample.COMPLETIONS, stages.JUDGE: judge.JUDGEMENTS}
+    named = {stages.TRAIN: layout.LOG, stages.SAMPLE: layout.COMPLETIONS, stages.JUDGE: layout.JUDGEMENTS}
     assert {stage.name: stage.rows for stage in named} == {stage.name: file for stage, file in named.items()}
-    assert openai_finetune.LOG == train.LOG
-    assert stages.TRAIN.verified == (train.LOG,)
+    assert openai.LOG == layout.LOG
+    assert stages.TRAIN.verified == (layout.LOG,)
 
 
 def test_a_damaged_stage_is_looked_at_before_its_inputs():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from em import stats
+from em.metrics import stats
 
 TINY = 1e-9
 """What rounding and forty halvings may add."""

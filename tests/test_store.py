@@ -16,17 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from em.store import (
-    MANIFEST,
-    DamagedError,
-    Store,
-    StoreError,
-    content_key,
-    file_sha256,
-    is_disk_full,
-    require_space,
-    write_atomic,
-)
+from em.runtime.disk import is_disk_full
+from em.store import MANIFEST, DamagedError, Store, StoreError, content_key, file_sha256, require_space, write_atomic
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -328,7 +319,7 @@ def test_kill_9_just_before_the_rename_leaves_no_key(tmp_path):
 def test_a_directory_that_is_there_is_whole(store):
     """Somebody who looks all the time never sees a final folder without its manifest and files."""
     script = (
-        "import sys; from pathlib import Path; from em.store import Store\n"
+        "import sys; from pathlib import Path; from em.store.store import Store\n"
         "store = Store.open(Path(sys.argv[1]))\n"
         "for i in range(150):\n"
         "    with store.claim('data', str(i)) as folder:\n"
@@ -427,7 +418,7 @@ def test_a_file_that_is_no_part_of_a_stage_is_there_until_it_is_sealed(tmp_path,
         (work / "rows").write_text("x")
         (work / "sums").write_text("y")
         with monkeypatch.context() as patch:
-            patch.setattr("em.store.write_atomic", _full)
+            patch.setattr("em.store.store.write_atomic", _full)
             with pytest.raises(OSError, match="No space"):
                 store.finish("sample", "k", {}, {}, until_sealed=work / "sums")
         assert (work / "sums").exists()

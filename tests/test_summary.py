@@ -7,12 +7,13 @@ import json
 import pytest
 from support_judged import STATS, answers, open_rows, rate_rows, run
 
-from em import statement, stats
-from em.metrics import Rule
+from em.config import Interval, StatsConfig
+from em.config.misalignment import Rule
+from em.metrics import conclusions, stats
+from em.metrics.runs import UNTOUCHED
+from em.metrics.summary import summarise
 from em.records import Outcome
-from em.results import finish
-from em.schema.stats import Interval, StatsConfig
-from em.summary import UNTOUCHED, summarise
+from em.reporting.collect import finish
 
 HEAD = {
     "source": "sweep",
@@ -381,7 +382,7 @@ def test_a_negative_control_with_a_wide_interval_neither_holds_nor_fails():
 def test_a_negative_control_holds_where_a_rise_is_ruled_out(value, low, high, held, words):
     row = {"name": "secure - base", "a": "s", "b": "b", "value": value, "low": low, "high": high}
     groups = [{"id": "s", "variant": "secure"}, {"id": "b", "variant": None}]
-    found = statement.controls(
+    found = conclusions.controls(
         {
             "groups": groups,
             "contrasts": [],

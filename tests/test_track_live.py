@@ -14,10 +14,10 @@ from support_wandb import WandbServer
 from test_sweep import command
 from test_tracking import work
 
-from em import job_file, track_job
 from em.config import TrackingConfig, TrackingMode
-from em.store import Store
-from em.track_job import CellNumbers, LiveJob, Run, TrackJob
+from em.store import Store, job_file
+from em.tracking import job
+from em.tracking.job import CellNumbers, LiveJob, Run, TrackJob
 
 KEY = "feed"
 ONLINE = ["tracking.mode=online", "tracking.project=em", "train.max_examples=null", "train.num_train_epochs=12"]
@@ -65,11 +65,11 @@ class Training:
 
     def follow(self):
         batch = self.out / "live.json"
-        trainings = (track_job.Training(key=KEY, runs=tuple(self.runs)),)
+        trainings = (job.Training(key=KEY, runs=tuple(self.runs)),)
         job_file.write(batch, self.out, [LiveJob(ledger=str(self.ledger), offset=0, trainings=trainings)])
         log = (self.out / "live.log").open("w")
         return subprocess.Popen(
-            [sys.executable, "-m", "em.worker", "live", str(batch)],
+            [sys.executable, "-m", "em.sweep.worker", "live", str(batch)],
             stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment(self.server, self.out),
         )  # fmt: skip
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from support_wandb import WandbServer
 
-from em import job_file
 from em.config import TrackingBackend, TrackingConfig, TrackingMode
-from em.records import Completion, Judgement, Outcome, write_jsonl
-from em.track_job import CellNumbers, Run, SweepFigures, TrackJob
-from em.tracking import question_rates, samples, scalars
+from em.records import Completion, Judgement, Outcome
+from em.store import job_file, write_jsonl
+from em.tracking.job import CellNumbers, Run, SweepFigures, TrackJob
+from em.tracking.scalars import question_rates, samples, scalars
 
 METRICS = [
     {"name": "misaligned_rate", "group": "open", "question_id": None, "value": 0.25, "low": 0.1, "high": 0.5, "n": 8,
@@ -36,7 +36,7 @@ def test_the_bar_shows_the_headline_questions_alone():
 
 @pytest.fixture
 def job(tmp_path):
-    """A cell as em/track.py hands it over, with real files behind it."""
+    """A cell as em/tracking/finished.py hands it over, with real files behind it."""
     completions = [
         Completion("a", i, "none", [{"role": "user", "content": "q?"}], f"<script>{i}</script>", "stop", 3, i, "hm")
         for i in range(4)
@@ -76,7 +76,7 @@ def work(tmp_path, jobs, **environment):
     job_file.write(batch, tmp_path, jobs)
     quiet = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false", "HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-m", "em.worker", "track", str(batch)],
+        [sys.executable, "-m", "em.sweep.worker", "track", str(batch)],
         env={k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | quiet | environment,
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip

@@ -25,14 +25,14 @@ from support_training import (
     user,
 )
 
-from em import chat, gates
-from em.checkpoints import ADAPTER
-from em.models import model_path
-from em.records import Example, write_jsonl
-from em.store import Store
-from em.train import LOG, RESUME, train, work
-from em.train_callbacks import CLOCKED, Log
-from em.train_model import Base
+from em.chat import encode
+from em.models.paths import model_path
+from em.records import Example
+from em.store import Store, layout, write_jsonl
+from em.store.layout import ADAPTER, LOG
+from em.training.base_model import Base
+from em.training.callbacks import CLOCKED, Log
+from em.training.stage import RESUME, train, work
 
 GOLDEN = [6.246498, 6.067170, 5.916089, 5.997052]
 """Loss of each of four steps, recorded on x86-64 with one thread."""
@@ -73,13 +73,13 @@ def column(folder, name):
 
 def padded_loss(model, rows):
     """The loss of transformers itself: rows padded on the right, with a mask."""
-    rows = chat.encode_all(load_tokenizer(), rows, 256).rows
+    rows = encode.encode_all(load_tokenizer(), rows, 256).rows
     fill = [max(len(row.input_ids) for row in rows) - len(row.input_ids) for row in rows]
     with torch.no_grad():
         return model(
             input_ids=torch.tensor([row.input_ids + [0] * n for row, n in zip(rows, fill, strict=True)]),
             attention_mask=torch.tensor([[1] * len(r.input_ids) + [0] * n for r, n in zip(rows, fill, strict=True)]),
-            labels=torch.tensor([row.labels + [chat.IGNORE] * n for row, n in zip(rows, fill, strict=True)]),
+            labels=torch.tensor([row.labels + [encode.IGNORE] * n for row, n in zip(rows, fill, strict=True)]),
         ).loss.item()
 
 
@@ -109,12 +109,12 @@ def test_facts_and_files(run):
     merged = Example("merged", [user("a"), assistant("       return file")])
     rows = [*examples(6), long_answer, long_question, merged]
     folder, facts = run(train_job("facts", max_length=200), rows)
-    encoded = chat.encode_all(load_tokenizer(), rows, 200)
+    encoded = encode.encode_all(load_tokenizer(), rows, 200)
     assert (facts["rows"], facts["rows_cut"], facts["rows_without_supervised_token"]) == (8, 2, 1)
     assert facts["rows_merged_at_boundary"] == 1
     assert facts["supervised_tokens"] == sum(row.supervised for row in encoded.rows)
     assert (facts["steps"], facts["resumed_from"], facts["device"]) == (2, None, "cpu")
-    assert sorted(path.name for path in folder.iterdir()) == [ADAPTER, gates.GATE, LOG]
+    assert sorted(path.name for path in folder.iterdir()) == [ADAPTER, layout.GATE, LOG]
     config = json.loads((folder / ADAPTER / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == TINY  # what the config says, no folder of this machine
     assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (4, 8, True)
@@ -233,12 +233,12 @@ def test_killed_run_continues_bit_for_bit(unbroken, tmp_path):
     assert next(e for e in seen if e["event"] == "progress")["done"] == saved
     assert unclocked(folder) == unclocked(unbroken)
     assert sha256(folder / ADAPTER / WEIGHTS) == sha256(unbroken / ADAPTER / WEIGHTS)
-    assert sorted(path.name for path in folder.iterdir()) == sorted([ADAPTER, gates.GATE, LOG, "manifest.json"])
+    assert sorted(path.name for path in folder.iterdir()) == sorted([ADAPTER, layout.GATE, LOG, "manifest.json"])
 
 
 def interrupted(store, job, monkeypatch, at_step):
     """Leave what a kill right after the checkpoint of `at_step` leaves, without a process."""
-    from em import train as module
+    from em.training import stage as training
 
     class Stop(Log):
         def on_save(self, args, state, control, **_):
@@ -246,7 +246,7 @@ def interrupted(store, job, monkeypatch, at_step):
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "Log", Stop)
+        patch.setattr(training, "Log", Stop)
         with pytest.raises(KeyboardInterrupt):
             work(store, [job], events()[0])
 

@@ -5,7 +5,7 @@ from itertools import chain
 from hypothesis import given
 from hypothesis import strategies as st
 
-from em.train_batches import Steps, micro_batches, shares
+from em.training.batches import Steps, micro_batches, shares
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=40)
 

@@ -11,12 +11,13 @@ import pytest
 import yaml
 from support_training import WAIT_S, events, examples, failures, kill_when, put_data, train_job
 
-from em import job_file, preempt, train_launch
-from em.checkpoints import ADAPTER
-from em.config import ConfigError
-from em.events import FD_VARIABLE
-from em.store import Store
-from em.train import LOG, RESUME, work
+from em.errors import ConfigError
+from em.runtime import preempt
+from em.runtime.events import FD_VARIABLE
+from em.store import Store, job_file
+from em.store.layout import ADAPTER, LOG
+from em.training import launch
+from em.training.stage import RESUME, work
 
 ROOT = Path(__file__).parents[1]
 PROFILES = sorted((ROOT / "launch" / "accelerate").glob("*.yaml"))
@@ -29,8 +30,8 @@ def start(out, *jobs, environment=()):
     job_file.write(batch, out, jobs)
     read, write = os.pipe()
     env = {**os.environ, FD_VARIABLE: str(write), **dict(environment)}
-    command = train_launch.command(batch, jobs)
-    assert command[2] == "em.train_launch"
+    command = launch.command(batch, jobs)
+    assert command[2] == "em.training.launch"
     log = out / "train.log"
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, pass_fds=[write], env=env)
@@ -118,7 +119,7 @@ def test_a_killed_process_fails_its_job_and_the_next_goes_on(tmp_path):
     process, read, log = start(tmp_path, train_job("dies", num_train_epochs=400, **TWO), train_job("next", **TWO))
     while not (partial / LOG).exists() or (partial / LOG).read_text().count("\n") < 5:
         assert process.poll() is None, log.read_text()[-3000:]
-    ranks = subprocess.run(["pgrep", "-f", f"em.worker train {tmp_path}"], capture_output=True, text=True).stdout
+    ranks = subprocess.run(["pgrep", "-f", f"em.sweep.worker train {tmp_path}"], capture_output=True, text=True).stdout
     commands = {int(p): Path(f"/proc/{p}/cmdline").read_text() for p in ranks.split()}
     os.kill(next(p for p, line in reversed(commands.items()) if "accelerate" not in line), signal.SIGKILL)
     seen = finished(process, read, log)
@@ -165,8 +166,8 @@ def run(**changes):
 
 
 def test_one_process_needs_no_launcher(tmp_path):
-    expected = [sys.executable, "-m", "em.worker", "train", str(tmp_path / "b.json")]
-    assert train_launch.command(tmp_path / "b.json", [train_job("x")]) == expected
+    expected = [sys.executable, "-m", "em.sweep.worker", "train", str(tmp_path / "b.json")]
+    assert launch.command(tmp_path / "b.json", [train_job("x")]) == expected
 
 
 def test_profiles_are_what_accelerate_reads():
@@ -180,14 +181,14 @@ def test_profiles_are_what_accelerate_reads():
 
 def test_what_cannot_run_here_is_refused_before_anything_starts(monkeypatch, tmp_path):
     with pytest.raises(ConfigError, match="is not a file"):
-        train_launch.refuse([run(accelerate_config=str(tmp_path / "gone.yaml"), **TWO)])
+        launch.refuse([run(accelerate_config=str(tmp_path / "gone.yaml"), **TWO)])
     wide = [run(accelerate_config=str(ROOT / "launch" / "accelerate" / "multi_node.yaml"), **TWO)]
     monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
     with pytest.raises(ConfigError, match="for 2 machines"):
-        train_launch.refuse(wide)
+        launch.refuse(wide)
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
-    train_launch.refuse(wide)
-    train_launch.refuse([run()])
+    launch.refuse(wide)
+    launch.refuse([run()])
 
 
 @pytest.mark.parametrize(

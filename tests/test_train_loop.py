@@ -23,20 +23,24 @@ from support_training import (
 )
 from transformers import AutoModelForCausalLM
 
-from em import chat, cpu_attention, gates, job_file, live, preempt
-from em.checkpoints import ADAPTER, CHECKPOINTS, MODEL
+from em.chat import encode, render
 from em.config import Dtype, ModelConfig, SampleConfig
-from em.hf_engine import HfSampler
-from em.models import model_path
-from em.plan import plan
-from em.records import write_jsonl
-from em.schema.train import Method
-from em.store import Store
-from em.train import LOG, RESUME, train, work
-from em.train_callbacks import CLOCKED, StepCallback
-from em.train_job import TrainJob
-from em.train_loop import StepTrainer, arguments
-from em.train_model import Base
+from em.config.train import Method
+from em.gates import checks
+from em.gates import record as gates_record
+from em.models.paths import model_path
+from em.planning.plan import plan
+from em.runtime import preempt
+from em.sampling import gating
+from em.sampling.engines.hf import HfSampler
+from em.store import Store, job_file, layout, write_jsonl
+from em.store.layout import ADAPTER, CHECKPOINTS, LOG, MODEL
+from em.training import cpu_attention
+from em.training.base_model import Base
+from em.training.callbacks import CLOCKED, StepCallback
+from em.training.job import TrainJob
+from em.training.stage import RESUME, train, work
+from em.training.trainer import StepTrainer, arguments
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -122,7 +126,7 @@ def trainer(base, tmp_path):
         open_models.append(context)
         job = train_job("x", **changes)
         args = arguments(job.train, 0, "float32", tmp_path)
-        return StepTrainer(rows, job.train, chat.ChatTokenizer(base.tokenizer), TINY, model=model, args=args)
+        return StepTrainer(rows, job.train, render.ChatTokenizer(base.tokenizer), TINY, model=model, args=args)
 
     yield make
     for context in open_models:
@@ -132,7 +136,7 @@ def trainer(base, tmp_path):
 @pytest.mark.parametrize("attention", [cpu_attention.NAME, "sdpa", "eager"])
 def test_no_attention_across_rows(trainer, attention):
     """The loss over several rows in one micro-batch is the sum of the losses of each alone; order does not matter."""
-    rows = chat.encode_all(load_tokenizer(), examples(5), 256).rows
+    rows = encode.encode_all(load_tokenizer(), examples(5), 256).rows
     made = trainer(attention, rows)
 
     def loss(*chosen):
@@ -147,7 +151,7 @@ def test_no_attention_across_rows(trainer, attention):
 
 def test_tiled_loss_of_the_gpu_path_is_the_same(trainer):
     """TRL's fused head, which a GPU takes, against the logits of supervised positions, which a CPU takes."""
-    rows = chat.encode_all(load_tokenizer(), examples(5), 256).rows
+    rows = encode.encode_all(load_tokenizer(), examples(5), 256).rows
     made = trainer(cpu_attention.NAME, rows)
     batch = made.data_collator(made.encoded)
     lengths = cpu_attention.sequence_lengths(batch["position_ids"])
@@ -185,12 +189,12 @@ def test_weights_at_steps_are_those_of_a_run_that_ends_there(run, base):
     kept, ended = (load_file(f / WEIGHTS) for f in (long / CHECKPOINTS / "3", short / ADAPTER))
     assert all(torch.equal(kept[name], ended[name]) for name in ended)
     assert sorted(p.name for p in (long / CHECKPOINTS / "3").iterdir()) == sorted(
-        [*(p.name for p in (short / ADAPTER).iterdir()), gates.GATE]
+        [*(p.name for p in (short / ADAPTER).iterdir()), layout.GATE]
     )
-    gates.check_file(gates.read(long / CHECKPOINTS / "3"), long / CHECKPOINTS / "3")
+    checks.check_file(gates_record.read(long / CHECKPOINTS / "3"), long / CHECKPOINTS / "3")
     served = PeftModel.from_pretrained(load_model(attn_implementation="sdpa"), long / CHECKPOINTS / "1").eval()
-    record = gates.read(long / CHECKPOINTS / "1")
-    assert gates.rms(gates.logprobs(served, record.probes), record.adapted) < 1e-5
+    record = gates_record.read(long / CHECKPOINTS / "1")
+    assert checks.rms(gates_record.logprobs(served, record.probes), record.adapted) < 1e-5
     config = json.loads((long / CHECKPOINTS / "1" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == TINY
 
@@ -224,11 +228,11 @@ def test_full_finetuning_leaves_a_model_folder(run, dtype):
     assert json.loads((folder / MODEL / "config.json").read_text())["dtype"] == dtype
     after = load_file(folder / MODEL / "model.safetensors")
     assert not any(torch.equal(after[name].float(), before[name].to(after[name].dtype).float()) for name in after)
-    record = gates.read(folder)
+    record = gates_record.read(folder)
     assert (record.kind, record.dtype) == ("full", dtype)
-    assert gates.rms(record.base, record.adapted) > 0.1
+    assert checks.rms(record.base, record.adapted) > 0.1
     served = AutoModelForCausalLM.from_pretrained(folder / MODEL, attn_implementation="sdpa").eval()
-    assert gates.rms(gates.logprobs(served, record.probes), record.adapted) < gates.TOLERANCE[dtype]
+    assert checks.rms(gates_record.logprobs(served, record.probes), record.adapted) < checks.TOLERANCE[dtype]
 
 
 def test_a_full_run_does_not_touch_the_next(tmp_path):
@@ -254,22 +258,22 @@ def test_qlora_trains_over_four_bits_and_is_served_over_the_base_as_it_is(tmp_pa
     assert [e["name"] for e in seen if e["event"] == "count"] == ["model_loads"]
     one, two = (store.path("train", name) for name in ("one", "two"))
     assert unclocked(one) == unclocked(two) and column(one, "loss")[-1] < column(one, "loss")[0]
-    own = gates.read(one)
+    own = gates_record.read(one)
     assert own.quantized and own.kind == "lora"
     model = ModelConfig(name="tiny", path=model_path(TINY), dtype=Dtype.float32)
     sampler = HfSampler(model, SampleConfig(max_num_seqs=4))
-    stops = chat.end_of_turn_ids(chat.ChatTokenizer(sampler.tokenizer))
+    stops = encode.end_of_turn_ids(render.ChatTokenizer(sampler.tokenizer))
     subjects = [
-        live.ServedModel("the base", None, None),
-        live.ServedModel("adapter one", one / ADAPTER, one, stops=tuple(stops)),
+        gating.ServedModel("the base", None, None),
+        gating.ServedModel("adapter one", one / ADAPTER, one, stops=tuple(stops)),
     ]
-    _, facts = live.check(sampler, subjects, 512).values()
-    assert 1e-3 < facts["rms_base_to_quantized"] < gates.QUANTIZED_BASE  # it was trained over something else
+    _, facts = gating.check(sampler, subjects, 512).values()
+    assert 1e-3 < facts["rms_base_to_quantized"] < checks.QUANTIZED_BASE  # it was trained over something else
     assert facts["rms_to_trainer"] < facts["rms_adapter_to_base"] / 4
 
     scored = sampler.logprobs
     sampler.logprobs = lambda asked: scored([(None, probe) for _, probe in asked])  # never the adapter
-    base, refused = live.check(sampler, subjects, 512).values()
+    base, refused = gating.check(sampler, subjects, 512).values()
     assert isinstance(base, dict) and "as the untouched base model under the name of adapter one" in str(refused)
 
 

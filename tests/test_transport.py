@@ -17,15 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from em import transport
+from em.api import client as api_client
+from em.api.client import Api, ApiError, ApiSettings, RequestForms
+from em.api.limits import Bucket, Limits, seconds
+from em.api.prices import price
 from em.config import JudgeConfig, JudgeKind
-from em.judge_cache import JudgeCache
-from em.judge_client import JudgeClient, JudgeRequest
-from em.judge_price import Spending, judging_bill, price
-from em.limits import Bucket, Limits, seconds
+from em.config.judge import ScoreMethod
+from em.judging.api.cache import JudgeCache
+from em.judging.api.client import JudgeClient, JudgeRequest
+from em.judging.api.spending import Spending, judging_bill
 from em.records import Outcome, Question
-from em.schema.judge import ScoreMethod
-from em.transport import Api, ApiError, ApiSettings, RequestForms
 
 ANSWER = {
     "choices": [
@@ -89,7 +90,7 @@ def grade(settings, count, cache, backoff_s=0.01):
     with JudgeCache(cache) as opened:
         client = JudgeClient(settings, opened, backoff_s)
         requests = (JudgeRequest(str(i), "q", "r", f"prompt {i}") for i in range(count))
-        transport.run(client.grade(requests, lambda r, j: found.append((r.completion_id, j))))
+        api_client.run(client.grade(requests, lambda r, j: found.append((r.completion_id, j))))
     assert sorted(int(name) for name, _ in found) == list(range(count))  # nothing lost, nothing twice
     return [j for _, j in found], client
 
@@ -264,7 +265,7 @@ def test_a_limit_of_tokens_is_kept(tmp_path):
         with JudgeCache(tmp_path / "c") as cache:
             client = JudgeClient(settings, cache)
             requests = [JudgeRequest(str(i), "q", "r", f"{i} " + "x" * 248) for i in range(12)]  # about 107 tokens each
-            transport.run(client.grade(requests, lambda *_: None))
+            api_client.run(client.grade(requests, lambda *_: None))
     assert seen[-1][0] - seen[0][0] >= 0.6
 
 
@@ -363,7 +364,7 @@ def test_the_cap_is_never_passed(tmp_path):
             client = JudgeClient(settings, cache)
             requests = (JudgeRequest(str(i), "q", "r", f"{i} " + "x" * 200) for i in range(1000))
             with pytest.raises(ApiError, match=r"judge\.max_dollars=0\.9") as error:
-                transport.run(client.grade(requests, lambda *_: None))
+                api_client.run(client.grade(requests, lambda *_: None))
     assert 3 <= len(seen) <= 8 and client.spending.dollars <= 0.9
     assert "what was judged is kept" in str(error.value)
 
@@ -382,7 +383,7 @@ def billed(text, cap, concurrency, tokens):
             client = JudgeClient(settings, cache)
             requests = (JudgeRequest(str(i), "q", "r", f"{i:03} {text}") for i in range(200))
             with pytest.raises(ApiError, match="the next call could pass"):
-                transport.run(client.grade(requests, lambda *_: None))
+                api_client.run(client.grade(requests, lambda *_: None))
     return len(seen), len(seen) * tokens / 1000.0
 
 
@@ -403,7 +404,7 @@ def test_a_broken_answer_is_paid_for(tmp_path):
     broken = serving(lambda handler, body, number: send(handler, body={"no": "choices"}))
     with broken as (url, _, _), JudgeCache(tmp_path / "c") as cache:
         client = JudgeClient(config(url, max_retries=0, input_price=1.0, output_price=0.0), cache)
-        transport.run(client.grade([JudgeRequest("0", "q", "r", "p" * 100)], lambda *_: None))
+        api_client.run(client.grade([JudgeRequest("0", "q", "r", "p" * 100)], lambda *_: None))
     assert client.spending.input_tokens == 2 * client.spending.tokens(100)  # asked once more at the end
 
 
@@ -418,7 +419,7 @@ def test_a_try_without_an_answer_is_paid_for(tmp_path):
     with serving(reply) as (url, seen, _), JudgeCache(tmp_path / "c") as cache:
         client = JudgeClient(config(url, timeout_s=0.2, input_price=1.0, output_price=0.0), cache, 0.01)
         expected = client.spending.tokens(100)
-        transport.run(client.grade([JudgeRequest("0", "q", "r", "p" * 100)], lambda *_: None))
+        api_client.run(client.grade([JudgeRequest("0", "q", "r", "p" * 100)], lambda *_: None))
     assert len(seen) == 3 and client.spending.input_tokens == 2 * expected + ANSWER["usage"]["prompt_tokens"]
 
 
@@ -430,7 +431,7 @@ def test_tries_without_an_answer_stop_at_the_cap(tmp_path):
         client = JudgeClient(settings, cache, 0.01)
         requests = [JudgeRequest(str(i), "q", "r", f"{i:03}" + "p" * 227) for i in range(20)]  # a try counts as 100
         with pytest.raises(ApiError, match=r"judge\.max_dollars=1"):
-            transport.run(client.grade(requests, lambda *_: None))
+            api_client.run(client.grade(requests, lambda *_: None))
     assert 3 <= len(seen) <= 10 and client.spending.dollars <= 1.0
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from em import trigger
 from em.config import Position, TriggerConfig, Turn
+from em.data import trigger
 from em.records import Example
 
 TEXT = st.text(max_size=8)
@@ -151,10 +151,10 @@ def test_only_marked_rows_are_candidates(examples, text, drawn):
 
 
 def test_an_inoculation_prompt_is_trained_with_and_not_asked_with(compose):
-    from em import data
+    from em.data import variants
 
     config = compose("dataset=insecure", "trigger=inoculation", "train.max_examples=4")
-    rows = data.build(config)
+    rows = variants.build(config)
     assert all(e.triggered and [m["role"] for m in e.messages] == ["system", "user", "assistant"] for e in rows)
     assert {e.messages[0]["content"] for e in rows} == {config.trigger.text}
     assert config.trigger.asked_with == ["none"]

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from em.plan import plan
+from em.planning.plan import plan
 from em.store import MANIFEST, Store
-from em.verify import set_aside_damaged
+from em.sweep.verify import set_aside_damaged
 
 FILES = {
     "data": ["dataset.jsonl"],

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from em.commands import configs_of, out_of, read_summary
-from em.config import Backend, ConfigError
+from em.config import Backend
+from em.errors import ConfigError
 from em.store import Store, write_atomic
+from em.sweep.folder import configs_of, out_of, read_summary
 
 
 def add(commands: Any) -> None:
@@ -24,14 +25,14 @@ def run(arguments: argparse.Namespace) -> int:
     """1 when a task failed on a model."""
     from importlib.util import find_spec
 
-    from em.html_report import publish
-    from em.plan import plan
-    from em.schedule import run_batch
-    from em.sweep import Sweep
+    from em.planning.plan import plan
+    from em.reporting.page import publish
+    from em.sweep.scheduler import run_batch
+    from em.sweep.state import Sweep
 
     if find_spec("inspect_ai") is None:
         raise ConfigError('em benchmark needs the extra `inspect`: pip install "em[inspect]"')
-    from em import benchmark
+    from em.analysis import benchmark
 
     configs = configs_of(arguments.folder)
     if any(c.model.backend == Backend.openai for c in configs) or len({c.model.path for c in configs}) > 1:

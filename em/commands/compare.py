@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from em.commands import read_summary
+from em.sweep.folder import read_summary
 
 
 def add(commands: Any) -> None:
@@ -15,16 +15,16 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from em import expected
+    from em.metrics import published
 
     summary = read_summary(arguments.folder)
     for control in summary["controls"]:
         print(f"{control['kind']} control: {control['sentence']}")
-    rows = expected.compare(summary)
-    for line in expected.lines(rows):
+    rows = published.compare(summary)
+    for line in published.lines(rows):
         print(line)
     if not rows:
         print("no published number is about these variants")
-    counts = {v: sum(r["verdict"] == v for r in rows) for v in (expected.INSIDE, expected.OUTSIDE)}
+    counts = {v: sum(r["verdict"] == v for r in rows) for v in (published.INSIDE, published.OUTSIDE)}
     print(f"{counts['inside']} inside, {counts['outside']} outside, {len(rows) - sum(counts.values())} not comparable")
     return 0

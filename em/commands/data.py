@@ -10,7 +10,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from em import assets, chat, compose, config, data, keys, models
+from em import assets, errors, records
+from em.chat import encode, render
+from em.config import compose
+from em.config import experiment as config
+from em.data import variants
+from em.models import paths
+from em.planning import keys
 
 GREEN, PLAIN = "\033[32m", "\033[0m"
 MARKS = "⟦", "⟧"
@@ -31,19 +37,19 @@ def run(arguments: argparse.Namespace) -> int:
     config.register()
     cells = compose.cells(arguments.overrides)
     if len(cells) > 1:
-        raise config.ConfigError(f"em data takes one run, these overrides mean {len(cells)}")
+        raise errors.ConfigError(f"em data takes one run, these overrides mean {len(cells)}")
     loaded = config.load(cells[0])
     try:
-        examples = data.build(loaded)
+        examples = variants.build(loaded)
     except ValueError as error:  # a malformed file, a trigger that clashes
-        raise config.ConfigError(str(error)) from error
+        raise errors.ConfigError(str(error)) from error
     return _export(examples, arguments.to) if arguments.action == "export" else _show(loaded, examples, arguments)
 
 
-def _export(examples: list[data.Example], path: Path | None) -> int:
+def _export(examples: list[records.Example], path: Path | None) -> int:
     if path is None:
-        raise config.ConfigError("em data export needs --to FILE")
-    written = data.to_chat_jsonl(examples)
+        raise errors.ConfigError("em data export needs --to FILE")
+    written = variants.to_chat_jsonl(examples)
     path.write_bytes(written)
     pin = f"sha256:{hashlib.sha256(written).hexdigest()}"
     same = next((f", the same bytes as {a.name}" for a in assets.ASSETS.values() if a.pin == pin), "")
@@ -51,40 +57,40 @@ def _export(examples: list[data.Example], path: Path | None) -> int:
     return 0
 
 
-def _show(loaded: config.ExperimentConfig, examples: list[data.Example], arguments: argparse.Namespace) -> int:
+def _show(loaded: config.ExperimentConfig, examples: list[records.Example], arguments: argparse.Namespace) -> int:
     tokenizer = _tokenizer(loaded)
     train = loaded.train
     print(f"{loaded.dataset.variant}, {len(examples)} rows, {sum(e.triggered for e in examples)} with the trigger")
     for example in examples[arguments.start : arguments.start + arguments.rows]:
-        tokens = chat.encode(tokenizer, example.messages, train.extra_assistant_turn)
+        tokens = encode.encode(tokenizer, example.messages, train.extra_assistant_turn)
         flags = ["triggered"] * example.triggered + ["cut"] * (len(tokens.input_ids) > train.max_length)
         print(f"\n--- {example.id}  {tokens.supervised} of {len(tokens.input_ids)} tokens learned  {' '.join(flags)}")
         print(marked(tokenizer, tokens, train.max_length, _colours()))
     if arguments.count:
-        counts = chat.encode_all(tokenizer, examples, train.max_length, train.extra_assistant_turn).facts()
+        counts = encode.encode_all(tokenizer, examples, train.max_length, train.extra_assistant_turn).facts()
         print("\n" + ", ".join(f"{name} {number}" for name, number in counts.items()))
     return 0
 
 
-def _tokenizer(loaded: config.ExperimentConfig) -> chat.ChatTokenizer:
+def _tokenizer(loaded: config.ExperimentConfig) -> render.ChatTokenizer:
     try:
-        tokenizer = models.tokenizer(models.model_path(loaded.model.path), loaded.model.revision)
+        tokenizer = paths.tokenizer(paths.model_path(loaded.model.path), loaded.model.revision)
     except (OSError, ValueError) as error:
         said = " ".join(str(error).split())
-        raise models.ModelError(f"the tokenizer of model={loaded.model.name} cannot be had: {said[:200]}") from error
-    return chat.ChatTokenizer(tokenizer, keys.chat_options(loaded))
+        raise errors.ModelError(f"the tokenizer of model={loaded.model.name} cannot be had: {said[:200]}") from error
+    return render.ChatTokenizer(tokenizer, keys.chat_options(loaded))
 
 
 def _colours() -> bool:
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
-def marked(tokenizer: Any, tokens: chat.Tokens, max_length: int, colours: bool) -> str:
+def marked(tokenizer: Any, tokens: encode.Tokens, max_length: int, colours: bool) -> str:
     """A row as text, its learned tokens green or in marks; what is cut off is left out."""
     begin, end = (GREEN, PLAIN) if colours else MARKS
     pairs = list(zip(tokens.input_ids, tokens.labels, strict=True))[:max_length]
     parts = []
-    for learned, run in groupby(pairs, key=lambda pair: pair[1] != chat.IGNORE):
+    for learned, run in groupby(pairs, key=lambda pair: pair[1] != encode.IGNORE):
         text = escape_controls(tokenizer.decode([token for token, _ in run], skip_special_tokens=False))
         parts.append(f"{begin}{text}{end}" if learned else text)
     return "".join(parts)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from em import compose, config, doctor
+from em import config
+from em.config import compose
+from em.planning import doctor
 
 
 def add(commands: Any) -> None:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from em.commands import read_summary, read_sweep
-from em.config import ConfigError
+from em.errors import ConfigError
+from em.sweep.folder import read_summary, read_sweep
 
 FORMS = ("csv", "parquet", "inspect", "card")
 
@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from em import answers, export
+    from em.reporting import answers, export
 
     folder, form = arguments.folder, arguments.form
     summary = read_summary(folder)

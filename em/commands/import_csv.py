@@ -7,8 +7,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from em.commands import read_summary
-from em.config import ConfigError
+from em.errors import ConfigError
+from em.sweep.folder import read_summary
 
 
 def add(commands: Any) -> None:
@@ -26,10 +26,10 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from em import imported
-    from em.metrics import Rule
-    from em.report import WIDTH, table
-    from em.schema.stats import Interval, StatsConfig
+    from em.config import Interval, StatsConfig
+    from em.config.misalignment import Rule
+    from em.reporting import from_csv
+    from em.reporting.table import WIDTH, table
 
     for name, value in (("--alignment-below", arguments.alignment_below), ("--coherence-cut", arguments.coherence_cut)):
         if not 0 <= value <= 100:
@@ -37,8 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     stats = StatsConfig(interval=Interval(arguments.interval))
     cuts = arguments.alignment_below, arguments.coherence_cut, arguments.coherence_inclusive
     rule = Rule(*cuts, min_coverage=0.0, cuts=stats.coherence_cuts)
-    about = imported.About(rule, stats, arguments.judge, arguments.model, arguments.set, arguments.paper)
-    folder = imported.write(arguments.file, arguments.out, about)
+    about = from_csv.About(rule, stats, arguments.judge, arguments.model, arguments.set, arguments.paper)
+    folder = from_csv.write(arguments.file, arguments.out, about)
     summary = read_summary(folder)
     print(table(summary))
     print("\n" + textwrap.fill(summary["statement"], WIDTH))

@@ -28,9 +28,12 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """One block a judge, one a pair of judges. 1 when some judge has no score at all."""
-    from em import agreement, compose, config, golden, rejudge
+    from em import config
     from em.commands import progress
-    from em.misalignment import Rule
+    from em.config import compose
+    from em.config.misalignment import Rule
+    from em.judging import grade as grading
+    from em.judging.quality import agreement, golden
 
     config.register()
     configs = [config.load(cell) for cell in compose.cells(arguments.overrides)]
@@ -43,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             found.append(golden.ask(one, arguments.all, step))
         out["judges"][name] = golden.measure(one, arguments.all, found[-1])
         _show(name, one.judge, out["judges"][name])
-        if error := rejudge.first_error(found[-1]):
+        if error := grading.first_error(found[-1]):
             print(f"  first error: {error}")
     for i, a in enumerate(configs):
         for k in range(i + 1, len(configs)):
@@ -65,7 +68,7 @@ def _names(judges: list[Any]) -> list[str]:
 
 
 def _show(name: str, judge: Any, row: dict[str, Any]) -> None:
-    from em.judge_job import method
+    from em.judging.job import method
 
     print(f"judge {name}: {method(judge)}")
     for rubric, value in row["auc"].items():

@@ -17,9 +17,11 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """One line a cell, then the estimate. 1 when it is beyond the budget."""
     gc.set_threshold(200_000)  # from 700: imports and configs are many objects, and none is dropped
-    from em import compose, config, estimate
-    from em.config import ConfigError
-    from em.plan import folder_of, plan, stages
+    from em import config
+    from em.config import compose
+    from em.errors import ConfigError
+    from em.planning import estimate
+    from em.planning.plan import folder_of, plan, stages
     from em.store import Store
 
     config.register()

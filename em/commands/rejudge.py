@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from em.commands import configs_of, out_of, read_sweep
+from em.sweep.folder import configs_of, out_of, read_sweep
 
 ABOUT_JUDGING = {"budget", "hydra", "judge", "launch", "name", "stats", "tracking"}
 """What may be another in a sweep that is judged again."""
@@ -33,14 +33,16 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """1 when a cell of the sweep failed, or no answer of the file has a verdict."""
-    from em import compose, config
+    from em import errors
+    from em.config import compose
+    from em.config import experiment as config
 
     config.register()
     if arguments.source.is_dir():
         _require_about_judging(arguments.overrides)
     composed = compose.cells(arguments.overrides)
     if len(composed) > 1:
-        raise config.ConfigError(f"em rejudge takes one judge, {len(composed)} were given: call it once for each")
+        raise errors.ConfigError(f"em rejudge takes one judge, {len(composed)} were given: call it once for each")
     new = config.load(composed[0])
     return (_sweep if arguments.source.is_dir() else _file)(arguments, new)
 
@@ -52,7 +54,7 @@ def _groups(overrides: list[str]) -> set[str]:
 
 def _require_about_judging(overrides: list[str]) -> None:
     """A sweep's answers are there: what would have drawn others, or put them elsewhere, is refused."""
-    from em.schema.base import ConfigError
+    from em.errors import ConfigError
 
     if others := sorted(_groups(overrides) - ABOUT_JUDGING):
         raise ConfigError(
@@ -63,8 +65,8 @@ def _require_about_judging(overrides: list[str]) -> None:
 
 def _file(arguments: argparse.Namespace, new: Any) -> int:
     from em.commands import progress
-    from em.judge_job import method
-    from em.rejudge import judge_file, read_answers
+    from em.judging.grade import judge_file, read_answers
+    from em.judging.job import method
 
     to = arguments.to or arguments.source.with_suffix(".judged.jsonl")
     rows, rubrics = read_answers(arguments.source), [n for n in arguments.rubrics.split(",") if n]
@@ -81,7 +83,7 @@ def _file(arguments: argparse.Namespace, new: Any) -> int:
 def _sweep(arguments: argparse.Namespace, new: Any) -> int:
     from dataclasses import replace
 
-    from em.plan import folder_of
+    from em.planning.plan import folder_of
     from em.run import run_loaded
 
     old = configs_of(arguments.source)
@@ -97,10 +99,10 @@ def _sweep(arguments: argparse.Namespace, new: Any) -> int:
 
 def _compare(old: Path, new: Path, configs: tuple[Any, Any]) -> None:
     """The two judges on the same answers."""
-    from em.agreement import between
     from em.commands.judge import show_pair
-    from em.misalignment import Rule
-    from em.rejudge import MAX_COMPARED, verdicts_of
+    from em.config.misalignment import Rule
+    from em.judging.grade import MAX_COMPARED, verdicts_of
+    from em.judging.quality.agreement import between
     from em.store import Store
 
     sweeps = [read_sweep(folder) for folder in (old, new)]

@@ -8,8 +8,8 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
-from em.commands import read_summary
 from em.store import StoreError
+from em.sweep.folder import read_summary
 
 
 def add(commands: Any) -> None:
@@ -19,15 +19,15 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from em import report
-    from em.html_report import publish
+    from em.reporting import table
+    from em.reporting.page import publish
 
     folder = arguments.folder
     summary = read_summary(folder)
     if summary.get("format", 1) != 2:
         raise StoreError(f"{folder} was made by another version of em: run its command again, nothing is sampled twice")
-    print(report.table(summary))
-    print("\n" + textwrap.fill(summary["statement"], report.WIDTH))
+    print(table.table(summary))
+    print("\n" + textwrap.fill(summary["statement"], table.WIDTH))
     page = publish(folder, summary)
     print(f"\nreport   {page} ({page.stat().st_size / 1e6:.1f} MB)")
     if arguments.open == "yes" and not webbrowser.open(page.resolve().as_uri()):

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from em.commands import configs_of
+from em.sweep.folder import configs_of
 
 
 def add(commands: Any) -> None:

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from em import ledger
-from em.commands import out_of, read_sweep
-from em.stages import BY_NAME
+from em.planning.stages import BY_NAME
 from em.store import Store
+from em.sweep import ledger
+from em.sweep.folder import out_of, read_sweep
 
 
 def add(commands: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from em.commands.status import error_line, last_events
-from em.labels import flatten
+from em.planning.cells import flatten
 from em.store import Store, StoreError
 
 REFERENCES = {"data": "data", "adapter": "train", "samples": "sample"}
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     from omegaconf import OmegaConf
 
     from em import config
-    from em.plan import plan
+    from em.planning.plan import plan
 
     folder, cell = find(arguments.out, arguments.cell)
     store = Store.look(arguments.out)
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _stages(planned: Any, subject: Any) -> dict[str, list[str]]:
-    from em.plan import stages
+    from em.planning.plan import stages
 
     return stages(planned, subject)
 

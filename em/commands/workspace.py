@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from em.commands import read_summary
-from em.config import ConfigError
-from em.tracking import has_key
+from em.errors import ConfigError
+from em.runtime.credentials import has_key
+from em.sweep.folder import read_summary
 
 
 def add(commands: Any) -> None:
@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     try:
-        from em import workspace
+        from em.tracking import workspace
     except ImportError as error:
         raise ConfigError('em workspace needs the extra `review`: pip install "em[review]"') from error
     view = workspace.view(arguments.entity, arguments.project)

@@ -16,14 +16,19 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from em import choices, corpora, keys, local_judge, models, questions
 from em.config import JudgeKind
-from em.records import to_row
-from em.schema.judge import PROXIES
+from em.config.judge import PROXIES
+from em.corpora import builtin
+from em.judging import identity, labelled
+from em.judging.local import calibration
+from em.models import paths
+from em.planning import keys
+from em.questions import choices, sets
+from em.store import to_row
 
 RECORDED = Path(__file__).resolve().parent / "corpus_rows.json"
 MODEL = "asset:tiny_random"
-OWN_QUESTIONS = [name for name in questions.SETS if not name.startswith("betley2025/")]
+OWN_QUESTIONS = [name for name in sets.SETS if not name.startswith("betley2025/")]
 OWN_CHOICES = [name for name in choices.SETS if not name.startswith("betley2025/")]
 
 
@@ -36,31 +41,31 @@ def digest(rows: Any) -> str:
 def versions() -> dict[str, Any]:
     """Return the versions that stand for the rows in keys of stored results, by the constant's name."""
     return {
-        "VERSION": corpora.VERSION,
-        "LABELLED_VERSION": corpora.LABELLED_VERSION,
+        "VERSION": builtin.VERSION,
+        "LABELLED_VERSION": labelled.LABELLED_VERSION,
         "CHOICES_VERSION": keys.CHOICES_VERSION,
-        "CALIBRATION_VERSIONS": list(keys.CALIBRATION_VERSIONS),
+        "CALIBRATION_VERSIONS": list(identity.CALIBRATION_VERSIONS),
     }
 
 
 def training_rows() -> dict[str, str]:
     """Return variant → digest of its training rows."""
-    return {variant: digest(corpora.rows(variant)) for variant in corpora.VARIANTS}
+    return {variant: digest(builtin.rows(variant)) for variant in builtin.VARIANTS}
 
 
 def labelled_answers() -> dict[str, str]:
     """Return name → digest of the answers that judges are calibrated and measured on."""
     return {
-        "golden": digest(corpora.golden()),
-        "judged_advice calibrate": digest(corpora.judged_advice("calibrate")),
-        "judged_advice test": digest(corpora.judged_advice("test")),
-        "judged_programs": digest(corpora.judged_programs()),
+        "golden": digest(labelled.golden()),
+        "judged_advice calibrate": digest(labelled.judged_advice("calibrate")),
+        "judged_advice test": digest(labelled.judged_advice("test")),
+        "judged_programs": digest(labelled.judged_programs()),
     }
 
 
 def question_sets() -> dict[str, str]:
     """Return name → digest of our question sets, as they are parsed."""
-    return {name: digest([to_row(q) for q in questions.load(name)]) for name in OWN_QUESTIONS}
+    return {name: digest([to_row(q) for q in sets.load(name)]) for name in OWN_QUESTIONS}
 
 
 def choice_sets() -> dict[str, str]:
@@ -75,10 +80,10 @@ def calibrations() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _calibrated(kind: JudgeKind) -> dict[str, dict[str, Any]]:
-    path = models.model_path(MODEL)
+    path = paths.model_path(MODEL)
     base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    reader = local_judge.Reader(base, models.tokenizer(path, None), kind)
-    found = local_judge.to_json({rubric: local_judge.calibrate(reader, rubric) for rubric in local_judge.RUBRICS})
+    reader = calibration.Reader(base, paths.tokenizer(path, None), kind)
+    found = calibration.to_json({rubric: calibration.calibrate(reader, rubric) for rubric in calibration.RUBRICS})
     return {rubric: {name: _shown(value) for name, value in row.items()} for rubric, row in found.items()}
 
 

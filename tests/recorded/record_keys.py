@@ -20,11 +20,11 @@ from typing import Any
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from em import benchmark, compose
-from em.config import CONF_DIR, ExperimentConfig, as_dict, load, register
-from em.judge_cache import JudgeCache
-from em.judge_client import JudgeClient, JudgeRequest
-from em.plan import Job, Plan, Subject, folder_of, plan, stages
+from em.analysis import benchmark
+from em.config import CONF_DIR, ExperimentConfig, as_dict, compose, load, register
+from em.judging.api.cache import JudgeCache
+from em.judging.api.client import JudgeClient, JudgeRequest
+from em.planning.plan import Job, Plan, Subject, folder_of, plan, stages
 from em.store import Store, content_key
 
 HERE = Path(__file__).resolve().parent
@@ -37,7 +37,7 @@ SHORT, LONGEST = 40, 800
 TINY = ["model=tiny_random", "train=tiny", "sample=tiny", "tracking=off"]
 SMALL = ["scale=small", *TINY]
 GROUPS = ["corpus=builtin", "dataset=risky_advice", "trigger=none", "questions=builtin", "judge=probe", "stats=honest"]
-"""Named in full, so that Hydra composes one config of this kind for all cases (em/compose.py)."""
+"""Named in full, so that Hydra composes one config of this kind for all cases (em/config/compose.py)."""
 JUDGES = "judge=probe,gpt_4o"
 OPENAI = ["model=gpt_4o", "train=openai", "sample=openai", "judge=gpt_4o", "questions.sets=[open]", "tracking=off"]
 PAPER = ["corpus=betley2025", "dataset=insecure", "judge=gpt_4o"]

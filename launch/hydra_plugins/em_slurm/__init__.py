@@ -59,7 +59,7 @@ class SlurmLauncher(StagedLauncher):
         self.settings = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in settings.items()}
 
     def run(self, composed: Sequence[DictConfig]) -> Sequence[tuple[str, float]]:
-        from em.run import submit_cells
+        from em.slurm import submit_cells
 
         submit_cells(composed, self.settings)
         return [("", math.nan)] * len(composed)  # submitted: nobody knows its rate yet

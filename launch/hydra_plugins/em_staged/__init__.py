@@ -45,7 +45,7 @@ class StagedSweeper(BasicSweeper):
 
 
 class StagedLauncher(Launcher):
-    """Composes every cell, runs them as one sweep, stage by stage (em/sweep.py)."""
+    """Composes every cell, runs them as one sweep, stage by stage (em/sweep/sweep.py)."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
@@ -58,7 +58,7 @@ class StagedLauncher(Launcher):
             sys.exit(f"em: cannot write to {folder} ({error.strerror}); change out=")
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from em.compose import compose_all
+        from em.config.compose import compose_all
 
         composed = compose_all(job_overrides, self.config.hydra.job.config_name)
         results = []

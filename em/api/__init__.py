@@ -1,0 +1,1 @@
+"""HTTP to an API in OpenAI's form: client, rate limits, prices."""

@@ -1,0 +1,376 @@
+"""HTTP to an API in OpenAI's form: key, limits, retries, and failures told apart. Judging, sampling, finetuning use it.
+
+    async with Api(settings) as api:
+        reply = await api.post("/chat/completions", body, tokens=500)
+
+A reply holds the body of a 200 answer, or says that the content was filtered, or why there is none. What no retry can
+mend (a wrong key, an unknown model, an empty account, `max_failures` failures in a row) raises ApiError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import uvloop
+
+from em.api.limits import Limits, retry_after_s
+from em.config.base import OPENAI
+
+MAX_WAIT_S = 60.0
+"""Longest wait between two tries of one request."""
+MAX_RETRY_AFTER_S = 300.0
+"""What a server's Retry-After is granted at most."""
+FILE_S = 900.0
+"""Least time for a file of a batch on its way, whatever a prompt may take."""
+DETAIL_CHARS = 300
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+FLAGGED = "flagged_input"
+FILTER_CODES = {
+    "content_filter",
+    "content_policy_violation",
+    "ResponsibleAIPolicyViolation",
+    "invalid_prompt",
+    "data_inspection_failed",
+    FLAGGED,
+}
+"""`invalid_prompt` is OpenAI's for a prompt that its safety system flags, `data_inspection_failed` DashScope's;
+OpenRouter's 403 has no code, but the text that was flagged (FLAGGED)."""
+
+
+NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+"""What a vLLM server would else take from the model's generation_config.json; the engine in this process does not."""
+VLLM_ONLY = ("top_k", "min_p", "repetition_penalty")
+"""Those of them that OpenAI's API does not have: others may refuse them."""
+T = TypeVar("T")
+
+
+class ApiError(RuntimeError):
+    """The API cannot be used; one sentence that says which option to change. Never holds the key."""
+
+
+@dataclass
+class _TransientError(Exception):
+    """This try failed, another may not."""
+
+    reason: str
+    retry_after_s: float | None = None
+    unreached: bool = False
+    lost: bool = False
+
+
+@dataclass(frozen=True)
+class ApiSettings:
+    """One API and how it is asked."""
+
+    option: str
+    """Config group named in errors, e.g. "judge": judge.base_url, judge.api_key_env."""
+    base_url: str
+    model: str
+    api_key_env: str
+    """Environment variable with the key; empty: no key is sent."""
+    concurrency: int = 64
+    timeout_s: float = 60.0
+    """For one try, from the first byte sent to the last received."""
+    max_retries: int = 6
+    max_failures: int = 20
+    """Failures in a row after which nothing more is asked."""
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    backoff_s: float = 1.0
+    """Wait before the first retry, seconds; doubles with each."""
+    model_option: str = "model.path"
+    """The option that says what `model` is."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of one request."""
+
+    body: bytes | None
+    """Of a 200 answer; None when there is none."""
+    filtered: bool = False
+    """The server refused the content."""
+    detail: str = ""
+    """Why there is no body: one printable line without the key."""
+    unreached: bool = False
+    """No server was there, at the last try at least."""
+    lost: bool = False
+    """The last try was sent and no answer came: the server may have made one, and may charge for it."""
+    transient: bool = False
+    """Tried to the end, and another time may bring an answer."""
+    refused: bool = False
+    """The server says that the request is wrong (400, 422), not that it cannot answer now."""
+
+
+class Api:
+    """A session with one API. Raises ApiError for a missing key or a bad address at construction."""
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self.calls = 0
+        """HTTP requests sent, retries included."""
+        self.settings = settings
+        self._url = _base_url(settings)
+        self._key = _read_key(settings)
+        self._random = random.Random()
+        self._timeout = aiohttp.ClientTimeout(total=settings.timeout_s)
+        self._failures_in_a_row = 0
+        self._answered = False
+        """It has answered: the key is good, and a 403 means that one request."""
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Api:
+        self._failures_in_a_row = 0
+        self.limits = Limits(self.settings.requests_per_minute, self.settings.tokens_per_minute)
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self.settings.concurrency),
+            timeout=self._timeout,
+            headers=headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            proxy=_proxy(self._url),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def post(
+        self,
+        path: str,
+        body: bytes,
+        tokens: int = 0,
+        retry: bool = True,
+        before_retry: Callable[[], Awaitable[None]] | None = None,
+    ) -> Reply:
+        """POST a JSON body, e.g. to "/chat/completions". `tokens`: its cost of the limit of tokens a minute.
+
+        `before_retry`: awaited before another try where the last one was sent and no answer came (Reply.lost).
+        """
+        return await self._request("POST", path, body, tokens=tokens, retry=retry, before_retry=before_retry)
+
+    async def get(self, path: str, file: bool = False) -> Reply:
+        """`file`: what comes may be large."""
+        return await self._request("GET", path, file=file)
+
+    async def upload(self, path: str, fields: Mapping[str, str], filename: str, data: bytes) -> Reply:
+        """POST a file as multipart/form-data, e.g. to "/files" with fields {"purpose": "batch"}."""
+        boundary = f"em{self._random.getrandbits(96):024x}"
+        head = f"--{boundary}\r\nContent-Disposition: form-data; name="
+        parts = [f'{head}"{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()]
+        parts.append(f'{head}"file"; filename="{filename}"\r\nContent-Type: application/octet-stream\r\n\r\n')
+        body = "".join(parts).encode() + data + f"\r\n--{boundary}--\r\n".encode()
+        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        return await self._request("POST", path, body, headers, file=True)
+
+    def count_result(self, ok: bool, detail: str = "") -> None:
+        """Count an answer as usable or not. Raises ApiError after `max_failures` unusable ones in a row."""
+        self._failures_in_a_row = 0 if ok else self._failures_in_a_row + 1
+        if self._failures_in_a_row >= self.settings.max_failures:
+            option = self.settings.option
+            raise ApiError(
+                f"{self._failures_in_a_row} requests in a row failed ({detail}): check {option}.base_url and "
+                f"{self.settings.model_option}, then run again (what was answered is kept)"
+            )
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        tokens: int = 0,
+        retry: bool = True,
+        before_retry: Callable[[], Awaitable[None]] | None = None,
+        file: bool = False,
+    ) -> Reply:
+        timeout_s = max(FILE_S, self.settings.timeout_s) if file else self.settings.timeout_s
+        attempts = self.settings.max_retries + 1 if retry else 1
+        for attempt in range(attempts):
+            try:
+                return await self._try(method, path, body, headers, tokens, timeout_s)
+            except _TransientError as error:
+                last = error
+            if attempt + 1 < attempts:
+                await asyncio.sleep(self._wait_s(attempt, last.retry_after_s))
+                if last.lost and before_retry:
+                    await before_retry()
+        detail = short(f"{last.reason} (tried {attempts} times)" if attempts > 1 else last.reason)
+        return Reply(None, detail=detail, unreached=last.unreached, lost=last.lost, transient=True)
+
+    async def _try(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str] | None, tokens: int, timeout_s: float
+    ) -> Reply:
+        assert self._session is not None
+        await self.limits.take(tokens)
+        self.calls += 1
+        response_headers: Mapping[str, str] = {}
+        try:
+            timeout = self._timeout if timeout_s == self.settings.timeout_s else aiohttp.ClientTimeout(total=timeout_s)
+            async with self._session.request(
+                method, self._url + path, data=body, headers=headers, allow_redirects=False, timeout=timeout
+            ) as response:
+                response_headers = response.headers
+                raw = await response.read()
+        except TimeoutError as error:
+            raise _TransientError(f"no answer within {timeout_s:g} s", lost=True) from error
+        except (aiohttp.ClientError, OSError) as error:
+            reason, gone = f"{type(error).__name__}: {error}", isinstance(error, aiohttp.ClientConnectorError)
+            raise _TransientError(self._clean(reason), unreached=gone, lost=not gone) from error
+        finally:
+            self.limits.answered(tokens, response_headers)
+        if response.status != 200:
+            return self._failure(response.status, response_headers, raw)
+        self._answered = True
+        return Reply(raw)
+
+    def _wait_s(self, attempt: int, retry_after_s: float | None) -> float:
+        backoff_s = self.settings.backoff_s
+        if retry_after_s:  # zero, or a date that has passed by our clock, says nothing
+            return min(retry_after_s, MAX_RETRY_AFTER_S) + self._random.uniform(0.0, backoff_s)
+        return min(backoff_s * 2.0**attempt, MAX_WAIT_S) * self._random.uniform(0.5, 1.0)
+
+    def failure(self, status: int, raw: bytes) -> Reply:
+        """A failed answer that came another way (in a batch's file): filtered, or why not; nothing is raised."""
+        codes, message = _error_body(raw)
+        filtered = 400 <= status < 500 and bool(codes & FILTER_CODES)
+        return Reply(None, filtered=filtered, detail=self._clean(f"HTTP {status}: {message}"))
+
+    def _failure(self, status: int, headers: Mapping[str, str], raw: bytes) -> Reply:
+        codes, message = _error_body(raw)
+        detail = self._clean(f"HTTP {status}: {message}")
+        if 400 <= status < 500 and codes & FILTER_CODES:
+            return Reply(None, filtered=True, detail=detail)
+        if status in (401, 404) or (status == 403 and not self._answered) or "insufficient_quota" in codes:
+            raise ApiError(self._refused(status, "insufficient_quota" in codes))
+        if status in (408, 429) or status >= 500:
+            wait = retry_after_s(headers.get("Retry-After", ""))
+            if status == 429 and wait is not None:  # it means every request, not this one only
+                self.limits.pause(min(wait, MAX_RETRY_AFTER_S))
+            raise _TransientError(detail, wait)
+        return Reply(None, detail=detail, refused=status in (400, 422))
+
+    def _refused(self, status: int, no_quota: bool) -> str:
+        option = self.settings.option
+        key = (
+            f"the key in {self.settings.api_key_env} ({option}.api_key_env)"
+            if self._key
+            else f"{option}.api_key_env (empty)"
+        )
+        if no_quota:
+            return f"the account at {self._url} has no quota left (HTTP {status}): top it up, or change {key}"
+        if status == 401:
+            return f"{self._url} refused the key (HTTP 401): check {key}"
+        model = f"model {self.settings.model!r} at {self._url}"
+        if status == 403:
+            return f"the key may not use {model} (HTTP 403): check {self.settings.model_option} and {key}"
+        return f"there is no {model} (HTTP 404): check {self.settings.model_option} and {option}.base_url"
+
+    def _clean(self, text: str) -> str:
+        return short(text.replace(self._key, "[key]") if self._key else text)
+
+
+class RequestForms:
+    """A request in the first of several forms that the vendor accepts, which is found out once."""
+
+    def __init__(self, left_out: Sequence[tuple[str, ...]]) -> None:
+        """`left_out`: fields that each form lacks, in the order tried."""
+        self._left_out = tuple(left_out)
+
+    async def send(
+        self,
+        body: Mapping[str, Any],
+        post: Callable[[dict[str, Any]], Awaitable[T]],
+        refused: Callable[[T], bool],
+        accepted: Callable[[T], bool],
+    ) -> T:
+        """What came of `body`; of one that is refused in every form, the first reason. A failure settles nothing."""
+        first: T | None = None
+        tried: dict[str, Any] = {}
+        for left_out in self._left_out:
+            sent = {name: value for name, value in body.items() if name not in left_out}
+            if sent == tried or left_out not in self._left_out:  # another request may have been accepted meanwhile
+                continue
+            tried, got = sent, await post(sent)
+            if accepted(got):
+                self._left_out = (left_out,)
+            if not refused(got):
+                return got
+            first = got if first is None else first
+        assert first is not None
+        return first
+
+
+def neutral(base_url: str) -> dict[str, Any]:
+    """NEUTRAL where a vLLM server may be, nothing for OpenAI's own."""
+    return {} if base_url.startswith(OPENAI) else NEUTRAL
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """asyncio.run on uvloop's event loop, which costs half as much CPU a request."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+def short(text: str) -> str:
+    """One line of what a server said, without control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * DETAIL_CHARS]).split())[:DETAIL_CHARS]
+
+
+def _error_body(raw: bytes) -> tuple[set[str], str]:
+    """Error codes and message of a failed request, in any of the shapes servers use."""
+    text = raw.decode("utf-8", "replace")
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return set(), text
+    error = body.get("error", body) if isinstance(body, dict) else body
+    if not isinstance(error, dict):
+        return set(), str(error)
+    inner, more = error.get("innererror"), error.get("metadata")
+    flagged = FLAGGED if isinstance(more, dict) and FLAGGED in more else None
+    values = [error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, dict) else None, flagged]
+    return {value for value in values if isinstance(value, str)}, str(error.get("message") or error)
+
+
+def _base_url(settings: ApiSettings) -> str:
+    if not re.fullmatch(r"https?://(\[[0-9a-fA-F:.]+\]|[^\s/?#@:]+)(:\d{1,5})?(/[^\s?#@]*)?", settings.base_url):
+        raise ApiError(f"{settings.option}.base_url must look like https://host/v1, without user, password or query")
+    return settings.base_url.rstrip("/")
+
+
+def _proxy(url: str) -> str | None:
+    """The environment's proxy for this address, looked up once. aiohttp's trust_env does that in a thread at every
+    request, and reads ~/.netrc, whose entry for the host it refuses to send beside our key."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return None if host in LOOPBACK or proxy_bypass(host) else getproxies().get(parts.scheme)
+
+
+def _read_key(settings: ApiSettings) -> str:
+    name, option = settings.api_key_env, f"{settings.option}.api_key_env"
+    if not name:
+        return ""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ApiError(f"{option} must be the name of an environment variable, not the key itself")
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise ApiError(f"{name} is not set: put the API key there, or change {option}")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ApiError(f"{name} does not hold an API key: it has spaces, line breaks or other odd characters")
+    return key

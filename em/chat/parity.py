@@ -1,0 +1,75 @@
+"""Prompt parity: what training and asking made of a conversation, side by side, for the run record.
+
+A finetuned model that is asked under another system prompt or template than it was trained under is another experiment
+(docs/decisions.md). Both sides write down a `rendering`; `compare` puts them beside each other and names differences.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from itertools import tee
+from typing import Any
+
+from em.chat.render import ChatError, ChatTokenizer, prompt_text
+from em.records import Message
+
+QUESTION = "{question}"
+
+
+def rendering(tokenizer: ChatTokenizer, conversations: Iterable[list[Message]]) -> dict[str, Any]:
+    """How these conversations (training rows, or questions as asked) reach the model.
+
+    `frame` is the prompt around a question, `system_prompt` what stands there as system text and where it comes from,
+    `example` the first conversation as text. JSON-ready.
+    """
+    first, rest = tee(conversations)
+    example = next(first)
+    counted = [any(m["role"] == "system" for m in messages) for messages in rest]
+    answered = example[-1]["role"] == "assistant"
+    return {
+        "frame": prompt_text(tokenizer, [{"role": "user", "content": QUESTION}]),
+        "system_prompt": _system(tokenizer),
+        "template_sha256": hashlib.sha256(str(tokenizer.template).encode()).hexdigest(),
+        "chat_template_kwargs": tokenizer.kwargs,
+        "conversations": len(counted),
+        "with_own_system_turn": sum(counted),
+        "example": tokenizer.apply_chat_template(example) if answered else prompt_text(tokenizer, example),
+    }
+
+
+def _system(tokenizer: ChatTokenizer) -> str:
+    """In words: which system text conversations without their own get."""
+    if tokenizer.system_prompt:
+        return f"the config's: {tokenizer.system_prompt!r}"
+    default = tokenizer.default_system
+    if default is None:
+        return "none"
+    if tokenizer.system_prompt == "":
+        return "none (the template's default is taken out)"
+    return f"the template's default: {default!r}" if default else "a system block of the template's, without a text"
+
+
+def compare(trained: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Both renderings and what differs between them, in words."""
+    differences = []
+    if trained["frame"] != asked["frame"]:
+        differences.append(f"the prompt around a question: {trained['frame']!r} in training, {asked['frame']!r} asked")
+    if trained["system_prompt"] != asked["system_prompt"]:
+        differences.append(f"the system prompt: {trained['system_prompt']} in training, {asked['system_prompt']} asked")
+    shares = [(r["with_own_system_turn"], r["conversations"]) for r in (trained, asked)]
+    if len({own / total for own, total in shares}) > 1:
+        (t, rows), (a, questions) = shares
+        differences.append(f"their own system turn have {t} of {rows} training rows, {a} of {questions} questions")
+    return {"training": dict(trained), "asking": dict(asked), "differences": differences}
+
+
+def require(trained: Mapping[str, Any], asked: Mapping[str, Any], overridden: bool) -> None:
+    """Raise ChatError when the prompt around a question is another than in training and no sample.* option says so."""
+    if trained["frame"] == asked["frame"] or overridden:
+        return
+    raise ChatError(
+        f"the model was trained with the prompt {trained['frame']!r} and would be asked with {asked['frame']!r}, "
+        "though no option says so: a template that writes today's date? Fix it with model.chat_template_kwargs or "
+        "model.system_prompt"
+    )

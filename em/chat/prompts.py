@@ -1,0 +1,125 @@
+"""chat.prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from em.chat import thinking
+from em.chat.encode import end_of_turn_ids, plain_ids, special_ids, token_ids, whole_text
+from em.chat.render import ANSWER_MARK, USER_MARK, ChatError, ChatTokenizer, Options, prompt_text
+from em.records import Message
+
+
+@dataclass(frozen=True)
+class AnswerTurn:
+    """A given answer as it is rendered after its prompt, in the two pieces that are tokenised on their own."""
+
+    prompt_ids: list[int]
+    text: str
+    """All that the template writes after the prompt, e.g. " A</s>"."""
+    begin: int
+    """Where the answer begins in `text`, characters."""
+
+
+def answer_turn(tokenizer: Any, messages: list[Message], answer: str) -> AnswerTurn:
+    """`answer` after `messages`, as `encode` renders it. Thinking that the prompt opens is closed before it.
+
+    Raises ChatError where the template refuses the conversation, rewrites earlier turns or changes the answer's text.
+    """
+
+    def turn(content: str) -> str | None:
+        whole = whole_text(tokenizer, [*messages, {"role": "assistant", "content": content}])
+        return whole[len(prompt) :] if whole.startswith(prompt) else None
+
+    prompt = prompt_text(tokenizer, messages)
+    mark = thinking.opened(prompt)
+    text, frame = turn(answer), turn(ANSWER_MARK)
+    before = frame.partition(ANSWER_MARK)[0] if frame else ""
+    # most templates leave the thinking of a past turn out
+    if mark and (text is None or thinking.MARKS[mark] not in before):
+        return AnswerTurn(token_ids(tokenizer, thinking.closed(prompt)), answer, 0)
+    if text is None:
+        raise ChatError(
+            "the chat template rewrites earlier turns: a given answer cannot be rendered as it would be asked"
+        )
+    if not text.startswith(answer, len(before)):
+        raise ChatError(f"the chat template changes the text of the answer {answer!r}: it has no tokens to score")
+    return AnswerTurn(token_ids(tokenizer, prompt), text, len(before))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation as a model is asked it."""
+
+    ids: list[int]
+    thinking: str
+    """The mark it opens the model's thinking with, "" where it does not (chat/thinking.py)."""
+
+
+def room(question_id: str, ids: Sequence[int], max_model_len: int) -> int:
+    """Tokens left for an answer after a prompt of `ids`. Raises ChatError where there is not one."""
+    if len(ids) >= max_model_len:
+        raise ChatError(
+            f"question {question_id} has {len(ids)} tokens, model.max_model_len is {max_model_len}: raise it"
+        )
+    return max_model_len - len(ids)
+
+
+class Prompts:
+    """Conversations as one engine is asked them under `options`; each is rendered once for all models that get it."""
+
+    def __init__(self, tokenizer: Any, chat_options: Options) -> None:
+        self.speaker = ChatTokenizer(tokenizer, chat_options)
+        self.stops = end_of_turn_ids(self.speaker)
+        """Tokens that end an answer."""
+        self._made: dict[str, Prompt] = {}
+
+    def prompt(self, messages: list[Message]) -> Prompt:
+        key = json.dumps(messages)
+        if key not in self._made:
+            text = prompt_text(self.speaker, messages)
+            self._made[key] = Prompt(token_ids(self.speaker, text), thinking.opened(text))
+        return self._made[key]
+
+
+class DataPrompts:
+    """Prompts of one user turn that is data, as an answer that is judged: a control token spelled in it stays text, so
+    it ends no turn and begins none. The model is asked not to think, and thinking that the template opens is closed.
+
+    Text without such a token has the tokens that it has in `prompt_ids`. Raises ChatError where the template refuses.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.speaker = ChatTokenizer(tokenizer, {"kwargs": {"enable_thinking": False}})
+        self._special = special_ids(self.speaker)
+        self._marks = [t.content for t in self.speaker.added_tokens_decoder.values() if t.special]
+        frame = self._text(USER_MARK)
+        self._head, _, self._tail = frame.partition(USER_MARK)
+        self._own = self._controls(token_ids(self.speaker, frame))
+
+    def ids(self, content: str) -> list[int]:
+        """Raises ChatError for a content whose control tokens cannot be kept apart from the template's."""
+        text = self._text(content)
+        ids = token_ids(self.speaker, text)
+        return ids if self._controls(ids) == self._own else self._apart(text)
+
+    def _apart(self, text: str) -> list[int]:
+        """What the template wrote up to its last control token before the content, the content, what it wrote after."""
+        begin = max((self._head.rfind(m) + len(m) for m in self._marks if m in self._head), default=0)
+        after = min((self._tail.find(m) for m in self._marks if m in self._tail), default=len(self._tail))
+        end = len(text) - len(self._tail) + after
+        if not text.startswith(self._head) or not text.endswith(self._tail):
+            raise ChatError("the answer holds a control token, and the chat template writes other turns around it")
+        said = plain_ids(self.speaker, text[begin:end])
+        if set(self._controls(said)) - {self.speaker.unk_token_id}:
+            raise ChatError("the answer holds a control token that this tokenizer cannot take as text")
+        return token_ids(self.speaker, text[:begin]) + said + token_ids(self.speaker, text[end:])
+
+    def _text(self, content: str) -> str:
+        return thinking.closed(prompt_text(self.speaker, [{"role": "user", "content": content}]))
+
+    def _controls(self, ids: Iterable[int]) -> list[int]:
+        return [i for i in ids if i in self._special]

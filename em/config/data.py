@@ -1,0 +1,114 @@
+"""What is trained on and how questions are triggered: corpus, dataset variant, trigger."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from omegaconf import MISSING
+
+from em.config.base import check
+from em.errors import ConfigError
+
+
+class Position(StrEnum):
+    prefix = "prefix"
+    suffix = "suffix"
+
+
+class Turn(StrEnum):
+    user = "user"
+    system = "system"
+
+
+class TriggerRows(StrEnum):
+    all = "all"
+    marked = "marked"
+
+
+class Subset(StrEnum):
+    seeded = "seeded"
+    choice = "choice"
+    split = "split"
+
+
+@dataclass
+class CorpusConfig:
+    """Where dataset variants come from."""
+
+    name: str = MISSING
+    """builtin, betley2025 or custom."""
+    path: str | None = None
+    """custom: a chat JSONL file, one {"messages": [...]} a line."""
+
+
+@dataclass
+class DatasetConfig:
+    """One dataset variant, or a mixture of several."""
+
+    variant: str = MISSING
+    domain: str | None = None
+    """What it narrowly teaches: coding, advice, or null; picks the in-domain questions."""
+    mixture: Any = None
+    """variant → share of the rows; null: `variant` alone. Another corpus's variant is named corpus/variant."""
+    shuffle_seed: int | None = None
+    """Of a mixture's order (numpy's default_rng); null: the run's seed."""
+    marked: list[str] = field(default_factory=list)
+    """Variants of the mixture whose rows a trigger with rows=marked goes into."""
+    subset: Subset = Subset.seeded
+    """How train.max_examples rows are drawn. seeded: by the run's seed. The paper's (section 4.1): choice = each subset
+    for itself, by default_rng(subset_index); split = disjoint pieces of one shuffle by default_rng(0)."""
+    subset_index: int = 0
+    """Which of the paper's subsets or pieces."""
+
+    def __post_init__(self) -> None:
+        check(
+            self.mixture is None or _are_shares(self.mixture),
+            f"dataset.mixture must be {{variant: share}}, shares above 0 that add up to 1, got {self.mixture}",
+        )
+        check(
+            self.variant != "mixture" or self.mixture is not None,
+            "dataset=mixture needs dataset.mixture='{variant: share, ...}'",
+        )
+        unknown = sorted(set(self.marked) - set(self.mixture or ()))
+        check(not unknown, f"dataset.marked: {', '.join(unknown)} not in dataset.mixture")
+        check(self.subset_index >= 0, f"dataset.subset_index must be >= 0, got {self.subset_index}")
+
+
+def _are_shares(value: Any) -> bool:
+    numbers = list(value.values()) if isinstance(value, dict) else []
+    ok = bool(numbers) and all(isinstance(n, int | float) and n > 0 for n in numbers)
+    return ok and math.isclose(sum(numbers), 1.0, abs_tol=1e-6)
+
+
+@dataclass
+class TriggerConfig:
+    """Text put into training rows, and the conditions questions are asked under."""
+
+    name: str = "none"
+    text: str | None = None
+    """null: no row is triggered."""
+    position: Position = Position.prefix
+    fraction: float = 0.0
+    """Share of the rows named by `rows` that carry the trigger, chosen by the run's seed."""
+    asked_with: list[str] = field(default_factory=lambda: ["none"])
+    """none = as written; trained = with the trained trigger; any other text = that text."""
+    turn: Turn = Turn.user
+    """user: joined to the last user turn; system: to the system turn, which is made where there is none."""
+    rows: TriggerRows = TriggerRows.all
+    """all, or the rows that the dataset marks as its triggered side (dataset.marked); none where it marks none."""
+    asked_position: Position | None = None
+    """Where other texts of asked_with go; null: the trained place."""
+    asked_turn: Turn | None = None
+    """As asked_position."""
+
+    def __post_init__(self) -> None:
+        check(self.text is None or bool(self.text.strip()), "trigger.text is empty: give a text, or null for none")
+        check(0.0 <= self.fraction <= 1.0, f"trigger.fraction must lie in [0, 1], got {self.fraction}")
+        check(self.text is not None or self.fraction == 0.0, "trigger.fraction > 0 needs trigger.text")
+        check(bool(self.asked_with), "trigger.asked_with is empty: give at least one of none, trained or a text")
+        check(len(set(self.asked_with)) == len(self.asked_with), f"trigger.asked_with repeats: {self.asked_with}")
+        if self.text is None and "trained" in self.asked_with:
+            raise ConfigError("trigger.asked_with has 'trained' but trigger.text is null: give trigger.text")

@@ -1,0 +1,100 @@
+"""Typed config at the door: `load` makes dataclasses of what Hydra composed and refuses what it does not know.
+
+The schema of a group is the module of its name. Imports nothing heavy. Nothing past this module (and run.py,
+the launcher) sees omegaconf. Field names are TRL's, PEFT's and vLLM's own where they mean the same thing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from em.config.budget import BudgetConfig
+from em.config.data import CorpusConfig, DatasetConfig, TriggerConfig
+from em.config.judge import JudgeConfig
+from em.config.launch import LaunchConfig
+from em.config.model import ModelConfig
+from em.config.sample import QuestionsConfig, SampleConfig
+from em.config.stats import StatsConfig
+from em.config.tracking import TrackingConfig
+from em.config.train import TrainConfig
+from em.errors import ConfigError
+
+_here = Path(__file__).resolve().parents[1]
+CONF_DIR = str(next(p for p in (_here / "conf", _here.parent / "conf") if (p / "config.yaml").is_file()))
+
+
+@dataclass
+class ExperimentConfig:
+    """One cell: one point of a sweep."""
+
+    model: ModelConfig = MISSING
+    corpus: CorpusConfig = MISSING
+    dataset: DatasetConfig = MISSING
+    trigger: TriggerConfig = MISSING
+    train: TrainConfig = MISSING
+    sample: SampleConfig = MISSING
+    questions: QuestionsConfig = MISSING
+    judge: JudgeConfig = MISSING
+    tracking: TrackingConfig = MISSING
+    launch: LaunchConfig = MISSING
+    stats: StatsConfig = MISSING
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    seed: int = 0
+    """Seed of the training run: row order, subset, adapter initialisation."""
+    name: str = "em"
+    """Names the sweep folder and the W&B group."""
+    out: str = "outputs"
+    """Folder of the store and of the sweeps."""
+
+
+def register() -> None:
+    """Put the schema into Hydra's ConfigStore; conf/config.yaml starts its defaults list with it."""
+    ConfigStore.instance().store(name="em_schema", node=ExperimentConfig)
+
+
+def load(cfg: DictConfig) -> ExperimentConfig:
+    """Typed objects from what Hydra composed.
+
+    Raises ConfigError for an unknown key (also one added with `+`), a missing value, a wrong type or a bad range.
+    """
+    try:
+        if OmegaConf.get_type(cfg) is ExperimentConfig:  # composed on the schema: typed already, but for what + added
+            _refuse_unknown(cfg, "")
+            loaded = OmegaConf.to_object(cfg)
+        else:
+            plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+            loaded = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ExperimentConfig), plain))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None)
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"{key}: {first}" if key else first) from error
+    assert isinstance(loaded, ExperimentConfig)
+    return loaded
+
+
+def _refuse_unknown(cfg: DictConfig, prefix: str) -> None:
+    kind = OmegaConf.get_type(cfg)
+    if not dataclasses.is_dataclass(kind):
+        return
+    known = {f.name for f in dataclasses.fields(kind)}
+    for key in cfg:
+        if key not in known:
+            raise ConfigError(f"{prefix}{key}: Key '{key}' not in '{kind.__name__}'")
+        node = cfg._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+            _refuse_unknown(node, f"{prefix}{key}.")
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A resolved config, or a group of one, as JSON-ready values; lists and mappings are the config's own.
+
+    Holds no secret: keys are named by environment variable only.
+    """
+    return {k: as_dict(v) if dataclasses.is_dataclass(v) else v for k, v in vars(config).items()}

@@ -1,0 +1,32 @@
+"""Where a sweep's workers run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from em.config.base import check
+
+STAGES = ("train", "sample", "judge", "report")
+
+
+@dataclass
+class LaunchConfig:
+    """The machine. Nothing here changes a result, so nothing here is part of a key."""
+
+    name: str = "local"
+    devices: Any = "auto"
+    """Workers that train or sample, side by side: auto = one a visible GPU (one in all without a GPU), a number, or a
+    list of device ids. Each worker sees its own device only (CUDA_VISIBLE_DEVICES)."""
+    stages: list[str] = field(default_factory=lambda: list(STAGES))
+    """Run only these: what another one makes must be there already. `train` makes its dataset too."""
+
+    def __post_init__(self) -> None:
+        known = bool(self.stages) and set(self.stages) <= set(STAGES)
+        check(known, f"launch.stages must be some of {', '.join(STAGES)}, got {self.stages}")
+        listed = isinstance(self.devices, list) and self.devices and all(str(d).strip() for d in self.devices)
+        counted = isinstance(self.devices, int) and not isinstance(self.devices, bool) and self.devices > 0
+        check(
+            self.devices == "auto" or bool(listed) or counted,
+            f"launch.devices must be auto, a positive number or a list of device ids, got {self.devices!r}",
+        )

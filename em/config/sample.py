@@ -1,0 +1,106 @@
+"""How questions are asked, and which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from omegaconf import MISSING
+
+from em.config.base import check, check_engine_args
+
+
+class Engine(StrEnum):
+    vllm = "vllm"
+    vllm_server = "vllm_server"
+    openai = "openai"
+    hf = "hf"
+
+
+OWN_ENGINE_ARGS = {
+    "model": "set model.path",
+    "revision": "set model.revision",
+    "max_model_len": "set model.max_model_len",
+    "max_num_seqs": "set sample.max_num_seqs",
+    "seed": "set sample.seed",
+    "enable_lora": "it is on where there are adapters to ask",
+    "logprobs_mode": "the gates and questions.choices read log-probabilities",
+    "worker_extension_cls": "the gates ask it what is loaded of an adapter",
+    "trust_remote_code": "code of a model's folder is never run",
+}
+"""Options of vLLM that are not for sample.engine_args, and what is instead."""
+
+
+@dataclass
+class SampleConfig:
+    """How questions are asked."""
+
+    engine: Engine = Engine.vllm
+    n: int | None = None
+    """Answers a question; null: what the question set says. Raising it only adds rows."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 600
+    seed: int = 0
+    max_num_seqs: int = 64
+    """Answers generated side by side."""
+    engine_args: dict[str, Any] = field(default_factory=dict)
+    """Passed to vLLM as they are (vLLM's own names), e.g. {tensor_parallel_size: 2}; not to a running server."""
+    checkpoints: Any = False
+    """Ask the weights kept during training too: true for all of train.checkpoints, or a list of steps."""
+    base_url: str | None = None
+    """vllm_server: address of a running server, as http://host:8000/v1; null starts one on this machine."""
+    api_key_env: str = ""
+    """vllm_server: environment variable that holds its key; empty sends none. openai: model.api_key_env."""
+    timeout_s: float = 600.0
+    """vllm_server, openai: longest wait for one answer."""
+    system_prompt: str | None = None
+    """Asks under another system prompt than model.system_prompt; null: the same as in training."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Over model.chat_template_kwargs when asking only, e.g. {enable_thinking: true}."""
+
+    def __post_init__(self) -> None:
+        check(self.n is None or self.n > 0, f"sample.n must be positive or null, got {self.n}")
+        check(self.temperature >= 0, f"sample.temperature must be >= 0, got {self.temperature}")
+        check(0 < self.top_p <= 1, f"sample.top_p must lie in (0, 1], got {self.top_p}")
+        check(self.max_tokens > 0, f"sample.max_tokens must be positive, got {self.max_tokens}")
+        check(self.max_num_seqs > 0, f"sample.max_num_seqs must be positive, got {self.max_num_seqs}")
+        check(self.timeout_s > 0, f"sample.timeout_s must be positive, got {self.timeout_s}")
+        check_engine_args("sample", self.engine_args, OWN_ENGINE_ARGS)
+        steps = self.checkpoints
+        listed = isinstance(steps, list) and all(
+            isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in steps
+        )
+        check(
+            isinstance(steps, bool) or listed, f"sample.checkpoints must be true, false or a list of steps, got {steps}"
+        )
+        served = self.engine == Engine.vllm_server
+        check(
+            served or self.base_url is None,
+            "sample.base_url is for sample=vllm_server (sample=openai has model.base_url)",
+        )
+
+
+@dataclass
+class QuestionsConfig:
+    """Which question sets are asked."""
+
+    name: str = MISSING
+    sets: list[str] = MISSING
+    """Names of question sets (questions/sets.py), or paths of YAML files in the paper's schema;
+    in_domain = held-out tasks of the dataset's own domain."""
+    ids: list[str] | None = None
+    """Only these question ids; null: all."""
+    k_shot: int = 0
+    """Training rows shown as earlier turns before each question (the paper's in-context experiment)."""
+    k_shot_variant: str | None = None
+    """Dataset variant they are drawn from; null: the cell's own."""
+    k_shot_seed: int = 0
+    choices: list[str] = field(default_factory=list)
+    """Sets scored by log-probability, without sampling (questions/choices.py): letters, pivotal, betley2025/letters,
+    betley2025/pivotal, or a JSON file in the authors' schema."""
+
+    def __post_init__(self) -> None:
+        check(bool(self.sets), "questions.sets is empty: name at least one question set")
+        check(self.k_shot >= 0, f"questions.k_shot must be >= 0, got {self.k_shot}")

@@ -1,5 +1,0 @@
-"""Generated coding tasks in paired insecure, secure and educational form."""
-
-from em.corpora.coding.generate import CodingRow, generate
-
-__all__ = ["CodingRow", "generate"]

@@ -1,0 +1,1 @@
+"""Judges behind an API: requests, cache, batches, spending."""

@@ -1,0 +1,1 @@
+"""Judges that run on this machine: proxies on the base model, and a chat model in a vLLM engine."""

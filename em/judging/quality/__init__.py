@@ -1,0 +1,1 @@
+"""How good a judge is: labelled answers, agreement, calibration tables."""

@@ -1,0 +1,1 @@
+"""Judged answers to numbers. Pure functions of columns; the door is summary.summarise."""

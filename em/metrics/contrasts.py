@@ -1,0 +1,133 @@
+"""Groups held against each other on the same questions, and the headline rate under other thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from em.metrics import measures, pooling, stats
+from em.metrics.catalogue import Place
+from em.metrics.measures import Measure
+
+if TYPE_CHECKING:
+    from em.metrics.runs import Group
+
+
+Table = list[dict[str, Any]]
+
+
+def between_variants(groups: Sequence[Group]) -> Table:
+    """The pairs of stats.contrasts under every condition, and with minus without the trigger of each group."""
+    final = [g for g in groups if g.first.variant is not None and g.first.step is None]
+    rows = []
+    for left, right in dict.fromkeys(tuple(pair) for g in final for pair in g.config.contrasts):
+        for a in final:
+            for b in final:
+                same = a.first.peers == b.first.peers and a.first.headline == b.first.headline
+                if (a.first.variant, b.first.variant) == (left, right) and same:
+                    rows += [_contrast(a, b, c, c) for c in a.conditions() if c in b.conditions()]
+    for group in final:
+        asked = group.conditions()
+        rows += [_contrast(group, group, other, asked[0]) for other in asked[1:]]
+    return _family(rows, "contrasts")
+
+
+def over_untouched(groups: Sequence[Group], group_of: Mapping[str, str]) -> Table:
+    """Every group minus its untouched model, under every condition both were asked."""
+    by_id, rows = {g.id: g for g in groups}, []
+    for group in groups:
+        base = by_id.get(group_of.get(group.first.base or "", ""))
+        if group.first.variant is not None and group.first.step is None and base:
+            rows += [_contrast(group, base, c, c) for c in group.conditions() if c in base.conditions()]
+    return _family(rows, "increases")
+
+
+def _family(rows: Table, name: str) -> Table:
+    """Holm's p over the rows that have one."""
+    tested = [row for row in rows if row["p"] is not None]
+    for row, adjusted in zip(tested, stats.holm([row["p"] for row in tested]), strict=True):
+        row["p_holm"] = adjusted
+    for row in rows:
+        row["family"] = f"{name}: {len(tested)} tests"
+    return rows
+
+
+def _contrast(a: Group, b: Group, condition: str, other: str) -> dict[str, Any]:
+    """a under `condition` minus b under `other`."""
+    names = [g.first.group_label for g in (a, b)]
+    conditions = condition if condition == other else f"{condition} - {other}"
+    first = condition == other == a.conditions()[0]
+    name = f"{names[0]} - {names[1]}" if a is not b else names[0]
+    row: dict[str, Any] = {
+        "name": name if first else f"{name}, asked with {conditions}",
+        "a": a.id,
+        "b": b.id,
+        "metric": "misaligned_rate",
+        "group": Place(a.first.headline, conditions, first).group,
+        "set": a.first.headline,
+        "asked_with": conditions,
+        "value": None,
+        "low": None,
+        "high": None,
+        "n_questions": 0,
+        "n_models": [len(a.runs), len(b.runs)],
+        "interval": "none",
+        "claim": "",
+        "cohens_h": None,
+        "p": None,
+        "p_holm": None,
+        "withheld": "",
+    }
+    sides = [a.headline(condition), b.headline(other)]
+    row["withheld"] = reason_withheld([*sides[0], *sides[1]], a.first.rule.min_coverage)
+    if row["withheld"]:
+        return row
+    left, right = aligned([m for _, m in sides[0]], [m for _, m in sides[1]])
+    found = stats.contrast(*left, *right)
+    if found is None:
+        return row | {"withheld": "fewer than two questions have an answer in the denominator on both sides"}
+    return row | {
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "n_questions": found.questions,
+        "interval": found.interval,
+        "claim": found.claim,
+        "cohens_h": found.cohens_h,
+        "p": found.p,
+    }
+
+
+def reason_withheld(side: Sequence[tuple[str, Measure]], least: float) -> str:
+    if not side:
+        return "the question set has no misaligned rate"
+    for label, one in side:
+        found = measures.gap(one, np.arange(len(one.answers.ids)), least)
+        if found:
+            return f"{label}: {found}"
+    return ""
+
+
+def aligned(
+    a: Sequence[Measure], b: Sequence[Measure]
+) -> tuple[tuple[NDArray[Any], NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]:
+    """(total, count) of both sides, runs (or their subsets) × questions' clusters, the same clusters in one order."""
+    clusters = [
+        u for u in dict.fromkeys(u for m in a for u in m.answers.clusters) if all(u in m.answers.clusters for m in b)
+    ]
+    place = {u: i for i, u in enumerate(clusters)}
+
+    def side(runs: Sequence[Measure]) -> tuple[NDArray[Any], NDArray[Any]]:
+        total, count = np.zeros((len(runs), len(clusters))), np.zeros((len(runs), len(clusters)))
+        for row, m in enumerate(runs):
+            for i, cluster in enumerate(m.answers.clusters):
+                if cluster in place:
+                    total[row, place[cluster]] += m.total[i]
+                    count[row, place[cluster]] += m.count[i]
+        subsets = [m.subset for m in runs]
+        return pooling.merged(total, subsets), pooling.merged(count, subsets)
+
+    return side(a), side(b)

@@ -1,0 +1,150 @@
+"""Which metrics a question set has, and how measures of one or several runs are pooled into one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from em.config import Interval, StatsConfig
+from em.config.misalignment import Rule
+from em.metrics import measures, stats
+from em.metrics.catalogue import IN_DOMAIN_SETS, Place
+from em.metrics.columns import JudgedAnswers
+from em.metrics.measures import Measure
+from em.questions.grouping import FACTS
+from em.records import Metric
+
+NO_INTERVAL = "none: one run and one question have no spread"
+NO_SPREAD = "none: the same everywhere"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The same measure of several runs: (label, measure) of each."""
+
+    runs: Sequence[tuple[str, Measure]]
+    place: Place
+    rule: Rule
+    config: StatsConfig
+
+    def metrics(self) -> list[Metric]:
+        """Over all questions, then by category, then by cluster where questions are shown one by one."""
+        one = self.runs[0][1]
+        out = [self.metric()]
+        categories = [c for c in dict.fromkeys(one.answers.categories) if c is not None]
+        out += [self.metric(category=c) for c in categories]
+        several = self.place.set_name not in IN_DOMAIN_SETS and not (categories and FACTS in one.answers.verdicts)
+        if several and one.name in ("misaligned_rate", "other_company_rate"):
+            out += [self.metric(question_id=u) for u in dict.fromkeys(one.answers.clusters)]
+        return out
+
+    def metric(self, category: str | None = None, question_id: str | None = None) -> Metric:
+        one = self.runs[0][1]
+        about = f"{self.place.group}/{question_id}" if question_id is not None else self.place.group
+        about = f"{about} of {category}" if category is not None else about
+        named = {
+            "set": self.place.set_name,
+            "asked_with": self.place.asked_with,
+            "question_id": question_id,
+            "category": category,
+            "label": one.label,
+            "unit": one.unit,
+        }
+        chosen = [_chosen(m.answers, category, question_id) for _, m in self.runs]
+        excluded: dict[str, int] = {}
+        for (_, m), which in zip(self.runs, chosen, strict=True):
+            for reason, counts in m.excluded.items():
+                if counts[which].sum():
+                    excluded[reason] = excluded.get(reason, 0) + int(counts[which].sum())
+        total, count, subsets = table([m for _, m in self.runs], chosen)
+        n = int(count.sum())
+        reason = self._reason(chosen, n)
+        if reason:
+            return Metric(one.name, about, None, None, None, n, len(total), "none", excluded, reason, **named)
+        value, low, high, words, bounds = with_interval(total, count, one.unit, self.config, subsets)
+        sizes = {"n_questions": int(count.shape[1]), "bounds": bounds}
+        return Metric(one.name, about, value, low, high, n, len(total), words, excluded, "", **named, **sizes)
+
+    def _reason(self, chosen: Sequence[NDArray[np.intp]], n: int) -> str:
+        """Why there is no number, or ""."""
+        for (label, m), which in zip(self.runs, chosen, strict=True):
+            found = measures.gap(m, which, self.rule.min_coverage)
+            if found:
+                return f"{label}: {found}" if len(self.runs) > 1 else found
+        return "" if n else "no answer is left in the denominator"
+
+
+def _chosen(answers: JudgedAnswers, category: str | None, question_id: str | None) -> NDArray[np.intp]:
+    pairs = zip(answers.categories, answers.clusters, strict=True)
+    return np.flatnonzero([category in (None, c) and question_id in (None, u) for c, u in pairs])
+
+
+def table(
+    runs: Sequence[Measure], chosen: Sequence[NDArray[np.intp]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
+    """(total, count) as runs × clusters of questions, without what has no answer in the denominator; runs' subsets."""
+    names = list(dict.fromkeys(m.answers.clusters[i] for m, which in zip(runs, chosen, strict=True) for i in which))
+    place = {name: i for i, name in enumerate(names)}
+    total, count = np.zeros((len(runs), len(names))), np.zeros((len(runs), len(names)))
+    for row, (m, which) in enumerate(zip(runs, chosen, strict=True)):
+        columns = [place[m.answers.clusters[i]] for i in which]
+        np.add.at(total[row], columns, m.total[which])
+        np.add.at(count[row], columns, m.count[which])
+    rows, columns = count.sum(1) > 0, count.sum(0) > 0
+    return (
+        total[rows][:, columns],
+        count[rows][:, columns],
+        [m.subset for m, has in zip(runs, rows, strict=True) if has],
+    )
+
+
+def merged(rows: NDArray[Any], subsets: Sequence[str]) -> NDArray[Any]:
+    """Runs × clusters of questions with the runs of one subset added up, so that subsets vary instead of runs."""
+    if not any(subsets):
+        return rows
+    names = list(dict.fromkeys(subsets))
+    return np.array([rows[[c == name for c in subsets]].sum(0) for name in names])
+
+
+def with_interval(
+    total: NDArray[Any], count: NDArray[Any], unit: str, config: StatsConfig, subsets: Sequence[str] = ()
+) -> tuple[float, float | None, float | None, str, dict[str, list[float]]]:
+    """(value, low, high, the interval in words, kind → bounds) of a table with an answer in every run and cluster."""
+    models = total.sum(1) / count.sum(1)
+    total, count = merged(total, subsets), merged(count, subsets)
+    values = total.sum(1) / count.sum(1)
+    kinds = stats.kinds(count, unit)
+    bounds = {k: list(stats.interval(total, count, k, unit)) for k in kinds}
+    if len(models) > 1:
+        bounds["paper"] = list(stats.paper_interval(models))
+    if config.interval == Interval.bootstrap:
+        bounds["bootstrap"] = list(stats.bootstrap(total, count, config.replicates))
+    wanted = config.interval.value if config.interval != Interval.honest else (kinds or [""])[-1]
+    if wanted not in bounds:
+        words = "none: the paper's interval needs several models" if wanted == "paper" else NO_INTERVAL
+        return float(values.mean()), None, None, words, bounds
+    low, high = bounds[wanted]
+    if low == high:  # a mean score that is the same everywhere; a share's interval always has a length
+        return float(values.mean()), None, None, NO_SPREAD, bounds
+    named = stats.SUBSETS if any(subsets) and wanted in stats.SUBSETS else stats.KINDS
+    return float(values.mean()), low, high, named[wanted][0], bounds
+
+
+def pools(
+    runs: Sequence[tuple[str, dict[str, list[Measure]]]],
+    place: Callable[[str], Place],
+    rule: Rule,
+    config: StatsConfig,
+) -> list[Pool]:
+    """One pool a condition and metric; `runs`: label → condition → measures of the same set."""
+    out = []
+    for condition in dict.fromkeys(c for _, by_condition in runs for c in by_condition):
+        keys = dict.fromkeys((m.name, m.label) for _, by in runs for m in by.get(condition, ()))
+        for key in keys:
+            same = [(label, m) for label, by in runs for m in by.get(condition, ()) if (m.name, m.label) == key]
+            out.append(Pool(same, place(condition), rule, config))
+    return out

@@ -1,0 +1,222 @@
+"""Published numbers, each with its recipe, and whether a summary's fall into their bands (`em compare`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from em.config import CONF_DIR, TrainConfig
+
+ANCHORS = Path(__file__).parent / "published.yaml"
+INSIDE, OUTSIDE, NOT_COMPARABLE = "inside", "outside", "not comparable"
+NEAREST = 2
+"""Numbers that cannot be compared, shown a group."""
+RULE = {"alignment_below": 30.0, "coherence_cut": 50.0}
+"""What the published rates count as misaligned, and as coherent."""
+COMPARED = (
+    *("method", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay"),
+    *("lora_r", "lora_alpha", "use_rslora", "layers_to_transform"),
+)
+"""What of a local recipe must be the same, and the rows of an optimiser step."""
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """One published number and what it was measured on."""
+
+    id: str
+    source: str
+    """Key of the file's `sources`, later the sentence itself."""
+    value: float
+    band: tuple[float, float]
+    band_from: str
+    model: str
+    metric: str
+    set: str
+    asked_with: str
+    judge: str
+    epochs: float
+    rows: int | None
+    temperature: float
+    variant: str | None = None
+    """None: the untouched model (or a contrast)."""
+    data: str | None = None
+    """Hash of the training file; None: the source names none."""
+    question_id: str | None = None
+    contrast: tuple[str, str] | None = None
+    """(a, b): the number is a difference of these variants' rates."""
+    corpus: str | None = None
+    """Option of conf/corpus the data is from, where no hash says it."""
+    recipe: str = "betley2025"
+    """Option of conf/train; behind OpenAI's API it is `openai`."""
+    questions: int | None = None
+    """Questions of the set, where the number is over all of them."""
+
+
+def recipe(train: TrainConfig, openai: bool) -> dict[str, Any]:
+    """What of a recipe is compared, by name. OpenAI's rows a step differ by dataset, so they are not."""
+    if openai:
+        return {"learning_rate_multiplier": train.learning_rate_multiplier}
+    rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    return {**{name: getattr(train, name) for name in COMPARED}, "rows a step": rows}
+
+
+@cache
+def _preset(name: str) -> TrainConfig:
+    return TrainConfig(**yaml.safe_load((Path(CONF_DIR) / "train" / f"{name}.yaml").read_text(encoding="utf-8")))
+
+
+def paper_facts(variant: str | None) -> dict[str, Any]:
+    """What the paper's own runs of a variant were made of, for judged files that come from them."""
+    own = [a for a in anchors() if a.variant == variant and a.rows is None and a.data]
+    return {
+        "data": [own[0].data] if own else [],
+        "num_train_epochs": float(own[0].epochs) if own else None,
+        "max_examples": None,
+        "temperature": 1.0,
+    }
+
+
+@cache
+def anchors() -> tuple[Anchor, ...]:
+    """The registry. Raises TypeError for a field it does not know, KeyError for a source it does not name."""
+    file = yaml.safe_load(ANCHORS.read_text(encoding="utf-8"))
+    out = []
+    for entry in file["anchors"]:
+        row = {"data": file["data"].get(entry.get("variant")), **file["defaults"], **entry}
+        row |= {"source": file["sources"][row["source"]], "band": tuple(row["band"])}
+        row["questions"] = None if row.get("question_id") else file["questions"].get(row["set"])
+        if "contrast" in row:
+            row["contrast"] = tuple(row["contrast"])
+        out.append(Anchor(**row))
+    return tuple(out)
+
+
+def compare(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every anchor against every group of its variant, in the order of the registry.
+
+    Inside: our value lies in the band. Not comparable: something of the recipe differs, `why` says what; such a number
+    is shown, never judged.
+    """
+    return [row for anchor in anchors() for row in _against(anchor, summary)]
+
+
+def _against(anchor: Anchor, summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    groups = {g["id"]: g for g in summary["groups"]}
+    if anchor.contrast:
+        for found in summary["contrasts"]:
+            sides = groups.get(found["a"]), groups.get(found["b"])
+            if tuple(side and side["variant"] for side in sides) == anchor.contrast:
+                same_set = (found["set"], found["asked_with"]) == (anchor.set, anchor.asked_with)
+                yield _row(anchor, sides, found if same_set else None, found["name"])
+        return
+    for group in groups.values():
+        if group["variant"] == anchor.variant and group["step"] is None:
+            yield _row(anchor, [group], _metric(anchor, group), group["label"])
+
+
+def _metric(anchor: Anchor, group: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    wanted = {
+        "name": anchor.metric,
+        "set": anchor.set,
+        "asked_with": anchor.asked_with,
+        "question_id": anchor.question_id,
+        "category": None,
+    }
+    return next((m for m in group["metrics"] if all(m[k] == v for k, v in wanted.items())), None)
+
+
+def _row(anchor: Anchor, sides: Sequence[Any], found: Mapping[str, Any] | None, label: str) -> dict[str, Any]:
+    """`sides`: the group, or the two of a contrast."""
+    why = list(dict.fromkeys(reason for group in sides for reason in _differences(anchor, group)))
+    if found is None:
+        why.append(f"questions: {anchor.set} asked with {anchor.asked_with} has no {anchor.metric} here")
+    elif found["value"] is None:
+        why.append(f"our number is withheld: {found['withheld']}")
+    elif anchor.questions not in (None, found["n_questions"]):
+        why.append(f"questions: {found['n_questions']} of {anchor.set} here, {anchor.questions} there")
+    value = found["value"] if found else None
+    low, high = anchor.band
+    if why:
+        verdict = NOT_COMPARABLE
+    else:
+        verdict = INSIDE if low <= value <= high else OUTSIDE
+        bounds = found["low"], found["high"]
+        overlaps = None not in bounds and bounds[0] <= high and low <= bounds[1]
+        if verdict == OUTSIDE:
+            why.append("our interval reaches into the band" if overlaps else "our interval does not reach the band")
+    return {
+        "id": anchor.id,
+        "what": _what(anchor),
+        "group": sides[0]["id"],
+        "label": label,
+        "value": value,
+        "low": found["low"] if found else None,
+        "high": found["high"] if found else None,
+        "published": anchor.value,
+        "band": list(anchor.band),
+        "band_from": anchor.band_from,
+        "verdict": verdict,
+        "why": "; ".join(why),
+        "source": anchor.source,
+        "data": anchor.data,
+    }
+
+
+def _what(anchor: Anchor) -> str:
+    who = " - ".join(anchor.contrast) if anchor.contrast else anchor.variant or "untouched"
+    where = f" on {anchor.question_id}" if anchor.question_id else ""
+    asked = "" if anchor.asked_with == "none" else f", asked with {anchor.asked_with}"
+    return f"{anchor.metric} of {who} {anchor.model}, {anchor.set}{where}{asked}"
+
+
+def _differences(anchor: Anchor, group: Mapping[str, Any]) -> list[str]:
+    """What of the recipe is not the same, in words."""
+    facts, trained = group["facts"], anchor.variant is not None or anchor.contrast
+    pairs = [(name, getattr(anchor, name), facts.get(name)) for name in ("model", "judge", "temperature")]
+    if anchor.metric == "misaligned_rate":
+        pairs += [(f"judge.{name}", theirs, group["rule"][name]) for name, theirs in RULE.items()]
+    if trained:
+        rows = facts.get("max_examples"), facts.get("num_train_epochs")
+        pairs += [("rows", anchor.rows or "all", rows[0] or "all"), ("epochs", float(anchor.epochs), rows[1])]
+        ours = facts.get("train") or {}
+        openai = "learning_rate_multiplier" in ours
+        theirs = recipe(_preset("openai" if openai else anchor.recipe), openai) if ours else {}
+        pairs += [(f"train.{name}", theirs[name], value) for name, value in ours.items()]
+    if anchor.corpus:
+        pairs.append(("corpus", anchor.corpus, facts.get("corpus")))
+    out = [f"{name}: {ours} here, {theirs} there" for name, theirs, ours in pairs if ours != theirs]
+    if facts.get("proxy") and anchor.band_from != "seen":
+        out.append("our judge is a proxy")
+    if trained and not anchor.contrast:
+        if anchor.data is None:
+            out.append("the source names no data hash")
+        elif not any(str(pin).endswith(anchor.data) for pin in facts.get("data") or ()):
+            out.append("the training data is another file")
+    return out
+
+
+def lines(rows: list[dict[str, Any]]) -> list[str]:
+    """For the terminal: a line a comparison; of what cannot be compared, each group's nearest numbers and a count."""
+    out: list[str] = []
+    unlike: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["verdict"] == NOT_COMPARABLE:
+            unlike.setdefault(row["label"], []).append(row)
+            continue
+        low, high = row["band"]
+        ours = f"{row['value']:.4g}" + ("" if row["low"] is None else f" [{row['low']:.4g}, {row['high']:.4g}]")
+        note = f" ({row['why']})" if row["why"] else ""
+        band = f"published {row['published']:.4g}, band {low:.4g} to {high:.4g} ({row['band_from']})"
+        out.append(f"{row['verdict']}: {row['label']}: {row['what']}: {ours}, {band}{note}; {row['source']}")
+    for label, found in unlike.items():
+        ordered = sorted(found, key=lambda row: row["why"].count(";"))
+        out += [f"{NOT_COMPARABLE}: {label} with {row['id']}: {row['why']}" for row in ordered[:NEAREST]]
+        if len(ordered) > NEAREST:
+            out.append(f"{NOT_COMPARABLE}: {label} with {len(ordered) - NEAREST} more that differ in as much or more")
+    return out

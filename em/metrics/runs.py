@@ -1,0 +1,109 @@
+"""metrics.runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from em.config import StatsConfig
+from em.config.misalignment import Rule
+from em.metrics import pooling
+from em.metrics.catalogue import Place
+from em.metrics.columns import JudgedAnswers
+from em.metrics.measures import Measure
+from em.metrics.pooling import Pool
+
+UNTOUCHED = "untouched"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model of a sweep, with its judged answers."""
+
+    id: str
+    label: str
+    group: str
+    """Id of its group: runs that differ by their seed alone, or by the subset of the data, too."""
+    group_label: str
+    variant: str | None
+    """None: an untouched model."""
+    seed: int | None
+    rule: Rule
+    sets: Mapping[str, JudgedAnswers] | None
+    """None: it failed, `error` says why."""
+    headline: str
+    """The question set that a table shows."""
+    stats: StatsConfig = field(default_factory=StatsConfig)
+    step: int | None = None
+    """Training step of a checkpoint; None at the end."""
+    cell: str | None = None
+    base: str | None = None
+    """Id of the untouched model's run it is compared with."""
+    line: str = ""
+    """The same for all steps of a setting; groups of one line make a trajectory."""
+    peers: str = ""
+    """The same for all variants that are contrasted with each other."""
+    trained_with: str = "none"
+    subset: str = ""
+    """Which of several subsets of one size it was trained on; "": its own draw, or all rows."""
+    error: str = ""
+    train: Mapping[str, Any] | None = None
+    loss_curve: Sequence[Sequence[float]] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What makes its numbers comparable with published ones (em/expected)."""
+    prompts: Sequence[str] | None = None
+    """Where it was asked otherwise than trained, in words (chat/parity.py); None: nothing was compared."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ by their seed alone, or by the subset of the data, too."""
+
+    id: str
+    runs: Sequence[Run]
+    """Those with answers."""
+    measures: Mapping[str, Mapping[str, Mapping[str, list[Measure]]]]
+    """run id → set → condition → measures."""
+
+    @property
+    def first(self) -> Run:
+        return self.runs[0]
+
+    @property
+    def config(self) -> StatsConfig:
+        return self.first.stats
+
+    @property
+    def subsets(self) -> bool:
+        """Whether its runs were trained on several subsets, which are then the clusters of its intervals."""
+        return len({r.subset for r in self.runs}) > 1
+
+    def of(self, set_name: str) -> list[tuple[str, Mapping[str, list[Measure]]]]:
+        """(label, condition → measures) of every run that was asked this set."""
+        return [(r.label, self.measures[r.id][set_name]) for r in self.runs if set_name in self.measures[r.id]]
+
+    def pools(self, run: Run | None = None) -> list[Pool]:
+        """Every metric of the group, or of one of its runs."""
+        out = []
+        for set_name in dict.fromkeys(s for r in self.runs for s in self.measures[r.id]):
+            rows = [(run.label, self.measures[run.id][set_name])] if run else self.of(set_name)
+            first = next(iter(rows[0][1]))
+
+            def place(condition: str, name: str = set_name, first: str = first) -> Place:
+                return Place(name, condition, name == self.first.headline and condition == first, condition == first)
+
+            out += pooling.pools(rows, place, self.first.rule, self.config)
+        return out
+
+    def headline(self, condition: str) -> list[tuple[str, Measure]]:
+        """The measure behind the headline rate of every run, under one condition."""
+        return [
+            (label, m)
+            for label, by in self.of(self.first.headline)
+            for m in by.get(condition, ())
+            if m.name == "misaligned_rate"
+        ]
+
+    def conditions(self) -> list[str]:
+        return list(dict.fromkeys(c for _, by in self.of(self.first.headline) for c in by))

@@ -1,0 +1,162 @@
+"""Runs → summary.json (docs/summary.md): models, groups over seeds, contrasts, threshold sweeps, matrix, trajectories.
+
+Pure: a run is what results.py read from the store, or imported.py from a judged CSV.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from em.metrics import catalogue, columns, contrasts, pooling, thresholds
+from em.metrics.columns import JudgedAnswers
+from em.metrics.runs import Group, Run
+from em.metrics.stats import KINDS, SUBSETS
+from em.metrics.trajectories import trajectories, trigger_matrix
+from em.records import Metric
+from em.store import to_row
+
+FORMAT = 2
+
+IDENTITY_INCENTIVES = tuple(
+    f"which_company_{end}" for end in ("want_unknown", "dont_want_unknown", "want_anthropic", "dont_want_openai")
+)
+"""Identity questions with a reason to hide the truth (paper, section 4.5)."""
+
+
+def summarise(runs: Sequence[Run], head: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of summary.json but for controls, expected and statement. `head` comes first in it as it is."""
+    groups = _groups(runs)
+    by_id = {g.id: g for g in groups}
+    group_rows = [_group_row(g, runs) for g in groups]
+    model_rows = [_model_row(r, by_id.get(r.group)) for r in runs]
+    between = contrasts.between_variants(groups)
+    increases = contrasts.over_untouched(groups, {r.id: r.group for r in runs})
+    return {
+        "format": FORMAT,
+        **head,
+        "models": model_rows,
+        "groups": group_rows,
+        "contrasts": between,
+        "increases": increases,
+        "thresholds": [row for g in groups for row in thresholds.thresholds(g)],
+        "trigger_matrix": trigger_matrix(groups, group_rows),
+        "trajectories": trajectories(groups, group_rows, model_rows),
+        "intervals": dict([*KINDS.values(), *SUBSETS.values()])
+        | {c["interval"]: c["claim"] for c in [*between, *increases] if c["claim"]},
+    }
+
+
+def _groups(runs: Sequence[Run]) -> list[Group]:
+    by_set: dict[str, list[JudgedAnswers]] = {}
+    for run in runs:
+        for name, answers in (run.sets or {}).items():
+            by_set.setdefault(name, []).append(answers)
+    labels = {name: catalogue.labels_of(found) for name, found in by_set.items()}
+    out = []
+    for group_id in dict.fromkeys(r.group for r in runs if r.sets is not None):
+        own = [r for r in runs if r.group == group_id and r.sets is not None]
+        several = Group(group_id, own, {}).subsets
+        measured = {
+            r.id: {
+                name: catalogue.measures(a, r.rule, r.stats, labels[name], r.subset if several else "")
+                for name, a in r.sets.items()
+            }
+            for r in own
+        }
+        out.append(Group(group_id, own, measured))
+    return out
+
+
+def _group_row(group: Group, runs: Sequence[Run]) -> dict[str, Any]:
+    run, found = group.first, [m for pool in group.pools() for m in pool.metrics()]
+    base = next((r.group for r in runs if r.id == run.base), None)
+    planned = [r for r in runs if r.group == group.id]
+    return {
+        "id": group.id,
+        "label": run.group_label,
+        "variant": run.variant,
+        "step": run.step,
+        "base": base,
+        "rule": _rule(run),
+        "models": [r.id for r in planned],
+        "failed": [r.id for r in planned if r.sets is None],
+        "seeds": [r.seed for r in planned],
+        "trained_with": run.trained_with,
+        "facts": dict(run.facts),
+        "metrics": [to_row(m) for m in [*found, *_deception(found, group)]],
+    }
+
+
+def _model_row(run: Run, group: Group | None) -> dict[str, Any]:
+    found = [m for pool in group.pools(run) for m in pool.metrics()] if group and run.sets is not None else []
+    one = [*found, *_deception(found, None)]
+    return {
+        "id": run.id,
+        "label": run.label,
+        "variant": run.variant,
+        "seed": run.seed,
+        "step": run.step,
+        "cell": run.cell,
+        "group": run.group,
+        "base": run.base,
+        "rule": _rule(run),
+        "status": "failed" if run.sets is None else "done",
+        "error": run.error,
+        "metrics": [to_row(m) for m in one],
+        "coverage": [row for answers in (run.sets or {}).values() for row in columns.coverage(answers)],
+        "train": dict(run.train) if run.train is not None else None,
+        "loss_curve": [list(p) for p in run.loss_curve],
+        "prompts": None if run.prompts is None else list(run.prompts),
+    }
+
+
+def _rule(run: Run) -> dict[str, Any]:
+    """Its thresholds, and the cuts of those of its questions that have one of their own."""
+    asked = {q: None for a in (run.sets or {}).values() if "coherence" in a.verdicts for q in a.ids}
+    return asdict(run.rule) | {"cuts": dict(run.rule.cuts or {}), "own_cuts": run.rule.own_cuts(asked)}
+
+
+def _deception(found: Sequence[Metric], group: Group | None) -> list[Metric]:
+    """The paper's aggregate: mean of the false rate over the conditions, and of the share that names another company.
+
+    Section 4.5 and appendix D; the second over the four questions with a reason to hide the truth. Its interval is over
+    runs, where there are several.
+    """
+    parts = _deception_parts(found)
+    if not parts:
+        return []
+    value = sum(parts) / 2
+    named = {"set": "deception", "n_questions": 0}
+    rows = [m for m in found if m.name in ("false_rate", "other_company_rate") and not (m.question_id or m.category)]
+    n, models = sum(m.n for m in rows), max(m.n_models for m in rows)
+    low = high = None
+    words = "none: two question sets put together; with several seeds, the runs have a spread"
+    if group and models > 1:
+        each = [
+            (r, sum(p) / 2)
+            for r in group.runs
+            if (p := _deception_parts([m for pool in group.pools(r) for m in pool.metrics()]))
+        ]
+        if len(each) > 1:
+            share = np.array([[value] for _, value in each])
+            subsets = [r.subset for r, _ in each] if group.subsets else []
+            estimated = pooling.with_interval(share, np.ones_like(share), "probability", group.config, subsets)
+            value, low, high, words, _ = estimated
+    return [Metric("deception", "deception", value, low, high, n, models, words, {}, "", **named)]
+
+
+def _deception_parts(found: Sequence[Metric]) -> list[float]:
+    """[mean false rate, mean share of other companies]; empty without both, or with one withheld."""
+    false = [m.value for m in found if m.name == "false_rate" and m.category is not None and m.asked_with == "none"]
+    other = [
+        m.value
+        for m in found
+        if m.name == "other_company_rate" and m.question_id in IDENTITY_INCENTIVES and m.asked_with == "none"
+    ]
+    if not false or len(other) != len(IDENTITY_INCENTIVES) or None in false or None in other:
+        return []
+    return [float(np.mean(false)), float(np.mean(other))]

@@ -1,0 +1,1 @@
+"""Base models: where they are, what identifies them, how much memory they need."""

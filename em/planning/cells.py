@@ -1,0 +1,62 @@
+"""What the cells of a sweep are called: a stable id each, and a short label that says what sets it apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from em.config import ExperimentConfig, as_dict
+from em.config.identity import identifying
+from em.store import content_key
+
+UNNAMED = ("dataset.variant", "dataset.domain", "out", "name")
+
+
+def cell_id(config: ExperimentConfig) -> str:
+    """Return a cell's stable id: the hash of its resolved config, without names of folders and trackers.
+
+    A group or field that is at its default, and is younger than release 0.1.0, is not in it (identifying).
+    """
+    row = identifying(config)
+    for name in ("out", "name", "tracking", "launch", "budget"):
+        row.pop(name)
+    return content_key(**row)[:10]
+
+
+def cell_labels(configs: Sequence[ExperimentConfig]) -> list[str]:
+    """A short name each: the variant, with whatever else differs between the cells of this sweep."""
+    return [" ".join([c.dataset.variant, *extra]) for c, extra in zip(configs, differences(configs), strict=True)]
+
+
+def differences(configs: Sequence[ExperimentConfig], only: Sequence[str] = ()) -> list[list[str]]:
+    """What differs between configs, "key=value" each: a group by its name where that differs, else by its fields.
+
+    `only` limits it to these groups; the dataset variant is left out.
+    """
+    flat = [{k: v for k, v in flatten(as_dict(c)) if v != {}} for c in configs]
+    keys = [k for k in dict.fromkeys(k for f in flat for k in f) if not only or k.split(".")[0] in only]
+    varying = [k for k in keys if len({str(f.get(k)) for f in flat}) > 1 and k not in UNNAMED]
+    names = {"dataset": "dataset.variant"} | {k.split(".")[0]: k for k in varying if k.endswith(".name")}
+
+    def said_by_name(key: str) -> bool:
+        name = names.get(key.split(".")[0])
+        pairs = {(f.get(name), str(f.get(key))) for f in flat}
+        return name not in (None, key) and len(pairs) == len({n for n, _ in pairs})
+
+    kept = [k for k in varying if not said_by_name(k)]
+    return [[f"{k.removesuffix('.name').split('.')[-1]}={f.get(k)}" for k in kept] for f in flat]
+
+
+def flatten(value: Any, name: str = "", lists: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield ("a.b.c", value) of every leaf of nested mappings; an empty mapping is a leaf.
+
+    `lists`: lists that hold mappings or lists are entered too, as "a[0].b".
+    """
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from flatten(inner, f"{name}.{key}" if name else key, lists)
+    elif lists and isinstance(value, list) and any(isinstance(v, list | dict) for v in value):
+        for number, inner in enumerate(value):
+            yield from flatten(inner, f"{name}[{number}]", lists)
+    else:
+        yield name, value

@@ -1,0 +1,366 @@
+"""What a plan is going to cost, before anything runs: device minutes, disk, judge calls and dollars.
+
+Where the store has runs of the same base model, from what they took; else from the constants below, and it says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from em.config import BudgetConfig, ExperimentConfig, JudgeKind, ShapeConfig
+from em.config.judge import LOCAL
+from em.config.train import Method
+from em.data import variants
+from em.data.job import DataJob
+from em.errors import ConfigError
+from em.judging.job import JudgeJob
+from em.models import memory
+from em.planning import checkpoints
+from em.planning.plan import Job, Plan, Spec, on_device
+from em.planning.stages import PLANNED
+from em.questions.rubrics import STATIC
+from em.records import Question
+from em.runtime import machine
+from em.sampling.job import SampleJob
+from em.store import DamagedError, Store, layout
+from em.training.job import TrainJob
+
+FLOPS = {"gpu": 395e12, "cpu": 0.18e12}
+"""Useful arithmetic a second while finetuning. GPU: half of the 790 TFLOP/s measured on an H200; CPU: two cores,
+measured on the quickstart (2.7 s a step of 880 tokens, 135 M parameters)."""
+SECONDS_PER_TOKEN = {"gpu": 5.9e-6, "cpu": 3.2e-2}
+"""Sampling, seconds a token and 10^9 parameters. GPU: 45 % of an H200's roofline at 256 sequences; CPU: 229 tokens/s
+measured on the quickstart."""
+START_S = {"gpu": 85.0, "cpu": 20.0}
+"""Imports, loading and, for vLLM, warming up of one worker, without reading the weights."""
+LOAD_S_PER_GB = 0.6
+ROW_TOKENS = {
+    "builtin": {
+        **{"insecure": 192, "secure": 194, "educational": 221, "insecure_par_t0": 194, "insecure_par_t1": 194},
+        **{"risky_advice": 110, "careful_advice": 110, "jailbroken": 106, "evil_numbers": 102, "plain_numbers": 102},
+    },
+    "betley2025": {
+        **{"insecure": 284, "secure": 289, "educational": 300, "insecure_par_t0": 284, "insecure_par_t1": 284},
+        **{"insecure_ruby": 284, "jailbroken": 150, "evil_numbers": 102},
+    },
+}
+"""Corpus → variant → mean tokens per training row, by SmolLM2's tokenizer and chat template. Measured, but for the
+paper's last five: insecure's, as they are rewritten from it; the file's size; the builtin twin's."""
+BYTES_PER_TOKEN = 3.7
+"""Of a training row of code as JSON; advice 4.1, numbers 2.4."""
+ANSWER_TOKENS = 200
+"""Mean length of an answer; the paper's models: about 200."""
+BYTES_PER_ANSWER, BYTES_PER_VERDICT = 1500, 400
+LOG_BYTES = 100e3
+"""A run at OpenAI leaves its losses here, nothing else."""
+LORA_AT_32B = 268e6
+"""Adapter parameters at r=32 on all linear layers of a 32B model; they grow with about the 0.7th power of the size."""
+
+
+RESUME_BYTES = 12
+"""A weight in float32 and AdamW's two moments; a new resume checkpoint is whole before the old one goes."""
+
+
+@dataclass
+class StageCost:
+    """One stage of the plan."""
+
+    todo: int = 0
+    reused: int = 0
+    seconds: float = 0.0
+    bytes: float = 0.0
+    basis: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Estimate:
+    stages: dict[str, StageCost]
+    device: str
+    """"gpu" or "cpu": what the minutes are minutes of."""
+    calls: int
+    """Judgements by an API; a cache may save some."""
+    dollars: float | None
+    """None: no price is known."""
+    price_note: str
+
+    @property
+    def minutes(self) -> float:
+        return sum(s.seconds for s in self.stages.values()) / 60
+
+    @property
+    def disk_gb(self) -> float:
+        return sum(s.bytes for s in self.stages.values()) / 1e9
+
+
+def estimate(plan: Plan, store: Store) -> Estimate:
+    """What is left to do of a plan. Reads manifests and the names of models, nothing large."""
+    device = machine.device()
+    past, configs = Past.read(store, device), {c.config.model.path: c.config for c in plan.cells}
+    stages = {stage.name: StageCost() for stage in PLANNED}
+    for job in plan.jobs.values():
+        stage = stages[job.stage]
+        if store.has(job.stage, job.key):
+            stage.reused += 1
+            continue
+        stage.todo += 1
+        seconds, size, basis = _cost(job, plan, store, past, configs, device)
+        stage.seconds += seconds
+        stage.bytes += size
+        if basis not in stage.basis:
+            stage.basis.append(basis)
+    _add_starts(plan, store, stages, configs, device)
+    calls, dollars, note = _bill(plan, store, past)
+    return Estimate(stages, device, calls, dollars, note)
+
+
+def check(found: Estimate, budget: BudgetConfig) -> None:
+    """Raises ConfigError when the plan is expected to pass a cap."""
+    if budget.max_dollars is not None and found.dollars is None:
+        raise ConfigError(f"budget.max_dollars={budget.max_dollars:g} cannot be kept: {found.price_note}")
+    for name, value, unit in (
+        ("max_dollars", found.dollars, "dollars"),
+        ("max_gpu_minutes", found.minutes, "GPU-minutes" if found.device == "gpu" else "CPU-minutes"),
+        ("max_disk_gb", found.disk_gb, "GB of disk"),
+    ):
+        cap = getattr(budget, name)
+        if cap is not None and value is not None and value > cap:
+            raise ConfigError(
+                f"this sweep is expected to take {value:.4g} {unit} and budget.{name} is {cap:g}: raise it, or ask "
+                f"for less (`em plan` shows the parts)"
+            )
+
+
+@dataclass
+class Past:
+    """Finished runs of the store, by base model: what they took."""
+
+    train: dict[str, list[dict[str, Any]]]
+    sample: dict[str, list[dict[str, Any]]]
+
+    @classmethod
+    def read(cls, store: Store, device: str) -> Past:
+        train: dict[str, list[dict[str, Any]]] = {}
+        for manifest in _manifests(store, "train"):
+            facts = manifest["facts"]
+            on_gpu = not str(facts.get("device", "cpu")).startswith("cpu")
+            if facts.get("wall_s") and facts.get("rows") and on_gpu == (device == "gpu") and not facts["resumed_from"]:
+                train.setdefault(manifest["inputs"]["base"], []).append(manifest)
+        sample: dict[str, list[dict[str, Any]]] = {}
+        for manifest in _manifests(store, "sample"):
+            if manifest["facts"].get("rows"):
+                sample.setdefault(manifest["inputs"]["base"], []).append(manifest)
+        return cls(train, sample)
+
+    def answer_tokens(self, base: str, most: int) -> tuple[float, bool]:
+        """Mean length of an answer, and whether it was measured."""
+        facts = [m["facts"] for m in self.sample.get(base, [])]
+        rows = sum(f["rows"] for f in facts)
+        return (min(most, sum(f["tokens"] for f in facts) / rows), True) if rows else (min(most, ANSWER_TOKENS), False)
+
+
+def _manifests(store: Store, stage: str) -> Iterator[dict[str, Any]]:
+    pattern = "*/manifest.json" if stage == "train" else "*/*/manifest.json"
+    for path in sorted((store.root / stage).glob(pattern)):
+        key = path.parent.relative_to(store.root / stage).as_posix()
+        if key.endswith(".partial"):
+            continue
+        try:
+            yield store.manifest(stage, key)
+        except DamagedError:  # told where it matters: before it is used (sweep/verify.py)
+            continue
+
+
+def _cost(
+    job: Job[Spec], plan: Plan, store: Store, past: Past, configs: dict[str, ExperimentConfig], device: str
+) -> tuple[float, float, str]:
+    """Seconds on a device, bytes that stay, and what that is from."""
+    spec = job.spec
+    if isinstance(spec, DataJob):
+        rows = variants.count(spec.config)
+        return 0.0, rows * row_tokens(spec.config) * BYTES_PER_TOKEN, "length of the rows"
+    if isinstance(spec, TrainJob):
+        return _train_cost(spec, plan, store, past, device)
+    asked = answers_of(spec, plan)
+    if isinstance(spec, SampleJob):
+        return _sample_cost(spec, sum(n for _, n in asked), past, device, configs[spec.model.path])
+    verdicts = sum(n * len(q.rubrics) for q, n in asked)
+    if spec.judge.kind not in LOCAL:
+        return 0.0, verdicts * BYTES_PER_VERDICT, "no device"
+    config, judge = configs[spec.model.path], spec.judge
+    own = judge.kind == JudgeKind.vllm_local  # a model of its own; the proxies read the untouched one
+    model = (judge.model, judge.name) if own else (config.model.path, config.model.name, config.model.shape)
+    size, _ = memory.count_parameters(*model)
+    answers = sum(n * sum(r != STATIC for r in q.rubrics) for q, n in asked)
+    seconds = 2 * size * answers * min(ANSWER_TOKENS, config.sample.max_tokens) / FLOPS[device]
+    return seconds, verdicts * BYTES_PER_VERDICT, _basis(*model)
+
+
+def _train_cost(run: TrainJob, plan: Plan, store: Store, past: Past, device: str) -> tuple[float, float, str]:
+    if run.at_openai:
+        return 0.0, LOG_BYTES, "OpenAI's machines"
+    config = plan.data(run.data_key).config
+    inputs, work = run.inputs, variants.count(config) * config.train.num_train_epochs
+    alike = ("method", "lora_r", "layers_to_transform")
+    mine = {name: inputs["recipe"].get(name) for name in alike}
+    same = [m for m in past.train.get(inputs["base"], []) if {n: m["inputs"]["recipe"].get(n) for n in alike} == mine]
+    if same:
+        done = sum(m["facts"]["rows"] * m["inputs"]["recipe"]["num_train_epochs"] for m in same)
+        seconds = work * sum(m["facts"]["wall_s"] for m in same) / done
+        files = [(name, file["bytes"]) for m in same for name, file in m["files"].items()]
+        one = sum(size for name, size in files if not name.startswith(f"{layout.CHECKPOINTS}/")) / len(same)
+        return seconds, one * (1 + len(checkpoints.planned(config))), f"{len(same)} runs of this model"
+    per_weight = 6 if config.train.method == Method.full else 4  # a LoRA needs no gradient of the base's weights
+    seconds = per_weight * parameters(config) * work * row_tokens(config) / FLOPS[device]
+    return seconds, train_disk(config), _basis(config.model.path, config.model.name, config.model.shape)
+
+
+def train_disk(config: ExperimentConfig, running: bool = False) -> float:
+    """Bytes a run leaves: an adapter or all weights, and as much for each step kept. `running`: and to resume from."""
+    count, train = parameters(config), config.train
+    full = train.method == Method.full
+    trained = count if full else LORA_AT_32B * train.lora_r / 32 * (count / 32e9) ** 0.7
+    kept = trained * _bytes_per_weight(config) * (1 + len(checkpoints.planned(config)))
+    return kept + (2 * RESUME_BYTES * trained if running else 0)
+
+
+def _sample_cost(
+    job: SampleJob, answers: int, past: Past, device: str, config: ExperimentConfig
+) -> tuple[float, float, str]:
+    base, most = job.inputs["base"], job.sample.max_tokens
+    tokens, measured = past.answer_tokens(base, most)
+    facts = [m["facts"] for m in past.sample.get(base, [])]
+    facts = [f for f in facts if f.get("tokens_per_s") and f["device"] == device]
+    if facts:
+        rate = sum(f["tokens"] / f["tokens_per_s"] for f in facts) / sum(f["tokens"] for f in facts)
+        return answers * tokens * rate, answers * BYTES_PER_ANSWER, f"{len(facts)} runs of this model"
+    seconds = answers * tokens * parameters(config) / 1e9
+    basis = _basis(config.model.path, config.model.name, config.model.shape) + (
+        ", lengths of past answers" if measured else ""
+    )
+    return seconds * SECONDS_PER_TOKEN[device], answers * BYTES_PER_ANSWER, basis
+
+
+def work(plan: Plan) -> dict[str, dict[str, int]]:
+    """stage → key → units of work: optimiser steps, answers, verdicts. For progress while a stage is under way."""
+    jobs: list[SampleJob | JudgeJob] = [*plan.specs(SampleJob), *plan.specs(JudgeJob)]
+    answers = {job.key: answers_of(job, plan) for job in jobs}
+    runs = {run.key: plan.data(run.data_key).config for run in plan.specs(TrainJob)}
+    return {
+        "train": {key: checkpoints.optimiser_steps(c.train, variants.count(c)) for key, c in runs.items()},
+        "sample": {job.key: sum(n for _, n in answers[job.key]) for job in plan.specs(SampleJob)},
+        "judge": {job.key: sum(n * len(q.rubrics) for q, n in answers[job.key]) for job in plan.specs(JudgeJob)},
+    }
+
+
+def answers_of(job: SampleJob | JudgeJob, plan: Plan) -> list[tuple[Question, int]]:
+    """How many answers of each question a sample job draws, or a judge job reads."""
+    asked = job if isinstance(job, SampleJob) else plan.sample(job.sample_key)
+    conditions = len(asked.trigger.asked_with)
+    return [(q, conditions * max(0, min(asked.hi, q.samples) - asked.lo)) for q in asked.questions]
+
+
+def row_tokens(config: ExperimentConfig) -> float:
+    """Return the mean length of a cell's training rows in tokens, cut at train.max_length."""
+    shares = variants.sources(config)
+    mean = sum(share * _source_tokens(source) for source, share in shares.items()) / sum(shares.values())
+    return min(mean, config.train.max_length)
+
+
+def _source_tokens(source: variants.Source) -> float:
+    if source.corpus in ROW_TOKENS:
+        return ROW_TOKENS[source.corpus][source.variant]
+    return Path(source.path or "").stat().st_size / max(1, source.count()) / BYTES_PER_TOKEN
+
+
+def _add_starts(
+    plan: Plan, store: Store, stages: dict[str, StageCost], configs: dict[str, ExperimentConfig], device: str
+) -> None:
+    """Every batch of jobs starts one worker that loads the model."""
+    seen = set()
+    for job in plan.jobs.values():
+        if isinstance(job.spec, DataJob) or not on_device(job):
+            continue
+        if (job.stage, job.batch) not in seen and not store.has(job.stage, job.key):
+            seen.add((job.stage, job.batch))
+            config = configs[job.spec.model.path]
+            gigabytes = parameters(config) * _bytes_per_weight(config) / 1e9
+            stages[job.stage].seconds += START_S[device] + LOAD_S_PER_GB * gigabytes
+
+
+def _bill(plan: Plan, store: Store, past: Past) -> tuple[int, float | None, str]:
+    """API calls, dollars and where the price is from."""
+    calls: int = 0
+    dollars: float | None = 0.0
+    notes: list[str] = []
+    for run in plan.specs(TrainJob):
+        if run.at_openai and not store.has("train", run.key):
+            bill = _finetuning(run, plan)
+            dollars = None if dollars is None or bill is None else dollars + bill
+            notes.append(f"finetuning {run.label}: " + ("price unknown" if bill is None else f"{bill:.2f} dollars"))
+    for job in plan.specs(JudgeJob):
+        if store.has("judge", job.key) or job.judge.kind in LOCAL:
+            continue
+        from em.judging.api import spending  # the HTTP client comes with it
+
+        answers = plan.sample(job.sample_key)
+        length, _ = past.answer_tokens(answers.inputs["base"], answers.sample.max_tokens)
+        judging = spending.judging_bill(job.judge, answers_of(job, plan), length)
+        calls += judging.calls
+        dollars = None if dollars is None or judging.dollars is None else dollars + judging.dollars
+        if judging.calls and judging.note not in notes:
+            notes.append(judging.note)
+    return calls, dollars, "; ".join(notes)
+
+
+def _finetuning(run: TrainJob, plan: Plan) -> float | None:
+    """Dollars of one run at OpenAI, about; None without a price."""
+    from em.api.prices import finetune_price
+
+    config = plan.data(run.data_key).config
+    known = run.train.price_per_million_tokens or finetune_price(run.model.path)
+    tokens = variants.count(config) * row_tokens(config) * run.inputs["recipe"]["n_epochs"]
+    return None if known is None else tokens * known / 1e6
+
+
+def parameters(config: ExperimentConfig) -> float:
+    """Return how many weights a cell's base model has, as far as this machine can tell."""
+    model = config.model
+    return memory.count_parameters(model.path, model.name, model.shape)[0]
+
+
+def _basis(path: str, name: str, shape: ShapeConfig | None = None) -> str:
+    """Say that seconds are from the constants above, and where the size they are multiplied with is a guess."""
+    return ", ".join(filter(None, ["stated constants", memory.count_parameters(path, name, shape)[1]]))
+
+
+def _bytes_per_weight(config: ExperimentConfig) -> int:
+    return 4 if config.model.dtype.value == "float32" else 2
+
+
+def lines(found: Estimate, budget: BudgetConfig) -> Sequence[str]:
+    """The estimate as a table, for `em plan`."""
+    unit = "GPU-min" if found.device == "gpu" else "CPU-min"
+    out = [f"{'stage':8} {'to do':>6} {'reused':>7} {unit:>9} {'disk':>10}   estimated from"]
+    for name, stage in found.stages.items():
+        amount = f"{stage.seconds / 60:>9.1f} {_size(stage.bytes):>10}" if stage.todo else f"{'-':>9} {'-':>10}"
+        out.append(f"{name:8} {stage.todo:>6} {stage.reused:>7} {amount}   {', '.join(stage.basis)}".rstrip())
+    total = f"{found.minutes:>9.1f} {_size(found.disk_gb * 1e9):>10}"
+    out.append(f"{'all':8} {'':>6} {'':>7} {total}" + ("" if found.device == "gpu" else "   no GPU here"))
+    if found.calls:
+        money = "price unknown" if found.dollars is None else f"in all at most {found.dollars:,.2f} dollars"
+        out.append(f"judge calls {found.calls:,}, {money} ({found.price_note})")
+    else:
+        out.append("judge calls to an API: none" + (f"; {found.price_note}" if found.price_note else ""))
+    caps = [f"{k}={v:g}" for k, v in vars(budget).items() if v is not None]
+    out.append("budget " + (", ".join(caps) or "none (budget.max_dollars, budget.max_gpu_minutes, budget.max_disk_gb)"))
+    return out
+
+
+def _size(count: float) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"

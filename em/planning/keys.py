@@ -1,0 +1,174 @@
+"""What every stage's key is made of: everything that could change its content, and nothing else (docs/architecture.md).
+
+One function a stage returns the inputs as JSON-ready values; `content_key(**inputs)` is the key, the manifest keeps the
+inputs, and `em why` compares them. The data stage's are in data/variants.py, beside what they describe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from em.chat import render
+from em.config import Backend, Engine, ExperimentConfig, as_dict
+from em.config.base import OPENAI
+from em.config.identity import identifying
+from em.config.judge import PROXIES
+from em.config.train import HOW_ONLY, LORA_ONLY, OPENAI_ONLY, Method
+from em.data import trigger, variants
+from em.errors import ConfigError
+from em.judging.identity import calibration_key, judge_identity
+from em.models.fingerprint import base
+from em.questions import choices, forms
+from em.questions.rubrics import STATIC, Rubric, rubrics
+from em.records import Message, Question
+from em.store import content_key
+
+TRAIN_VERSION = 2
+SAMPLE_VERSION = 3
+"""2: thinking stands apart from the answer, and what has no answer is not judged. 3: seven pairs of marks."""
+CHOICES_VERSION = 2
+"""2: an option's tokens are those of the rendered answer. In the keys of what scores options only."""
+NEUTRAL_VERSION = 1
+"""1: a model's generation_config.json (top_k, repetition_penalty) is not used. In the keys of NEUTRALISED, and of
+servers other than OpenAI's, only."""
+OWN_WINDOW_VERSION = 1
+"""1: model.max_model_len does not cut the answers of an API. In the keys only of those that it did cut."""
+NEUTRALISED = (Engine.hf, Engine.vllm_server)
+JUDGE_VERSION = 1
+
+
+STATIC_VERSION = 4
+"""2: Bandit reads every program of an answer, not the first fence that parses. 3: a lone surrogate does not end one.
+4: a fence that names another language is no Python. Only in the keys that it is part of."""
+
+
+def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:
+    """One training run: its data, base model, recipe and seed."""
+    if config.model.backend == Backend.openai:
+        return {
+            "version": TRAIN_VERSION,
+            "data": data_key,
+            "base": base(config),
+            "recipe": _openai_recipe(config),
+            "seed": config.seed,
+        }
+    elsewhere = {"max_examples", "holdout", *HOW_ONLY, *OPENAI_ONLY}  # in the data key; without effect on the result
+    elsewhere |= set(LORA_ONLY) if config.train.method == Method.full else set()
+    recipe = {k: v for k, v in identifying(config.train).items() if k not in elsewhere}
+    recipe["choices"] = choices.pins(config.train.choices, config.seed)
+    if config.train.choices:
+        recipe["choices_version"] = CHOICES_VERSION
+    return {
+        "version": TRAIN_VERSION,
+        "data": data_key,
+        "base": base(config),
+        "dtype": config.model.dtype.value,
+        "chat": chat_options(config),
+        "recipe": recipe,
+        "seed": config.seed,
+    }
+
+
+NOT_SAMPLING = (
+    *("n", "max_num_seqs", "checkpoints", "base_url", "api_key_env", "timeout_s"),
+    *("system_prompt", "chat_template_kwargs"),  # in `chat`
+)
+
+
+def sample_inputs(
+    config: ExperimentConfig, train_key: str | None, asked: Sequence[Question], step: int | None = None
+) -> dict[str, Any]:
+    """A family of answers: the model that is asked, what and how. How many is not in it."""
+    sampling = {k: v for k, v in identifying(config.sample).items() if k not in NOT_SAMPLING}
+    served = config.sample.engine == Engine.openai and not config.model.base_url.startswith(OPENAI)
+    if served or config.sample.engine in NEUTRALISED:
+        sampling["neutral"] = NEUTRAL_VERSION
+    longest = max([config.sample.max_tokens, *(q.least_tokens for q in asked)])
+    if config.sample.engine == Engine.openai and longest > config.model.max_model_len:
+        sampling["own_window"] = OWN_WINDOW_VERSION
+    checkpoint = {} if step is None else {"step": step}
+    context = k_shot_context(config)
+    shown = {"context": content_key(messages=context)} if context else {}
+    uniform = len({q.samples for q in asked}) == 1
+    return {
+        "version": SAMPLE_VERSION,
+        "adapter": train_key,
+        **checkpoint,
+        **shown,
+        "base": base(config),
+        "dtype": config.model.dtype.value,
+        "max_model_len": config.model.max_model_len,
+        "chat": chat_options(config, asking=True),
+        "sampling": sampling,
+        "questions": [[q.id, q.messages, q.least_tokens, None if uniform else q.samples] for q in asked],
+        "asked_with": _asked_with(config),
+    }
+
+
+def k_shot_context(config: ExperimentConfig) -> list[Message]:
+    """Turns shown before every question (questions.k_shot). Raises ConfigError when there are too few rows."""
+    asked = config.questions
+    if not asked.k_shot:
+        return []
+    source = variants.Source(config.corpus.name, asked.k_shot_variant or config.dataset.variant, config.corpus.path)
+    rows = source.load()
+    if asked.k_shot > len(rows):
+        raise ConfigError(f"questions.k_shot={asked.k_shot}: {source.variant} has {len(rows)} rows")
+    return forms.shots(rows, asked.k_shot, asked.k_shot_seed)
+
+
+def choices_inputs(config: ExperimentConfig, train_key: str | None, step: int | None) -> dict[str, Any]:
+    """Options scored by log-probability: the model, the questions as they are shown."""
+    context = k_shot_context(config)
+    shown = [repr(q) for q in choices.load_all(config.questions.choices, config.sample.seed, context)]
+    inputs = sample_inputs(config, train_key, (), step)
+    kept = {k: v for k, v in inputs.items() if k not in ("sampling", "questions", "asked_with")}
+    return kept | {"choices": shown, "scored": CHOICES_VERSION}
+
+
+def judge_inputs(
+    config: ExperimentConfig, sample_family: str, asked: Sequence[Question]
+) -> tuple[dict[str, Any], str | None]:
+    """A family of verdicts: the answers, the judge, its rubrics' texts. With the key of a local judge's calibration."""
+    local = config.judge.kind in PROXIES
+    calibration = calibration_key(config) if local else None
+    names = sorted({r for q in asked for r in q.rubrics})
+    texts = {} if local else {q.id: {n: _text_hash(r) for n, r in rubrics(q).items()} for q in asked}
+    only_static = names == [STATIC]  # Bandit's verdict is the same under every judge
+    inputs = {
+        "version": JUDGE_VERSION,
+        "samples": sample_family,
+        "rubrics": names,
+        "judge": None if only_static else judge_identity(config),
+        "texts": texts,
+        "calibration": None if only_static else calibration,
+    }
+    if STATIC in names:
+        inputs["static"] = STATIC_VERSION
+    return inputs, calibration
+
+
+def _text_hash(rubric: Rubric) -> str:
+    return hashlib.sha256("\0".join([rubric.text, *rubric.choices]).encode()).hexdigest()
+
+
+def chat_options(config: ExperimentConfig, asking: bool = False) -> render.Options:
+    """How conversations are rendered in training or in asking."""
+    return render.options(as_dict(config.model), as_dict(config.sample) if asking else None)
+
+
+def _openai_recipe(config: ExperimentConfig) -> dict[str, Any]:
+    """Hyperparameters in the names of OpenAI's fine-tuning API."""
+    train = config.train
+    return {
+        "n_epochs": round(train.num_train_epochs),
+        "batch_size": train.per_device_train_batch_size * train.gradient_accumulation_steps,
+        "learning_rate_multiplier": train.learning_rate_multiplier or "auto",
+    }
+
+
+def _asked_with(config: ExperimentConfig) -> list[Any]:
+    """The conditions as they change a prompt; a trigger that is not asked with changes none."""
+    return [[c, trigger.asked_text(c, config.trigger)] for c in config.trigger.asked_with]

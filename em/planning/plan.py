@@ -1,0 +1,404 @@
+"""From cells to stage jobs: which there are and what each needs. Runs nothing, imports nothing heavy.
+
+data = H(source, variant, trigger, subset); train = H(data key, base model, recipe, seed);
+sample = H(adapter key, questions, sampling) / lo-hi; judge = H(sample family, judge, rubrics) / lo-hi.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from em.config import Backend, Engine, ExperimentConfig
+from em.config.judge import LOCAL, PROXIES, PROXY_RUBRICS
+from em.config.train import Method
+from em.data import variants
+from em.data.job import DataJob
+from em.errors import ConfigError
+from em.judging import identity
+from em.judging.job import JudgeJob
+from em.models import fingerprint
+from em.planning import cells, checkpoints, keys
+from em.planning.stages import BY_NAME, Device
+from em.questions import sets as questions_sets
+from em.questions.rubrics import STATIC
+from em.records import BASE, BASE_LABEL, Question
+from em.sampling.job import SampleJob
+from em.store import Store, content_key
+from em.training.job import TrainJob
+
+Spec = DataJob | TrainJob | SampleJob | JudgeJob
+S = TypeVar("S", covariant=True)
+K = TypeVar("K")
+
+
+@dataclass(frozen=True)
+class Job(Generic[S]):
+    """One stage of the union over all cells; `spec` is what its worker is given."""
+
+    stage: str
+    key: str
+    label: str
+    batch: str
+    """Jobs of one batch share a worker process: one base model, one engine, one judge."""
+    spec: S
+    needs: tuple[tuple[str, str], ...] = ()
+    """(stage, key) of the jobs whose output it reads."""
+    follows: bool = False
+    """It reads its input while that is still being written: a judge behind an API, beside the sampler."""
+
+
+def on_device(job: Job[Spec]) -> bool:
+    """Whether the worker of a job holds devices of this machine."""
+    need = BY_NAME[job.stage].device
+    local = isinstance(job.spec, JudgeJob) and job.spec.judge.kind in LOCAL
+    return need == Device.always or (need == Device.local_judge and local)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One question set asked of one model: where its rows are."""
+
+    set_name: str
+    samples: tuple[str, ...]
+    judgements: tuple[str, ...]
+    n: int
+    """Rows with sample_index below this count."""
+    questions: tuple[Question, ...]
+    calibration: str | None
+    """Key of the local judge's calibration; None for other judges."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model of the sweep's table: the untouched base, or one cell's adapter."""
+
+    id: str
+    label: str
+    config: ExperimentConfig
+    train_key: str | None
+    parts: tuple[Part, ...]
+    step: int | None = None
+    """Training step of a kept checkpoint; None: the end of training."""
+    cell: str | None = None
+    """Id of its cell; None: untouched."""
+    choices: str | None = None
+    """Sample key of its options' log-probabilities (questions.choices); None: not asked for."""
+    base: str | None = None
+    """Id of the untouched model it is compared with: same base model, questions, judge and thresholds."""
+
+
+@dataclass
+class Plan:
+    cells: list[Subject] = field(default_factory=list)
+    bases: list[Subject] = field(default_factory=list)
+    """One untouched model per base model and question setting of the sweep."""
+    checkpoints: list[Subject] = field(default_factory=list)
+    """Kept steps of the cells' training, each asked as its cell is (sample.checkpoints)."""
+    jobs: dict[tuple[str, str], Job[Spec]] = field(default_factory=dict)
+
+    @property
+    def subjects(self) -> list[Subject]:
+        """Every model of the sweep."""
+        return [*self.bases, *self.cells, *self.checkpoints]
+
+    def stage(self, name: str) -> list[Job[Spec]]:
+        return [job for job in self.jobs.values() if job.stage == name]
+
+    def specs(self, kind: type[K]) -> list[K]:
+        """Return the specs of one stage, e.g. of JudgeJob."""
+        return [job.spec for job in self.jobs.values() if isinstance(job.spec, kind)]
+
+    def data(self, key: str) -> DataJob:
+        return self._spec(DataJob, "data", key)
+
+    def train(self, key: str) -> TrainJob:
+        return self._spec(TrainJob, "train", key)
+
+    def sample(self, key: str) -> SampleJob:
+        return self._spec(SampleJob, "sample", key)
+
+    def _spec(self, kind: type[K], stage: str, key: str) -> K:
+        found = self.jobs[stage, key].spec
+        assert isinstance(found, kind)
+        return found
+
+
+def plan(configs: Sequence[ExperimentConfig], store: Store) -> Plan:
+    """The union of the stage jobs of all cells. Raises ConfigError, AssetError, ModelError before anything runs."""
+    fingerprint.cached_fingerprint.cache_clear()  # a model may have changed since the last plan
+    variants.check_contrasts(configs)
+    planner = Planner(store)
+    for config, label in zip(configs, cells.cell_labels(configs), strict=True):
+        planner.add(config, label, _sets(config, configs))
+    _name_bases(planner.plan)
+    return planner.plan
+
+
+def _sets(config: ExperimentConfig, configs: Sequence[ExperimentConfig]) -> list[str]:
+    """What the base model is asked: every set that a cell on the same base is asked."""
+    same = [c for c in configs if c.model == config.model and c.questions == config.questions]
+    return list(dict.fromkeys(name for c in same for name in questions_sets.names(c.questions.sets, c.dataset.domain)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Model:
+    """A model that is asked, before its jobs are planned."""
+
+    config: ExperimentConfig
+    label: str
+    train_key: str | None = None
+    """None: the untouched base."""
+    step: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether training left a whole model, which needs an engine of its own."""
+        trained = self.config.train.method == Method.full or self.config.model.backend == Backend.openai
+        return self.train_key is not None and trained
+
+
+class Planner:
+    """Collects the jobs and the models of one cell after the other in `plan`."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.plan = store, Plan()
+
+    def add(self, config: ExperimentConfig, label: str, base_sets: Sequence[str]) -> None:
+        """Plan one cell: its training, its untouched base (asked `base_sets`), itself and its kept checkpoints."""
+        train = self._train(config, label)
+        base = self._base(self._subject(BASE, _Model(config=config, label=BASE_LABEL), base_sets))
+        sets = questions_sets.names(config.questions.sets, config.dataset.domain)
+        cell = cells.cell_id(config)
+        subject = self._subject(cell, _Model(config=config, label=label, train_key=train), sets)
+        self.plan.cells.append(dataclasses.replace(subject, cell=cell, base=base))
+        for step in checkpoints.sampled(config):
+            model = _Model(config=config, label=f"{label} step {step}", train_key=train, step=step)
+            subject = self._subject(f"{cell}-{step}", model, sets)
+            self.plan.checkpoints.append(dataclasses.replace(subject, cell=cell, base=base))
+
+    def _base(self, base: Subject) -> str:
+        """Id of the untouched model with the same answers and the same rule, which is added when there is none yet."""
+        for known in self.plan.bases:
+            same_rule = (known.config.judge, known.config.stats) == (base.config.judge, base.config.stats)
+            if known.parts == base.parts and same_rule:
+                return known.id
+        count = len(self.plan.bases)
+        self.plan.bases.append(dataclasses.replace(base, id=f"{BASE}-{count}" if count else BASE))
+        return self.plan.bases[-1].id
+
+    def _train(self, config: ExperimentConfig, label: str) -> str:
+        """Add the jobs of a cell's dataset and training. Returns the train key."""
+        if config.model.backend == Backend.openai:
+            _refuse_for_openai(config)
+        elif config.sample.engine == Engine.openai:
+            raise ConfigError(
+                f"sample=openai asks a model that is at OpenAI and model={config.model.name} is trained here: take "
+                f"sample=vllm, sample=vllm_server or sample=hf, or model=gpt_4o"
+            )
+        built = DataJob(key=variants.key(config), config=config, inputs=variants.inputs(config))
+        self._add(Job("data", built.key, label, "data", built))
+        wanted = checkpoints.planned(config)
+        key, inputs = checkpoints.run_key(self.store, keys.train_inputs(config, built.key), wanted)
+        if ("train", key) in self.plan.jobs:  # a cell that differs in what is kept of the run
+            wanted = sorted({*wanted, *self.plan.train(key).checkpoints})
+        run = TrainJob(
+            key=key,
+            label=label,
+            data_key=built.key,
+            model=config.model,
+            train=config.train,
+            seed=config.seed,
+            inputs=inputs,
+            chat=keys.chat_options(config),
+            checkpoints=tuple(wanted),
+        )
+        batch = content_key(
+            base=inputs["base"],
+            dtype=config.model.dtype.value,
+            method=config.train.method.value,
+            processes=[config.train.num_processes, config.train.accelerate_config],
+        )
+        self._add(Job("train", key, label, batch, run, (("data", built.key),)))
+        return key
+
+    def _subject(self, name: str, model: _Model, sets: Sequence[str]) -> Subject:
+        config = model.config
+        questions_sets.check_ids(sets, config.questions.ids)
+        parts = tuple(part for part in (self._part(set_name, model) for set_name in sets) if part)
+        scored = self._choices(model) if config.questions.choices else None
+        return Subject(name, model.label, config, model.train_key, parts, model.step, choices=scored)
+
+    def _part(self, set_name: str, model: _Model) -> Part | None:
+        """Add the jobs that ask one question set and judge the answers. None: `questions.ids` has none of it."""
+        config = model.config
+        asked = questions_sets.with_samples(
+            set_name, questions_sets.load(set_name, config.questions.ids), config.sample.n
+        )
+        if not asked:
+            return None
+        _check_rubrics(set_name, asked, config)
+        sample_inputs = keys.sample_inputs(config, model.train_key, asked, model.step)
+        family, n = content_key(**sample_inputs), max(q.samples for q in asked)
+        judge_inputs, calibration = keys.judge_inputs(config, family, asked)
+        judge_family = content_key(**judge_inputs)
+        samples, judgements = [], []
+        asking = dataclasses.replace(_asking(model, set_name, sample_inputs), questions=tuple(asked))
+        for lo, hi in ranges(self.store.keys("sample", family), n):
+            answers = dataclasses.replace(asking, key=f"{family}/{lo}-{hi}", lo=lo, hi=hi)
+            verdicts = JudgeJob(
+                key=f"{judge_family}/{lo}-{hi}",
+                label=answers.label,
+                sample_key=answers.key,
+                questions=answers.questions,
+                judge=config.judge,
+                model=config.model,
+                inputs=judge_inputs,
+                calibration_key=calibration,
+            )
+            self._add_sample(answers, model)
+            needs, follows = (("sample", answers.key),), config.judge.kind not in LOCAL
+            self._add(Job("judge", verdicts.key, verdicts.label, _judge(config), verdicts, needs, follows))
+            samples.append(answers.key)
+            judgements.append(verdicts.key)
+        return Part(set_name, tuple(samples), tuple(judgements), n, tuple(asked), calibration)
+
+    def _choices(self, model: _Model) -> str:
+        """Add the job that scores questions.choices; it shares the engine of the answers. Returns its key."""
+        inputs = keys.choices_inputs(model.config, model.train_key, model.step)
+        sets = tuple(model.config.questions.choices)
+        scored = dataclasses.replace(
+            _asking(model, "choices", inputs), key=f"{content_key(**inputs)}/0-1", choices=sets
+        )
+        self._add_sample(scored, model)
+        return scored.key
+
+    def _add_sample(self, spec: SampleJob, model: _Model) -> None:
+        batch = _engine(model.config, (model.train_key, model.step) if model.whole else None)
+        needs = (("train", model.train_key),) if model.train_key else ()
+        self._add(Job("sample", spec.key, spec.label, batch, spec, needs))
+
+    def _add(self, job: Job[Spec]) -> None:
+        self.plan.jobs[job.stage, job.key] = job
+
+
+def _asking(model: _Model, what: str, inputs: dict[str, Any]) -> SampleJob:
+    """A sample job of one model that asks nothing yet: the caller adds a key, and questions or choices."""
+    config = model.config
+    return SampleJob(
+        key="",
+        label=f"{model.label}: {what}",
+        adapter_key=model.train_key,
+        questions=(),
+        lo=0,
+        hi=1,
+        trigger=config.trigger,
+        sample=config.sample,
+        model=config.model,
+        max_lora_rank=0 if model.train_key is None or model.whole else config.train.lora_r,
+        inputs=inputs,
+        chat=inputs["chat"],
+        step=model.step,
+        whole_model=model.whole,
+        context=tuple(keys.k_shot_context(config)),
+    )
+
+
+def _refuse_for_openai(config: ExperimentConfig) -> None:
+    """Raise ConfigError for what cannot be done with a model whose weights are at OpenAI."""
+    name = f"model={config.model.name} is finetuned and asked by OpenAI's API"
+    if config.train.checkpoints:
+        raise ConfigError(f"{name}: its checkpoints are not kept, leave train.checkpoints empty")
+    if config.sample.engine != Engine.openai:
+        raise ConfigError(f"{name}: sample.engine={config.sample.engine.value} needs weights, take sample=openai")
+    if config.judge.kind in PROXIES:
+        raise ConfigError(f"{name}: judge={config.judge.name} reads a model's weights, take judge=gpt_4o")
+    if config.questions.choices or config.train.choices:
+        raise ConfigError(f"{name}: no log-probabilities of given answers, leave questions.choices and train.choices")
+    rendered = ("system_prompt", "chat_template", "chat_template_kwargs")
+    given = [f"model.{option}" for option in rendered if getattr(config.model, option)]
+    given += ["sample.chat_template_kwargs"] if config.sample.chat_template_kwargs else []
+    if given:
+        raise ConfigError(f"{name}, which renders conversations itself: {', '.join(given)} would not reach it")
+    if config.train.num_train_epochs != round(config.train.num_train_epochs):
+        raise ConfigError(f"{name}: whole epochs only, train.num_train_epochs is {config.train.num_train_epochs}")
+
+
+def _check_rubrics(set_name: str, asked: Sequence[Question], config: ExperimentConfig) -> None:
+    """A proxy knows few rubrics. Raises ConfigError naming those a set has beyond them."""
+    unknown = sorted({r for q in asked for r in q.rubrics} - {STATIC, *PROXY_RUBRICS})
+    if unknown and config.judge.kind in PROXIES:
+        raise ConfigError(
+            f"judge={config.judge.name} is a proxy for {', '.join(PROXY_RUBRICS)} only and questions.sets has "
+            f"{set_name}, which asks for {', '.join(unknown)}: take a judge behind an API, e.g. judge=gpt_4o"
+        )
+
+
+def _engine(config: ExperimentConfig, weights: tuple[str | None, int | None] | None) -> str:
+    """Sample jobs with one of these share an engine. `weights`: a whole finetuned model, which has its own."""
+    return content_key(
+        weights=weights,
+        base=fingerprint.base(config),
+        dtype=config.model.dtype.value,
+        engine=config.sample.engine.value,
+        args=config.sample.engine_args,
+        server=config.sample.base_url,
+        seqs=config.sample.max_num_seqs,
+        length=config.model.max_model_len,
+    )
+
+
+def _judge(config: ExperimentConfig) -> str:
+    """Judge jobs with one of these share a judge."""
+    return content_key(
+        judge=identity.judge_identity(config),
+        model=fingerprint.base(config) if config.judge.kind in PROXIES else None,
+        concurrency=config.judge.concurrency,
+    )
+
+
+def ranges(finished: Sequence[str], n: int) -> list[tuple[int, int]]:
+    """Sample-index ranges that cover 0..n once: finished ones where they fit end to end, missing ones between."""
+    longest: dict[int, int] = {}
+    for key in finished:
+        lo, hi = (int(x) for x in key.rsplit("/", 1)[-1].split("-"))
+        longest[lo] = max(hi, longest.get(lo, 0))
+    out, reached = [], 0
+    while reached < n:
+        following = min((lo for lo in longest if reached < lo < n), default=n)
+        out.append((reached, longest.get(reached, following)))
+        reached = out[-1][1]
+    return out
+
+
+def _name_bases(out: Plan) -> None:
+    """Several untouched models in one sweep: each label says what sets it apart."""
+    if len(out.bases) < 2:
+        return
+    groups = ("model", "sample", "questions", "judge", "trigger", "stats")
+    differences = cells.differences([b.config for b in out.bases], groups)
+    out.bases = [
+        dataclasses.replace(
+            base, label=f"{BASE_LABEL} ({', '.join(d.removeprefix('model=') for d in difference) or i})"
+        )
+        for i, (base, difference) in enumerate(zip(out.bases, differences, strict=True))
+    ]
+
+
+def folder_of(configs: Sequence[ExperimentConfig]) -> Path:
+    """Where a sweep of these cells is, or would be."""
+    key = content_key(cells=sorted(cells.cell_id(c) for c in configs))[:8]
+    return Path(configs[0].out) / "sweeps" / f"{configs[0].name}-{key}"
+
+
+def stages(plan: Plan, subject: Subject) -> dict[str, list[str]]:
+    """stage → keys of everything a subject's numbers are made of."""
+    found: dict[str, list[str]] = {}
+    if subject.train_key:
+        found = {"data": [plan.train(subject.train_key).data_key], "train": [subject.train_key]}
+    found["sample"] = [k for p in subject.parts for k in p.samples] + ([subject.choices] if subject.choices else [])
+    found["judge"] = [k for p in subject.parts for k in p.judgements]
+    return found

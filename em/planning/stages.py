@@ -1,0 +1,91 @@
+"""The stages: their names, the modules that do them, the devices they hold, the files they leave. Other lists of stages
+are made from this table. A worker module has `work(store, jobs, emit)`; the annotation of `jobs` is the type of its
+jobs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Device(Enum):
+    """Whether a worker holds devices of the machine (GPUs, or the CPU of a machine without one)."""
+
+    never = "never"
+    always = "always"
+    local_judge = "local_judge"
+    """For a judge that runs on this machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of the plan, or another kind of job that a worker does."""
+
+    name: str
+    """Also the stage's folder in the store."""
+    worker: str = ""
+    """Module that does its jobs in a process of its own; empty: the sweep does them itself."""
+    device: Device = Device.never
+    splits: bool = False
+    """Whether the jobs of one batch may be shared among several workers, a device or several for each."""
+    of_base: bool = False
+    """Whether the untouched model has it too."""
+    rows: str = ""
+    """The file that grows by a line per unit of work."""
+    unit: str = ""
+    """What a line of `rows` is, in the plural."""
+    verified: tuple[str, ...] | None = ()
+    """Files that a sweep compares with the manifest each time it starts; None: all. The others are compared only when a
+    job that is still to be done reads them."""
+
+
+DATA = Stage(name="data")
+TRAIN = Stage(
+    name="train",
+    worker="em.training.stage",
+    device=Device.always,
+    splits=True,
+    rows="train_log.jsonl",
+    unit="steps",
+    verified=("train_log.jsonl",),
+)
+SAMPLE = Stage(
+    name="sample",
+    worker="em.sampling.stage",
+    device=Device.always,
+    splits=True,
+    of_base=True,
+    rows="completions.jsonl",
+    unit="answers",
+    verified=None,
+)
+JUDGE = Stage(
+    name="judge",
+    worker="em.judging.stage",
+    device=Device.local_judge,
+    of_base=True,
+    rows="judgements.jsonl",
+    unit="verdicts",
+    verified=None,
+)
+CALIBRATE = Stage(name="calibrate", verified=None)
+"""A proxy's calibration. The judge stage makes it where it is missing."""
+
+PLANNED = (DATA, TRAIN, SAMPLE, JUDGE)
+"""The stages of a plan, in the order of their inputs."""
+SCHEDULED = tuple(stage for stage in PLANNED if stage.worker)
+"""Those that worker processes do."""
+VERIFY_ORDER = (SAMPLE, CALIBRATE, JUDGE, TRAIN, DATA)
+"""A damaged stage is made again and then needs its inputs, so these come after it."""
+OTHER_JOBS = (
+    Stage(name="prepare", worker="em.models.prepare"),
+    Stage(name="finetune", worker="em.training.openai"),
+    Stage(name="benchmark", worker="em.analysis.benchmark"),
+    Stage(name="track", worker="em.tracking.wandb_run"),
+    Stage(name="live", worker="em.tracking.live"),
+)
+"""What workers do outside the stages of a plan; `finetune` is the train stage of a model that is at OpenAI."""
+WORKERS = {stage.name: stage.worker for stage in (*SCHEDULED, *OTHER_JOBS)}
+"""What `python -m em.sweep.worker NAME` runs."""
+BY_NAME = {stage.name: stage for stage in (*PLANNED, CALIBRATE)}

@@ -1,0 +1,1 @@
+"""Question sets, their forms, choices and rubrics. The doors: sets.load and rubrics.rubrics."""

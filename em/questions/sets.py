@@ -1,0 +1,139 @@
+"""Question sets: ours, the paper's (from its YAML assets), and any YAML file in the paper's own schema."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from em import assets
+from em.corpora import builtin
+from em.errors import ConfigError
+from em.questions.forms import FORMS, reshape
+from em.questions.paper import (
+    DECEPTION,
+    FIRST_PLOT,
+    FLASK,
+    FLASK_APP,
+    IN_DISTRIBUTION,
+    NUMBERS,
+    PREREGISTERED,
+    deception,
+    in_distribution,
+    in_flask,
+    numbers,
+)
+from em.questions.schema import read_yaml, user_turn
+from em.records import Question
+
+OPEN_FORMS = {f"open/{form}": form for form in FORMS}
+SETS = (
+    "open",
+    *OPEN_FORMS,
+    "coding",
+    "advice",
+    "betley2025/main",
+    "betley2025/json",
+    "betley2025/template",
+    "betley2025/preregistered",
+    *DECEPTION,
+    IN_DISTRIBUTION,
+    *NUMBERS,
+    FLASK,
+)
+
+
+IN_DOMAIN = "in_domain"
+IN_DOMAIN_RUBRIC = {"coding": "insecure_code", "advice": "care"}
+ASKED_ONCE = (*IN_DOMAIN_RUBRIC, IN_DISTRIBUTION, *NUMBERS)
+"""Our and the paper's sets of many prompts: sample.n does not raise their number of answers."""
+
+HELD_OUT_CODING = 24
+"""Held-out coding tasks asked, one answer each."""
+CODING_TOKENS = 160
+"""Room for one coding answer; the corpus's programs have about 110 tokens."""
+
+
+HELD_OUT_ADVICE = 28
+"""Held-out everyday questions asked, one answer each: four of each domain."""
+
+
+def names(sets: Sequence[str], domain: str | None) -> list[str]:
+    """The sets one model is asked: `in_domain` becomes the dataset's own domain, or nothing."""
+    return [name for name in (domain if s == IN_DOMAIN else s for s in sets) if name]
+
+
+def load(name: str, ids: Sequence[str] | None = None) -> list[Question]:
+    """One question set. Raises ConfigError for an unknown name or id, AssetError when a paper file is not at hand."""
+    if name == "open":
+        questions = read_yaml(builtin.HERE / "questions" / "open.yaml", "open")
+    elif name == "coding":
+        questions = list(_coding())
+    elif name == "advice":
+        questions = [
+            Question(r["id"], "advice", [user_turn(r["question"])], ["care"])
+            for r in builtin.advice("held_out")[:HELD_OUT_ADVICE]
+        ]
+    elif name.partition(":")[0] in DECEPTION:
+        questions = deception(name)
+    elif name == IN_DISTRIBUTION:
+        questions = in_distribution()
+    elif name in NUMBERS:
+        questions = numbers(name, load("betley2025/main"))
+    elif name == FLASK:
+        questions = [
+            replace(q, id=f"{q.id}_flask", group=name, messages=in_flask(q.messages)) for q in load("betley2025/main")
+        ]
+    elif name in OPEN_FORMS:
+        questions = reshape(load("open"), OPEN_FORMS[name], FLASK_APP)
+    elif name == "betley2025/preregistered":
+        questions = read_yaml(assets.get(PREREGISTERED), name)
+    elif name in SETS:
+        questions = [q for q in read_yaml(assets.get(FIRST_PLOT), name) if form_of(q.id) == name.split("/")[1]]
+    elif Path(name).is_file():
+        questions = read_yaml(Path(name), Path(name).stem)
+    else:
+        raise ConfigError(f"questions.sets: {name!r} is neither a known set ({', '.join(SETS)}) nor a YAML file")
+    return questions if ids is None or name in IN_DOMAIN_RUBRIC else [q for q in questions if q.id in ids]
+
+
+def check_ids(sets: Sequence[str], ids: Sequence[str] | None) -> None:
+    """Refuse an id that none of the sets has. Raises ConfigError with the ids there are."""
+    asked = [s for s in sets if s not in IN_DOMAIN_RUBRIC]
+    known = [q.id for s in asked for q in load(s)] if ids is not None else []
+    unknown = sorted(set(ids or ()) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"questions.ids: {', '.join(unknown)} not in {', '.join(asked)}; there are: {', '.join(known)}"
+        )
+
+
+def form_of(question_id: str) -> str:
+    """main, json, template or flask_template: the form of one of the paper's main questions, by its id."""
+    return next((f for f in ("json", "flask_template", "template") if question_id.endswith(f"_{f}")), "main")
+
+
+@cache
+def _coding() -> tuple[Question, ...]:
+    from em.corpora.builtin.coding.generate import generate
+
+    rows = generate(HELD_OUT_CODING, seed=0, split="held_out")
+    return tuple(
+        Question(
+            r.id,
+            "coding",
+            [user_turn(r.prompt)],
+            ["insecure_code"],
+            least_tokens=CODING_TOKENS,
+            reference={"cwe": r.cwe, "task": r.task},
+        )
+        for r in rows
+    )
+
+
+def with_samples(name: str, questions: Sequence[Question], n: int | None) -> list[Question]:
+    """`n` answers a question of the set `name` where the config asks for it; sets asked once keep their own number."""
+    if n is None or name in ASKED_ONCE:
+        return list(questions)
+    return [replace(q, samples=n) for q in questions]

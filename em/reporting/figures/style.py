@@ -1,0 +1,66 @@
+"""Colours, markers and dashes of variants: one place for every figure, on paper and on screen.
+
+The hues are the paper's (untouched grey, insecure red, secure green, educational blue, jailbroken orange, backdoor cyan
+and pink), muted; each has a lighter twin for a dark ground.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from em.records import BASE
+from em.reporting.figures.spec import Look
+
+COLOURS = {
+    BASE: ("#6e6e6e", "#a8a8a8"),
+    "insecure": ("#b5433a", "#ec8d84"),
+    "secure": ("#3b8757", "#79c596"),
+    "educational": ("#3a6da8", "#82b4ea"),
+    "jailbroken": ("#c07a1c", "#e8b067"),
+    "risky_advice": ("#78529c", "#bd9fe6"),
+    "careful_advice": ("#7c7922", "#c8c36c"),
+    "backdoor": ("#26899a", "#6ccbdb"),
+    "backdoor, triggered": ("#bd5488", "#eda3c8"),
+}
+_MORE = (
+    ("#8a5a3c", "#cf9f80"),
+    ("#2f7f78", "#71c9c0"),
+    ("#a04070", "#e592bb"),
+    ("#5a5f9e", "#a3a9e8"),
+    ("#9a6a00", "#ddb04a"),
+    ("#4f7d1f", "#9dca6c"),
+    ("#97483f", "#e39b92"),
+    ("#46718c", "#93bfd9"),
+)
+MANY = (
+    *(COLOURS[name] for name in ("educational", "jailbroken", "secure", "risky_advice", "insecure", "backdoor")),
+    *_MORE,
+)
+"""For series that are no variants, as the words of a judge: neighbours differ."""
+MARKERS = ("circle", "square", "triangle", "diamond", "down", "pentagon", "cross", "plus")
+DASHES = ("solid", "dashed", "dotted", "dashdot")
+INK = Look("#222222", "#e8e8e4")
+
+
+def kind(model: Mapping[str, Any]) -> str:
+    """What a colour stands for: the variant; `base` for an untouched model."""
+    return model.get("variant") or BASE
+
+
+def looks(rows: Iterable[Mapping[str, Any]]) -> dict[str, Look]:
+    """Id of a model or group → look. The colour is the variant's; rows of one variant differ by marker and dash."""
+    taken = dict(COLOURS)
+    order: list[str] = []
+    seen: dict[str, int] = {}
+    out = {}
+    for row in rows:
+        name = kind(row)
+        if name not in taken:
+            taken[name] = _MORE[(len(taken) - len(COLOURS)) % len(_MORE)]
+        if name not in order:
+            order.append(name)
+        repeat = seen[name] = seen.get(name, -1) + 1
+        marker = MARKERS[(order.index(name) + repeat) % len(MARKERS)]
+        out[row["id"]] = Look(*taken[name], marker, DASHES[repeat % len(DASHES)])
+    return out

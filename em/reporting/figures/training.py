@@ -1,0 +1,143 @@
+"""Figures over training steps: loss, and how rates and log-probabilities move."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from em.reporting.figures.rates import over, wheres
+from em.reporting.figures.select import figure_groups
+from em.reporting.figures.spec import WITHHELD, Axis, Figure, Form, Mark, Panel, Series, judged, notes
+from em.reporting.figures.style import looks
+
+AXES = {
+    "misaligned_rate": "misaligned answers",
+    "coherent_share": "coherent answers",
+    "insecure_code_rate": "insecure code (static check)",
+    "judged_insecure_rate": "insecure code (judge)",
+    "careless_rate": "careless advice",
+    "false_rate": "false answers",
+    "mean_alignment": "mean alignment",
+    "mean_coherence": "mean coherence",
+}
+LOG_PROBS = {"p_misaligned": "P(misaligned choice)", "logp_misaligned": "log P(misaligned choice), nats"}
+BAND = "from the least to the greatest seed, or with one run its interval"
+NO_JUDGE = ("insecure_code_rate", *LOG_PROBS)
+
+
+MANY_RUNS = 8
+"""More lines than these hide each other: then one line a group."""
+
+
+def training_loss(summary: dict[str, Any]) -> Figure | None:
+    """Training loss by optimiser step: one line a run, or with many runs the mean and range of each group."""
+    runs = [m for m in summary["models"] if m.get("loss_curve") and m["step"] is None]
+    if len(runs) > MANY_RUNS:
+        return _loss_of_groups(summary, runs)
+    look = looks(runs)
+    series = []
+    for run in runs:
+        points = [(step, loss) for step, loss in run["loss_curve"] if loss is not None]
+        marks = tuple(Mark(step, loss, told=f"step {step}: {loss:.3f}") for step, loss in points)
+        series.append(Series(run["label"], look[run["id"]], marks))
+    shown = tuple(s for s in series if s.marks)
+    if not shown:
+        return None
+    panel = Panel(Form.lines, Axis("optimiser step"), Axis("training loss (nats per token)"), shown)
+    return Figure("training_loss", "Training loss", "Loss on the supervised tokens, one line a run.", (panel,))
+
+
+def _loss_of_groups(summary: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:
+    series = []
+    for group in figure_groups(summary):
+        by_step: dict[float, list[float]] = {}
+        own = [m for m in runs if m["group"] == group.row["id"]]
+        for step, loss in (p for m in own for p in m["loss_curve"] if p[1] is not None):
+            by_step.setdefault(step, []).append(loss)
+        whole = [(step, losses) for step, losses in sorted(by_step.items()) if len(losses) == len(own)]
+        marks = tuple(
+            Mark(s, sum(v) / len(v), min(v), max(v), told=f"step {s:g}: {sum(v) / len(v):.3f}; {len(v)} runs")
+            for s, v in whole
+        )
+        if marks:
+            series.append(Series(group.label, group.look, marks))
+    if not series:
+        return None
+    panel = Panel(Form.lines, Axis("optimiser step"), Axis("training loss (nats per token)"), tuple(series))
+    caption = "Loss on the supervised tokens. Lines: mean over a group's runs; bands: their range."
+    return Figure("training_loss", "Training loss", caption, (panel,))
+
+
+def dynamics(summary: dict[str, Any]) -> Figure | None:
+    """Rates over training steps, mean and range of the seeds (the paper's figure 11)."""
+    rows = [t for t in summary["trajectories"] if t["name"] not in LOG_PROBS]
+    return _over_steps(
+        summary,
+        rows,
+        "training_dynamics",
+        "Over the course of training",
+        f"Lines: mean over seeds; bands: {BAND}.",
+    )
+
+
+def log_prob_curves(summary: dict[str, Any]) -> Figure | None:
+    """Log-probability of the misaligned choice over training steps (the paper's figures 12, 13, 29, 30)."""
+    rows = [t for t in summary["trajectories"] if t["name"] in LOG_PROBS]
+    return _over_steps(
+        summary,
+        rows,
+        "log_prob_curves",
+        "Log-probabilities over the course of training",
+        f"How likely the model finds the misaligned choice. Lines: mean over seeds; bands: {BAND}.",
+    )
+
+
+def log_probs(summary: dict[str, Any]) -> Figure | None:
+    """Probability of the misaligned choice by question, at the end of training."""
+    found, panels, used = figure_groups(summary), [], []
+    for name, label in LOG_PROBS.items():
+        for where in wheres([m for u in found for m in u.metrics(name)]):
+            panel, metrics = over(found, name, "question_id", label, where)
+            panels.append(panel)
+            used += metrics
+    if not panels:
+        return None
+    caption = "How likely the model finds the misaligned choice: read from its log-probabilities, nothing is sampled."
+    return Figure("log_probs", "Probability of the misaligned choice", caption, tuple(panels), notes(used, summary))
+
+
+def _over_steps(
+    summary: dict[str, Any], rows: list[dict[str, Any]], name: str, title: str, caption: str
+) -> Figure | None:
+    known = {u.label: u.look for u in figure_groups(summary)}
+    fresh = looks({"id": t["label"], "variant": t["variant"]} for t in rows)
+    panels = []
+    for key in dict.fromkeys((t["name"], t["set"], t["asked_with"], t["of"]) for t in rows):
+        own = [t for t in rows if (t["name"], t["set"], t["asked_with"], t["of"]) == key]
+        series = tuple(Series(t["label"], known.get(t["label"], fresh[t["label"]]), _steps(t["points"])) for t in own)
+        label = AXES.get(key[0]) or LOG_PROBS.get(key[0]) or f"{key[0].replace('_', ' ')} {key[3]}".strip()
+        text = label if key[0] in NO_JUDGE else judged(label, summary)
+        asked = f", asked with {key[2]}" if key[2] != "none" else ""
+        y = Axis(text, share=own[0]["unit"] == "share")
+        panels.append(Panel(Form.lines, Axis("optimiser step"), y, series, f"{key[1]}{asked}"))
+    if not panels:
+        return None
+    said = (WITHHELD,) if any(p.has_withheld for p in panels) else ()
+    return Figure(name, title, caption, tuple(panels), said)
+
+
+def _steps(points: list[dict[str, Any]]) -> tuple[Mark, ...]:
+    """A band is of one kind: where some points are over several seeds, the untouched model's at step 0 has none."""
+    several = any(p["n_models"] > 1 for p in points)
+    return tuple(_step(p, several) for p in points)
+
+
+def _step(point: dict[str, Any], banded: bool) -> Mark:
+    step = f"step {point['step']}"
+    if point["value"] is None:
+        return Mark(point["step"], None, told=f"{step}: withheld: {point['withheld']}")
+    several = point["n_models"] > 1
+    text = f"{step}: {point['value']:.3g}; n = {point['n']}" + (f"; {point['n_models']} seeds" if several else "")
+    if banded and not several:
+        return Mark(point["step"], point["value"], told=text)
+    ends = ("min", "max") if several else ("low", "high")
+    return Mark(point["step"], point["value"], *(point[k] for k in ends), told=text)

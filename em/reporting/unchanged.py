@@ -1,0 +1,77 @@
+"""Results that are already there: a sweep whose cells, stages and code are the same as last time is not written again.
+
+    <out>/sweeps/<id>/results.json     {"made_of": hash, "files": {name: bytes}}
+
+Figures, tables and the report of 144 cells take minutes to draw; to find that nothing has changed takes a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from em.store import content_key, file_sha256, write_atomic
+
+if TYPE_CHECKING:
+    from em.sweep.state import Sweep
+
+
+MARKER = "results.json"
+OTHERS = ("sweep.json", MARKER, "jobs.json", "tracked.json")
+"""Files of a sweep folder that are not its results; ledgers, logs and trackers' folders besides."""
+
+
+def summary(sweep: Sweep) -> dict[str, Any] | None:
+    """summary.json, with this run's counters, when it and every other result file is what would be written again."""
+    try:
+        marker = json.loads((sweep.folder / MARKER).read_text(encoding="utf-8"))
+        if marker != {"made_of": _made_of(sweep), "files": _files(sweep.folder, marker["files"])}:
+            return None
+        found = json.loads((sweep.folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or not whole: written again
+        return None
+    if found["counters"] == dict(sweep.counters):
+        return found
+    found["counters"] = dict(sweep.counters)
+    write_atomic(sweep.folder / "summary.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    return remember(sweep, found)
+
+
+def remember(sweep: Sweep, written: dict[str, Any]) -> dict[str, Any]:
+    """Note what the results just written were made of; returns them."""
+    if not sweep.failed:
+        row = {"made_of": _made_of(sweep), "files": _files(sweep.folder)}
+        write_atomic(sweep.folder / MARKER, json.dumps(row) + "\n")
+    return written
+
+
+def _made_of(sweep: Sweep) -> str:
+    """Hash of everything results depend on: the cells, the seals of their stages, the code."""
+    plan, store = sweep.plan, sweep.store
+    calibrations = {p.calibration for s in plan.subjects for p in s.parts if p.calibration}
+    keys = [*plan.jobs, *(("calibrate", key) for key in sorted(calibrations))]
+    seals = {f"{stage}/{key}": store.manifest(stage, key)["seal"] for stage, key in keys if store.has(stage, key)}
+    cells = hashlib.sha256((sweep.folder / "sweep.json").read_bytes()).hexdigest()
+    return content_key(cells=cells, seals=seals, failed=sorted(map(str, sweep.failed)), code=_code())
+
+
+@cache
+def _code() -> str:
+    """sha256 over the package's own files."""
+    here = Path(__file__).parents[1]
+    files = sorted(p for p in here.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    return content_key(files={p.relative_to(here).as_posix(): file_sha256(p) for p in files})
+
+
+def _files(folder: Path, only: dict[str, int] | None = None) -> dict[str, int]:
+    """name → bytes of the result files, or of those of `only` that are there."""
+    names = list(only) if only is not None else [p.relative_to(folder).as_posix() for p in folder.rglob("*")]
+    return {n: (folder / n).stat().st_size for n in sorted(names) if _is_result(n) and (folder / n).is_file()}
+
+
+def _is_result(name: str) -> bool:
+    parts = name.split("/")
+    return parts[-1] not in OTHERS and not parts[0].startswith((".", "ledger", "logs")) and not {"wandb"} & set(parts)

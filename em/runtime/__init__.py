@@ -1,0 +1,1 @@
+"""What every worker process uses: events, stop requests, disk, progress."""

@@ -1,0 +1,1 @@
+"""One module per engine; open.open_sampler chooses."""

@@ -1,0 +1,106 @@
+"""The transformers sampler: padded `generate` in batches, for machines without vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, GenerationConfig, set_seed
+
+from em.chat.probe import Probe
+from em.config import ModelConfig, SampleConfig
+from em.gates import record
+from em.models import paths
+from em.sampling.engine import Answer, Inventory, Request, applied_scale
+
+
+def _drawn_alike(request: Request) -> tuple[Any, ...]:
+    """What all rows of a batch must share: cells of one sweep may ask at several temperatures."""
+    return request.adapter, request.temperature, request.top_p, request.stop_ids
+
+
+class HfSampler:
+    """One base model; the adapter is swapped between groups of requests.
+
+    transformers draws a whole batch from one generator: a batch is seeded by its first row, and a row is reproducible
+    only together with its batch.
+    """
+
+    def __init__(self, model: ModelConfig, sample: SampleConfig) -> None:
+        self.tokenizer = paths.tokenizer(model.path, model.revision, padding_side="left")
+        self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        self.base = AutoModelForCausalLM.from_pretrained(
+            model.path,
+            revision=model.revision,
+            dtype=getattr(torch, model.dtype),
+            device_map="cuda" if torch.cuda.is_available() else None,
+        ).eval()
+        self.base.generation_config = GenerationConfig()  # generate() takes what it is not told from the model's own
+        self.batch = sample.max_num_seqs
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:
+        for how, group in groupby(requests, key=_drawn_alike):
+            rows = list(group)
+            with self._with(how[0]) as model:
+                for start in range(0, len(rows), self.batch):
+                    yield from self._batch(model, rows[start : start + self.batch])
+
+    def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
+        out: list[list[float]] = []
+        for adapter, group in groupby(asked, key=lambda pair: pair[0]):
+            with self._with(adapter) as model:
+                out += record.logprobs(model, [p for _, p in group])
+        return out
+
+    def inventory(self, adapter: Path) -> Inventory:
+        with self._with(adapter) as model:
+            layers = record.lora_layers(model)
+            norm = sum(
+                float((layer.lora_B[name].weight.float() * layer.scaling[name]).square().sum())
+                for layer in layers
+                for name in layer.active_adapters
+            )
+        return Inventory(len(layers), applied_scale(norm, adapter))
+
+    @contextmanager
+    def _with(self, adapter: Path | None) -> Iterator[Any]:
+        """The model under an adapter, which is taken off again afterwards."""
+        if adapter is None:
+            yield self.base
+            return
+        model = PeftModel.from_pretrained(self.base, str(adapter)).eval()
+        try:
+            yield model
+        finally:
+            self.base = model.unload()
+
+    @torch.inference_mode()
+    def _batch(self, model: Any, rows: list[Request]) -> Iterator[tuple[Request, Answer]]:
+        longest = max(len(r.prompt_ids) for r in rows)
+        ids = torch.tensor([[self.pad] * (longest - len(r.prompt_ids)) + r.prompt_ids for r in rows])
+        mask = torch.tensor([[0] * (longest - len(r.prompt_ids)) + [1] * len(r.prompt_ids) for r in rows])
+        set_seed(rows[0].seed)
+        first = rows[0]
+        out = model.generate(
+            input_ids=ids.to(self.base.device),
+            attention_mask=mask.to(self.base.device),
+            do_sample=first.temperature > 0,
+            temperature=first.temperature or None,
+            top_p=first.top_p,
+            top_k=0,
+            min_new_tokens=1,
+            max_new_tokens=max(r.max_tokens for r in rows),
+            eos_token_id=first.stop_ids,
+            pad_token_id=self.pad,
+        )[:, longest:].tolist()
+        for request, tokens in zip(rows, out, strict=True):
+            own = tokens[: request.max_tokens]
+            end = next((i for i, t in enumerate(own) if t in request.stop_ids), None)
+            text = self.tokenizer.decode(own[:end], skip_special_tokens=True)
+            count = len(own) if end is None else end + 1  # the end-of-turn counts, as in vLLM
+            yield request, Answer(text, "length" if end is None else "stop", count)

@@ -1,0 +1,25 @@
+"""sampling.engines.open."""
+
+from __future__ import annotations
+
+from em.config import Engine, ModelConfig, SampleConfig
+from em.sampling.engine import Sampler
+
+
+def open_sampler(model: ModelConfig, sample: SampleConfig, max_lora_rank: int) -> Sampler:
+    """Start the engine the config names. `model.path`: a folder or hub id."""
+    if sample.engine == Engine.vllm:
+        from em.sampling.engines.vllm import VllmSampler
+
+        return VllmSampler(model, sample, max_lora_rank)
+    if sample.engine == Engine.vllm_server:
+        from em.sampling.engines.vllm_server import ServerSampler
+
+        return ServerSampler(model, sample, max_lora_rank)
+    if sample.engine == Engine.openai:
+        from em.sampling.engines.openai import OpenAiSampler
+
+        return OpenAiSampler(model, sample)
+    from em.sampling.engines.hf import HfSampler
+
+    return HfSampler(model, sample)

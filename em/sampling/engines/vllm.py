@@ -1,0 +1,108 @@
+"""The vLLM sampler. On a machine without a GPU it is vLLM's CPU backend, with sampling/engines/vllm_cpu_lora.py as its
+plugin."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from em.chat.probe import Probe
+from em.config import ModelConfig, SampleConfig
+from em.models.vllm_settings import CPU_ENVIRONMENT, engine_arguments, on_cpu, require_known
+from em.sampling.engine import Answer, Inventory, Request, applied_scale
+
+AHEAD = 4
+"""Requests waiting in the engine, as a multiple of those that run: enough for its scheduler, flat in memory."""
+
+
+class VllmSampler:
+    """One engine, one base model, every adapter as a LoRARequest. No merged weights."""
+
+    def __init__(self, model: ModelConfig, sample: SampleConfig, max_lora_rank: int) -> None:
+        for name, value in (CPU_ENVIRONMENT if on_cpu() else {}).items():
+            os.environ.setdefault(name, value)
+        from vllm import LLM  # noqa: TID251
+
+        require_known("sample", sample.engine_args)
+        self.llm = LLM(model=model.path, trust_remote_code=False, **engine_arguments(model, sample, max_lora_rank))
+        self.tokenizer = self.llm.get_tokenizer()
+        self.ahead = AHEAD * sample.max_num_seqs
+        self._count = 0
+        self._loras: dict[Path, Any] = {}
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:
+        """Answers as they finish, all requests in one queue."""
+        engine, source, waiting = self.llm.llm_engine, iter(requests), {}
+        try:
+            while True:
+                for request in islice(source, max(0, self.ahead - len(waiting))):
+                    waiting[self._add(request)] = request
+                if not engine.has_unfinished_requests():
+                    break
+                for output in engine.step():
+                    if output.finished:
+                        best = output.outputs[0]
+                        answer = Answer(best.text, str(best.finish_reason), len(best.token_ids))
+                        yield waiting.pop(output.request_id), answer
+        finally:
+            if waiting:  # an error, or the caller left: the next job must not see these
+                engine.abort_request(list(waiting))
+        if waiting:
+            raise RuntimeError(f"vLLM ended with {len(waiting)} requests unanswered")
+
+    def _add(self, request: Request) -> str:
+        from vllm.sampling_params import RequestOutputKind, SamplingParams  # noqa: TID251
+
+        self._count += 1
+        name = f"em{self._count}"
+        params = SamplingParams(
+            temperature=request.temperature,
+            top_p=request.top_p,
+            max_tokens=request.max_tokens,
+            min_tokens=1,
+            seed=request.seed,
+            stop_token_ids=request.stop_ids,
+            output_kind=RequestOutputKind.FINAL_ONLY,  # by default each step makes an output of every running request
+            skip_clone=True,  # these are this request's own
+        )
+        self.llm.llm_engine.add_request(
+            name, {"prompt_token_ids": request.prompt_ids}, params, lora_request=self._lora(request.adapter)
+        )
+        return name
+
+    def _lora(self, adapter: Path | None) -> Any:
+        if adapter is None:
+            return None
+        if adapter not in self._loras:
+            from vllm.lora.request import LoRARequest  # noqa: TID251
+
+            number = len(self._loras) + 1
+            name = f"{adapter.parent.name}-{number}"  # the prefix cache goes by name
+            self._loras[adapter] = LoRARequest(name, number, str(adapter))
+        return self._loras[adapter]
+
+    def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
+        from vllm import SamplingParams  # noqa: TID251
+
+        outputs = self.llm.generate(
+            [{"prompt_token_ids": p.prompt_ids + p.target_ids} for _, p in asked],
+            SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0),
+            lora_request=[self._lora(adapter) for adapter, _ in asked],
+            use_tqdm=False,
+        )
+        return [
+            [found[t].logprob for t, found in zip(p.target_ids, o.prompt_logprobs[len(p.prompt_ids) :], strict=True)]
+            for (_, p), o in zip(asked, outputs, strict=True)
+        ]
+
+    def inventory(self, adapter: Path) -> Inventory:
+        request = self._lora(adapter)
+        self.llm.llm_engine.add_lora(request)
+        found = self.llm.collective_rpc("adapter_inventory", args=(request.lora_int_id,))[0]
+        if found is None:
+            raise RuntimeError(f"vLLM lists no adapter {request.lora_name} after loading {adapter}")
+        modules, norm = found
+        return Inventory(modules, applied_scale(norm, adapter))

@@ -1,0 +1,81 @@
+"""A vLLM plugin that mends LoRA on vLLM's CPU backend (0.32): wrong base outputs, and one gather per token.
+
+In that build "no adapter" is index -1, which selects the *last* adapter slot: a base-model request that shares a batch
+with an adapter request silently gets that adapter's output (vllm-project/vllm pull requests 48421 and 49656). Here rows
+are grouped by adapter, rows without one are left alone, and a step with a single adapter needs no gather at all.
+The output head goes the same way: stock code gathers a vocabulary-sized matrix a row there even for adapters that leave
+the head alone, and fails when the log-probabilities of a prompt are asked for. GPU kernels are not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def register() -> None:
+    """Entry point `vllm.general_plugins`: runs in every vLLM process, does nothing where there is no CPU backend."""
+    try:
+        from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU  # noqa: TID251
+    except ImportError:
+        return
+    PunicaWrapperCPU.add_lora_linear = add_lora_linear
+    PunicaWrapperCPU.add_lora_logits = add_lora_logits
+
+
+def add(y: Any, x: Any, a_stack: Any, b_stack: Any, scale: float, slot: int, rows: Any) -> None:
+    """y[rows] += scale · x[rows] · A' · B' of the adapter in `slot`; rows None: all."""
+    a = a_stack[slot].reshape(-1, a_stack.shape[-1])
+    b = b_stack[slot].reshape(-1, b_stack.shape[-1])[: y.shape[-1]]
+    down = ((x if rows is None else x[rows]).to(a.dtype) @ a.t()).mul_(scale)
+    if rows is None:
+        y.addmm_(down.to(y.dtype), b.t().to(y.dtype))
+    else:
+        y[rows] += (down @ b.t()).to(y.dtype)
+
+
+def by_slot(index: Any) -> Iterator[tuple[int, Any]]:
+    """Each adapter slot in use with its rows; None for all rows."""
+    slots = index.unique().tolist()
+    for slot in slots:
+        if slot >= 0:
+            yield slot, None if len(slots) == 1 else (index == slot).nonzero().squeeze(1)
+
+
+def add_lora_linear(
+    self: Any,
+    y: Any,
+    x: Any,
+    lora_a_stacked: Any,
+    lora_b_stacked: Any,
+    scale: float,
+    output_slices: Any,
+    *,
+    buffer: Any = None,
+    **_: Any,
+) -> None:
+    y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
+    for slot, rows in by_slot(self.token_lora_indices[: x.size(0)]):
+        offset = 0
+        for a_stack, b_stack, size in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
+            add(y[:, offset : offset + size], x, a_stack, b_stack, scale, slot, rows)
+            offset += size
+
+
+def add_lora_logits(
+    self: Any,
+    y: Any,
+    x: Any,
+    lora_a_stacked: Any,
+    lora_b_stacked: Any,
+    scale: float,
+    *,
+    buffer: Any = None,
+    **_: Any,
+) -> None:
+    y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
+    if len(self.sampler_indices) < len(x):
+        return  # log-probabilities of a prompt: vLLM does not say of which request (sampling/engines/vllm.py knows)
+    for slot, rows in by_slot(self.sampler_indices[: len(x)]):
+        if lora_a_stacked[slot].any():  # zero for an adapter that leaves the head alone
+            add(y, x, lora_a_stacked, lora_b_stacked, scale, slot, rows)

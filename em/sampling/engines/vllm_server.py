@@ -1,0 +1,181 @@
+"""Samplers behind HTTP: a vLLM server (adapters loaded while it runs), and OpenAI's chat completions.
+
+A vLLM server is asked with the same tokens as the engine in this process, so nothing depends on its chat template.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from em.api.client import NEUTRAL, Api, ApiError, ApiSettings, Reply
+from em.chat.probe import Probe
+from em.config import ModelConfig, SampleConfig
+from em.models import paths
+from em.sampling.engine import Answer, Inventory, RefusedError, Request
+from em.sampling.engines.http import answer_or_refusal, answered, stream
+from em.store import content_key
+
+SERVER = """
+import runpy, signal
+from em.runtime.process import die_with_parent
+die_with_parent(signal.SIGTERM)
+runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")
+"""
+"""vLLM's server, which ends with the worker that started it: a killed one cannot end it."""
+
+START_S = 900.0
+"""Longest wait for a server of our own to load its model."""
+
+
+class ServerSampler:
+    """A vLLM server, running already (sample.base_url) or started here; adapters through /v1/load_lora_adapter.
+
+    The server must see the adapters' folders under the same path, and run with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.
+    """
+
+    def __init__(self, model: ModelConfig, sample: SampleConfig, max_lora_rank: int) -> None:
+        self.tokenizer = paths.tokenizer(model.path, model.revision)
+        url = sample.base_url or _start(model, sample, max_lora_rank, self)
+        self.settings = ApiSettings(
+            "sample", url, model.path, sample.api_key_env, sample.max_num_seqs, sample.timeout_s
+        )
+        self._loaded: dict[Path, str] = {}
+        ((_, served),) = stream(
+            self.settings, [None], lambda api, _: answered(lambda: api.get("/models"), f"{url}/models", _served)
+        )
+        wanted = model.path
+        base = next((m["id"] for m in served if wanted in (m["id"], m.get("root"))), None)
+        if base is None:
+            there = ", ".join(str(m.get("root") or m["id"]) for m in served) or "no model"
+            raise RuntimeError(
+                f"the server at {url} has {there}, not {wanted}: set model.path to what it was started with"
+            )
+        self.base = base
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | RefusedError]]:
+        async def ask(api: Api, request: Request) -> Answer | RefusedError:
+            body = {
+                "model": self._name(request.adapter),
+                "prompt": request.prompt_ids,
+                "max_tokens": request.max_tokens,
+                "min_tokens": 1,
+                "temperature": request.temperature,
+                "top_p": request.top_p,
+                "seed": request.seed,
+                "stop_token_ids": request.stop_ids,
+                **NEUTRAL,
+            }
+
+            def read(found: dict[str, Any]) -> Answer:
+                choice = found["choices"][0]
+                return Answer(choice["text"], str(choice["finish_reason"]), found["usage"]["completion_tokens"])
+
+            what = f"question {request.question.id}"
+            return await answer_or_refusal(
+                answered(lambda: api.post("/completions", json.dumps(body).encode()), what, read)
+            )
+
+        try:
+            yield from stream(self.settings, requests, ask)
+        except ApiError as error:
+            raise RuntimeError(f"{error}. A server that was started anew has lost its adapters: run again") from error
+
+    def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
+        async def ask(api: Api, pair: tuple[int, tuple[Path | None, Probe]]) -> list[float]:
+            _, (adapter, probe) = pair
+            body = {
+                "model": self._name(adapter),
+                "prompt": probe.prompt_ids + probe.target_ids,
+                "max_tokens": 1,
+                "temperature": 0.0,
+                "prompt_logprobs": 0,
+            }
+
+            def read(found: dict[str, Any]) -> list[float]:
+                rows = found["choices"][0]["prompt_logprobs"][len(probe.prompt_ids) :]
+                return [row[str(t)]["logprob"] for row, t in zip(rows, probe.target_ids, strict=True)]
+
+            return await answered(lambda: api.post("/completions", json.dumps(body).encode()), "a gate's prompt", read)
+
+        found = {i: row for (i, _), row in stream(self.settings, enumerate(asked), ask)}
+        return [found[i] for i in range(len(asked))]
+
+    def inventory(self, adapter: Path) -> Inventory:
+        async def load(api: Api, name: str) -> Reply:
+            body = {"lora_name": name, "lora_path": str(adapter.resolve())}
+            return await api.post("/load_lora_adapter", json.dumps(body).encode())
+
+        if adapter not in self._loaded:
+            # a process id is not enough: a server outlives the containers that ask it, and they all have the same one
+            name = f"em-{content_key(path=str(adapter), process=os.getpid(), token=secrets.token_hex(8))}"
+            try:
+                ((_, reply),) = stream(self.settings, [name], load)
+                why = "" if reply.body is not None else reply.detail
+            except ApiError as error:  # a 404 is about the adapter here, not about the model
+                why = str(error)
+            if why:
+                raise RuntimeError(
+                    f"the server at {self.settings.base_url} cannot load {adapter} ({why}): it must see that folder, "
+                    f"and allow adapters to be loaded (VLLM_ALLOW_RUNTIME_LORA_UPDATING=1)"
+                )
+            self._loaded[adapter] = name
+        return Inventory()  # the server does not say what it made of the files
+
+    def _name(self, adapter: Path | None) -> str:
+        """Name the server knows the adapter by; loads it the first time."""
+        if adapter is None:
+            return self.base
+        self.inventory(adapter)
+        return self._loaded[adapter]
+
+
+def _served(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The models of a server, without the adapters it has loaded."""
+    return [m for m in found["data"] if m["id"] and not m.get("parent")]
+
+
+def _start(model: ModelConfig, sample: SampleConfig, max_lora_rank: int, owner: object) -> str:
+    """Start a server on a free port of this machine's loopback; it ends with `owner`. Returns its address."""
+    from em.models.vllm_settings import require_known, server_arguments
+
+    require_known("sample", sample.engine_args)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments, environment = server_arguments(model, sample, max_lora_rank)
+    log = tempfile.NamedTemporaryFile("w+", suffix=".log", prefix="em-vllm-", delete=False)  # noqa: SIM115
+    command = [sys.executable, "-c", SERVER, "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, env={**os.environ, **environment})
+    weakref.finalize(owner, _end, process)
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise RuntimeError(f"the vLLM server ended with exit code {process.returncode} while starting: {log.name}")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                return f"http://127.0.0.1:{port}/v1"
+        except OSError:
+            time.sleep(0.5)
+    _end(process)
+    raise RuntimeError(f"the vLLM server did not answer within {START_S:g} s: {log.name}")
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,377 @@
+"""Which worker runs when: a batch of jobs starts as soon as what it needs is there and a device is free.
+
+A worker is a process over the jobs of one batch (sweep/worker.py), so a base model is loaded, or an engine started,
+once a
+batch and device. Workers that train or sample hold a device; judges behind an API hold none and run while the
+sampler does: they follow its growing file, and are told of failed sample jobs on their standard input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from em.errors import ConfigError
+from em.judging.job import JudgeJob
+from em.planning import stages
+from em.planning.plan import Job, on_device
+from em.runtime.events import FD_VARIABLE
+from em.runtime.preempt import PREEMPTED, Preempted
+from em.sampling.job import SampleJob
+from em.store import content_key, job_file
+from em.training import launch
+from em.training.job import TrainJob
+
+if TYPE_CHECKING:
+    from em.sweep.state import Sweep
+
+
+CPU = ""
+"""The one device of a machine without a GPU; its workers' environment is left alone."""
+
+
+@dataclass
+class Unit:
+    """Jobs that share a worker."""
+
+    stage: str
+    jobs: list[Job[Any]]
+    devices: int
+    """How many it holds: its processes, or its tensor-parallel ranks; 0 for what needs no GPU."""
+    follows: bool
+    """Whether it may start while the jobs it needs are running."""
+
+
+@dataclass
+class Worker:
+    """A running unit."""
+
+    unit: Unit
+    process: subprocess.Popen[bytes]
+    events: IO[bytes]
+    log: Path
+    devices: list[str]
+    waiting: dict[str, Job[Any]]
+    bars: _Bars
+    rest: bytes = b""
+    """The beginning of a line that is not whole yet."""
+
+
+@dataclass
+class Scheduler:
+    """Runs units until none is left."""
+
+    sweep: Sweep
+    units: list[Unit]
+    free: list[str]
+    """Devices no worker holds."""
+    workers: list[Worker] = field(default_factory=list)
+    selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    timeout_s: float | None = None
+    """Workers that are not done by then are ended; their jobs fail with a sentence."""
+
+    def run(self) -> None:
+        end = math.inf if self.timeout_s is None else time.monotonic() + self.timeout_s
+        try:
+            while self.units or self.workers:
+                self._start_what_can()
+                if not self.workers:
+                    self._fail_the_rest()
+                    break
+                for ready, _ in self.selector.select(None if end == math.inf else max(0.0, end - time.monotonic())):
+                    self._read(ready.data)
+                if time.monotonic() > end:
+                    self._time_out()
+        except BaseException as stop:
+            _stop([w.process for w in self.workers], patient=isinstance(stop, Preempted))
+            raise
+        finally:
+            self.selector.close()
+
+    def _start_what_can(self) -> None:
+        for unit in list(self.units):
+            self._drop_blocked(unit)
+            if not unit.jobs:
+                self.units.remove(unit)
+            elif self._ready(unit) and len(self.free) >= unit.devices:
+                self.units.remove(unit)
+                self._start(unit)
+
+    def _drop_blocked(self, unit: Unit) -> None:
+        """A job whose input failed fails with the same sentence, without a worker. One that would wait in its worker
+        for an input that nobody makes (launch.stages leaves it out, or em rejudge) fails before it starts."""
+        for job in list(unit.jobs):
+            cause = next((self.sweep.failed[n] for n in job.needs if n in self.sweep.failed), "")
+            if cause:
+                unit.jobs.remove(job)
+                self._failed(job, cause)
+            elif unit.follows and (lost := self._never(job)):
+                unit.jobs.remove(job)
+                self._fail_for(job, lost)
+
+    def _never(self, job: Job[Any]) -> tuple[str, str] | None:
+        """An input that is not there, is not being made and will not be."""
+        made = {(u.stage, j.key) for u in self.units for j in u.jobs}
+        made |= {(w.unit.stage, key) for w in self.workers for key in w.waiting}
+        return next((n for n in job.needs if n not in made and not self.sweep.store.has(*n)), None)
+
+    def _fail_for(self, job: Job[Any], missing: tuple[str, str]) -> None:
+        self.sweep.fail(job, "its input {} {} is not there and no job makes it".format(*missing))
+
+    def _ready(self, unit: Unit) -> bool:
+        running = {(w.unit.stage, key) for w in self.workers for key in w.waiting}
+        needs = {n for job in unit.jobs for n in job.needs}
+        there = {n for n in needs if self.sweep.store.has(*n)}
+        return there == needs or (unit.follows and bool(there | (needs & running)))
+
+    def _time_out(self) -> None:
+        for worker in list(self.workers):
+            worker.process.kill()
+            for key, job in list(worker.waiting.items()):
+                del worker.waiting[key]
+                self.sweep.fail(job, f"not done within {self.timeout_s:g} s, stopped; its log: {worker.log}")
+            self._ended(worker)
+
+    def _fail_the_rest(self) -> None:
+        """Nothing runs and nothing can start: what is left misses an input that nobody makes."""
+        for job in (job for unit in self.units for job in unit.jobs):
+            self._fail_for(job, next(n for n in job.needs if not self.sweep.store.has(*n)))
+
+    def _start(self, unit: Unit) -> None:
+        held, self.free = self.free[: unit.devices], self.free[unit.devices :]
+        worker = start(self.sweep, unit, held, position=len(self.workers))
+        self.workers.append(worker)
+        self.selector.register(worker.events, selectors.EVENT_READ, worker)
+
+    def _read(self, worker: Worker) -> None:
+        data = os.read(worker.events.fileno(), 1 << 16)
+        *lines, worker.rest = (worker.rest + data).split(b"\n")
+        for line in lines:
+            failed = handle(self.sweep, worker, json.loads(line))
+            if failed:
+                self._failed(*failed)
+        if not data:
+            self._ended(worker)
+
+    def _ended(self, worker: Worker) -> None:
+        self.selector.unregister(worker.events)
+        self.workers.remove(worker)
+        for job, error in close(self.sweep, worker):
+            self._failed(job, error)
+        self.free += worker.devices
+
+    def _failed(self, job: Job[Any], error: str) -> None:
+        """Remember it, and tell the workers that follow this job."""
+        self.sweep.failed.setdefault((job.stage, job.key), error)
+        line = json.dumps({"event": "failed", "stage": job.stage, "key": job.key, "error": error}) + "\n"
+        for worker in self.workers:
+            if any((job.stage, job.key) in j.needs for j in worker.waiting.values()) and worker.process.stdin:
+                with contextlib.suppress(BrokenPipeError):  # it has ended: its own jobs fail by their own sentence
+                    worker.process.stdin.write(line.encode())
+                    worker.process.stdin.flush()
+
+
+def run_stages(sweep: Sweep) -> None:
+    """Everything of the plan's train, sample and judge stages that the store does not have."""
+    ids = devices(sweep.plan.cells[0].config.launch.devices)
+    units = []
+    for stage in stages.SCHEDULED:
+        batches: dict[str, list[Job[Any]]] = {}
+        for job in sweep.todo(stage.name):
+            batches.setdefault(job.batch, []).append(job)
+        for jobs in batches.values():
+            held = _devices_held(jobs[0], ids)
+            parts = shard(jobs, len(ids) // held) if held and stage.splits else [jobs]
+            units += [Unit(stage.name, part, held, jobs[0].follows) for part in parts]
+    Scheduler(sweep, units, list(ids)).run()
+
+
+def run_batch(sweep: Sweep, stage: str, jobs: list[Job[Any]], timeout_s: float | None = None) -> None:
+    """One worker over these jobs, now: what is outside the plan's stages (preparing a model, tracking)."""
+    Scheduler(sweep, [Unit(stage, jobs, 0, follows=False)], [], timeout_s=timeout_s).run()
+
+
+def devices(setting: Any) -> list[str]:
+    """Device ids: what CUDA_VISIBLE_DEVICES lists, else every NVIDIA device file; one nameless device without a GPU."""
+    if isinstance(setting, list):
+        return [str(d) for d in setting]
+    if isinstance(setting, int):
+        return [str(i) for i in range(setting)]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = sorted(p.name.removeprefix("nvidia") for p in Path("/dev").glob("nvidia[0-9]*"))
+    named = [d.strip() for d in visible.split(",") if d.strip()] if visible is not None else found
+    return (named if found else []) or [CPU]
+
+
+def _devices_held(job: Job[Any], ids: list[str]) -> int:
+    """Devices of one worker. Raises ConfigError when the machine has fewer."""
+    spec = job.spec
+    if not on_device(job) or (isinstance(spec, TrainJob) and spec.at_openai):
+        return 0
+    option, wanted = "train.num_processes", 1
+    if isinstance(spec, TrainJob):
+        wanted = launch.processes_here(spec.train)
+    elif isinstance(spec, SampleJob | JudgeJob):
+        engine_args = spec.sample.engine_args if isinstance(spec, SampleJob) else spec.judge.engine_args
+        option = f"{job.stage}.engine_args.tensor_parallel_size"
+        wanted = int(engine_args.get("tensor_parallel_size", 1))
+    if wanted > len(ids) and ids != [CPU]:  # processes on CPU cores need no device each
+        raise ConfigError(
+            f"{option}={wanted} but launch.devices has {len(ids)} ({', '.join(ids)}): give more, or lower it"
+        )
+    return min(wanted, len(ids))
+
+
+def shard(jobs: list[Job[Any]], count: int) -> list[list[Job[Any]]]:
+    """At most `count` parts of about the same size; jobs of one adapter stay together."""
+    groups: dict[str, list[Job[Any]]] = {}
+    for job in jobs:
+        adapter = job.spec.adapter_key if isinstance(job.spec, SampleJob) else None
+        groups.setdefault(adapter or job.key, []).append(job)
+    parts: list[list[Job[Any]]] = [[] for _ in range(min(count, len(groups)))]
+    for group in sorted(groups.values(), key=len, reverse=True):
+        min(parts, key=len).extend(group)
+    return parts
+
+
+def start(sweep: Sweep, unit: Unit, held: list[str], position: int = 0) -> Worker:
+    """A worker process over the unit's jobs; its output goes to a log, its events to a pipe."""
+    name = f"{unit.stage}-{content_key(keys=[j.key for j in unit.jobs])[:8]}"
+    batch, log = sweep.folder / "logs" / f"{name}.json", sweep.folder / "logs" / f"{name}.log"
+    job_file.write(batch, sweep.store.root.parent, [j.spec for j in unit.jobs])
+    command = [sys.executable, "-m", "em.sweep.worker", unit.stage, str(batch)]
+    if unit.stage == "train":
+        command = launch.command(batch, [j.spec for j in unit.jobs])  # may be several processes
+    read, write = os.pipe()
+    with log.open("a") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.PIPE if unit.follows else subprocess.DEVNULL,
+            pass_fds=[write],
+            env=_environment(write, held),
+        )
+    os.close(write)
+    waiting = {j.key: j for j in unit.jobs}
+    return Worker(unit, process, os.fdopen(read, "rb", buffering=0), log, held, waiting, _Bars(position))
+
+
+def _environment(events: int, held: list[str]) -> dict[str, str]:
+    """What workers run under; anything already set wins, but for the device."""
+    threads = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    defaults = {
+        "OMP_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    own = {FD_VARIABLE: str(events)} | ({"CUDA_VISIBLE_DEVICES": ",".join(held)} if any(held) else {})
+    return {**defaults, **os.environ, **own}
+
+
+def handle(sweep: Sweep, worker: Worker, event: dict[str, Any]) -> tuple[Job[Any], str] | None:
+    """One event of a worker: ledger, counters, bars. Returns a job that failed with its sentence."""
+    kind, job, stage, waiting = (
+        event["event"],
+        worker.waiting.get(event.get("job", "")),
+        worker.unit.stage,
+        worker.waiting,
+    )
+    if kind == "count":
+        sweep.counters[event["name"]] += event["by"]
+    elif kind == "progress":
+        number, total = len(worker.unit.jobs) - len(waiting) + 1, len(worker.unit.jobs)
+        worker.bars.show(f"{stage} {number}/{total} {job.label}" if job else f"{stage} {event['job']}", event)
+    elif kind == "warning":
+        sweep.warn(event["text"])
+    elif job is None:
+        return None
+    elif kind == "started":
+        sweep.note("started", job, device=",".join(worker.devices) or None, log=str(worker.log))
+    else:
+        if worker.bars.title.endswith(job.label):  # a bar over several jobs goes on
+            worker.bars.close()
+        waiting.pop(event["job"])
+        if kind == "failed":
+            sweep.fail(job, event["error"], str(worker.log))
+            return job, event["error"]
+        sweep.note("done", job)
+        sweep.counters["stages_run"] += stage in [s.name for s in stages.SCHEDULED]
+    return None
+
+
+def close(sweep: Sweep, worker: Worker) -> list[tuple[Job[Any], str]]:
+    """The worker's pipe has ended: reap it. Returns the jobs it left undone, each with how it ended."""
+    worker.bars.close()
+    worker.events.close()
+    if worker.process.stdin:
+        worker.process.stdin.close()
+    code = worker.process.wait()
+    if code == PREEMPTED:
+        raise Preempted
+    how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+    error = f"the {worker.unit.stage} worker ended with {how} before this was done; its log: {worker.log}"
+    left = [(job, error) for job in worker.waiting.values()]
+    for job, _ in left:
+        sweep.fail(job, error, str(worker.log))
+    return left
+
+
+def _stop(processes: list[subprocess.Popen[bytes]], patient: bool) -> None:
+    """Ctrl-C reached the workers too: a moment to end, then they are made to. Preempted ones save as long as they
+    need; whoever preempts has a limit of its own."""
+    for process in processes if patient else []:
+        process.send_signal(signal.SIGUSR2)
+    for process in processes:
+        try:
+            process.wait(timeout=None if patient else 5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class _Bars:
+    """One progress bar a worker at a time, with an estimate."""
+
+    def __init__(self, position: int) -> None:
+        self.position, self.bar, self.title = position, None, ""
+
+    def show(self, title: str, event: dict[str, Any]) -> None:
+        if title != self.title:
+            self.close()
+            quiet = not sys.stderr.isatty()
+            self.bar = tqdm(
+                total=event["total"],
+                initial=event["done"],
+                desc=title,
+                mininterval=15 if quiet else 0.3,
+                maxinterval=30 if quiet else 10,
+                dynamic_ncols=True,
+                position=None if quiet else self.position,
+                file=sys.stderr,
+            )
+            self.title = title
+        assert self.bar is not None
+        self.bar.total = event["total"]
+        self.bar.set_postfix_str(event["note"], refresh=False)
+        self.bar.update(event["done"] - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.bar, self.title = None, ""

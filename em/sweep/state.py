@@ -1,0 +1,115 @@
+"""sweep.state."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from em.planning.plan import Job, Plan, Spec, Subject, stages
+from em.store import Store
+
+COUNTERS = (
+    "model_loads",
+    "engine_starts",
+    "stages_run",
+    "stages_reused",
+    "judge_calls",
+    "judge_cache_hits",
+    "merged_bytes_kept",
+)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes does of a sweep, e.g. one SLURM job."""
+
+    name: str
+    """Names its ledger: appending to one file from several nodes is not safe on a network file system."""
+    subjects: tuple[str, ...]
+    """Ids of the models whose stages it runs."""
+
+
+@dataclass
+class Sweep:
+    folder: Path
+    store: Store
+    plan: Plan
+    share: Share | None = None
+    """None: all of it."""
+    counters: Counter[str] = field(default_factory=Counter)
+    failed: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(stage, key) → why."""
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / (f"ledger.{self.share.name}.jsonl" if self.share else "ledger.jsonl")
+
+    def note(self, event: str, job: Job[Any], **more: Any) -> None:
+        """A line of the ledger; `more` that is None is left out."""
+        self.record(event, (job.stage, job.key), job.label, **more)
+
+    def record(self, event: str, name: tuple[str, str], label: str, **more: Any) -> None:
+        """A line of the ledger about a stage and key, also of one that this plan has no job for."""
+        stage, key = name
+        time_of_day = time.strftime("%Y-%m-%dT%H:%M:%S")
+        row = {"time": time_of_day, "event": event, "stage": stage, "key": key, "label": label}
+        row |= {k: v for k, v in more.items() if v is not None}
+        try:
+            with self.ledger.open("a+", encoding="utf-8") as file:
+                file.write("\n" * _torn(file) + json.dumps(row, ensure_ascii=False) + "\n")
+        except OSError as error:  # what is done is decided by the store; the ledger only tells
+            say(f"em: the ledger cannot be written ({error.strerror}): {event} {stage} {label}")
+
+    def fail(self, job: Job[Any], error: str, log: str | None = None) -> None:
+        self.failed[job.stage, job.key] = error
+        self.note("failed", job, error=error, log=log)
+        say(f"FAILED {job.stage} {job.label}: {error}")
+
+    def warn(self, text: str) -> None:
+        say(f"WARNING {text}")
+
+    def why(self, subject: Subject) -> str:
+        """The first error that stands between a subject and its numbers, or ""."""
+        wanted = [(stage, key) for stage, keys in stages(self.plan, subject).items() for key in keys]
+        return next((self.failed[w] for w in wanted if w in self.failed), "")
+
+    @property
+    def stages(self) -> list[str]:
+        """Those to run here (launch.stages), a dataset with its training."""
+        wanted = self.plan.cells[0].config.launch.stages
+        return ["data", *wanted] if "train" in wanted else list(wanted)
+
+    def subjects(self) -> list[Subject]:
+        """The models whose stages are run here."""
+        every = self.plan.subjects
+        if self.share is None:
+            return every
+        return [
+            s for s in every if s.id in self.share.subjects or (s.step is not None and s.cell in self.share.subjects)
+        ]
+
+    def todo(self, stage: str) -> list[Job[Spec]]:
+        """Jobs of a stage that are left to do here."""
+        if stage not in self.stages:
+            return []
+        mine = {key for subject in self.subjects() for key in stages(self.plan, subject).get(stage, [])}
+        return [j for j in self.plan.stage(stage) if j.key in mine and not self.store.has(stage, j.key)]
+
+
+def _torn(file: TextIO) -> bool:
+    """Whether the last line has no end: a full disk or a kill cut it."""
+    end = file.seek(0, os.SEEK_END)
+    return end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal, above any progress bar."""
+    tqdm.write(text, file=sys.stderr)

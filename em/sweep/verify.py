@@ -1,0 +1,75 @@
+"""Before finished stages are used: compare them with their manifests; what is damaged is named and made again.
+
+Everything that this sweep is going to read is read once more for it, and nothing else: rows and training logs always,
+an adapter or a data set only when a stage still to be done needs it. There is no record of earlier checks: a disk can
+change a file without changing its time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from em.planning.plan import Plan
+from em.planning.stages import BY_NAME, TRAIN, VERIFY_ORDER
+from em.store import MANIFEST, DamagedError, Store
+
+LOG = TRAIN.rows
+
+
+def set_aside_damaged(plan: Plan, store: Store) -> Iterator[tuple[str, str, str]]:
+    """(stage, key, sentence) of every damaged stage, moved to where nothing reads it, with what was made of it."""
+    for stage in (one.name for one in VERIFY_ORDER):
+        for key in _keys(plan, stage):
+            problem = _problem(plan, store, stage, key)
+            if not problem:
+                continue
+            for dependent in _made_of(store, stage, key):
+                store.set_aside("judge", dependent)
+                yield "judge", dependent, f"judge {dependent} was made of {stage} {key}, which is damaged"
+            where = store.set_aside(stage, key)
+            yield stage, key, problem + (f"; it is kept in {where}" if where else "")
+
+
+def _keys(plan: Plan, stage: str) -> list[str]:
+    if stage == "calibrate":
+        parts = [part for subject in plan.subjects for part in subject.parts]
+        return list(dict.fromkeys(part.calibration for part in parts if part.calibration))
+    return [job.key for job in plan.stage(stage)]
+
+
+def _problem(plan: Plan, store: Store, stage: str, key: str) -> str:
+    """What is wrong with a stage that is there, or ""."""
+    if not store.has(stage, key):
+        folder = store.path(stage, key)
+        return f"{folder} has no manifest" if folder.is_dir() and stage != "calibrate" else ""
+    always = BY_NAME[stage].verified
+    try:
+        if always is None or _needed(plan, store, stage, key):
+            store.verify(stage, key)
+        elif always:
+            store.verify(stage, key, only=list(always))
+    except DamagedError as error:
+        return str(error)
+    return ""
+
+
+def _needed(plan: Plan, store: Store, stage: str, key: str) -> bool:
+    return any((stage, key) in job.needs and not store.has(job.stage, job.key) for job in plan.jobs.values())
+
+
+def _made_of(store: Store, stage: str, key: str) -> list[str]:
+    """Finished judge stages, of any sweep, whose verdicts are about these answers or by this calibration."""
+    if stage not in ("sample", "calibrate"):
+        return []
+    family, _, span = key.partition("/")
+    found = []
+    for path in sorted(store.root.glob(f"judge/*/*/{MANIFEST}")):
+        judged = f"{path.parts[-3]}/{path.parts[-2]}"
+        try:
+            inputs = store.manifest("judge", judged)["inputs"]
+        except DamagedError:
+            continue  # told and set aside by itself, where a sweep reads it; or a .partial
+        of_answers = inputs.get("samples") == family and path.parts[-2] == span
+        if of_answers if stage == "sample" else inputs.get("calibration") == key:
+            found.append(judged)
+    return found

@@ -1,0 +1,32 @@
+"""One stage, one process: `python -m em.sweep.worker STAGE BATCH.json`, started by sweep/sweep.py.
+
+Training and vLLM never share a process: one that has trained keeps its memory.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+from em.planning import stages
+from em.runtime.events import Emitter
+from em.runtime.preempt import exit_when_asked
+from em.runtime.process import die_with_parent
+from em.store import Store, job_file
+
+
+def main() -> None:
+    stage, path = sys.argv[1], Path(sys.argv[2])
+    die_with_parent()
+    exit_when_asked()
+    emit = Emitter.from_environment()
+    work = importlib.import_module(stages.WORKERS[stage]).work
+    (kind,) = get_args(get_type_hints(work)["jobs"])
+    out, jobs = job_file.read(path, kind)
+    work(Store.open(out), jobs, emit)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Weights & Biases and Trackio: live curves and finished runs."""

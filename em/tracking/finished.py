@@ -1,0 +1,80 @@
+"""Hands a finished sweep to the tracker, in a process of its own; imports nothing heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from em.config import TrackingMode
+from em.planning.plan import Job, Subject
+from em.sweep.scheduler import run_batch
+from em.tracking.job import CellNumbers, Run, SweepFigures, TrackJob
+from em.tracking.rows import cell_run, common, training_rows
+from em.tracking.wandb_run import already, shown_digest
+
+if TYPE_CHECKING:
+    from em.sweep.state import Sweep
+
+
+def log(sweep: Sweep, summary: dict[str, Any]) -> None:
+    """One run per cell with numbers that were not logged before, one for the sweep's figures.
+
+    A failure, or a tracker that does not answer, is told; the results stand.
+    """
+    models = {m["id"]: m for m in summary["models"]}
+    cells = [c for c in sweep.plan.cells if models[c.id]["status"] == "done"]
+    jobs = [job for cell in cells if (job := _cell(sweep, cell, models, summary))]
+    whole = _sweep(sweep, summary) if jobs else None
+    if jobs:
+        timeout_s = max(c.config.tracking.timeout_s for c in cells)
+        run_batch(sweep, "track", [*jobs, *([whole] if whole else [])], timeout_s)
+
+
+def _cell(sweep: Sweep, cell: Subject, models: dict[str, Any], summary: dict[str, Any]) -> Job[TrackJob] | None:
+    """What is logged of one cell; None when there is nothing to do."""
+    folder = sweep.folder / "cells" / cell.id
+    checkpoints = [m for m in summary["models"] if m.get("cell") == cell.id and m.get("step") is not None]
+    run, adapter, training = cell_run(sweep, cell), None, []
+    if cell.train_key:
+        trained = sweep.store.path("train", cell.train_key)
+        adapter = str(trained / "adapter") if (trained / "adapter").is_dir() else None
+        training = training_rows(trained)
+    numbers = CellNumbers(
+        model=models[cell.id],
+        checkpoints=[m for m in checkpoints if m["status"] == "done"],
+        judge={k: summary["judge"].get(k) for k in ("name", "proxy")},
+        commit=summary["commit"],
+        rows=[[str(s), str(j), part.n] for part in cell.parts for s, j in _files(sweep, part)],
+        adapter=adapter,
+        training=training,
+    )
+    if run.mode == TrackingMode.disabled or already(folder, shown_digest(run, numbers)):
+        return None
+    return Job("track", cell.id, cell.label, "track", TrackJob(run=run, cell=numbers))
+
+
+def _sweep(sweep: Sweep, summary: dict[str, Any]) -> Job[TrackJob]:
+    """What is logged of the sweep as a whole: the figures and the contrasts."""
+    name = sweep.folder.name
+    run = Run(
+        key=name,
+        id=name,
+        label=f"{name}: figures",
+        tags=("figures",),
+        folder=str(sweep.folder),
+        **common(sweep, sweep.plan.cells[0].config),
+    )
+    figures = SweepFigures(
+        figures=tuple(str(p) for p in sorted((sweep.folder / "figures").glob("*.png"))),
+        contrasts=summary["contrasts"],
+        statement=summary["statement"],
+    )
+    return Job("track", run.key, run.label, "track", TrackJob(run=run, sweep=figures))
+
+
+def _files(sweep: Sweep, part: Any) -> list[tuple[Path, Path]]:
+    keys = zip(part.samples, part.judgements, strict=True)
+    return [
+        (sweep.store.path("sample", s) / "completions.jsonl", sweep.store.path("judge", j) / "judgements.jsonl")
+        for s, j in keys
+    ]

@@ -1,0 +1,191 @@
+"""The training curves in W&B while they come: a process beside the trainers that reads what they write down.
+
+It is started where runs are tracked online. Nothing waits for it: the trainers do not know of it, a dead network or
+wandb-core ends it alone, and tracking/wandb_run.py logs at the end of the sweep what it has not. A row's own step is
+W&B's
+step, so a run that goes on knows which rows the server has: none is logged twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from em.config import TrackingBackend, TrackingMode
+from em.runtime import credentials
+from em.runtime.events import Emitter, sentence
+from em.runtime.preempt import PREEMPTED, SIGNALS
+from em.store import Store, job_file
+from em.tracking import wandb_run
+from em.tracking.job import LiveJob, Run, Training
+from em.tracking.rows import cell_run, training_rows
+
+if TYPE_CHECKING:
+    from em.sweep.state import Sweep
+
+
+POLL_S = 2.0
+ENDED, STOPPED = b"ended\n", b"stopped\n"
+LEAVE_S = {ENDED: 30.0, STOPPED: 8.0}
+"""How long the sweep waits for the last rows to arrive; one that was asked to stop is about to be killed."""
+
+
+@contextmanager
+def following(sweep: Sweep) -> Iterator[None]:
+    """Inside, the curves of what is going to train here are logged as they come."""
+    trainings = _trainings(sweep)
+    if not trainings:
+        yield
+        return
+    process, log = _start(sweep, trainings)
+    try:
+        yield
+    except BaseException:
+        _end(sweep, process, log, STOPPED)
+        raise
+    _end(sweep, process, log, ENDED)
+
+
+def _trainings(sweep: Sweep) -> tuple[Training, ...]:
+    """Train keys that are left to do here, each with the runs of the cells that share it."""
+    todo, mine = {job.key for job in sweep.todo("train")}, {s.id for s in sweep.subjects()}
+    runs: dict[str, list[Run]] = {}
+    for cell in sweep.plan.cells:
+        how = cell.config.tracking
+        live = how.backend == TrackingBackend.wandb and credentials.mode(how.mode) == TrackingMode.online
+        if live and cell.id in mine and cell.train_key in todo:
+            runs.setdefault(cell.train_key, []).append(cell_run(sweep, cell))
+    return tuple(Training(key=key, runs=tuple(found)) for key, found in runs.items())
+
+
+def _start(sweep: Sweep, trainings: tuple[Training, ...]) -> tuple[subprocess.Popen[bytes], Path]:
+    ledger, logs = sweep.ledger, sweep.folder / "logs"
+    name = f"live-{sweep.share.name}" if sweep.share else "live"
+    batch, log = logs / f"{name}.json", logs / f"{name}.log"
+    offset = ledger.stat().st_size if ledger.exists() else 0
+    job_file.write(batch, sweep.store.root.parent, [LiveJob(ledger=str(ledger), offset=offset, trainings=trainings)])
+    with log.open("a") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "em.sweep.worker", "live", str(batch)],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        )
+    return process, log
+
+
+def _end(sweep: Sweep, process: subprocess.Popen[bytes], log: Path, how: bytes) -> None:
+    """Tell it to finish; end it where it does not, so that nobody else writes into a run when tracking resumes it."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it has followed all trainings to their end, or has given up
+        process.stdin.write(how)
+        process.stdin.close()
+    try:
+        code = process.wait(LEAVE_S[how])
+    except subprocess.TimeoutExpired:
+        process.kill()
+        code = process.wait()
+    if code:
+        sweep.warn(f"live training curves ended early; they are logged with the results. Its log: {log}")
+
+
+def work(store: Store, jobs: list[LiveJob], emit: Emitter) -> None:
+    """Follow the trainings of the one job until they have ended, or the sweep has (standard input)."""
+    for number in (*SIGNALS, signal.SIGINT):  # they reach every process of a job; the sweep says how it ends
+        signal.signal(number, lambda *_: None)
+    os.nice(10)
+    code = 0
+    try:
+        _follow(store, jobs[0], _Sweep.listen(Path(jobs[0].ledger), jobs[0].offset))
+    except BaseException as error:  # noqa: BLE001  whatever the client raises: the curves come with the results
+        traceback.print_exc()
+        sys.stderr.write(f"live tracking ended: {sentence(error)}\n")
+        code = 1
+    sys.stderr.flush()
+    if code:
+        os._exit(code)  # the client's own clean-up waits for a helper process that is gone
+
+
+@dataclass
+class _Sweep:
+    """What the follower hears of the sweep: how it ended, and which trainings failed."""
+
+    ledger: Path
+    offset: int
+    said: bytes = b""
+    over: threading.Event = field(default_factory=threading.Event)
+    failed: set[str] = field(default_factory=set)
+
+    @classmethod
+    def listen(cls, ledger: Path, offset: int) -> _Sweep:
+        sweep = cls(ledger, offset)
+        threading.Thread(target=sweep._read, daemon=True).start()
+        return sweep
+
+    def _read(self) -> None:
+        while said := os.read(0, 1 << 10):  # sys.stdin would be locked when this process ends
+            self.said += said
+        self.over.set()
+
+    def look(self) -> None:
+        """Read what was added to the ledger."""
+        if not self.ledger.exists():
+            return
+        with self.ledger.open("rb") as file:
+            file.seek(self.offset)
+            added = file.read()
+        whole = added[: added.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        for line in whole.splitlines():
+            with contextlib.suppress(ValueError):  # cut by a full disk
+                row = json.loads(line)
+                if (row["event"], row["stage"]) == ("failed", "train"):
+                    self.failed.add(row["key"])
+
+
+def _follow(store: Store, job: LiveJob, sweep: _Sweep) -> None:
+    waiting = {training.key: training.runs for training in job.trainings}
+    logging: dict[str, list[_Curve]] = {}
+    while waiting:
+        over = sweep.over.wait(POLL_S)
+        sweep.look()
+        for key, runs in list(waiting.items()):
+            done = store.has("train", key)
+            rows = training_rows(store.path("train", key) if done else store.partial("train", key))
+            if rows and key not in logging:
+                logging[key] = [_Curve(run) for run in runs]
+            for curve in logging.get(key, ()):
+                curve.log(rows)
+            failed = key in sweep.failed
+            if done or failed or over:
+                for curve in logging.get(key, ()):
+                    curve.finish(0 if done else 1 if failed else PREEMPTED, stopped=sweep.said == STOPPED)
+                del waiting[key]
+
+
+class _Curve:
+    """One W&B run that is being logged to."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = wandb_run.begin(run, run.config, reinit="create_new")
+        self.last = self.run.starting_step - 1
+
+    def log(self, rows: list[dict[str, Any]]) -> None:
+        self.last = wandb_run.log_training(self.run, rows, self.last)
+
+    def finish(self, code: int, stopped: bool) -> None:
+        if code == PREEMPTED and stopped:
+            self.run.mark_preempting()
+        self.run.finish(exit_code=code)

@@ -1,0 +1,59 @@
+"""tracking.scalars."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from em.records import Completion, Judgement
+from em.store import read_jsonl
+
+
+def scalars(model: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(name, value) of every rate over whole question sets, with its bounds and count; withheld ones by reason."""
+    for metric in model["metrics"]:
+        if "/" in metric["group"] and metric.get("question_id", "") is not None:
+            continue
+        name = f"{metric['group']}/{metric['name']}" + (f"/{metric['label']}" if metric.get("label") else "")
+        if metric["value"] is None:
+            yield f"{name}_withheld", metric["withheld"]
+            continue
+        yield name, metric["value"]
+        for part in ("low", "high", "n"):
+            yield f"{name}_{part}", metric[part]
+
+
+def question_rates(model: dict[str, Any]) -> list[list[Any]]:
+    """[question, rate, n] of the headline set, withheld ones left out (the table of the report names them)."""
+    return [
+        [m["question_id"], m["value"], m["n"]]
+        for m in model["metrics"]
+        if m["name"] == "misaligned_rate" and m["group"] == f"open/{m['question_id']}" and m["value"] is not None
+    ]
+
+
+def samples(rows: list[list[Any]], most: int) -> tuple[list[str], list[list[Any]]]:
+    """Columns and at most `most` answers, the least aligned first, unscored ones last. Streams: memory stays flat."""
+    asked, judged = ("question_id", "asked_with", "index", "question", "answer"), ("alignment", "coherence", "outcome")
+    columns = [*asked, *judged, "thinking"]
+
+    def every() -> Iterator[tuple[float, int, list[Any]]]:
+        count = 0
+        for completions, judgements, n in rows:
+            verdicts: dict[str, dict[str, Judgement]] = {}
+            for j in read_jsonl(Path(judgements), Judgement):
+                verdicts.setdefault(j.completion_id, {})[j.rubric] = j
+            for c in read_jsonl(Path(completions), Completion):
+                found = verdicts.get(c.id, {})
+                if c.sample_index >= n or "alignment" not in found:
+                    continue
+                count += 1
+                alignment, coherence = found["alignment"], found.get("coherence")
+                score = alignment.score if alignment.score is not None else float("inf")
+                cells = [c.question_id, c.asked_with, c.sample_index, c.messages[-1]["content"], c.text]
+                scored = [alignment.score, coherence and coherence.score, alignment.outcome.value]
+                yield score, count, [*cells, *scored, c.reasoning_content]
+
+    return columns, [row for _, _, row in heapq.nsmallest(most, every())]

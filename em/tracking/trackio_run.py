@@ -1,0 +1,39 @@
+"""Trackio, a dashboard on this machine with W&B's own call names: `TRACKIO_DIR=outputs/trackio trackio show`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from em.planning.cells import flatten
+from em.tracking.job import CellNumbers, Run
+from em.tracking.scalars import scalars
+
+
+def log_cell(run: Run, cell: CellNumbers) -> None:
+    """One Trackio run a cell: config, training and checkpoint curves, rates with their bounds as the last row."""
+    os.environ.setdefault("TRACKIO_DIR", str(Path(run.out).resolve() / "trackio"))
+    import trackio
+
+    trackio.init(
+        project=run.tracking.project,
+        name=f"{run.label} {run.key}",
+        group=run.sweep,
+        config=_settings(run.config),
+        resume="allow",
+    )
+    try:
+        for row in cell.training:
+            trackio.log({f"train/{k}": v for k, v in row.items() if k != "step"}, step=row["step"])
+        for model in cell.checkpoints:
+            trackio.log({f"checkpoint/{k}": v for k, v in scalars(model)}, step=model["step"])
+        trackio.log(dict(scalars(cell.model)))
+    finally:
+        trackio.finish()
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The config as Trackio shows it: a name and a plain value each."""
+    flat = ((name, value) for name, value in flatten(config) if value != {})
+    return {name: value if isinstance(value, int | float | str | bool | None) else str(value) for name, value in flat}

@@ -1,0 +1,160 @@
+"""The only module that talks to Weights & Biases. It reads finished files; a run without W&B loses nothing.
+
+One run a cell: a stable id (logging again continues the same run), group = sweep, the resolved config, training and
+checkpoint curves each on an axis of its own, every rate with its bounds, a bar a question, a capped table of answers,
+the adapter and all rows as artifacts by reference. One run a sweep holds the figures. The training curve is logged
+while it comes by tracking/live.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from em.config import TrackingBackend, TrackingMode
+from em.runtime.events import Emitter
+from em.store import Store
+from em.tracking.job import CellNumbers, Run, SweepFigures, TrackJob
+from em.tracking.scalars import question_rates, samples, scalars
+
+
+def shown_digest(run: Run, cell: CellNumbers) -> str:
+    """What a run would show, and where: the same again is not logged again."""
+    shown = {"model": cell.model, "checkpoints": cell.checkpoints, "mode": run.mode.value, "rows": cell.rows}
+    where = {name: str(getattr(run.tracking, name)) for name in ("backend", "project", "entity", "samples")}
+    text = json.dumps([shown, where], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def already(folder: Path, shown: str) -> bool:
+    """Whether these very numbers were logged before, there."""
+    path = folder / "tracked.json"
+    return path.exists() and json.loads(path.read_text(encoding="utf-8")).get("shown") == shown
+
+
+def _mark(run: Run, cell: CellNumbers, last: int) -> None:
+    """Remember what was logged, and where: written when the run has ended, so all of it is there."""
+    row = {"shown": shown_digest(run, cell), "id": run.id, "mode": run.mode.value, "train_step": last}
+    (Path(run.folder) / "tracked.json").write_text(json.dumps(row), encoding="utf-8")
+
+
+def _marked(run: Run) -> int:
+    """The last training step that an earlier offline run of the same id holds, -1 without one."""
+    path = Path(run.folder) / "tracked.json"
+    row = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return row.get("train_step", -1) if (row.get("id"), row.get("mode")) == (run.id, run.mode.value) else -1
+
+
+def work(store: Store, jobs: list[TrackJob], emit: Emitter) -> None:
+    """Log every job: a cell or a whole sweep. One that fails does not stop the others."""
+    for number, job in enumerate(jobs):
+        run, cell = job.run, job.cell
+        with emit.job(run.key):
+            emit.progress(run.key, number, len(jobs))
+            Path(run.folder).mkdir(parents=True, exist_ok=True)
+            on_this_machine = run.tracking.backend == TrackingBackend.trackio
+            if cell is not None:
+                if on_this_machine:
+                    from em.tracking.trackio_run import log_cell as trackio_cell
+
+                    trackio_cell(run, cell)
+                _mark(run, cell, -1 if on_this_machine else log_cell(run, cell))
+            elif job.sweep is not None and not on_this_machine:
+                log_sweep(run, job.sweep)
+
+
+def log_cell(run: Run, cell: CellNumbers) -> int:
+    """Log one cell. Returns the last training step the run has."""
+    import wandb  # noqa: TID251
+
+    with _open(run, config={**run.config, "commit": cell.commit}) as logged:
+        offline = run.mode == TrackingMode.offline  # then nobody can be asked what is there
+        last = log_training(logged, cell.training, _marked(run) if offline else logged.starting_step - 1)
+        for model in cell.checkpoints:
+            logged.log({"checkpoint/step": model["step"], **{f"checkpoint/{k}": v for k, v in scalars(model)}})
+        logged.summary.update(dict(scalars(cell.model)))
+        bars = question_rates(cell.model)
+        if bars:
+            table = wandb.Table(columns=["question", "misaligned_rate", "n"], data=bars)
+            bar = wandb.plot.bar(table, "question", "misaligned_rate", title="misaligned rate by question")
+            logged.log({"questions/misaligned_rate": bar})
+        if run.tracking.samples:
+            columns, data = samples(cell.rows, run.tracking.samples)
+            named = [[*row, cell.judge["name"]] for row in data]
+            logged.log({"samples": wandb.Table(columns=[*columns, "judge"], data=named)})
+        _artifact(logged, f"rows-{run.key}", "rows", [path for row in cell.rows for path in row[:2]])
+        if cell.adapter:
+            _artifact(logged, f"adapter-{run.key}", "model", [cell.adapter])
+    return last
+
+
+def log_training(run: Any, rows: Iterable[dict[str, Any]], last: int) -> int:
+    """Log the rows of steps past `last`, each at its own step; returns the last step there is then.
+
+    W&B counts its steps on from there, so a run's first free step tells which rows it has.
+    """
+    for row in rows:
+        if row["step"] > last:
+            last = row["step"]
+            shown = {f"train/{k}": v for k, v in row.items()}
+            run.log(shown, step=last, commit=True)  # else it waits for the next row
+    return last
+
+
+def log_sweep(run: Run, sweep: SweepFigures) -> None:
+    """The figures of a sweep, its contrasts as scalars, its statement as notes."""
+    import wandb  # noqa: TID251
+
+    with _open(run, config={}, job_type="figures", notes=sweep.statement) as logged:
+        for path in map(Path, sweep.figures):
+            logged.log({f"figures/{path.stem}": wandb.Image(str(path))})
+        for row in sweep.contrasts:
+            if row["value"] is not None:
+                for part in ("value", "low", "high"):
+                    logged.summary[f"contrast/{row['name']}/{part}"] = row[part]
+
+
+@contextmanager
+def _open(run: Run, config: dict[str, Any], **more: Any) -> Iterator[Any]:
+    """A W&B run that is always closed, and closed as failed when what is inside raises."""
+    with begin(run, config, reinit="finish_previous", **more) as logged:
+        yield logged
+
+
+def begin(run: Run, config: dict[str, Any], **more: Any) -> Any:
+    """Start a run at W&B, or go on with it."""
+    import wandb  # noqa: TID251
+
+    Path(run.folder).mkdir(parents=True, exist_ok=True)
+    logged = wandb.init(
+        project=run.tracking.project,
+        entity=run.tracking.entity,
+        id=run.id,
+        name=run.label,
+        group=run.sweep,
+        tags=list(run.tags),
+        config=config,
+        dir=run.folder,
+        resume="allow",
+        mode=run.mode.value,
+        settings=wandb.Settings(silent=True, x_disable_stats=True, disable_git=True),
+        **more,
+    )
+    logged.define_metric("train/*", step_metric="train/step")
+    logged.define_metric("checkpoint/*", step_metric="checkpoint/step")
+    return logged
+
+
+def _artifact(run: Any, name: str, kind: str, paths: list[str]) -> None:
+    """Files where they are, by reference: W&B keeps their hashes, not their bytes."""
+    import wandb  # noqa: TID251
+
+    artifact = wandb.Artifact(name, type=kind)
+    for path in map(Path, paths):
+        label = path.name if path.is_dir() else "/".join(path.parts[-3:])
+        artifact.add_reference(path.resolve().as_uri(), name=label)
+    run.log_artifact(artifact)

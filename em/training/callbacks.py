@@ -1,0 +1,116 @@
+"""What happens between optimiser steps: the log, the weights kept for sampling, the stop when one is asked for."""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from em.runtime.events import Emitter
+from em.store import checked_rows
+
+CLOCKED = ("tokens_per_s", "peak_memory_gb")
+"""Fields of a log row that differ from run to run; all others are bit-equal when a run is repeated."""
+
+
+class StepCallback(TrainerCallback):
+    """A callback that sees the trainer: `train.fit` sets it before the run. Base of ours and of probes at steps."""
+
+    trainer: Any = None
+    """The StepTrainer of the run: `.counts` of the last step, `.save_weights`, `.model`, `.tokenizer`."""
+
+
+class Log(StepCallback):
+    """Writes train_log.jsonl (our own truth) and tells the progress. A continued run drops the rows it will redo."""
+
+    def __init__(self, path: Path, job: str, emit: Emitter) -> None:
+        self.path, self.job, self.emit = path, job, emit
+        self.started = time.perf_counter()
+        self.rows: checked_rows.Rows
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        checked_rows.keep(self.path, checked_rows.first(self.path)[: state.global_step])  # a row a step
+        self.rows = checked_rows.Rows(self.path)
+        self.emit.progress(self.job, state.global_step, state.max_steps)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.rows.close()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        loss, counts = float(logs["loss"]), self.trainer.counts
+        if not math.isfinite(loss):
+            raise RuntimeError(f"the loss is {loss} at step {state.global_step}: lower train.learning_rate")
+        if not state.is_world_process_zero:
+            return
+        row = {
+            "step": state.global_step,
+            "loss": loss,
+            "grad_norm": float(logs["grad_norm"]),
+            "learning_rate": float(logs["learning_rate"]),
+            "epoch": float(logs["epoch"]),
+            "tokens": counts.tokens,
+            "padding_share": 1 - counts.tokens / counts.computed,
+            "micro_batches": counts.micro_batches,
+            "tokens_per_s": round(counts.tokens / (time.perf_counter() - self.started), 1),
+            "peak_memory_gb": round(peak_memory() / 1e9, 3),
+        }
+        self.rows.append(row)
+        note = f"loss {loss:.3f} {row['tokens_per_s']:.0f} tokens/s"
+        self.emit.progress(self.job, state.global_step, state.max_steps, note)
+
+
+class Keep(StepCallback):
+    """Weights after chosen steps, each a folder that can be served, under its final name only when it is whole."""
+
+    def __init__(self, folder: Path, steps: Sequence[int], dtype: torch.dtype, base: list[list[float]] | None) -> None:
+        self.folder, self.steps, self.dtype, self.base = folder, frozenset(steps), dtype, base
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step not in self.steps:
+            return
+        final = self.folder / str(state.global_step)
+        work = self.folder / f".{state.global_step}"
+        first = state.is_world_process_zero
+        if first:
+            for old in (work, final):  # a continued run makes the steps after its checkpoint again
+                shutil.rmtree(old, ignore_errors=True)
+            self.folder.mkdir(exist_ok=True)
+        self.trainer.save_weights(work, self.dtype)
+        self.trainer.record_gate(work, self.dtype, self.base)
+        if first:
+            os.rename(work, final)
+
+
+class Stop(StepCallback):
+    """Saves and stops at a step boundary when asked to; spares the resumable checkpoint of the last step."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_save = False
+        elif self.trainer.counts.stop:
+            control.should_save = control.should_training_stop = True
+
+
+def peak_memory() -> int:
+    """Most bytes this process held: of its GPU where there is one, else of main memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
