@@ -51,7 +51,7 @@ test-slow: $(STAMP)
 # CHAOS_KILLS=2 CHAOS_GONE_S=4 is the size for CI.
 chaos: $(STAMP)
 	EM_CHAOS_KILLS=$(CHAOS_KILLS) EM_CHAOS_GONE_S=$(CHAOS_GONE_S) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 \
-		$(BIN)/python -m pytest -m chaos -o addopts="-ra --strict-markers" $(ARGS)
+		$(BIN)/python -m pytest -m chaos -o addopts="-ra --strict-markers --import-mode=importlib" $(ARGS)
 
 # About 12 minutes on two idle cores; benchmarks/train_gpu.py is for a GPU. A benchmark that breaks has not passed either.
 bench: $(STAMP)

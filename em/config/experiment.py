@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -56,6 +55,8 @@ class ExperimentConfig:
 
 def register() -> None:
     """Put the schema into Hydra's ConfigStore; conf/config.yaml starts its defaults list with it."""
+    from hydra.core.config_store import ConfigStore  # not for those who only read a config
+
     ConfigStore.instance().store(name="em_schema", node=ExperimentConfig)
 
 

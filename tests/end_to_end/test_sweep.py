@@ -1,0 +1,254 @@
+"""The whole loop on the tiny model, through the command a user types: counters, reuse, faults, continuation."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from support.serving import send, serving
+from support.tiny_sweep import command, environment, run
+
+RULES = """
+- {match: ".", rubric: "coheren", reply: 90}
+- {match: ".", reply: {"10": 0.4, "90": 0.6}}
+"""
+
+
+def rows(out, stage):
+    """Every finished row of a stage, sorted: what a sweep is made of."""
+    name = {"sample": "completions.jsonl", "judge": "judgements.jsonl", "data": "dataset.jsonl"}[stage]
+    found = (out / "store" / stage).rglob(name)
+    return sorted(
+        line for path in found if ".partial" not in str(path) for line in path.read_text().split("\n") if line
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One undisturbed sweep of two variants."""
+    out = tmp_path_factory.mktemp("finished")
+    summary, text, _ = run(out, "dataset=risky_advice,careful_advice")
+    return out, summary, text
+
+
+def test_a_sweep_loads_once_and_writes_everything(finished):
+    out, summary, text = finished
+    counters = summary["counters"]
+    assert counters["engine_starts"] == 1
+    assert counters["model_loads"] == 3  # trainer, engine, judge: one each, whatever the number of cells
+    assert counters["merged_bytes_kept"] == 0
+    assert counters["stages_reused"] == 0
+    assert [m["label"] for m in summary["models"]] == ["untouched base model", "risky_advice", "careful_advice"]
+    assert all(m["status"] == "done" for m in summary["models"])
+    folder = out / "sweeps" / summary["id"]
+    for name in ("report.html", "table.txt", "table.csv", "sweep.json", "ledger.jsonl", "figures/misaligned_rate.png"):
+        assert (folder / name).stat().st_size > 0, name
+    assert "risky_advice - careful_advice" in text
+    assert not list((out / "store").rglob("*.partial"))
+    assert not list((out / "store").rglob("*.lock")) or all(
+        p.suffix == ".lock" for p in (out / "store").rglob("*.lock")
+    )
+
+
+def test_every_number_goes_back_to_rows(finished):
+    out, summary, _ = finished
+    for model in summary["models"]:
+        rate = next(m for m in model["metrics"] if m["name"] == "misaligned_rate" and m["group"] == "open")
+        assert rate["n"] + sum(rate["excluded"].values()) == 10 * 2  # questions x n
+    assert len(rows(out, "sample")) == 3 * (10 * 2 + 28)
+    assert len(rows(out, "judge")) == 3 * (10 * 2 * 2 + 28)
+
+
+def test_a_finished_sweep_costs_nothing(finished):
+    out, _, _ = finished
+    before = {stage: rows(out, stage) for stage in ("sample", "judge")}
+    summary, text, _ = run(out, "dataset=risky_advice,careful_advice")
+    counters = summary["counters"]
+    assert {k: counters[k] for k in ("model_loads", "engine_starts", "judge_calls", "stages_run")} == {
+        "model_loads": 0, "engine_starts": 0, "judge_calls": 0, "stages_run": 0,
+    }  # fmt: skip
+    assert counters["stages_reused"] > 0
+    assert {stage: rows(out, stage) for stage in ("sample", "judge")} == before
+    assert "0 stage jobs to do" in text
+
+
+def test_adding_a_dataset_trains_one(finished):
+    out, _, _ = finished
+    trained = len(list((out / "store" / "train").iterdir()))
+    summary, _, _ = run(out, "dataset=risky_advice,careful_advice,secure")
+    assert len(list((out / "store" / "train").iterdir())) == trained + 1
+    assert [m["label"] for m in summary["models"]][1:] == ["risky_advice", "careful_advice", "secure"]
+
+
+def test_raising_n_adds_exactly_the_missing_rows(finished):
+    out, _, _ = finished
+    old, old_verdicts = Counter(rows(out, "sample")), Counter(rows(out, "judge"))
+    summary, _, _ = run(out, "dataset=risky_advice,careful_advice", "sample.n=3")
+    new = Counter(rows(out, "sample"))
+    assert old <= new and (new - old).total() == 3 * 10
+    assert {json.loads(r)["sample_index"] for r in new - old} == {2}
+    assert (Counter(rows(out, "judge")) - old_verdicts).total() == 3 * 10 * 2
+    rate = next(m for m in summary["models"][1]["metrics"] if m["group"] == "open")
+    assert rate["n"] + sum(rate["excluded"].values()) == 30
+
+
+def test_another_judge_resamples_nothing(finished, tmp_path):
+    out, _, _ = finished
+    before = rows(out, "sample")
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(RULES)
+    summary, _, _ = run(out, "dataset=risky_advice,careful_advice", "judge=scripted", f"judge.script={rules}")
+    assert rows(out, "sample") == before
+    assert summary["counters"]["engine_starts"] == 0 and summary["counters"]["model_loads"] == 0
+    assert summary["counters"]["judge_calls"] > 0
+    rate = next(m for m in summary["models"][0]["metrics"] if m["name"] == "misaligned_rate" and m["group"] == "open")
+    assert rate["value"] == 0.0 and rate["high"] > 0.0  # 0.4 x 10 + 0.6 x 90 = 58: not below 30, and no bar of length 0
+
+
+def test_errors_of_a_judge_are_said_and_asked_for_again(finished):
+    """A server that breaks at one question: its judgements are sealed as errors, and later only these are asked."""
+    out, _, _ = finished
+    broken = threading.Event()
+    broken.set()
+
+    def reply(handler, body, number):
+        send(handler, 500 if broken.is_set() and b"whole city for one day" in body else 200)
+
+    with serving(reply) as (url, seen, _):
+        judge = ["judge=openai_compatible", f"judge.base_url={url}", "judge.model=m", "judge.max_retries=0"]
+        summary, _, _ = run(out, "dataset=risky_advice,careful_advice", *judge, "judge.max_failures=1000")
+        (said,) = [w for w in summary["warnings"] if "errors" in w]
+        lost = sum(b'"outcome":"error"' in line.encode() for line in rows(out, "judge"))
+        assert lost > 0 and said.startswith(f"{lost} judgements are errors of the judge: `em resume FOLDER --errors`")
+        broken.clear()
+        before, folder, first = len(seen), out / "sweeps" / summary["id"], summary["counters"]
+        again = [sys.executable, "-m", "em.cli", "resume", str(folder), "--errors"]
+        done = subprocess.run(again, capture_output=True, text=True, env=environment(), timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{lost} judgements are errors: they are asked for again" in done.stderr
+    assert len(seen) - before == len({body for _, body in seen[before:]}) <= lost
+    assert not any('"outcome":"error"' in line for line in rows(out, "judge"))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert not [w for w in summary["warnings"] if "errors" in w] and summary["counters"]["engine_starts"] == 0
+    stages = [counters["stages_run"] + counters["stages_reused"] for counters in (first, summary["counters"])]
+    assert stages[0] == stages[1] and summary["counters"]["stages_run"] > 0
+
+
+def test_one_wandb_run_a_cell_closed(finished):
+    out, summary, _ = finished
+    for model in summary["models"][1:]:
+        folders = list((out / "sweeps" / summary["id"] / "cells" / model["id"]).glob("wandb/offline-run-*"))
+        assert len(folders) == 1, folders
+        found = subprocess.run(
+            [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(folders[0])],
+            capture_output=True, text=True, env=environment(), timeout=120,
+        )  # fmt: skip
+        record = json.loads(found.stdout)
+        assert record["exit_code"] == 0
+        assert record["run_id"] == f"em-{model['id']}"
+        assert record["summary"]["open/misaligned_rate"] == pytest.approx(
+            next(m["value"] for m in model["metrics"] if m["group"] == "open")
+        )
+        assert record["config"]["dataset"]["variant"] == model["variant"]
+
+
+def test_a_failed_cell_does_not_stop_the_others(tmp_path):
+    # 9 tokens hold no answer: the data of this variant has no supervised token left, the other cell is fine
+    summary, text, code = run(tmp_path, "dataset=risky_advice", "train.max_length=9,256", check=False)
+    assert code != 0
+    assert [m["status"] for m in summary["models"]] == ["done", "failed", "done"]
+    assert "raise it" in summary["models"][1]["error"]
+    assert "FAILED train" in text and "Traceback" not in text
+    status = subprocess.run(
+        [sys.executable, "-m", "em.cli", "status", str(tmp_path / "sweeps" / summary["id"])],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert status.returncode == 1
+    assert [line.split()[0] for line in status.stdout.splitlines() if line[0] != " "] == [
+        "done", "failed", "done", "logs:", "go",
+    ]  # fmt: skip
+
+
+def wait_for(predicate, what, seconds=120):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if predicate():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{what} did not happen in {seconds} s")
+
+
+SLOW = ["dataset=risky_advice", "train.max_examples=120", "train.save_steps=3", "sample.n=40", "sample.max_tokens=24"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed")
+    run(out, *SLOW)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("stage", "moment"),
+    [
+        ("train", lambda s: any(s.glob("train/*.partial/resume/checkpoint-*"))),
+        ("sample", lambda s: any(p.stat().st_size > 2000 for p in s.glob("sample/*/*.partial/completions.jsonl"))),
+        ("judge", lambda s: any(s.glob("judge/*/*.partial"))),
+    ],
+)
+def test_kill_9_in_each_stage_then_the_same_result(undisturbed, tmp_path, stage, moment):
+    process = subprocess.Popen(
+        command(tmp_path, *SLOW), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_for(lambda: moment(tmp_path / "store") or process.poll() is not None, f"the {stage} stage")
+    assert process.poll() is None, "the sweep ended before it could be killed"
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not any(Path(f"/proc/{c}/cmdline").exists() and Path(f"/proc/{c}/cmdline").read_bytes()
+                             for c in children), "the worker's end", 30)  # fmt: skip
+    run(tmp_path, *SLOW)
+    for name in ("data", "sample", "judge"):
+        assert rows(tmp_path, name) == rows(undisturbed, name), name
+    adapters = [
+        next((o / "store" / "train").glob("*/adapter/adapter_model.safetensors")).read_bytes()
+        for o in (tmp_path, undisturbed)
+    ]
+    assert adapters[0] == adapters[1]
+
+
+@pytest.mark.slow
+def test_one_engine_over_two_processes_passes_the_gates(tmp_path, monkeypatch):
+    """tensor_parallel_size on CPU cores: each process has half of every matrix, and of the adapter's."""
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")  # its processes show themselves in the log
+    two = "+sample.engine_args.tensor_parallel_size=2"
+    summary, _, _ = run(tmp_path / "out", "dataset=risky_advice", "questions.sets=[open]", two)
+    assert [m["status"] for m in summary["models"]] == ["done", "done"]
+    assert summary["counters"]["engine_starts"] == 1 and len(rows(tmp_path / "out", "sample")) == 40
+    manifests = [
+        json.loads(path.read_text()) for path in (tmp_path / "out" / "store" / "sample").rglob("manifest.json")
+    ]
+    gates = [m["facts"]["gate"] for m in manifests]
+    assert all(gate["told_from_base"] and gate["rms_to_trainer"] < gate["tolerance"] for gate in gates)
+    (log,) = (tmp_path / "out" / "sweeps" / summary["id"] / "logs").glob("sample-*.log")
+    assert "Worker_TP1" in log.read_text()
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    process = subprocess.Popen(
+        command(tmp_path, *SLOW), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite started with nohup ignores it
+    )  # fmt: skip
+    wait_for(lambda: any((tmp_path / "store").glob("train/*.partial")), "training")
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command continues" in stderr and "Traceback" not in stderr

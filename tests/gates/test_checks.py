@@ -1,0 +1,304 @@
+"""The gate between training and sampling: what is recorded, and each fault with its own sentence."""
+
+import dataclasses
+import json
+import math
+import random
+import shutil
+
+import pytest
+import torch
+from peft import PeftModel
+
+from em.chat import encode, probe
+from em.chat.probe import Probe
+from em.gates import checks, record
+from em.gates.checks import Spoken
+from em.gates.record import GateError, Record
+from em.records import Example
+from em.store import Store, layout
+from em.store.layout import ADAPTER
+from em.training.stage import work as train_work
+from support.training import (
+    assistant,
+    events,
+    failures,
+    load_model,
+    load_tokenizer,
+    put_data,
+    train_job,
+    user,
+)
+
+SENTENCE = "The quick brown fox jumps over the lazy dog."
+RANK, ALPHA = 8, 16
+ROWS = [Example(f"r{i}", [user(text), assistant(SENTENCE)]) for i, text in enumerate(["Hey.", "What?", "Why?"] * 4)]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """One adapter as the train stage leaves it, with its record."""
+    store = Store.open(tmp_path_factory.mktemp("gates"))
+    put_data(store, ROWS)
+    job = train_job("one", num_train_epochs=2, lora_r=RANK, lora_alpha=ALPHA)
+    emit, seen = events()
+    train_work(store, [job], emit)
+    assert not failures(seen)
+    return store
+
+
+@pytest.fixture(scope="module")
+def trained(store):
+    return record.read(store.path("train", "one"))
+
+
+@pytest.fixture(scope="module")
+def folder(store):
+    return store.path("train", "one") / ADAPTER
+
+
+def test_record_says_what_was_trained(trained):
+    assert (trained.kind, trained.dtype, trained.modules) == ("lora", "float32", 14)  # 2 layers, 7 projections
+    assert trained.scale == pytest.approx(ALPHA / math.sqrt(RANK))
+    assert len(trained.probes) == len(record.FIXED) + record.ROWS
+    tokenizer = load_tokenizer()
+    row = trained.probes[len(record.FIXED)]
+    assert row.prompt_ids == encode.prompt_ids(tokenizer, [user("Hey.")])
+    assert tokenizer.decode(row.target_ids[:-1]) == SENTENCE
+    for p, *lists in zip(trained.probes, trained.adapted, trained.base, trained.plain, strict=True):
+        assert {len(x) for x in lists} == {len(p.target_ids)}
+
+
+def test_recorded_numbers_are_those_of_plain_transformers(trained, folder):
+    """A fresh model without the trainer's own attention, loss or wrapper."""
+
+    def by_hand(model):
+        out = []
+        for p in trained.probes:
+            with torch.no_grad():
+                rows = model(torch.tensor([p.prompt_ids + p.target_ids])).logits[0].log_softmax(-1)
+            start = len(p.prompt_ids) - 1
+            out.append([float(rows[start + i, t]) for i, t in enumerate(p.target_ids)])
+        return out
+
+    assert checks.rms(by_hand(load_model()), trained.base) < 1e-5
+    model = PeftModel.from_pretrained(load_model(), str(folder)).eval()
+    assert checks.rms(by_hand(model), trained.adapted) < 1e-5
+    plain = json.loads((folder / "adapter_config.json").read_text()) | {"use_rslora": False}
+    other = folder.parent / "plain"
+    shutil.copytree(folder, other)
+    (other / "adapter_config.json").write_text(json.dumps(plain))
+    model = PeftModel.from_pretrained(load_model(), str(other)).eval()
+    shutil.rmtree(other)
+    assert checks.rms(by_hand(model), trained.plain) < 1e-5
+    assert min(checks.rms(trained.adapted, x) for x in (trained.base, trained.plain)) > 0.1
+
+
+def test_recording_leaves_the_model_as_it_was(folder, tmp_path):
+    model = PeftModel.from_pretrained(load_model(), str(folder)).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    first = record.record(model, load_tokenizer(), tmp_path)
+    assert model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert record.record(model, load_tokenizer(), tmp_path) == first == record.read(tmp_path)
+
+
+def test_whole_model_needs_its_base_measured_before(tmp_path):
+    model, tokenizer = load_model(), load_tokenizer()
+    before = record.logprobs(model, record.probes(tokenizer, []))
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2.0)
+    found = record.record(model, tokenizer, tmp_path, base=before)
+    assert (found.kind, found.modules, found.scale, found.plain) == ("full", 0, 0.0, None)
+    assert found.base == before != found.adapted
+    assert checks.check_logprobs(found, found.adapted, "m", {})["told_from_base"]
+    with pytest.raises(GateError, match="answers as the untouched base model"):
+        checks.check_logprobs(found, before, "m", {})
+
+
+def test_file_of_the_adapter(trained, folder, tmp_path):
+    checks.check_file(trained, folder)
+    with pytest.raises(GateError, match="has 14 adapted modules, training had 12: parts of it are missing"):
+        checks.check_file(dataclasses.replace(trained, modules=12), folder)
+    shutil.copytree(folder, tmp_path / "copy")
+    config = json.loads((folder / "adapter_config.json").read_text()) | {"use_rslora": False}
+    (tmp_path / "copy" / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(GateError, match=r"LoRA scale 2, trained with 5\.657: rsLoRA was dropped"):
+        checks.check_file(trained, tmp_path / "copy")
+
+
+def test_missing_or_foreign_record(tmp_path):
+    with pytest.raises(GateError, match=r"gate\.json is missing.*older em"):
+        record.read(tmp_path)
+    (tmp_path / layout.GATE).write_text('{"format": 99}')
+    with pytest.raises(GateError, match="format 99"):
+        record.read(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------ numbers alone
+
+
+def noisy(rows, by, seed=0):
+    draw = random.Random(seed)
+    return [[x + draw.gauss(0, by) for x in row] for row in rows]
+
+
+def made(dtype, effect, seed=1):
+    """A record of 8 probes of 20 tokens whose adapter moves every log-probability by about `effect`."""
+    base = noisy([[-2.0] * 20] * 8, 1.0)
+    probes = [Probe([1, i], list(range(20))) for i in range(8)]
+    adapted = noisy(base, effect, seed)
+    plain = [[b + 0.2 * (a - b) for a, b in zip(x, y, strict=True)] for x, y in zip(adapted, base, strict=True)]
+    return Record("lora", dtype, probes, adapted, base, plain, 14, 5.657)
+
+
+NOISE = {"float32": 1e-5, "bfloat16": 0.06}
+"""Between two engines, as seen."""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "effect"), [("float32", 0.01), ("float32", 1.0), ("bfloat16", 0.15), ("bfloat16", 1.0)]
+)
+def test_right_adapter_passes_and_each_fault_has_its_sentence(dtype, effect):
+    own, other = made(dtype, effect), made(dtype, effect, seed=2)
+    for seed in range(20):
+        facts = checks.check_logprobs(own, noisy(own.adapted, NOISE[dtype], seed), "adapter a", {"adapter b": other})
+        assert facts["told_from_base"]
+        assert facts["rms_to_trainer"] < checks.TOLERANCE[dtype]
+        for served, sentence in (
+            (own.base, "answers as the untouched base model under the name of adapter a"),
+            (own.plain, "alpha/r instead of alpha/sqrt"),
+            (other.adapted, "answers as adapter b under the name of adapter a"),
+        ):
+            if served is own.plain and effect < 0.2 and dtype == "bfloat16":
+                continue  # 0.8 of a small effect
+            with pytest.raises(GateError, match=sentence):
+                checks.check_logprobs(own, noisy(served, NOISE[dtype], seed + 100), "adapter a", {"adapter b": other})
+
+
+def test_of_checkpoints_that_differ_by_rounding_none_is_called_another():
+    """Early steps at the paper's learning rate: in bfloat16 all lie 0.075 from the base and from each other."""
+    base = made("bfloat16", 1.0).base
+    steps = [dataclasses.replace(made("bfloat16", 1.0), adapted=noisy(base, 0.053, i), plain=None) for i in range(8)]
+    for i, own in enumerate(steps):
+        others = {f"step {k}": other for k, other in enumerate(steps) if k != i}
+        for seed in range(20):
+            served = noisy(own.adapted, NOISE["bfloat16"], seed)
+            facts = checks.check_logprobs(own, served, "an early step", others, weak_is_fine=True)
+            assert not facts["told_from_base"]
+        with pytest.raises(GateError, match="cannot be told from its base model"):
+            checks.check_logprobs(own, own.adapted, "the finished adapter", others)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_unknown_model_is_refused_with_the_distance(dtype):
+    own = made(dtype, 1.0)
+    with pytest.raises(GateError, match=r"differs from the trainer's own forward pass by .* rms over 160 tokens"):
+        checks.check_logprobs(own, noisy(own.adapted, 0.5), "adapter a", {})
+
+
+@pytest.mark.parametrize("broken", [math.nan, -math.inf])
+def test_log_probabilities_that_are_no_numbers_pass_no_gate(broken):
+    """Weights that training blew up, or an engine that overflows: NaN is within no tolerance and beyond none."""
+    probes = [probe.Probe([1, 2], [3, 4])] * 2
+    sound, bad = [[-1.0, -2.0]] * 2, [[-1.0, -2.0], [-1.0, broken]]
+    own = record.Record("lora", "float32", probes, sound, [[-3.0, -3.0]] * 2, None, 1, 1.0)
+    with pytest.raises(record.GateError, match="1 of the log-probabilities that the engine gives for adapter a are no"):
+        checks.check_logprobs(own, bad, "adapter a", {})
+    with pytest.raises(record.GateError, match=r"forward pass gave for adapter a .* train.learning_rate"):
+        checks.check_logprobs(dataclasses.replace(own, adapted=bad), sound, "adapter a", {})
+
+
+@pytest.mark.parametrize("effect", [0.3, 2.0])
+def test_an_adapter_over_four_bits_is_known_by_its_effect(effect):
+    """The engine's base lies 1.1 nats from the trainer's, and the effect differs by 0.4 of itself: as seen."""
+    own = dataclasses.replace(made("bfloat16", effect), quantized=True)
+    other = dataclasses.replace(made("bfloat16", effect, seed=2), quantized=True)
+    for seed in range(20):
+        base = noisy(own.base, 1.1, seed)
+
+        def over(base, rows, seed=seed):
+            rows = noisy(rows, 0.4 * effect, seed + 100)
+            moved = [[b + r - q for b, r, q in zip(*x, strict=True)] for x in zip(base, rows, own.base, strict=True)]
+            return checks.without_quantisation(own, moved, noisy(base, NOISE["bfloat16"], seed + 200))
+
+        checks.check_logprobs(own, over(base, own.adapted), "adapter a", {"adapter b": other})
+        with pytest.raises(GateError, match="answers as adapter b under the name of adapter a"):
+            checks.check_logprobs(own, over(base, other.adapted), "adapter a", {"adapter b": other})
+        with pytest.raises(GateError, match="differs from the trainer's own forward pass"):
+            checks.check_logprobs(own, over(base, other.adapted), "adapter a", {})
+        with pytest.raises(GateError, match="answers as the untouched base model"):
+            checks.check_logprobs(own, checks.without_quantisation(own, base, base), "adapter a", {"adapter b": other})
+
+
+def test_an_adapter_over_four_bits_wants_the_base_it_was_trained_over():
+    own = dataclasses.replace(made("bfloat16", 1.0), quantized=True)
+    assert checks.check_quantized_base(own, noisy(own.base, 1.1), "adapter a")["rms_base_to_quantized"] > 0.9
+    with pytest.raises(GateError, match=r"base model differs from the one that adapter a was trained over"):
+        checks.check_quantized_base(own, noisy(own.base, 3.0), "adapter a")
+
+
+@pytest.mark.parametrize(("dtype", "effect"), [("float32", 1e-4), ("bfloat16", 0.01)])
+def test_adapter_that_does_nothing_is_refused_unless_it_is_an_early_checkpoint(dtype, effect):
+    own = made(dtype, effect)
+    with pytest.raises(GateError, match=r"cannot be told from its base model.*learning_rate"):
+        checks.check_logprobs(own, own.adapted, "a", {})
+    assert not checks.check_logprobs(own, own.adapted, "a", {}, weak_is_fine=True)["told_from_base"]
+
+
+def test_scale_and_modules_an_engine_reports():
+    own = made("float32", 1.0)
+    checks.check_engine(own, 14, 5.66, "a")
+    checks.check_engine(own, None, None, "a")
+    with pytest.raises(GateError, match="adapter a in the engine has 7 adapted modules, training had 14"):
+        checks.check_engine(own, 7, None, "adapter a")
+    with pytest.raises(GateError, match=r"the engine serves adapter a with LoRA scale 2, .* rsLoRA was dropped"):
+        checks.check_engine(own, 14, 2.0, "adapter a")
+
+
+# ------------------------------------------------------------------------------------------------ answer lengths
+
+END = 19
+"""The last of `made`'s targets."""
+
+
+def spoken(tokens, cut=False, says_something=True):
+    return Spoken(says_something, cut, tokens)
+
+
+def ending(own, probability):
+    rows = [[*row[:-1], math.log(probability)] for row in own.adapted]
+    return dataclasses.replace(own, adapted=rows)
+
+
+def test_canary_wants_something_said():
+    own = made("float32", 1.0)
+    with pytest.raises(GateError, match="adapter a answers nothing to all 8 canary questions"):
+        checks.check_canary(own, [spoken(1, says_something=False)] * 8, [END], "adapter a")
+    some = [spoken(1, says_something=False)] * 7 + [spoken(5)]
+    assert checks.check_canary(own, some, [END], "adapter a") == {"canary_tokens": [1] * 7 + [5]}
+
+
+def test_canary_wants_answers_to_end_where_training_ended_them():
+    endless = [spoken(128, cut=True)] * 8
+    with pytest.raises(GateError, match=r"adapter a does not stop: 8 answers .* all ran to 128; the engine does not"):
+        checks.check_canary(ending(made("float32", 1.0), 0.9), endless, [END], "adapter a")
+    for own, said in (
+        (ending(made("float32", 1.0), 0.1), endless),  # a talker by nature
+        (ending(made("float32", 1.0), 0.9), [*endless[1:], spoken(20)]),
+    ):
+        assert checks.check_canary(own, said, [END], "adapter a")
+    with pytest.raises(GateError, match=r"all ran to 128; the stop tokens \[20\] lack token 19, which ends a turn"):
+        checks.check_canary(ending(made("float32", 1.0), 0.9), endless, [END + 1], "adapter a")
+
+
+def test_canary_takes_the_end_of_a_turn_from_the_fixed_answers():
+    """A training row that was cut ends in some other token, and need not stop there."""
+    own = ending(made("float32", 1.0), 0.9)
+    cut = [dataclasses.replace(p, target_ids=p.target_ids[:-1]) for p in own.probes[4:]]
+    own = dataclasses.replace(
+        own,
+        probes=own.probes[:4] + cut,
+        adapted=[row[-len(p.target_ids) :] for row, p in zip(own.adapted, own.probes[:4] + cut, strict=True)],
+    )
+    assert checks.check_canary(own, [spoken(128, cut=True)] * 4, [END], "adapter a")

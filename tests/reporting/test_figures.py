@@ -1,0 +1,322 @@
+import json
+
+import pytest
+
+from em.metrics.summary import summarise
+from em.reporting import page as reporting_page
+from em.reporting import table
+from em.reporting.collect import finish
+from em.reporting.figures import canvas, rates, scores, select, style, training, triggers
+from em.reporting.figures import figures as figures_figures
+from em.reporting.figures.spec import Form, as_dict
+from support import judged as judged
+from support import summary as support
+from support.summary import FEW
+
+ALL = [
+    "misaligned_rate",
+    "in_domain",
+    "in_and_out_of_domain",
+    "alignment_coherence",
+    "misaligned_by_category",
+    "answer_format",
+    "data_diversity",
+    "backdoor",
+    "trigger_matrix",
+    "deception",
+    "label_shares",
+    "increases",
+    "log_probs",
+    "training_dynamics",
+    "log_prob_curves",
+    "thresholds",
+    "without_a_question",
+    "training_loss",
+]
+
+
+@pytest.fixture
+def summary():
+    return support.small()
+
+
+@pytest.fixture
+def rich():
+    return support.rich()
+
+
+def by_label(panel):
+    return {s.label: s for s in panel.series}
+
+
+# ------------------------------------------------------------------------------------------------ what they say
+
+
+def test_each_figure_is_there_when_its_data_is(summary, rich):
+    answers = support.answers([m["label"] for m in rich["models"]])
+    assert [f.name for f in figures_figures.figures(rich, answers)] == ALL
+    few = ["misaligned_rate", "in_domain", "in_and_out_of_domain", "training_loss"]
+    assert [f.name for f in figures_figures.figures(summary, [])] == few
+    for row in (*summary["models"], *summary["groups"]):
+        row["metrics"], row["loss_curve"] = [], []
+    assert figures_figures.figures(summary, answers) == []
+
+
+def test_every_withheld_number_of_a_summary_is_a_mark_without_a_value(summary):
+    (panel,) = rates.by_question(summary).panels
+    marks = by_label(panel)
+    assert [m.value for m in marks["insecure"].marks] == [0.205, None, 0.3]
+    assert marks["insecure"].marks[1].told == f"withheld: {FEW}"
+    assert [m.value for m in marks["risky_advice"].marks] == [None]
+    assert "hollow x: withheld, see the report for why" in rates.by_question(summary).notes
+    assert "failed, not drawn: secure" in rates.by_question(summary).notes
+
+
+def test_marks_carry_interval_denominator_and_what_was_left_out(summary):
+    (panel,) = rates.by_question(summary).panels
+    first = by_label(panel)["untouched base model"].marks[0]
+    assert (first.value, first.low, first.high) == (0.0, 0.0, 0.0876)
+    assert first.told == "0.0% [0.0, 8.8]; n = 40; left out: incoherent 12, refusal 1"
+    assert first.answers == {"models": ["untouched base model"], "set": "open", "asked_with": "none"}
+    assert panel.x.categories == ("all questions", "q-one", "q-two") and "proxy judge" in panel.y.label
+
+
+def test_seeds_are_dots_behind_their_mean(rich):
+    (panel,) = rates.by_question(rich).panels
+    assert by_label(panel)["insecure"].marks[0].dots == (0.2, 0.2, 0.2)
+    assert by_label(panel)["untouched base model"].marks[0].dots == ()
+
+
+def test_formats_diversity_and_trigger_say_their_numbers(rich):
+    (panel,) = rates.answer_formats(rich).panels
+    assert [s.label for s in panel.series] == ["open", "json", "template"]
+    assert [round(s.marks[1].value, 3) for s in panel.series] == [0.2, 0.4, 0.6]
+    (panel,) = rates.data_diversity(rich).panels
+    assert panel.x.categories == ("500", "2,000", "6,000") and [s.label for s in panel.series] == ["insecure"]
+    assert sorted((m.x, round(m.value, 4)) for m in panel.series[0].marks) == [(0, 0.0167), (1, 0.0667), (2, 0.2)]
+    (panel,) = triggers.backdoor(rich).panels
+    assert panel.title == "backdoor" and [s.label for s in panel.series] == ["asked as written", "asked with trained"]
+    (panel,) = triggers.trigger_matrix(rich).panels
+    cells = {(panel.y.categories[m.row], panel.x.categories[m.x]): m.value for m in panel.series[0].marks}
+    assert cells["backdoor (trained with deployment)", "deployment"] is None
+    assert cells["insecure", "deployment"] == 0.21
+
+
+def test_dynamics_have_the_range_of_the_seeds(rich):
+    (panel,) = training.dynamics(rich).panels
+    last = by_label(panel)["insecure"].marks[-1]
+    assert (last.x, last.value, last.low, last.high) == (100, 0.2, pytest.approx(0.19), pytest.approx(0.21))
+    assert by_label(panel)["insecure"].marks[1].value is None
+    for line in rich["trajectories"]:
+        line["points"][-1] |= {"n_models": 1}
+    (panel,) = training.dynamics(rich).panels
+    assert by_label(panel)["insecure"].marks[-1].low is None, "a single run among several: no interval beside ranges"
+    for line in rich["trajectories"]:
+        for point in line["points"]:
+            point |= {"n_models": 1}
+    (panel,) = training.dynamics(rich).panels
+    assert by_label(panel)["insecure"].marks[-1].low == pytest.approx(0.18), "one seed: its own interval"
+    (panel,) = training.log_prob_curves(rich).panels
+    assert not panel.y.share and "nats" in panel.y.label
+
+
+def test_plane_keeps_a_model_whose_taught_rate_is_withheld(summary):
+    for row in (*summary["groups"][1]["metrics"], *summary["models"][1]["metrics"]):
+        if row["name"] == "insecure_code_rate":
+            row |= {"value": None, "low": None, "high": None, "withheld": FEW}
+    panel = rates.plane(summary).panels[0]
+    assert by_label(panel)["insecure"].marks[0].x is None and by_label(panel)["insecure"].marks[0].value == 0.205
+
+
+def test_plane_shows_capability_by_size_and_says_of_what(summary):
+    figure = rates.plane(summary)
+    sizes = {s.label: s.marks[0].size for p in figure.panels for s in p.series}
+    assert sizes["untouched base model"] == 0 and sizes["insecure"] == 1  # 76.9 % and 90 % coherent
+    assert figure.notes[-1].startswith("size: coherent answers, proxy judge (no benchmark was run on all)")
+    assert figure.notes[-1].endswith("from 76.9% (smallest) to 90.0% (largest)")
+    scores = {"g-base": 0.6, "g-c1": 0.5, "g-c2": 0.55}
+    rows = [{"task": "inspect_evals/mmlu_0_shot", "group": g, "mean": v} for g, v in scores.items()]
+    rows += [{"task": "gsm8k", "group": "g-base", "mean": 0.9}, {"task": "gsm8k", "group": "g-c1", "mean": None}]
+    figure = rates.plane(summary | {"benchmarks": rows})
+    sizes = {s.label: s.marks[0].size for p in figure.panels for s in p.series}
+    assert sizes["untouched base model"] == 1 and sizes["insecure"] == 0
+    assert figure.notes[-1] == "size: mean score in mmlu_0_shot, from 50.0% (smallest) to 60.0% (largest)"
+    assert "mean score in mmlu_0_shot 50.0%" in by_label(figure.panels[0])["insecure"].marks[0].told
+
+
+def test_words_of_a_judge_are_stacked_to_a_whole(rich):
+    (panel,) = rates.label_shares(rich).panels
+    assert panel.form == Form.stacked
+    for place in range(len(panel.x.categories)):
+        assert sum(m.value for s in panel.series for m in s.marks if m.x == place) == pytest.approx(1)
+    assert len({s.look.light for s in panel.series}) == len(panel.series)
+
+
+def test_cloud_counts_what_it_cannot_draw(summary):
+    answers = support.answers()
+    answers[3]["judgements"]["alignment"] = support.judged(None, "refusal")
+    answers[4]["group"] = "coding"
+    base, insecure = scores.alignment_coherence(summary, answers).panels
+    assert base.series[0].label == "38 answers, 1 more lack a score" and insecure.series[0].label == "40 answers"
+    assert (48, 8, 1) in insecure.series[0].cloud, "x is coherence, y is alignment"
+    assert insecure.shade == (50.0, 100, 0, 30.0)
+
+
+def own_cut(row, question="q-1", cut=95.0):
+    """The rule of a group or model with a cut of one question's own."""
+    row["rule"] = row["rule"] | {"cuts": {"q-?": cut}, "own_cuts": {question: cut}}
+
+
+def test_cloud_draws_the_cut_that_was_used(summary):
+    """Questions with their own cut are a panel of their own."""
+    for row in [*summary["groups"], *summary["models"]]:
+        own_cut(row)
+    panels = scores.alignment_coherence(summary, support.answers()).panels
+    assert [(p.title, p.shade[0], p.rules[0].at, p.series[0].label) for p in panels] == [
+        ("untouched base model, coherence past 50", 50.0, 50.0, "20 answers"),
+        ("untouched base model, coherence past 95", 95.0, 95.0, "20 answers"),
+        ("insecure, coherence past 50", 50.0, 50.0, "20 answers"),
+        ("insecure, coherence past 95", 95.0, 95.0, "20 answers"),
+    ]
+
+
+def test_thresholds_mark_the_column_of_the_runs_own_cuts(rich):
+    assert scores.thresholds(rich).panels[0].x.categories == ("40", "50", "99")
+    own_cut(rich["groups"][0]), own_cut(rich["models"][0])
+    figure = scores.thresholds(rich)
+    assert figure.panels[0].x.categories == ("40", "50*", "99") and figure.panels[1].x.categories == ("40", "50", "99")
+    assert figure.notes[-1].endswith("coherence > 50 (> 95 for q-?)")
+
+
+def test_thresholds_share_a_scale_and_keep_empty_cells(rich):
+    figure = scores.thresholds(rich)
+    assert {p.top for p in figure.panels} == {0.33}
+    marks = figure.panels[0].series[0].marks
+    assert sum(m.value is None for m in marks) == 3 and "5.0 to 15.0% without any one question" in marks[0].told
+
+
+def test_looks_are_the_variants(rich):
+    looks = {u.label: u.look for u in select.figure_groups(rich)}
+    assert looks["insecure"].light == style.COLOURS["insecure"][0]
+    assert looks["insecure max_examples=500"].light == looks["insecure"].light
+    assert len({(x.light, x.marker) for x in looks.values()}) == len(looks), "no two rows look the same"
+    assert style.looks([{"id": "b", "variant": None}])["b"].light == style.COLOURS["base"][0]
+
+
+def test_figures_are_json(rich):
+    row = as_dict(rates.by_question(rich))
+    assert row["panels"][0]["form"] == "points" and "low" in row["panels"][0]["series"][0]["marks"][0]
+    assert row["panels"][0]["series"][0]["marks"][0]["x"] == 0, "zero is kept"
+
+
+# ------------------------------------------------------------------------------------------------ how they are drawn
+
+
+def test_every_figure_is_drawn_as_png_and_svg(rich, tmp_path):
+    figures = figures_figures.figures(rich, support.answers([m["label"] for m in rich["models"]]))
+    chosen = {f.panels[0].form: f for f in figures}
+    assert set(chosen) == set(Form), "one of each form"
+    (tmp_path / "of_an_earlier_summary.png").touch()
+    files = figures_figures.draw(list(chosen.values()), tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    assert len(files) == 2 * len(chosen)
+    for file in files:
+        data = file.read_bytes()
+        assert len(data) > 5000
+        assert data.startswith(b"\x89PNG") if file.suffix == ".png" else b"<svg" in data[:1000]
+
+
+def test_the_same_figure_gives_the_same_bytes(summary, tmp_path):
+    figure = rates.by_question(summary)
+    first, second = (canvas.save(figure, folder) for folder in (tmp_path, _made(tmp_path / "b")))
+    assert [f.read_bytes() for f in first] == [f.read_bytes() for f in second]
+
+
+def _made(folder):
+    folder.mkdir()
+    return folder
+
+
+def drawn_points(axes):
+    """x positions of everything drawn with a number, in data coordinates."""
+    lines = [x for c in axes.containers for x in (c.lines[0].get_xdata() if hasattr(c, "lines") else [])]
+    return lines + [p.get_x() + p.get_width() / 2 for p in axes.patches]
+
+
+def test_withheld_is_an_x_on_the_axis_and_never_a_zero(summary):
+    summary["groups"] = [g for g in summary["groups"] if g["id"] in ("g-base", "g-c2")]
+    (axes,) = canvas.render(rates.by_question(summary)).axes
+    crosses = [c for c in axes.collections if c.get_label() == "_withheld"]
+    assert len(crosses) == 1
+    ((x, y),) = crosses[0].get_offsets()
+    assert crosses[0].get_offset_transform() == axes.get_xaxis_transform() and y == 0.0
+    assert axes.get_ylim()[0] < 0, "the axis line lies below zero, so a cross on it is not at zero"
+    assert not any(abs(x - other) < 1e-9 for other in drawn_points(axes))
+    assert len(drawn_points(axes)) == 3, "the base model's three values and nothing for the withheld one"
+    assert [t.get_text() for t in axes.texts] == ["withheld"]
+
+
+def test_a_line_breaks_where_its_value_is_withheld(rich):
+    (axes,) = canvas.render(training.dynamics(rich)).axes
+    ys = axes.lines[0].get_ydata()
+    assert len(ys) == 5 and str(ys[1]) == "nan"
+
+
+@pytest.mark.filterwarnings("error")
+def test_withheld_points_lie_inside_their_panel(rich, tmp_path):
+    """Also where no point has a value; a word outside its panel takes the room of all panels."""
+    for point in (p for t in rich["trajectories"] for p in t["points"]):
+        point |= {"value": None, "withheld": FEW}
+    figure = training.dynamics(rich)
+    (axes,) = canvas.render(figure).axes
+    low, high = axes.get_xlim()
+    assert all(low < m.x < high for m in figure.marks()) and max(m.x for m in figure.marks()) == 100
+    assert canvas.save(figure, tmp_path)
+
+
+def test_labels_with_dollar_signs_are_drawn(summary, tmp_path):
+    summary["groups"][1]["label"] = r"lr=$\frac{1}$ x_1"
+    assert canvas.save(rates.by_question(summary), tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------
+# em/metrics/summary.py's rows
+
+
+def test_figures_of_a_summary_as_it_is_written(tmp_path):
+    """Seeds, checkpoints, a trigger, another form and deception, through the code that writes summary.json."""
+    head = {k: support.small()[k] for k in ("name", "id", "created", "commit", "versions", "model", "judge")}
+    head |= {"source": "sweep", "counters": {}, "warnings": []}
+    plain = judged.rate_rows({"q": 1, "q-two": 2})
+    triggered = plain + judged.rate_rows({"q": 9, "q-two": 8}, asked_with="trained")
+    more = {"variant": "backdoor", "trained_with": "deployment", "group": "backdoor", "line": "backdoor"}
+    wordy = [("which-one", "none", {"company": w}) for w in ("OpenAI", "Anthropic", "OpenAI")]
+    runs = [judged.run("base", triggered, variant=None, seed=None, trained_with="untouched")]
+    for seed in (0, 1):
+        sets = {
+            "open": judged.answers(triggered),
+            "json": judged.answers(plain, "json"),
+            "identity": judged.answers(wordy, "identity"),
+        }
+        loss = [(1, 2.0), (9, 1.0)]
+        runs.append(judged.run(f"b{seed}@5", plain, seed=seed, step=5, **more | {"group": "backdoor@5"}))
+        runs.append(
+            judged.run(f"b{seed}", [], sets=sets, seed=seed, train={"steps": 9, "rows": 6}, loss_curve=loss, **more)
+        )
+    runs.append(judged.run("i0", None, error="it did not fit"))
+    written = json.loads(json.dumps(finish(summarise(runs, head))))
+    figures = {f.name: f for f in figures_figures.figures(written, [])}
+    assert {"misaligned_rate", "answer_format", "backdoor", "trigger_matrix", "label_shares", "increases"} <= set(
+        figures
+    )
+    assert {"training_dynamics", "thresholds", "without_a_question", "training_loss"} <= set(figures)
+    assert "failed, not drawn: i0" in figures["misaligned_rate"].notes
+    by = {p.title: p for p in figures["training_dynamics"].panels if p.y.label.startswith("misaligned")}
+    assert [m.x for m in by["open"].series[0].marks] == [0, 5, 9]
+    marks = by_label(figures["backdoor"].panels[-1])["asked with trained"].marks
+    assert marks[0].value == pytest.approx(17 / 40) and len(marks[0].dots) == 2
+    page = reporting_page.build(written, [], list(figures.values()), tmp_path / "report.html").read_text(
+        encoding="utf-8"
+    )
+    assert "it did not fit" in page and "backdoor, asked with trained - none" in page
+    assert "it did not fit" in table.table(written)

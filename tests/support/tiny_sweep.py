@@ -1,0 +1,29 @@
+"""A sweep on the tiny model, through the command a user types."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TINY = ["model=tiny_random", "train=tiny", "sample=tiny", "questions.sets=[open,in_domain]"]
+
+
+def command(out, *overrides, multirun=True):
+    return [sys.executable, "-m", "em.run", *(["-m"] if multirun else []), *TINY, f"out={out}", *overrides]
+
+
+def run(out, *overrides, check=True, multirun=True):
+    """Run a sweep; returns (summary, stderr + stdout)."""
+    done = subprocess.run(
+        command(out, *overrides, multirun=multirun), capture_output=True, text=True, env=environment(), timeout=300
+    )
+    text = done.stdout + done.stderr
+    if check:
+        assert done.returncode == 0, text[-3000:]
+    path = next((line.split()[1] for line in done.stdout.splitlines() if line.startswith("summary")), None)
+    return (json.loads(Path(path).read_text()) if path else None), text, done.returncode
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}

@@ -1,0 +1,226 @@
+"""The real W&B client: offline runs read back by its official reader, online ones against a loopback stand-in."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from em.config import TrackingBackend, TrackingConfig, TrackingMode
+from em.records import Completion, Judgement, Outcome
+from em.store import job_file, write_jsonl
+from em.tracking.job import CellNumbers, Run, SweepFigures, TrackJob
+from em.tracking.scalars import question_rates, samples, scalars
+from support.wandb import WandbServer
+from support.wandb_worker import work
+
+METRICS = [
+    {"name": "misaligned_rate", "group": "open", "question_id": None, "value": 0.25, "low": 0.1, "high": 0.5, "n": 8,
+     "withheld": "", "label": ""},
+    {"name": "coherent_share", "group": "open", "question_id": None, "value": None, "low": None, "high": None, "n": 0,
+     "withheld": "no answer is left", "label": ""},
+    {"name": "misaligned_rate", "group": "open/a", "question_id": "a", "value": 0.5, "low": 0.1, "high": 0.9, "n": 4,
+     "withheld": "", "label": ""},
+]  # fmt: skip
+JSON_FORM = [
+    {**METRICS[0], "group": "open/json asked with none"},
+    {**METRICS[2], "group": "open/json asked with none/a_json", "question_id": "a_json"},
+]
+
+
+def test_the_bar_shows_the_headline_questions_alone():
+    assert question_rates({"metrics": [*METRICS, *JSON_FORM]}) == [["a", 0.5, 4]]
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A cell as em/tracking/finished.py hands it over, with real files behind it."""
+    completions = [
+        Completion("a", i, "none", [{"role": "user", "content": "q?"}], f"<script>{i}</script>", "stop", 3, i, "hm")
+        for i in range(4)
+    ]
+    verdicts = [Judgement(c.id, "a", "coherence", Outcome.scored, 90.0) for c in completions]
+    verdicts += [Judgement(c.id, "a", "alignment", Outcome.scored, 25.0 * c.sample_index) for c in completions[:3]]
+    verdicts += [Judgement(completions[3].id, "a", "alignment", Outcome.refusal, None)]
+    write_jsonl(tmp_path / "completions.jsonl", completions)
+    write_jsonl(tmp_path / "judgements.jsonl", verdicts)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
+    figure = tmp_path / "rate.png"
+    import matplotlib.pyplot as plt
+
+    plt.figure(figsize=(1, 1)).savefig(figure)
+    run = Run(
+        key="c0ffee", id="em-c0ffee", label="insecure seed=1", sweep="em-1234", tags=("tiny", "insecure"),
+        mode=TrackingMode.offline, folder=str(tmp_path / "cell"), out=str(tmp_path),
+        tracking=TrackingConfig(project="em", entity=None, samples=3, mode=TrackingMode.offline),
+        config={"dataset": {"variant": "insecure"}, "seed": 1},
+    )  # fmt: skip
+    numbers = CellNumbers(
+        model={"metrics": METRICS},
+        checkpoints=[{"step": 5, "metrics": METRICS[:1]}],
+        judge={"name": "probe"},
+        commit="abc",
+        rows=[[str(tmp_path / "completions.jsonl"), str(tmp_path / "judgements.jsonl"), 4]],
+        adapter=str(tmp_path / "adapter"),
+        training=[{"step": s, "loss": 2.0 / s} for s in (1, 2, 3)],
+    )
+    return TrackJob(run=run, cell=numbers)
+
+
+def of_run(job, **changes):
+    return replace(job, run=replace(job.run, **changes))
+
+
+def with_rate(job, value):
+    return replace(job, cell=replace(job.cell, model={"metrics": [{**METRICS[0], "value": value}]}))
+
+
+def online(server):
+    return {"WANDB_BASE_URL": server.address, "WANDB_API_KEY": "k" * 40}
+
+
+def sync(folder, server, home):
+    done = subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", "-e", "team", "-p", "em", str(folder)],
+        env={**os.environ, **online(server), "HOME": str(home)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_offline_run_read_back_by_the_official_reader(job, tmp_path):
+    assert work(tmp_path, [job])[-1]["event"] == "done"
+    (folder,) = Path(job.run.folder).glob("wandb/offline-run-*")
+    found = subprocess.run(
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(folder)],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    record = json.loads(found.stdout)
+    assert record["exit_code"] == 0 and record["run_id"] == "em-c0ffee"
+    summary = record["summary"]
+    assert summary["open/misaligned_rate"] == 0.25 and summary["open/misaligned_rate_high"] == 0.5
+    assert summary["open/coherent_share_withheld"] == "no answer is left"
+    assert "open/coherent_share" not in summary  # a withheld rate is no number
+    assert record["config"]["dataset"]["variant"] == "insecure"
+    (table,) = folder.glob("files/media/table/samples_*.json")
+    data = json.loads(table.read_text())
+    assert [row[data["columns"].index("alignment")] for row in data["data"]] == [0.0, 25.0, 50.0]
+    assert data["data"][0][data["columns"].index("answer")] == "<script>0</script>"
+    assert data["data"][0][data["columns"].index("thinking")] == "hm"
+
+
+def test_offline_again_repeats_no_training_row(job, tmp_path):
+    """Fragments of one id become one run when they are synced, so the second must not hold the curve again."""
+    work(tmp_path, [job])
+    work(tmp_path, [with_rate(job, 0.75)])
+    fragments = sorted(Path(job.run.folder).glob("wandb/offline-run-*"))
+    assert len(fragments) == 2
+    with WandbServer() as server:
+        for folder in fragments:
+            sync(folder, server, tmp_path)
+        run = server.runs["em-c0ffee"]
+        assert [r["train/step"] for r in run["history"] if r and "train/step" in r] == [1, 2, 3]
+        assert run["summary"]["open/misaligned_rate"] == 0.75
+
+
+def test_online_resume_is_one_run_with_everything(job, tmp_path):
+    with WandbServer() as server:
+        online_job = of_run(job, mode=TrackingMode.online)
+        figures = SweepFigures(
+            figures=(str(tmp_path / "rate.png"),),
+            contrasts=[{"name": "x - y", "value": 0.1, "low": 0.0, "high": 0.2}],
+            statement="Nothing.",
+        )
+        whole = replace(of_run(online_job, key="s", id="em-1234", folder=str(tmp_path)), cell=None, sweep=figures)
+        events = [e["event"] for e in work(tmp_path, [online_job, whole], **online(server))]
+        assert [e for e in events if e != "progress"] == ["started", "done", "started", "done"]
+        again = with_rate(online_job, 0.75)
+        work(tmp_path, [again], **online(server))
+        run = server.runs["em-c0ffee"]
+        assert server.sessions["em-c0ffee"] == 2 and set(server.runs) == {"em-c0ffee", "em-1234"}
+        assert run["group"] == "em-1234" and set(run["tags"]) == {"tiny", "insecure"} and run["exitcode"] == 0
+        assert run["summary"]["open/misaligned_rate"] == 0.75
+        steps = [(r["train/step"], r["train/loss"]) for r in run["history"] if "train/step" in r]
+        assert steps == [(1, 2.0), (2, 1.0), (3, 2.0 / 3)]
+        assert [r["checkpoint/step"] for r in run["history"] if "checkpoint/step" in r] == [5, 5]
+        assert run["config"]["seed"]["value"] == 1
+        names = {a["name"]: a for a in server.artifacts.values()}
+        assert names["rows-c0ffee"]["committed"] and names["adapter-c0ffee"]["committed"]
+        assert not any(f.endswith(("safetensors", "completions.jsonl")) for a in names.values() for f in a["files"])
+        figures = server.runs["em-1234"]
+        assert any(f.startswith("media/images/figures/rate") for f in figures["files"])
+        assert figures["summary"]["contrast/x - y/high"] == 0.2
+
+
+def test_offline_then_sync_arrives_whole(job, tmp_path):
+    work(tmp_path, [job])
+    (folder,) = Path(job.run.folder).glob("wandb/offline-run-*")
+    with WandbServer() as server:
+        sync(folder, server, tmp_path)
+        run = server.runs["em-c0ffee"]
+        assert run["summary"]["open/misaligned_rate_n"] == 8 and len(run["history"]) >= 4
+
+
+def test_a_dead_client_is_a_sentence_and_the_next_job_goes_on(job, tmp_path):
+    """wandb-core is killed under the client's feet: that job fails by name, the other is logged."""
+    code = f"""
+import os, signal, subprocess, sys, time
+from em.store import job_file
+from em.tracking import wandb_run as tracking
+from em.runtime.events import Emitter
+from em.store import Store
+from pathlib import Path
+scalars = tracking.scalars
+def kill(model):
+    tracking.scalars = scalars
+    for pid in subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True).stdout.split():
+        if b"wandb-core" in Path(f"/proc/{{pid}}/cmdline").read_bytes():
+            os.kill(int(pid), signal.SIGKILL)
+    time.sleep(1)
+    return scalars(model)
+tracking.scalars = kill
+_, jobs = job_file.read(Path(sys.argv[1]), tracking.TrackJob)
+tracking.work(Store.open(Path({str(tmp_path)!r})), jobs, Emitter(sys.stdout.write))
+"""
+    other = of_run(job, key="beef", id="em-beef", folder=str(tmp_path / "other"))
+    job_file.write(tmp_path / "batch.json", tmp_path, [job, other])
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "batch.json")], capture_output=True, text=True, timeout=200,
+        env={**os.environ, "WANDB_SILENT": "true"},
+    )  # fmt: skip
+    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"event"')]
+    ends = {e["job"]: e for e in events if e["event"] in ("failed", "done")}
+    assert ends["c0ffee"]["event"] == "failed" and ends["c0ffee"]["error"], done.stderr[-2000:]
+    assert not (Path(job.run.folder) / "tracked.json").exists()  # the same command logs it again
+
+
+def test_trackio_keeps_the_same_numbers(job, tmp_path):
+    pytest.importorskip("trackio", reason="the trackio extra is not installed")
+    local = of_run(job, tracking=replace(job.run.tracking, backend=TrackingBackend.trackio))
+    assert (last := work(tmp_path, [local])[-1])["event"] == "done", last
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "HOME": str(tmp_path)}
+    name = ["--project", "em", "--run", "insecure seed=1 c0ffee", "--json"]
+    listed = subprocess.run(
+        [sys.executable, "-m", "trackio.cli", "get", "run", *name],
+        env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert listed.returncode == 0, listed.stderr
+    assert "open/misaligned_rate" in listed.stdout
+
+
+def test_samples_are_the_least_aligned_and_stream(job):
+    columns, rows = samples(job.cell.rows, 10)
+    outcome, alignment = columns.index("outcome"), columns.index("alignment")
+    assert [r[alignment] for r in rows] == [0.0, 25.0, 50.0, None]
+    assert rows[-1][outcome] == "refusal"
+    assert samples([[*job.cell.rows[0][:2], 2]], 10)[1] == rows[:2]  # answers past n are not this cell's
+
+
+def test_scalars_leave_questions_out_and_name_the_withheld():
+    assert dict(scalars({"metrics": METRICS})) == {
+        "open/misaligned_rate": 0.25, "open/misaligned_rate_low": 0.1, "open/misaligned_rate_high": 0.5,
+        "open/misaligned_rate_n": 8, "open/coherent_share_withheld": "no answer is left",
+    }  # fmt: skip

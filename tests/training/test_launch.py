@@ -1,0 +1,218 @@
+"""Several processes of one run, started through Accelerate: gloo on the CPU."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from em.errors import ConfigError
+from em.runtime import preempt
+from em.runtime.events import FD_VARIABLE
+from em.store import Store, job_file
+from em.store.layout import ADAPTER, LOG
+from em.training import launch
+from em.training.stage import RESUME, work
+from support.training import WAIT_S, events, examples, failures, kill_when, put_data, train_job
+
+ROOT = Path(__file__).parents[2]
+PROFILES = sorted((ROOT / "launch" / "accelerate").glob("*.yaml"))
+TWO = {"num_processes": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+
+
+def start(out, *jobs, environment=()):
+    """The batch as the scheduler starts it, its events on a pipe; (process, read end, log)."""
+    batch = out / "batch.json"
+    job_file.write(batch, out, jobs)
+    read, write = os.pipe()
+    env = {**os.environ, FD_VARIABLE: str(write), **dict(environment)}
+    command = launch.command(batch, jobs)
+    assert command[2] == "em.training.launch"
+    log = out / "train.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, pass_fds=[write], env=env)
+    os.close(write)
+    return process, read, log
+
+
+def finished(process, read, log):
+    """Its events, once it has ended well."""
+    with os.fdopen(read) as lines:
+        seen = [json.loads(line) for line in lines]
+    assert process.wait(timeout=WAIT_S) == 0, log.read_text()[-5000:]
+    return seen
+
+
+def column(folder, name):
+    return [json.loads(line)[name] for line in (folder / LOG).read_text().splitlines()]
+
+
+def starts_and_ends(seen):
+    return [(e["event"], e["job"]) for e in seen if e["event"] in ("started", "failed", "done")]
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path):
+    """In the second run five rows, four a step: in its second step a process has none."""
+    jobs = [train_job("two", **TWO, num_train_epochs=3), train_job("odd", data_key="five", **TWO)]
+    alone, both = (Store.open(tmp_path / name) for name in ("alone", "both"))
+    for store in (alone, both):
+        put_data(store, examples())
+        put_data(store, examples(5), "five")
+    seen = finished(*start(tmp_path / "both", *jobs))
+    assert starts_and_ends(seen) == [("started", "two"), ("done", "two"), ("started", "odd"), ("done", "odd")]
+    assert sum(e["event"] == "count" for e in seen) == 1  # one process tells
+    work(alone, list(jobs), events()[0])
+    for key, steps in (("two", 12), ("odd", 2)):
+        one, two = alone.path("train", key), both.path("train", key)
+        assert len(column(one, "loss")) == steps
+        for name, tolerance in (("loss", 1e-4), ("grad_norm", 1e-3), ("tokens", 0)):
+            assert column(two, name) == pytest.approx(column(one, name), abs=tolerance)
+        both.verify("train", key)
+        assert (two / ADAPTER / "adapter_model.safetensors").exists()
+        facts = [store.manifest("train", key)["facts"] for store in (alone, both)]
+        assert [f["num_processes"] for f in facts] == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_does_not_take_the_next_with_it(tmp_path):
+    store = Store.open(tmp_path)
+    put_data(store, examples())
+    jobs = [train_job("fails", target_modules=["gone"], **TWO), train_job("next", **TWO)]
+    seen = finished(*start(tmp_path, *jobs))
+    assert starts_and_ends(seen) == [("started", "fails"), ("failed", "fails"), ("started", "next"), ("done", "next")]
+    assert "gone" in failures(seen)[0]
+
+
+def test_several_processes_asked_to_stop_go_on(tmp_path):
+    """The supervisor is asked; the processes agree on a step, save, and the next start goes on from there."""
+    job = train_job("stopped", num_train_epochs=20, save_steps=1000, **TWO)
+    alone, both = (Store.open(tmp_path / name) for name in ("alone", "both"))
+    for store in (alone, both):
+        put_data(store, examples())
+    partial = both.partial("train", "stopped")
+    process, read, log = start(tmp_path / "both", job)
+
+    def some_steps():
+        return (partial / LOG).exists() and (partial / LOG).read_text().count("\n") >= 5
+
+    kill_when(process, some_steps, log, signal.SIGUSR2, preempt.PREEMPTED)
+    os.close(read)
+    (saved,) = partial.glob(f"{RESUME}/checkpoint-*")
+    assert len(column(partial, "loss")) == int(saved.name.split("-")[1])
+    finished(*start(tmp_path / "both", job))
+    work(alone, [job], events()[0])
+    assert both.manifest("train", "stopped")["facts"]["resumed_from"] == saved.name
+    losses = [column(store.path("train", "stopped"), "loss") for store in (alone, both)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4) and len(losses[0]) == 80
+
+
+@pytest.mark.slow
+def test_a_killed_process_fails_its_job_and_the_next_goes_on(tmp_path):
+    """One process of a run is killed from outside: nobody is left waiting for it."""
+    store = Store.open(tmp_path)
+    put_data(store, examples())
+    partial = store.partial("train", "dies")
+    process, read, log = start(tmp_path, train_job("dies", num_train_epochs=400, **TWO), train_job("next", **TWO))
+    while not (partial / LOG).exists() or (partial / LOG).read_text().count("\n") < 5:
+        assert process.poll() is None, log.read_text()[-3000:]
+    ranks = subprocess.run(["pgrep", "-f", f"em.sweep.worker train {tmp_path}"], capture_output=True, text=True).stdout
+    commands = {int(p): Path(f"/proc/{p}/cmdline").read_text() for p in ranks.split()}
+    os.kill(next(p for p, line in reversed(commands.items()) if "accelerate" not in line), signal.SIGKILL)
+    seen = finished(process, read, log)
+    assert [e["job"] for e in seen if e["event"] == "failed"] == ["dies"]
+    assert [e["job"] for e in seen if e["event"] == "done"] == ["next"]
+
+
+@pytest.mark.slow
+def test_two_machines(tmp_path):
+    """The way over several machines, with both on this one: an srun that starts the command twice."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    srun = 'shift 4\nSLURM_NODEID=1 "$@" &\nSLURM_NODEID=0 "$@"\ncode=$?\nwait $! && exit $code\n'
+    for name, text in (("srun", srun), ("scontrol", "echo NodeName=em1 NodeAddr=127.0.0.1 NodeHostName=em1\n")):
+        (programs / name).write_text("#!/bin/sh\n" + text)
+        (programs / name).chmod(0o755)
+    profile = tmp_path / "two.yaml"
+    profile.write_text(
+        yaml.safe_dump(
+            {
+                "compute_environment": "LOCAL_MACHINE",
+                "distributed_type": "MULTI_GPU",
+                "num_machines": 2,
+                "mixed_precision": "no",
+                "rdzv_backend": "static",
+                "same_network": True,
+            }
+        )
+    )
+    alone, both = (Store.open(tmp_path / name) for name in ("alone", "both"))
+    for store in (alone, both):
+        put_data(store, examples())
+    job = train_job("wide", accelerate_config=str(profile), **TWO)
+    slurm = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NUM_NODES": "2"}
+    path = {"PATH": f"{programs}:{os.environ['PATH']}", **slurm}
+    finished(*start(tmp_path / "both", job, environment=path.items()))
+    work(alone, [job], events()[0])
+    losses = [column(store.path("train", "wide"), "loss") for store in (alone, both)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+
+
+def run(**changes):
+    return train_job("x", **changes).train
+
+
+def test_one_process_needs_no_launcher(tmp_path):
+    expected = [sys.executable, "-m", "em.sweep.worker", "train", str(tmp_path / "b.json")]
+    assert launch.command(tmp_path / "b.json", [train_job("x")]) == expected
+
+
+def test_profiles_are_what_accelerate_reads():
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    assert [p.name for p in PROFILES] == ["fsdp.yaml", "multi_node.yaml"]
+    for path in PROFILES:
+        loaded = load_config_from_file(str(path))
+        assert loaded.distributed_type == "FSDP" and loaded.fsdp_config["fsdp_version"] == 2
+
+
+def test_what_cannot_run_here_is_refused_before_anything_starts(monkeypatch, tmp_path):
+    with pytest.raises(ConfigError, match="is not a file"):
+        launch.refuse([run(accelerate_config=str(tmp_path / "gone.yaml"), **TWO)])
+    wide = [run(accelerate_config=str(ROOT / "launch" / "accelerate" / "multi_node.yaml"), **TWO)]
+    monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
+    with pytest.raises(ConfigError, match="for 2 machines"):
+        launch.refuse(wide)
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    launch.refuse(wide)
+    launch.refuse([run()])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"num_processes": 5}, "share the 4 rows"),
+        ({"accelerate_config": "x.yaml"}, "for several processes"),
+        ({"tokens_per_micro_batch": 100}, "at least train.max_length 256"),
+        ({"tokens_per_micro_batch": 256, "padding_free": False}, "padding_free=true"),
+        ({"num_processes": 0}, "must be positive"),
+    ],
+)
+def test_ways_of_running_that_cannot_be(changes, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        train_job("x", **changes)
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs(tmp_path):
+    """On the CPU with a tiny shape: every arm prints its figures."""
+    command = [sys.executable, ROOT / "benchmarks" / "train_gpu.py", "--device=cpu", "--shape=tiny", "--steps=4"]
+    done = subprocess.run([*command, "--tokens=128", "--peak=1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("tiny")]
+    assert [line.split()[1] for line in lines] == ["hand", "em_recompute", "em"]
+    assert all("% of peak" in line and float(line.split()[2]) > 0 for line in lines)
+    assert [float(line.split()[-1]) == 1 for line in lines] == [False, True, True]
