@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from em.sweep.state import Sweep
 
     if find_spec("inspect_ai") is None:
-        raise ConfigError('em benchmark needs the extra `inspect`: pip install "em[inspect]"')
+        raise ConfigError('em benchmark needs the extra `inspect`: pip install "emergent-misalignment[inspect]"')
     from em.analysis import benchmark
 
     configs = configs_of(arguments.folder)

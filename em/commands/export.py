@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
             paths = export.write_inspect(answers.read(folder), summary, out)
         except ImportError as error:
             raise ConfigError(
-                f'em export inspect needs the extra `inspect`: pip install "em[inspect]" ({error})'
+                f'em export inspect needs the extra `inspect`: pip install "emergent-misalignment[inspect]" ({error})'
             ) from error
         for path in paths:
             print(path)

@@ -29,6 +29,8 @@ from em.sampling.job import SampleJob
 from em.store import StoreError, require_space
 from em.training import launch
 
+DISTRIBUTION = "emergent-misalignment"
+"""The name `em` is another package on the index."""
 SPACE_PER_RUN = 400_000_000
 """Bytes of disk asked for a training run before it starts: adapter, optimiser state of one checkpoint, rows."""
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "vllm", "hydra-core", "wandb", "bandit")
@@ -128,7 +130,8 @@ def check_versions(config: ExperimentConfig) -> str:
     """Installed versions against the ranges this package asks for."""
     from packaging.requirements import Requirement
 
-    asked = metadata.requires("em") or () if _version("em") else ()  # nothing to compare with in a bare checkout
+    # A bare checkout has no metadata, and so nothing to compare with.
+    asked = metadata.requires(DISTRIBUTION) or () if _version(DISTRIBUTION) else ()
     wanted = {r.name: r.specifier for r in map(Requirement, asked) if r.marker is None}
     found = {name: _version(name) for name in PACKAGES if name not in CHECKED_ELSEWHERE}
     wrong = [
