@@ -26,7 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         from em.tracking import workspace
     except ImportError as error:
-        raise ConfigError('em workspace needs the extra `review`: pip install "emergent-misalignment[review]"') from error
+        hint = 'pip install "emergent-misalignment[review]"'
+        raise ConfigError(f"em workspace needs the extra `review`: {hint}") from error
     view = workspace.view(arguments.entity, arguments.project)
     if arguments.json:
         arguments.json.write_text(json.dumps(workspace.spec(view), indent=1) + "\n", encoding="utf-8")
