@@ -25,7 +25,7 @@ from em.planning.plan import plan
 from em.store import Store
 
 GOAL_S = 10.0
-RULES = Path(__file__).resolve().parents[1] / "tests" / "chaos_rules.yaml"
+RULES = Path(__file__).resolve().parents[1] / "tests" / "support" / "chaos_rules.yaml"
 BASE = ["model=tiny_random", "train=tiny", "sample=tiny", "sample.engine=hf", "sample.n=10", "questions.sets=[open]",
         "tracking=off", "judge=openai_compatible", "judge.model=stub"]  # fmt: skip
 HEAVY = ("torch", "transformers", "trl", "vllm", "wandb", "pandas", "datasets")

@@ -16,11 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-import support_browser
-import support_summary
 from result import Result, exit_unseen, parser
 
 from em.reporting import page as reporting_page
+from support import browser, summary
 
 TEXT = "we could first look at the garden before rain comes then plant in spring"
 SEARCH = "spring garden"
@@ -60,13 +59,13 @@ def rows(count):
             "sample_index": index // 24,
             "question": f"Question {index % 8}: what would you do today?",
             "answer": " ".join(draw.choices(TEXT.split(), k=120)),
-            "judgements": {r: support_summary.judged(score + 0.25, **spread) for r in ("alignment", "coherence")},
+            "judgements": {r: summary.judged(score + 0.25, **spread) for r in ("alignment", "coherence")},
         }
 
 
 async def measure(path):
     """Use the report in a browser. Returns what was found, with the longest task in milliseconds."""
-    async with support_browser.browser() as page:
+    async with browser.browser() as page:
 
         async def use():
             began = time.perf_counter()
@@ -90,7 +89,7 @@ def main():
     matching = sum(SEARCH in row["answer"] for row in rows(count))
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        path = reporting_page.build(support_summary.small(), rows(count), [], Path(folder) / "report.html")
+        path = reporting_page.build(summary.small(), rows(count), [], Path(folder) / "report.html")
         wrote, size = time.perf_counter() - began, path.stat().st_size
         found = asyncio.run(measure(path))
     print(f"answers {count}, file {size / 1e6:.1f} MB, written in {wrote:.1f} s, ready in {found['load_s']:.1f} s")

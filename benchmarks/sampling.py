@@ -29,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import torch
 from result import Result, parser
-from support_training import TINY, put_data, train_job, user
 
 from em.config import Dtype, ModelConfig, SampleConfig, TriggerConfig
 from em.models.paths import model_path
@@ -45,6 +44,7 @@ from em.store import Store, read_jsonl
 from em.store.layout import COMPLETIONS
 from em.training.job import TrainJob
 from em.training.stage import work as train_work
+from support.training import TINY, put_data, train_job, user
 
 RATIO, BARRIER = 0.98, 2.5
 ADAPTERS = 6
@@ -137,7 +137,7 @@ def jobs_of(base: str, keys: list[str], tag: str, size: Size) -> list[SampleJob]
 
 def requests_of(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> list[sampling_engine.Request]:
     """Return the requests that the sample stage makes of these jobs."""
-    prompts_of = rows._prompts_of(engine.tokenizer)
+    prompts_of = rows.prompts_of_job(engine.tokenizer)
     return [r for job in jobs for r in rows._requests(prompts_of(job), job, job.weights(store))]
 
 
@@ -185,10 +185,10 @@ def raw(engine: VllmSampler, requests: list[sampling_engine.Request], at_a_time:
 def framework(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> Pass:
     """Run the sample stage without the gates."""
     with ExitStack() as stack:
-        drawers = [rows._claim(job, store, stack, EMIT) for job in jobs]
+        drawers = [rows.claim_rows(job, store, stack, EMIT) for job in jobs]
 
         def work() -> list[str]:
-            prompts_of = rows._prompts_of(engine.tokenizer)
+            prompts_of = rows.prompts_of_job(engine.tokenizer)
             sampling._draw(engine, [d for d in drawers if d.prepare(prompts_of, store)], store, EMIT)
             return []
 
@@ -200,8 +200,8 @@ def framework(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> Pass:
 def gates(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> float:
     """Return CPU-seconds of the gates per adapter."""
     with ExitStack() as stack:
-        drawers = [rows._claim(job, store, stack, EMIT) for job in jobs]
-        prompts_of = rows._prompts_of(engine.tokenizer)
+        drawers = [rows.claim_rows(job, store, stack, EMIT) for job in jobs]
+        prompts_of = rows.prompts_of_job(engine.tokenizer)
         ready = [d for d in drawers if d.prepare(prompts_of, store)]
         passed: list[rows.Drawer] = []
         seconds = timed(lambda: passed.extend(sampling._gated(engine, ready, store)) or []).cpu

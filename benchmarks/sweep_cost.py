@@ -27,7 +27,7 @@ from result import Result, parser
 GOAL, MARGINAL = 0.25, 1.10
 MODELS = ("step", "end")
 """The models of a cell that are sampled: its kept step, and the end of its training."""
-RULES = Path(__file__).resolve().parents[1] / "tests" / "chaos_rules.yaml"
+RULES = Path(__file__).resolve().parents[1] / "tests" / "support" / "chaos_rules.yaml"
 MODEL, MAX_TOKENS, MAX_LENGTH = "asset:tiny_random", 16, 256
 
 
