@@ -226,11 +226,10 @@ class Planner:
         return key
 
     def _subject(self, name: str, model: _Model, sets: Sequence[str]) -> Subject:
-        config = model.config
-        questions_sets.check_ids(sets, config.questions.ids)
+        questions_sets.check_ids(sets, model.config.questions.ids)
         parts = tuple(part for part in (self._part(set_name, model) for set_name in sets) if part)
-        scored = self._choices(model) if config.questions.choices else None
-        return Subject(name, model.label, config, model.train_key, parts, model.step, choices=scored)
+        scored = self._choices(model) if model.config.questions.choices else None
+        return Subject(name, model.label, model.config, model.train_key, parts, model.step, choices=scored)
 
     def _part(self, set_name: str, model: _Model) -> Part | None:
         """Add the jobs that ask one question set and judge the answers. None: `questions.ids` has none of it."""
@@ -380,12 +379,9 @@ def _name_bases(out: Plan) -> None:
         return
     groups = ("model", "sample", "questions", "judge", "trigger", "stats")
     differences = cells.differences([b.config for b in out.bases], groups)
-    out.bases = [
-        dataclasses.replace(
-            base, label=f"{BASE_LABEL} ({', '.join(d.removeprefix('model=') for d in difference) or i})"
-        )
-        for i, (base, difference) in enumerate(zip(out.bases, differences, strict=True))
-    ]
+    for i, (base, difference) in enumerate(zip(out.bases, differences, strict=True)):
+        text = ", ".join(d.removeprefix("model=") for d in difference) or i
+        out.bases[i] = dataclasses.replace(base, label=f"{BASE_LABEL} ({text})")
 
 
 def folder_of(configs: Sequence[ExperimentConfig]) -> Path:
