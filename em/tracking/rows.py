@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from em.config import ExperimentConfig
+from em.config import ExperimentConfig, as_dict
 from em.planning.plan import Subject
 from em.questions.choices import curve as choice_curve
 from em.runtime.credentials import mode
@@ -26,7 +26,7 @@ def cell_run(sweep: Sweep, cell: Subject) -> Run:
         id=f"em-{cell.id}",
         label=cell.label,
         tags=(config.model.name, config.corpus.name, config.dataset.variant),
-        config=config.as_dict(config),
+        config=as_dict(config),
         folder=str(sweep.folder / "cells" / cell.id),
         **common(sweep, config),
     )

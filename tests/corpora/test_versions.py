@@ -74,11 +74,11 @@ def test_a_calibration_comes_out_as_recorded(calibrations, judge):
 
 def test_a_changed_row_names_the_version_to_raise(monkeypatch):
     """One letter of one labelled answer."""
-    first, *others = record_corpora.corpora.golden()
+    first, *others = record_corpora.labelled.golden()
     changed = ({**first, "answer": first["answer"] + "."}, *others)
-    monkeypatch.setattr(record_corpora.corpora, "golden", lambda: changed)
+    monkeypatch.setattr(record_corpora.labelled, "golden", lambda: changed)
     with pytest.raises(AssertionError, match=r"rows of golden changed: raise LABELLED_VERSION .* record again"):
         test_labelled_answers_are_those_of_their_version()
-    monkeypatch.setattr(record_corpora.corpora, "LABELLED_VERSION", "2")
+    monkeypatch.setattr(record_corpora.labelled, "LABELLED_VERSION", "2")
     with pytest.raises(AssertionError, match=r"LABELLED_VERSION was raised: record again"):
         test_labelled_answers_are_those_of_their_version()
