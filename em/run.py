@@ -56,6 +56,7 @@ def run_loaded(
     judge is asked again where it gave an error."""
     from em.reporting import unchanged, write
     from em.reporting.table import WIDTH, table
+    from em.store import layout
     from em.sweep import sweep
     from em.tracking import finished, live
 
@@ -68,7 +69,7 @@ def run_loaded(
             rates = {model["id"]: _headline(model) for model in summary["models"]}
             _print(table(summary))
             _print("\n" + textwrap.fill(summary["statement"], WIDTH) + "\n")
-            for name in ("figures", "report.html", "summary.json"):
+            for name in ("figures", layout.REPORT, layout.SUMMARY):
                 _print(f"{name.split('.')[0]:8} {done.folder / name}")
             _print("counters " + ", ".join(f"{k} {v}" for k, v in summary["counters"].items()))
             lost = sum(1 for cell in done.plan.cells if done.why(cell))

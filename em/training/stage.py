@@ -66,7 +66,7 @@ def work(store: Store, jobs: list[TrainJob], emit: Emitter) -> None:
             if first_process():
                 _set_damage_aside(store, job, folder, emit)
             try:
-                facts = train(base, job, store.path("data", job.data_key) / "dataset.jsonl", folder, emit)
+                facts = train(base, job, store.path("data", job.data_key) / layout.DATASET, folder, emit)
             finally:
                 if base.spent:
                     base = None
