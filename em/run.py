@@ -114,7 +114,7 @@ def _hydra_without_traceback() -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"em: {compose.sentence(error)}")
+        sys.exit(f"em: {compose.message(error)}")
 
 
 def _print(text: str) -> None:
