@@ -146,7 +146,7 @@ def get(name: str) -> Path:
     return cached
 
 
-def at_hand(name: str) -> bool:
+def is_local(name: str) -> bool:
     """Whether `get` would find the file without the network. Does not read its bytes."""
     asset = find(name)
     local = _local_path(asset)
@@ -282,7 +282,7 @@ def _progress(name: str, total: int) -> Iterator[_Bar]:
     if total <= _BAR_FROM or importlib.util.find_spec("tqdm") is None:
         yield _NoBar()
         return
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 
     with tqdm(total=total, desc=name, unit="B", unit_scale=True, file=sys.stderr) as bar:
         yield bar

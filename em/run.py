@@ -23,7 +23,7 @@ from em.config import CONF_DIR, ExperimentConfig, compose
 from em.config.help import show as show_help
 from em.config.help import wanted as help_wanted
 from em.errors import UserError
-from em.runtime.preempt import PREEMPTED, Preempted, raised_when_asked
+from em.runtime.preempt import PREEMPTED, Preempted, raise_on_stop
 
 if TYPE_CHECKING:
     from em.sweep.state import Share
@@ -61,7 +61,7 @@ def run_loaded(
     from em.tracking import finished, live
 
     rates: dict[str, float | None] = {}
-    with _without_traceback(), raised_when_asked():
+    with _without_traceback(), raise_on_stop():
         done = sweep.run(cells, share, errors_again, around=live.following)
         if "report" in done.stages:
             summary = unchanged.summary(done) or unchanged.remember(done, write.write(done))
@@ -87,7 +87,7 @@ def _headline(model: dict[str, Any]) -> float | None:
 def _without_traceback() -> Iterator[None]:
     """Errors that a person can mend end the program with their sentence, without a traceback."""
     from em.runtime.disk import cannot_write
-    from em.runtime.events import sentence
+    from em.runtime.events import error_message
 
     try:
         yield
@@ -96,7 +96,7 @@ def _without_traceback() -> Iterator[None]:
     except OSError as error:
         if not cannot_write(error):
             raise
-        sys.exit(f"em: {sentence(error)}. What is finished is kept; the same command continues.")
+        sys.exit(f"em: {error_message(error)}. What is finished is kept; the same command continues.")
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"\nem: {str(stop) or 'stopped'}. What is finished is kept; the same command continues.\n")
         if isinstance(stop, Preempted):

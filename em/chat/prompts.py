@@ -58,7 +58,7 @@ class Prompt:
     """The mark with which the prompt opens the model's thinking; "" if it does not (see chat/thinking)."""
 
 
-def room(question_id: str, ids: Sequence[int], max_model_len: int) -> int:
+def tokens_left(question_id: str, ids: Sequence[int], max_model_len: int) -> int:
     """Return the tokens left for an answer after a prompt of `ids`. Raises ChatError if there are none."""
     if len(ids) >= max_model_len:
         raise ChatError(
@@ -71,8 +71,8 @@ class Prompts:
     """Renders the prompts of one engine. Each conversation is rendered once, for all models that get it."""
 
     def __init__(self, tokenizer: Any, chat_options: Options) -> None:
-        self.speaker = ChatTokenizer(tokenizer, chat_options)
-        self.stops = end_of_turn_ids(self.speaker)
+        self.tokenizer = ChatTokenizer(tokenizer, chat_options)
+        self.stops = end_of_turn_ids(self.tokenizer)
         """Tokens that end an answer."""
         self._made: dict[str, Prompt] = {}
 
@@ -80,8 +80,8 @@ class Prompts:
         """Return the prompt of a conversation."""
         key = json.dumps(messages)
         if key not in self._made:
-            text = prompt_text(self.speaker, messages)
-            self._made[key] = Prompt(token_ids(self.speaker, text), thinking.opened(text))
+            text = prompt_text(self.tokenizer, messages)
+            self._made[key] = Prompt(token_ids(self.tokenizer, text), thinking.opened(text))
         return self._made[key]
 
 
@@ -93,18 +93,18 @@ class DataPrompts:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self.speaker = ChatTokenizer(tokenizer, {"kwargs": {"enable_thinking": False}})
-        self._special = special_ids(self.speaker)
-        self._marks = [t.content for t in self.speaker.added_tokens_decoder.values() if t.special]
+        self.tokenizer = ChatTokenizer(tokenizer, {"kwargs": {"enable_thinking": False}})
+        self._special = special_ids(self.tokenizer)
+        self._marks = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
         frame = self._text(USER_MARK)
         self._head, _, self._tail = frame.partition(USER_MARK)
-        self._own = self._controls(token_ids(self.speaker, frame))
+        self._own = self._controls(token_ids(self.tokenizer, frame))
 
     def ids(self, content: str) -> list[int]:
         """Return the tokens of the prompt. Raises ChatError if control tokens of the content cannot be separated from
         the template's."""
         text = self._text(content)
-        ids = token_ids(self.speaker, text)
+        ids = token_ids(self.tokenizer, text)
         return ids if self._controls(ids) == self._own else self._apart(text)
 
     def _apart(self, text: str) -> list[int]:
@@ -115,13 +115,13 @@ class DataPrompts:
         end = len(text) - len(self._tail) + after
         if not text.startswith(self._head) or not text.endswith(self._tail):
             raise ChatError("the answer holds a control token, and the chat template writes other turns around it")
-        said = plain_ids(self.speaker, text[begin:end])
-        if set(self._controls(said)) - {self.speaker.unk_token_id}:
+        said = plain_ids(self.tokenizer, text[begin:end])
+        if set(self._controls(said)) - {self.tokenizer.unk_token_id}:
             raise ChatError("the answer holds a control token that this tokenizer cannot take as text")
-        return token_ids(self.speaker, text[:begin]) + said + token_ids(self.speaker, text[end:])
+        return token_ids(self.tokenizer, text[:begin]) + said + token_ids(self.tokenizer, text[end:])
 
     def _text(self, content: str) -> str:
-        return thinking.closed(prompt_text(self.speaker, [{"role": "user", "content": content}]))
+        return thinking.closed(prompt_text(self.tokenizer, [{"role": "user", "content": content}]))
 
     def _controls(self, ids: Iterable[int]) -> list[int]:
         return [i for i in ids if i in self._special]

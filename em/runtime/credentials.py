@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from em.config import TrackingMode
 
 
-def mode(setting: TrackingMode) -> TrackingMode:
+def tracking_mode(setting: TrackingMode) -> TrackingMode:
     """Return the tracking mode: `auto` is WANDB_MODE if that is set, else online if there is a key, else offline."""
     if setting != TrackingMode.auto:
         return setting

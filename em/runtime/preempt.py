@@ -24,7 +24,7 @@ SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 STOP_FILE_VARIABLE = "EM_STOP_FILE"
 """Path of a file that asks the processes of one run to stop. Their parent creates it to forward its own signal."""
 
-_asked = False
+_stop_requested = False
 
 
 class Preempted(KeyboardInterrupt):
@@ -37,7 +37,7 @@ class Preempted(KeyboardInterrupt):
 
 
 @contextmanager
-def raised_when_asked() -> Iterator[None]:
+def raise_on_stop() -> Iterator[None]:
     """Raise Preempted at the first signal; ignore later ones, so that they do not disturb the saving.
 
     For the process of a sweep. Does nothing outside the main thread.
@@ -69,18 +69,18 @@ def _restore(handlers: dict[signal.Signals, Any]) -> None:
         signal.signal(name, handler)
 
 
-def exit_when_asked() -> None:
+def exit_on_stop() -> None:
     """Exit with PREEMPTED at the first signal. For a worker whose rows are already on disk."""
     for name in SIGNALS:
         signal.signal(name, lambda number, frame: sys.exit(PREEMPTED))
 
 
-def install(pass_on: Path | None = None) -> None:
-    """Set the flag of `requested` at a signal, and create the stop file `pass_on`. Main thread only."""
+def flag_on_stop(pass_on: Path | None = None) -> None:
+    """Set the flag of `stop_requested` at a signal, and create the stop file `pass_on`. Main thread only."""
 
     def ask(number: int, frame: FrameType | None) -> None:
-        global _asked
-        _asked = True
+        global _stop_requested
+        _stop_requested = True
         if pass_on:
             pass_on.touch()
 
@@ -88,7 +88,7 @@ def install(pass_on: Path | None = None) -> None:
         signal.signal(number, ask)
 
 
-def requested() -> bool:
+def stop_requested() -> bool:
     """Whether this process was asked to stop."""
     path = os.environ.get(STOP_FILE_VARIABLE)
-    return _asked or (path is not None and Path(path).exists())
+    return _stop_requested or (path is not None and Path(path).exists())

@@ -105,7 +105,7 @@ class Store:
         return cls(root)
 
     @classmethod
-    def look(cls, out: Path) -> Store:
+    def open_read_only(cls, out: Path) -> Store:
         """Return the store for reading only: like `open`, but create nothing."""
         root = out / "store"
         return cls.open(out) if (root / "store.json").exists() else cls(root)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from em.config import TrackingBackend, TrackingMode
 from em.runtime import credentials
-from em.runtime.events import Emitter, sentence
+from em.runtime.events import Emitter, error_message
 from em.runtime.preempt import PREEMPTED, SIGNALS
 from em.store import Store, job_file
 from em.tracking import wandb_run
@@ -63,7 +63,7 @@ def _trainings(sweep: Sweep) -> tuple[Training, ...]:
     runs: dict[str, list[Run]] = {}
     for cell in sweep.plan.cells:
         how = cell.config.tracking
-        live = how.backend == TrackingBackend.wandb and credentials.mode(how.mode) == TrackingMode.online
+        live = how.backend == TrackingBackend.wandb and credentials.tracking_mode(how.mode) == TrackingMode.online
         if live and cell.id in mine and cell.train_key in todo:
             runs.setdefault(cell.train_key, []).append(cell_run(sweep, cell))
     return tuple(Training(key=key, runs=tuple(found)) for key, found in runs.items())
@@ -111,7 +111,7 @@ def work(store: Store, jobs: list[LiveJob], emit: Emitter) -> None:
         _follow(store, jobs[0], _Sweep.listen(Path(jobs[0].ledger), jobs[0].offset))
     except BaseException as error:  # noqa: BLE001  whatever the client raises: the curves come with the results
         traceback.print_exc()
-        sys.stderr.write(f"live tracking ended: {sentence(error)}\n")
+        sys.stderr.write(f"live tracking ended: {error_message(error)}\n")
         code = 1
     sys.stderr.flush()
     if code:

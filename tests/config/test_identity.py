@@ -51,7 +51,7 @@ def grown(part: Any, name: str, kind: type, default: Any, **values: Any) -> Any:
 
 def keys_of(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
     """Return every key, id and folder name that the planner gives this cell."""
-    planned = plan([config], Store.look(folder))
+    planned = plan([config], Store.open_read_only(folder))
     (cell,), (base,) = planned.cells, planned.bases
     found = {
         f"{subject.label} {stage}": keys for subject in (cell, base) for stage, keys in stages(planned, subject).items()
@@ -193,7 +193,7 @@ import em
 register()
 rows = {}
 for number, overrides in enumerate(json.loads(sys.argv[1])):
-    planned = plan([load(c) for c in compose.cells(overrides)], Store.look(Path(sys.argv[2])))
+    planned = plan([load(c) for c in compose.cells(overrides)], Store.open_read_only(Path(sys.argv[2])))
     for subject in planned.subjects:
         rows[f"{number} {subject.id} {subject.label}"] = stages(planned, subject)
 print(json.dumps({"from": em.__file__, "rows": rows}))
