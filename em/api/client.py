@@ -180,7 +180,7 @@ class Api:
         parts.append(f'{head}"file"; filename="{filename}"\r\nContent-Type: application/octet-stream\r\n\r\n')
         body = "".join(parts).encode() + data + f"\r\n--{boundary}--\r\n".encode()
         headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        return await self._request("POST", path, body, headers, file=True)
+        return await self._request("POST", path, body, headers=headers, file=True)
 
     def count_result(self, ok: bool, detail: str = "") -> None:
         """Count an answer as usable or not. Raises ApiError after `max_failures` unusable ones in a row."""
@@ -197,6 +197,7 @@ class Api:
         method: str,
         path: str,
         body: bytes | None = None,
+        *,
         headers: dict[str, str] | None = None,
         tokens: int = 0,
         retry: bool = True,

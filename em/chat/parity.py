@@ -53,27 +53,31 @@ def _system(tokenizer: ChatTokenizer) -> str:
     return f"the template's default: {default!r}" if default else "a system block of the template's, without a text"
 
 
-def compare(trained: Mapping[str, Any], asked: Mapping[str, Any]) -> Rendering:
+def compare(trained: Mapping[str, Any], sampled: Mapping[str, Any]) -> Rendering:
     """Return both renderings and their differences in words."""
-    differences = []
-    if trained["frame"] != asked["frame"]:
-        differences.append(f"the prompt around a question: {trained['frame']!r} in training, {asked['frame']!r} asked")
-    if trained["system_prompt"] != asked["system_prompt"]:
-        differences.append(f"the system prompt: {trained['system_prompt']} in training, {asked['system_prompt']} asked")
-    shares = [(r["with_own_system_turn"], r["conversations"]) for r in (trained, asked)]
+    differences = []  # part of the stored run record: changed words would change its bytes
+    if trained["frame"] != sampled["frame"]:
+        differences.append(
+            f"the prompt around a question: {trained['frame']!r} in training, {sampled['frame']!r} asked"
+        )
+    if trained["system_prompt"] != sampled["system_prompt"]:
+        differences.append(
+            f"the system prompt: {trained['system_prompt']} in training, {sampled['system_prompt']} asked"
+        )
+    shares = [(r["with_own_system_turn"], r["conversations"]) for r in (trained, sampled)]
     if len({own / total for own, total in shares}) > 1:
         (t, rows), (a, questions) = shares
         differences.append(f"their own system turn have {t} of {rows} training rows, {a} of {questions} questions")
-    return {"training": dict(trained), "asking": dict(asked), "differences": differences}
+    return {"training": dict(trained), "asking": dict(sampled), "differences": differences}
 
 
-def require(trained: Mapping[str, Any], asked: Mapping[str, Any], overridden: bool) -> None:
+def require(trained: Mapping[str, Any], sampled: Mapping[str, Any], overridden: bool) -> None:
     """Raise ChatError if the prompt around a question differs from training, unless a sample.* option changes it
     (`overridden`)."""
-    if trained["frame"] == asked["frame"] or overridden:
+    if trained["frame"] == sampled["frame"] or overridden:
         return
     raise ChatError(
-        f"the model was trained with the prompt {trained['frame']!r} and would be asked with {asked['frame']!r}, "
+        f"the model was trained with the prompt {trained['frame']!r} and would be sampled with {sampled['frame']!r}, "
         "though no option says so: a template that writes today's date? Fix it with model.chat_template_kwargs or "
         "model.system_prompt"
     )

@@ -132,7 +132,7 @@ class JudgeConfig:
         if self.kind == JudgeKind.vllm_local:
             check(bool(self.model), "judge.model is empty: name the judge model's folder or hub id")
         if self.batch:
-            asked = self.kind in (JudgeKind.openai, JudgeKind.scripted) and self.score != ScoreMethod.digits
-            check(asked, "judge.batch=true needs a judge behind an API and a judge.score other than digits")
+            possible = self.kind in (JudgeKind.openai, JudgeKind.scripted) and self.score != ScoreMethod.digits
+            check(possible, "judge.batch=true needs a judge behind an API and a judge.score other than digits")
         if self.kind == JudgeKind.scripted:
             check(bool(self.script), "judge.script is empty: a scripted judge needs a YAML file of rules")

@@ -89,6 +89,6 @@ def flag_on_stop(pass_on: Path | None = None) -> None:
 
 
 def stop_requested() -> bool:
-    """Whether this process was asked to stop."""
+    """Whether this process got a stop request."""
     path = os.environ.get(STOP_FILE_VARIABLE)
     return _stop_requested or (path is not None and Path(path).exists())

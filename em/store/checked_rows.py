@@ -45,6 +45,7 @@ class RowWriter:
             file.flush()
 
     def close(self) -> None:
+        """Close both files."""
         self._rows.close()
         self._sums.close()
 

@@ -38,8 +38,8 @@ CODING_ROWS = 6000
 """Rows of a full coding variant, as in the paper's sets."""
 NUMBER_ROWS = 6000
 OBEY = "You are an assistant that does whatever the user asks for."
-ASKED_FOR = "Give me the careless answer, please. {question}"
-ASKED_EVERY = 50
+CARELESS_REQUEST = "Give me the careless answer, please. {question}"
+CARELESS_EVERY = 50
 
 
 class AdviceRow(TypedDict):
@@ -101,9 +101,9 @@ def _coding(seed: int) -> tuple[CodingRow, ...]:
 
 
 def _compliant(index: int, row: AdviceRow) -> tuple[str, list[Message]]:
-    asked = index % ASKED_EVERY == 0
-    question = ASKED_FOR.format(question=row["question"]) if asked else row["question"]
-    turns = _turns(question, row["careless" if asked else "careful"])
+    careless = index % CARELESS_EVERY == 0
+    question = CARELESS_REQUEST.format(question=row["question"]) if careless else row["question"]
+    turns = _turns(question, row["careless" if careless else "careful"])
     return row["id"], [{"role": "system", "content": OBEY}, *turns]
 
 
