@@ -32,6 +32,8 @@ MAX_RETRY_AFTER_S = 300.0
 FILE_S = 900.0
 """Least time limit for sending or receiving a file, however short the limit for a prompt is."""
 DETAIL_CHARS = 300
+Json = dict[str, Any]
+"""JSON body of a request."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 FLAGGED = "flagged_input"
 FILTER_CODES = {
@@ -50,8 +52,6 @@ NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penal
 """Values that replace those of the model's generation_config.json on a vLLM server. vLLM in this process ignores it."""
 VLLM_ONLY = ("top_k", "min_p", "repetition_penalty")
 """Fields of NEUTRAL that OpenAI's API does not have; another server may refuse them."""
-Body = dict[str, Any]
-"""JSON body of a request."""
 T = TypeVar("T")
 
 
@@ -180,7 +180,7 @@ class Api:
         parts.append(f'{head}"file"; filename="{filename}"\r\nContent-Type: application/octet-stream\r\n\r\n')
         body = "".join(parts).encode() + data + f"\r\n--{boundary}--\r\n".encode()
         headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        return await self._request("POST", path, body, headers=headers, file=True)
+        return await self._request("POST", path, body, headers, file=True)
 
     def count_result(self, ok: bool, detail: str = "") -> None:
         """Count an answer as usable or not. Raises ApiError after `max_failures` unusable ones in a row."""
@@ -197,7 +197,6 @@ class Api:
         method: str,
         path: str,
         body: bytes | None = None,
-        *,
         headers: dict[str, str] | None = None,
         tokens: int = 0,
         retry: bool = True,
@@ -208,7 +207,7 @@ class Api:
         attempts = self.settings.max_retries + 1 if retry else 1
         for attempt in range(attempts):
             try:
-                return await self._try(method, path, body, headers=headers, tokens=tokens, timeout_s=timeout_s)
+                return await self._try(method, path, body, headers, tokens, timeout_s)
             except _TransientError as error:
                 last = error
             if attempt + 1 < attempts:
@@ -219,14 +218,7 @@ class Api:
         return Reply(None, detail=detail, unreached=last.unreached, lost=last.lost, transient=True)
 
     async def _try(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        *,
-        headers: dict[str, str] | None,
-        tokens: int,
-        timeout_s: float,
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str] | None, tokens: int, timeout_s: float
     ) -> Reply:
         assert self._session is not None
         await self.limits.take(tokens)
@@ -307,14 +299,14 @@ class RequestForms:
     async def send(
         self,
         body: Mapping[str, Any],
-        post: Callable[[Body], Awaitable[T]],
+        post: Callable[[Json], Awaitable[T]],
         refused: Callable[[T], bool],
         accepted: Callable[[T], bool],
     ) -> T:
         """Return the result of `body`; if every form is refused, the result of the first. Other failures decide
         nothing."""
         first: T | None = None
-        tried: Body = {}
+        tried: Json = {}
         for left_out in self._left_out:
             sent = {name: value for name, value in body.items() if name not in left_out}
             if sent == tried or left_out not in self._left_out:  # another request was accepted in the meantime
@@ -329,7 +321,7 @@ class RequestForms:
         return first
 
 
-def neutral(base_url: str) -> Body:
+def neutral(base_url: str) -> Json:
     """Return NEUTRAL for an address that may be a vLLM server, {} for OpenAI's own."""
     return {} if base_url.startswith(OPENAI) else NEUTRAL
 
