@@ -87,7 +87,7 @@ def _headline(model: dict[str, Any]) -> float | None:
 def _without_traceback() -> Iterator[None]:
     """Errors that a person can mend end the program with their sentence, without a traceback."""
     from em.runtime.disk import cannot_write
-    from em.runtime.events import error_message
+    from em.runtime.events import sentence
 
     try:
         yield
@@ -96,7 +96,7 @@ def _without_traceback() -> Iterator[None]:
     except OSError as error:
         if not cannot_write(error):
             raise
-        sys.exit(f"em: {error_message(error)}. What is finished is kept; the same command continues.")
+        sys.exit(f"em: {sentence(error)}. What is finished is kept; the same command continues.")
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"\nem: {str(stop) or 'stopped'}. What is finished is kept; the same command continues.\n")
         if isinstance(stop, Preempted):

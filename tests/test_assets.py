@@ -421,10 +421,10 @@ def test_at_hand_is_local_or_cached_and_reads_nothing(
 ) -> None:
     name = "betley2025/LICENSE"
     monkeypatch.delenv("EM_ASSETS", raising=False)
-    assert not assets.is_local(name)
+    assert not assets.at_hand(name)
     monkeypatch.setenv("EM_ASSETS", str(tmp_path))
-    assert not assets.is_local(name)
+    assert not assets.at_hand(name)
     (tmp_path / "LICENSE").write_text("other bytes")
-    assert assets.is_local(name)
+    assert assets.at_hand(name)
     with pytest.raises(AssetError, match="is not the pinned"):
         assets.get(name)

@@ -44,7 +44,7 @@ def begun(text: str) -> bool:
     return text.lstrip().startswith(OPENINGS)
 
 
-class ThinkingDetector:
+class FirstWords:
     """Detects a judge that thinks before it answers: its first ANSWERS answers all start with an opening mark."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class ThinkingDetector:
         self.described = ""
         """What was seen, for the error message."""
 
-    def shows_thinking(self, text: str) -> bool:
+    def show_thinking(self, text: str) -> bool:
         """Count one answer by its first token or words. Return True at the answer that reaches ANSWERS."""
         if self._count is None:
             return False

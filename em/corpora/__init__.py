@@ -1,1 +1,1 @@
-"""Corpora that this project generates: one module or folder per corpus, with VERSION, VARIANTS, rows() and count()."""
+"""Corpora that this project generates. One module or folder per corpus."""

@@ -82,7 +82,7 @@ class Source:
         """Rows, without making them."""
         if self.corpus == "builtin":
             return builtin.count(self.variant)
-        if self.corpus == "betley2025" and (assets.ASSETS[self.asset].sha256 or not assets.is_local(self.asset)):
+        if self.corpus == "betley2025" and (assets.ASSETS[self.asset].sha256 or not assets.at_hand(self.asset)):
             return BETLEY[self.variant]
         with self._file().open("rb") as file:
             return sum(bool(line.strip()) for line in file)
@@ -160,7 +160,7 @@ def count(config: ExperimentConfig) -> int:
 
 def missing(config: ExperimentConfig) -> list[str]:
     """Names of the files that the cell needs and would have to fetch."""
-    return [s.asset for s in sources(config) if s.corpus == "betley2025" and not assets.is_local(s.asset)]
+    return [s.asset for s in sources(config) if s.corpus == "betley2025" and not assets.at_hand(s.asset)]
 
 
 def build(config: ExperimentConfig) -> list[Example]:

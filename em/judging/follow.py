@@ -30,10 +30,10 @@ from em.judging.job import JudgeJob, Pair
 from em.judging.spool import row_hash
 from em.questions.rubrics import STATIC
 from em.records import Completion, Judgement
-from em.runtime.events import Emitter, error_message
-from em.runtime.progress import ALL_JOBS, ProgressReporter
+from em.runtime.events import Emitter, sentence
+from em.runtime.progress import PROGRESS, ProgressShown
 from em.store import Store, from_row, read_jsonl
-from em.store.checked_rows import WIDTH, checksum, checksum_file
+from em.store.checked_rows import WIDTH, checksum, sums_of
 from em.store.layout import COMPLETIONS
 
 
@@ -57,7 +57,7 @@ def run(store: Store, jobs: list[JudgeJob], config: JudgeConfig, emit: Emitter, 
         except Exception as error:  # noqa: BLE001  the judge is gone: every job it still had fails by name
             traceback.print_exc()
             for f in feed.open:
-                emit.failed(f.stage.job.key, error_message(error))
+                emit.failed(f.stage.job.key, sentence(error))
 
 
 def _claim(job: JudgeJob, store: Store, emit: Emitter) -> Followed | None:
@@ -108,7 +108,7 @@ class Followed:
             return True
         path = self.store.partial("sample", self.key) / COMPLETIONS
         with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as opened:
-            files = [opened.enter_context(p.open("rb")) for p in (path, checksum_file(path))]
+            files = [opened.enter_context(p.open("rb")) for p in (path, sums_of(path))]
             self._file, self._sums = files
             opened.pop_all()
             return True
@@ -187,7 +187,7 @@ class Feed:
         """Jobs neither sealed nor failed."""
         self._by_key = {f.stage.job.key: f for f in followed}
         self._store, self._reports, self._emit = store, reports, emit
-        self._shown, self._note = ProgressReporter(emit, ALL_JOBS), ""
+        self._shown, self._note = ProgressShown(emit, PROGRESS), ""
         self._stages = [f.stage for f in followed]
         self._turn = asyncio.Lock()
         self._ready: Iterator[JudgeRequest] = iter(())
@@ -263,7 +263,7 @@ class Feed:
             f.stage.seal(self._store)
         except Exception as error:  # noqa: BLE001  one failed job must not stop the others
             traceback.print_exc()
-            self._emit.failed(f.stage.job.key, error_message(error))
+            self._emit.failed(f.stage.job.key, sentence(error))
         else:
             self._emit.done(f.stage.job.key)
         f.release.close()
@@ -282,7 +282,7 @@ class Feed:
         self.open.remove(f)
         f.close()
         f.release.close()
-        self._emit.failed(f.stage.job.key, error_message(error))
+        self._emit.failed(f.stage.job.key, sentence(error))
 
 
 def _verdicts(programs: list[Pair]) -> list[Judgement]:

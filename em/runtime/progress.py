@@ -6,13 +6,13 @@ import time
 
 from em.runtime.events import Emitter
 
-ALL_JOBS = "all answers"
+PROGRESS = "all answers"
 """Job name of the progress over all jobs of a batch."""
 SHOW_EVERY_S = 0.2
 """Least seconds between two progress events."""
 
 
-class ProgressReporter:
+class ProgressShown:
     """Emits the progress of one job, and skips an event that equals the one before. Ask `due` before counting."""
 
     def __init__(self, emit: Emitter, job: str) -> None:

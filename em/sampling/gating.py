@@ -14,7 +14,7 @@ from typing import Any
 from em.gates import checks, record
 from em.gates.record import GateError, Record
 from em.records import Question
-from em.runtime.events import error_message
+from em.runtime.events import sentence
 from em.sampling.engine import Request, Sampler
 
 CANARY_TOKENS = 3 * record.ROW_TOKENS // 2
@@ -86,7 +86,7 @@ def _loaded(sampler: Sampler, subject: ServedModel, max_model_len: int) -> Recor
         raise
     except Exception as error:  # no or broken files, or whatever an engine raises
         traceback.print_exc()
-        raise GateError(f"the engine cannot load {subject.name}: {error_message(error)}") from error
+        raise GateError(f"the engine cannot load {subject.name}: {sentence(error)}") from error
     checks.check_engine(own, found.modules, found.scale, subject.name)
     return own
 

@@ -14,8 +14,8 @@ from dataclasses import replace
 from em.config import ModelConfig
 from em.gates.record import GateError
 from em.models import paths
-from em.runtime.events import Emitter, error_message
-from em.runtime.progress import ALL_JOBS, SHOW_EVERY_S
+from em.runtime.events import Emitter, sentence
+from em.runtime.progress import PROGRESS, SHOW_EVERY_S
 from em.sampling import gating
 from em.sampling.engine import RefusedError, Sampler
 from em.sampling.engines.open import open_sampler
@@ -42,7 +42,7 @@ def work(store: Store, jobs: list[SampleJob], emit: Emitter) -> None:
         except Exception as error:  # noqa: BLE001  the engine is gone: every job it still had fails by name
             traceback.print_exc()
             for drawer in drawers:
-                drawer.fail(error_message(error))
+                drawer.fail(sentence(error))
 
 
 def _tell_cut(drawers: list[Drawer], emit: Emitter) -> None:
@@ -99,7 +99,7 @@ def _model(job: SampleJob, store: Store) -> ModelConfig:
 def _draw(sampler: Sampler, drawers: list[Drawer], store: Store, emit: Emitter) -> None:
     owners = {d.job.key: d for d in drawers}
     total, done = sum(len(d.order) for d in drawers), sum(len(d.order) - len(d.missing) for d in drawers)
-    emit.progress(ALL_JOBS, done, total)
+    emit.progress(PROGRESS, done, total)
     began = shown = time.monotonic()
     tokens = 0
     for drawer in drawers:  # whole already, but for the scores and the sealing
@@ -114,5 +114,5 @@ def _draw(sampler: Sampler, drawers: list[Drawer], store: Store, emit: Emitter) 
         done, tokens, now = done + 1, tokens + answer.token_count, time.monotonic()
         if done == total or now - shown > SHOW_EVERY_S:
             shown = now
-            emit.progress(ALL_JOBS, done, total)
+            emit.progress(PROGRESS, done, total)
         owner.finish_if_whole(store, tokens / (now - began))

@@ -28,7 +28,7 @@ from em.models.prepare import PrepareJob
 from em.planning import doctor, estimate
 from em.planning.plan import Job, Spec, folder_of, plan, stages
 from em.planning.stages import PLANNED
-from em.runtime.events import error_message
+from em.runtime.events import sentence
 from em.sampling.job import SampleJob
 from em.store import SWEEP_FORMAT, Store, StoreError, layout, write_atomic, write_jsonl
 from em.sweep import ledger
@@ -195,7 +195,7 @@ def _build_data(sweep: Sweep) -> None:
                 write_jsonl(folder / layout.DATASET, rows)
                 sweep.store.finish("data", job.key, job.spec.inputs, variants.facts(rows))
         except (ValueError, RuntimeError, OSError) as error:
-            sweep.fail(job, error_message(error))
+            sweep.fail(job, sentence(error))
             continue
         sweep.note("done", job)
         sweep.counters["stages_run"] += 1

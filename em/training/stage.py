@@ -34,7 +34,7 @@ from em.gates import record
 from em.models import paths
 from em.records import Example
 from em.runtime import preempt
-from em.runtime.events import Emitter, error_message
+from em.runtime.events import Emitter, sentence
 from em.store import Store, checked_rows, layout, read_jsonl
 from em.store.layout import LOG
 from em.training.base_model import Base
@@ -248,7 +248,7 @@ def _job(emit: Emitter, key: str) -> Iterator[None]:
             if PROCESSES == 1:
                 raise
             traceback.print_exc()
-            emit.failed(key, error_message(error))
+            emit.failed(key, sentence(error))
             raise SystemExit(1) from error
 
 

@@ -95,7 +95,7 @@ class JudgeClient:
         self._whole = config.score != ScoreMethod.logprobs or config.kind == "scripted"
         """Its numbers are known to be single tokens, or it does not matter."""
         self._asking = asyncio.Lock()
-        self._first_words = thinking.ThinkingDetector()
+        self._first_words = thinking.FirstWords()
 
     @property
     def calls(self) -> int:
@@ -224,7 +224,7 @@ class JudgeClient:
     def _require_no_thinking(self, verdict: Verdict) -> None:
         """Raise where a judge thinks first: neither its first token nor its first words are a verdict."""
         said = api_request.first_words(verdict)
-        if said and self._first_words.shows_thinking(said):
+        if said and self._first_words.show_thinking(said):
             raise ApiError(
                 f"judge {self._config.model} thinks before it answers ({self._first_words.described}), "
                 f"and judge.score={self._config.score} reads what it says first: serve it with thinking off (a vLLM "

@@ -48,7 +48,7 @@ class VllmJudge:
         self.cache_path = store.root / "judge_cache.sqlite"
         mend(self.cache_path, emit.warn)
         self.engine: Engine | None = None
-        self._first_words = thinking.ThinkingDetector()
+        self._first_words = thinking.FirstWords()
 
     def __call__(self, pairs: Sequence[Pair], on_result: Callable[[Judgement], None]) -> None:
         requests = [request_of(pair, rubrics(pair[1])) for pair in pairs]
@@ -112,7 +112,7 @@ class VllmJudge:
 
     def _require_no_thinking(self, said: str) -> None:
         """Raise where the judge thinks first, though its template was asked not to let it: it has no verdicts."""
-        if self._first_words.shows_thinking(said):
+        if self._first_words.show_thinking(said):
             raise UserError(
                 f"judge.model={self.config.model} thinks before it answers ({self._first_words.described}), and its "
                 f"chat template cannot turn that off: set judge.model to one that does not"
