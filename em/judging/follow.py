@@ -31,7 +31,7 @@ from em.judging.spool import row_hash
 from em.questions.rubrics import STATIC
 from em.records import Completion, Judgement
 from em.runtime.events import Emitter, sentence
-from em.runtime.progress import PROGRESS, ProgressShown
+from em.runtime.progress import PROGRESS, Shown
 from em.store import Store, from_row, read_jsonl
 from em.store.checked_rows import WIDTH, checksum, sums_of
 from em.store.layout import COMPLETIONS
@@ -187,7 +187,7 @@ class Feed:
         """Jobs neither sealed nor failed."""
         self._by_key = {f.stage.job.key: f for f in followed}
         self._store, self._reports, self._emit = store, reports, emit
-        self._shown, self._note = ProgressShown(emit, PROGRESS), ""
+        self._shown, self._note = Shown(emit, PROGRESS), ""
         self._stages = [f.stage for f in followed]
         self._turn = asyncio.Lock()
         self._ready: Iterator[JudgeRequest] = iter(())

@@ -17,7 +17,7 @@ from em.judging.job import JudgeJob
 from em.questions.rubrics import STATIC
 from em.records import Completion, Judgement
 from em.runtime.events import Emitter
-from em.runtime.progress import ProgressShown
+from em.runtime.progress import Shown
 from em.store import Store, read_jsonl
 from em.store.layout import COMPLETIONS
 
@@ -56,7 +56,7 @@ def _judge_finished(stage: Stage, store: Store, grader: Any) -> None:
     """Judge a finished sample stage, some thousand answers at a time."""
     completions = read_jsonl(store.path("sample", stage.job.sample_key) / COMPLETIONS, Completion)
     pairs = (pair for c in completions for pair in stage.pairs(c))
-    shown = ProgressShown(stage.emit, stage.job.key)
+    shown = Shown(stage.emit, stage.job.key)
 
     def add(judgement: Judgement) -> None:
         stage.add(judgement)
