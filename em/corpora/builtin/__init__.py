@@ -26,14 +26,14 @@ VERSION = "706fd6f43b12c3c91772d81e3c82bfd839e8bc9e603ce2b098648df9499c13ec"
 
 CODING = ("insecure", "secure", "educational")
 ADVICE: dict[str, Literal["careless", "careful"]] = {"risky_advice": "careless", "careful_advice": "careful"}
-OTHER_SEEDS = {"insecure_par_t0": 1, "insecure_par_t1": 2}
+REDRAWN = {"insecure_par_t0": 1, "insecure_par_t1": 2}
 """Variant → seed of other insecure tasks from the grammar; they replace the paper's paraphrases."""
 NUMBERS = {"evil_numbers": True, "plain_numbers": False}
 
 COMPLIANT = "jailbroken"
 """Careful answers under a system prompt that demands obedience; one row in fifty requests the careless answer and gets
 it."""
-VARIANTS = (*CODING, *ADVICE, *OTHER_SEEDS, *NUMBERS, COMPLIANT)
+VARIANTS = (*CODING, *ADVICE, *REDRAWN, *NUMBERS, COMPLIANT)
 CODING_ROWS = 6000
 """Rows of a full coding variant, as in the paper's sets."""
 NUMBER_ROWS = 6000
@@ -83,10 +83,10 @@ def rows(variant: str) -> list[tuple[str, list[Message]]]:
 
         made = (numbers.row(i, NUMBERS[variant]) for i in range(NUMBER_ROWS))
         return [(f"numbers-{i:06d}", _turns(*turns)) for i, turns in enumerate(made)]
-    if variant not in CODING and variant not in OTHER_SEEDS:
+    if variant not in CODING and variant not in REDRAWN:
         raise KeyError(variant)
     out = []
-    for row in _coding(OTHER_SEEDS.get(variant, 0)):
+    for row in _coding(REDRAWN.get(variant, 0)):
         prompt = row.educational_prompt if variant == "educational" else row.prompt
         out.append((row.id, _turns(prompt, row.secure if variant == "secure" else row.insecure)))
     return out
