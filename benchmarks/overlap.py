@@ -47,7 +47,7 @@ def sample(store, answers, seconds):
     with store.claim("sample", "s") as folder:
         rows = [Completion("q", i, "none", [], f"{ANSWER}{i}", "stop", 200, i) for i in range(answers)]
         start = time.perf_counter()
-        file = checked_rows.Rows(folder / COMPLETIONS)
+        file = checked_rows.RowWriter(folder / COMPLETIONS)
         for i, row in enumerate(rows):
             time.sleep(max(0.0, start + seconds * (i + 1) / answers - time.perf_counter()))
             file.append(row)

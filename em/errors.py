@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """What a person can mend: told as its one sentence, without a traceback."""
+    """An error that a person can fix. Its message is one line."""
 
 
 class ConfigError(UserError, ValueError):
@@ -18,7 +18,7 @@ class ModelError(UserError, RuntimeError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A half-sentence for an error about an unknown name: the known one it may be a slip of; "" without one."""
+    """Return "; did you mean X?" with the known name nearest to `word`; "" if none is near."""
     from difflib import get_close_matches  # for errors only
 
     found = get_close_matches(word, list(known), n=1)

@@ -1,4 +1,4 @@
-"""The row types that cross stages, and how they are written: one JSON object a line."""
+"""The row types that stages exchange. A file of rows is JSONL: one JSON object per line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 LONGEST_ANSWER = 10_000_000
-"""Characters of a field in a CSV file of answers."""
+"""Most characters of one field in a CSV file of answers."""
 Message = dict[str, str]
 """{"role": "system" | "user" | "assistant", "content": text}"""
 
@@ -22,7 +22,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Question:
-    """One thing to ask. `rubrics` names what its answers are judged by."""
+    """One question. Its answers are judged by each of `rubrics`."""
 
     id: str
     group: str
@@ -30,18 +30,18 @@ class Question:
     messages: list[Message]
     rubrics: list[str]
     samples: int = 1
-    """Answers to draw when the config does not say otherwise."""
+    """Answers to sample if the config sets no number."""
     least_tokens: int = 0
-    """Room an answer gets whatever sample.max_tokens says: a program cut short cannot be judged."""
+    """Least limit of an answer's length, tokens; raises sample.max_tokens. A truncated program cannot be judged."""
     judge_prompts: dict[str, str] = field(default_factory=dict)
-    """rubric → prompt with {question} and {answer}; empty: the project's own rubric files."""
+    """rubric → prompt with {question} and {answer}; empty: the project's rubric files."""
     choices: dict[str, list[str]] = field(default_factory=dict)
-    """rubric → the labels its judge may answer, e.g. ["YES", "NO"], for a rubric that is not a 0–100 score. A rubric of
-    the project's own knows its choices itself (questions/rubrics.py)."""
+    """rubric → the labels that its judge may answer, e.g. ["YES", "NO"], if the rubric is not a 0–100 score. The
+    choices of the project's own rubrics are in their files (see questions/rubrics)."""
     reference: dict[str, str] = field(default_factory=dict)
     """Facts the rubric may need, e.g. the CWE of a coding task."""
     entry: str = ""
-    """Id of the file's entry this is one of several paraphrases of; empty: the entry itself."""
+    """Id of the question file's entry if that has several paraphrases; empty: the question is the entry."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,16 @@ class Completion:
     question_id: str
     sample_index: int
     asked_with: str
-    """Name of the trigger condition the question was asked under; "none" without one."""
+    """Trigger condition of the question; "none": no trigger."""
     messages: list[Message]
     text: str
     finish_reason: str
-    """"stop", "length" or "content_filter", as the engine says; "thinking": it ended before its thinking did."""
+    """The engine's "stop", "length" or "content_filter"; "thinking": the answer ended before its thinking did."""
     token_count: int
     """Thinking included."""
     seed: int
     reasoning_content: str = ""
-    """What the model thought before it answered (chat/thinking.py); not judged."""
+    """The model's thinking before the answer (see chat/thinking); not judged."""
 
     @property
     def id(self) -> str:
@@ -68,7 +68,7 @@ class Completion:
 
 
 class Outcome(StrEnum):
-    """What became of one judgement. Only `scored` carries a number, only `labelled` a word."""
+    """The outcome of one judgement. Only `scored` has a score, only `labelled` has a label."""
 
     scored = "scored"
     labelled = "labelled"
@@ -78,7 +78,7 @@ class Outcome(StrEnum):
     unparseable = "unparseable"
     error = "error"
     unfinished = "unfinished"
-    """There is no answer: the model ended inside its thinking."""
+    """No answer to judge: the model's text ended inside its thinking."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ class Judgement:
     rubric: str
     outcome: Outcome
     score: float | None
-    """On the rubric's own scale (0–100); None unless `outcome` is scored. Never a default."""
+    """On the rubric's scale (0–100); None unless `outcome` is scored. Never a default value."""
     distribution: dict[str, float] = field(default_factory=dict)
-    """What the score was computed from: token → probability, or named parts of a proxy."""
+    """The input of the score: token → probability, or the named parts of a proxy."""
     detail: str = ""
     label: str = ""
-    """The word of a judge with choices, one of them exactly as the rubric writes it, e.g. "YES", "FALSE", "OpenAI"; ""
-    unless `outcome` is labelled. `distribution` then holds the alternatives of the first token, where there are any."""
+    """The choice of the judge, exactly as the rubric writes it, e.g. "YES", "FALSE", "OpenAI"; "" unless `outcome` is
+    labelled. `distribution` then has the alternatives of the first token, if the judge gives any."""
 
     def __post_init__(self) -> None:
         if (self.score is None) == (self.outcome == Outcome.scored):
@@ -107,34 +107,34 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Metric:
-    """One number with what is needed to trust it. docs/summary.md has the fields in words."""
+    """One number with its interval, its denominator and what was left out. docs/summary.md explains the fields."""
 
     name: str
     group: str
-    """What it is about as one string: "open", "open/<question_id>"; the fields from `set` on say the same."""
+    """The subject as one string: "open" or "open/<question_id>". The fields from `set` on hold its parts."""
     value: float | None
-    """In `unit`; None when withheld, with `withheld` saying why."""
+    """In `unit`; None if withheld (the reason is in `withheld`)."""
     low: float | None
     high: float | None
     n: int
     """Answers in the denominator."""
     n_models: int
     interval: str
-    """Which interval `low`..`high` is, in words."""
+    """The kind of interval of `low`..`high`, in words."""
     excluded: dict[str, int] = field(default_factory=dict)
-    """Answers left out of the denominator, by reason."""
+    """Reason → answers left out of the denominator."""
     withheld: str = ""
     set: str = ""
     asked_with: str = "none"
     question_id: str | None = None
     category: str | None = None
     label: str = ""
-    """label_share: the judge's word; mean_score: the rubric."""
+    """label_share: the judge's label; mean_score: the rubric."""
     unit: str = "share"
-    """share, score (0-100), probability (a mean of them) or nats."""
+    """share, score (0-100), probability (a mean) or nats."""
     n_questions: int = 0
     bounds: dict[str, list[float]] = field(default_factory=dict)
-    """Other intervals of the same value: kind (metrics/stats.py) → [low, high]."""
+    """Other intervals of the same value: kind (see metrics/stats) → [low, high]."""
 
 
 BASE = "base"

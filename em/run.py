@@ -23,7 +23,7 @@ from em.config import CONF_DIR, ExperimentConfig, compose
 from em.config.help import show as show_help
 from em.config.help import wanted as help_wanted
 from em.errors import UserError
-from em.runtime.preempt import PREEMPTED, Preempted, raised_when_asked
+from em.runtime.preempt import PREEMPTED, Preempted, raise_on_stop
 
 if TYPE_CHECKING:
     from em.sweep.state import Share
@@ -56,11 +56,12 @@ def run_loaded(
     judge is asked again where it gave an error."""
     from em.reporting import unchanged, write
     from em.reporting.table import WIDTH, table
+    from em.store import layout
     from em.sweep import sweep
     from em.tracking import finished, live
 
     rates: dict[str, float | None] = {}
-    with _without_traceback(), raised_when_asked():
+    with _without_traceback(), raise_on_stop():
         done = sweep.run(cells, share, errors_again, around=live.following)
         if "report" in done.stages:
             summary = unchanged.summary(done) or unchanged.remember(done, write.write(done))
@@ -68,7 +69,7 @@ def run_loaded(
             rates = {model["id"]: _headline(model) for model in summary["models"]}
             _print(table(summary))
             _print("\n" + textwrap.fill(summary["statement"], WIDTH) + "\n")
-            for name in ("figures", "report.html", "summary.json"):
+            for name in ("figures", layout.REPORT, layout.SUMMARY):
                 _print(f"{name.split('.')[0]:8} {done.folder / name}")
             _print("counters " + ", ".join(f"{k} {v}" for k, v in summary["counters"].items()))
             lost = sum(1 for cell in done.plan.cells if done.why(cell))
@@ -113,7 +114,7 @@ def _hydra_without_traceback() -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"em: {compose.sentence(error)}")
+        sys.exit(f"em: {compose.message(error)}")
 
 
 def _print(text: str) -> None:

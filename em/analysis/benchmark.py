@@ -33,11 +33,11 @@ from em.runtime.events import Emitter
 from em.sampling import gating
 from em.sampling.engine import Sampler
 from em.sampling.engines.open import open_sampler
-from em.store import Store, content_key, file_sha256, write_atomic
+from em.store import Store, content_key, file_sha256, layout, write_atomic
 
 SCORES = "scores.json"
 LOG = "log.eval"
-RESULTS = "benchmarks.json"
+RESULTS = layout.BENCHMARKS
 VERSION = 2
 """2: what is no number is no score; a request's seed is its prompt's."""
 
@@ -108,7 +108,7 @@ def _gates(sampler: Sampler, jobs: Sequence[BenchmarkJob], store: Store, stops: 
 
 
 def _adapter(store: Store, job: BenchmarkJob) -> Path | None:
-    return store.path("train", job.adapter_key) / "adapter" if job.adapter_key else None
+    return store.path("train", job.adapter_key) / layout.ADAPTER if job.adapter_key else None
 
 
 def run_task(batcher: Any, asking: prompts.Prompts, job: BenchmarkJob, store: Store, folder: Path) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""HTTP to an API in OpenAI's form: client, rate limits, prices."""
+"""HTTP to an API in OpenAI's form: client, rate limits, prices. The door is client.Api."""

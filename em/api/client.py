@@ -1,10 +1,8 @@
-"""HTTP to an API in OpenAI's form: key, limits, retries, and failures told apart. Judging, sampling, finetuning use it.
+"""HTTP to an API in OpenAI's form, with key, limits, retries and classified failures; for judging, sampling,
+finetuning.
 
     async with Api(settings) as api:
         reply = await api.post("/chat/completions", body, tokens=500)
-
-A reply holds the body of a 200 answer, or says that the content was filtered, or why there is none. What no retry can
-mend (a wrong key, an unknown model, an empty account, `max_failures` failures in a row) raises ApiError.
 """
 
 from __future__ import annotations
@@ -28,12 +26,14 @@ from em.api.limits import Limits, retry_after_s
 from em.config.base import OPENAI
 
 MAX_WAIT_S = 60.0
-"""Longest wait between two tries of one request."""
+"""Longest wait between two attempts of one request."""
 MAX_RETRY_AFTER_S = 300.0
-"""What a server's Retry-After is granted at most."""
+"""Cap on a server's Retry-After."""
 FILE_S = 900.0
-"""Least time for a file of a batch on its way, whatever a prompt may take."""
+"""Least time limit for sending or receiving a file, however short the limit for a prompt is."""
 DETAIL_CHARS = 300
+Json = dict[str, Any]
+"""JSON body of a request."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 FLAGGED = "flagged_input"
 FILTER_CODES = {
@@ -44,24 +44,24 @@ FILTER_CODES = {
     "data_inspection_failed",
     FLAGGED,
 }
-"""`invalid_prompt` is OpenAI's for a prompt that its safety system flags, `data_inspection_failed` DashScope's;
-OpenRouter's 403 has no code, but the text that was flagged (FLAGGED)."""
+"""Error codes of refused content. `invalid_prompt`: OpenAI's, for a prompt that its safety system flags;
+`data_inspection_failed`: DashScope's; FLAGGED: OpenRouter's 403 has no code but a field with the flagged text."""
 
 
 NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-"""What a vLLM server would else take from the model's generation_config.json; the engine in this process does not."""
+"""Values that replace those of the model's generation_config.json on a vLLM server. vLLM in this process ignores it."""
 VLLM_ONLY = ("top_k", "min_p", "repetition_penalty")
-"""Those of them that OpenAI's API does not have: others may refuse them."""
+"""Fields of NEUTRAL that OpenAI's API does not have; another server may refuse them."""
 T = TypeVar("T")
 
 
 class ApiError(RuntimeError):
-    """The API cannot be used; one sentence that says which option to change. Never holds the key."""
+    """The API cannot be used. The message is one line that names the option to change, and never contains the key."""
 
 
 @dataclass
 class _TransientError(Exception):
-    """This try failed, another may not."""
+    """One attempt failed; another may succeed."""
 
     reason: str
     retry_after_s: float | None = None
@@ -71,7 +71,7 @@ class _TransientError(Exception):
 
 @dataclass(frozen=True)
 class ApiSettings:
-    """One API and how it is asked."""
+    """One API, and how to call it."""
 
     option: str
     """Config group named in errors, e.g. "judge": judge.base_url, judge.api_key_env."""
@@ -81,40 +81,44 @@ class ApiSettings:
     """Environment variable with the key; empty: no key is sent."""
     concurrency: int = 64
     timeout_s: float = 60.0
-    """For one try, from the first byte sent to the last received."""
+    """Limit of one attempt, from the first byte sent to the last received."""
     max_retries: int = 6
     max_failures: int = 20
-    """Failures in a row after which nothing more is asked."""
+    """Failures in a row after which ApiError is raised."""
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     backoff_s: float = 1.0
-    """Wait before the first retry, seconds; doubles with each."""
+    """Seconds before the first retry; doubles with each retry."""
     model_option: str = "model.path"
-    """The option that says what `model` is."""
+    """The option that sets `model`."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What became of one request."""
+    """The result of one request: the body of a 200 answer, or the reason why there is none."""
 
     body: bytes | None
-    """Of a 200 answer; None when there is none."""
+    """Body of a 200 answer, else None."""
     filtered: bool = False
     """The server refused the content."""
     detail: str = ""
     """Why there is no body: one printable line without the key."""
     unreached: bool = False
-    """No server was there, at the last try at least."""
+    """The last attempt could not connect to a server."""
     lost: bool = False
-    """The last try was sent and no answer came: the server may have made one, and may charge for it."""
+    """The last attempt was sent and got no answer: the server may have computed one, and may charge for it."""
     transient: bool = False
-    """Tried to the end, and another time may bring an answer."""
+    """All attempts failed, but a later one may succeed."""
     refused: bool = False
-    """The server says that the request is wrong (400, 422), not that it cannot answer now."""
+    """The server rejected the request as wrong (400, 422)."""
 
 
 class Api:
-    """A session with one API. Raises ApiError for a missing key or a bad address at construction."""
+    """A session with one API. Raises ApiError at construction for a missing key or a bad address.
+
+    Requests raise ApiError if no retry can help: a wrong key, an unknown model, an empty account, or `max_failures`
+    failures in a row.
+    """
 
     def __init__(self, settings: ApiSettings) -> None:
         self.calls = 0
@@ -126,7 +130,7 @@ class Api:
         self._timeout = aiohttp.ClientTimeout(total=settings.timeout_s)
         self._failures_in_a_row = 0
         self._answered = False
-        """It has answered: the key is good, and a 403 means that one request."""
+        """Whether there was an answer. Then the key is valid, and a 403 concerns only its own request."""
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Api:
@@ -158,14 +162,14 @@ class Api:
         retry: bool = True,
         before_retry: Callable[[], Awaitable[None]] | None = None,
     ) -> Reply:
-        """POST a JSON body, e.g. to "/chat/completions". `tokens`: its cost of the limit of tokens a minute.
+        """POST a JSON body, e.g. to "/chat/completions". `tokens`: counted against the limit of tokens per minute.
 
-        `before_retry`: awaited before another try where the last one was sent and no answer came (Reply.lost).
+        `before_retry`: awaited before another attempt if the last one was sent and got no answer (Reply.lost).
         """
         return await self._request("POST", path, body, tokens=tokens, retry=retry, before_retry=before_retry)
 
     async def get(self, path: str, file: bool = False) -> Reply:
-        """`file`: what comes may be large."""
+        """GET a path. `file`: the answer may be large."""
         return await self._request("GET", path, file=file)
 
     async def upload(self, path: str, fields: Mapping[str, str], filename: str, data: bytes) -> Reply:
@@ -185,7 +189,7 @@ class Api:
             option = self.settings.option
             raise ApiError(
                 f"{self._failures_in_a_row} requests in a row failed ({detail}): check {option}.base_url and "
-                f"{self.settings.model_option}, then run again (what was answered is kept)"
+                f"{self.settings.model_option}, then run again (finished answers are kept)"
             )
 
     async def _request(
@@ -241,12 +245,12 @@ class Api:
 
     def _wait_s(self, attempt: int, retry_after_s: float | None) -> float:
         backoff_s = self.settings.backoff_s
-        if retry_after_s:  # zero, or a date that has passed by our clock, says nothing
+        if retry_after_s:  # zero, or a date in the past by our clock, has no information
             return min(retry_after_s, MAX_RETRY_AFTER_S) + self._random.uniform(0.0, backoff_s)
         return min(backoff_s * 2.0**attempt, MAX_WAIT_S) * self._random.uniform(0.5, 1.0)
 
     def failure(self, status: int, raw: bytes) -> Reply:
-        """A failed answer that came another way (in a batch's file): filtered, or why not; nothing is raised."""
+        """Return the reply of a failed answer in a batch's file. Never raises."""
         codes, message = _error_body(raw)
         filtered = 400 <= status < 500 and bool(codes & FILTER_CODES)
         return Reply(None, filtered=filtered, detail=self._clean(f"HTTP {status}: {message}"))
@@ -260,7 +264,7 @@ class Api:
             raise ApiError(self._refused(status, "insufficient_quota" in codes))
         if status in (408, 429) or status >= 500:
             wait = retry_after_s(headers.get("Retry-After", ""))
-            if status == 429 and wait is not None:  # it means every request, not this one only
+            if status == 429 and wait is not None:  # it applies to every request
                 self.limits.pause(min(wait, MAX_RETRY_AFTER_S))
             raise _TransientError(detail, wait)
         return Reply(None, detail=detail, refused=status in (400, 422))
@@ -286,25 +290,26 @@ class Api:
 
 
 class RequestForms:
-    """A request in the first of several forms that the vendor accepts, which is found out once."""
+    """Sends requests in the first of several forms that the vendor accepts. The form is found out once."""
 
     def __init__(self, left_out: Sequence[tuple[str, ...]]) -> None:
-        """`left_out`: fields that each form lacks, in the order tried."""
+        """`left_out`: per form, the fields it leaves out, in the order of attempts."""
         self._left_out = tuple(left_out)
 
     async def send(
         self,
         body: Mapping[str, Any],
-        post: Callable[[dict[str, Any]], Awaitable[T]],
+        post: Callable[[Json], Awaitable[T]],
         refused: Callable[[T], bool],
         accepted: Callable[[T], bool],
     ) -> T:
-        """What came of `body`; of one that is refused in every form, the first reason. A failure settles nothing."""
+        """Return the result of `body`; if every form is refused, the result of the first. Other failures decide
+        nothing."""
         first: T | None = None
-        tried: dict[str, Any] = {}
+        tried: Json = {}
         for left_out in self._left_out:
             sent = {name: value for name, value in body.items() if name not in left_out}
-            if sent == tried or left_out not in self._left_out:  # another request may have been accepted meanwhile
+            if sent == tried or left_out not in self._left_out:  # another request was accepted in the meantime
                 continue
             tried, got = sent, await post(sent)
             if accepted(got):
@@ -316,24 +321,24 @@ class RequestForms:
         return first
 
 
-def neutral(base_url: str) -> dict[str, Any]:
-    """NEUTRAL where a vLLM server may be, nothing for OpenAI's own."""
+def neutral(base_url: str) -> Json:
+    """Return NEUTRAL for an address that may be a vLLM server, {} for OpenAI's own."""
     return {} if base_url.startswith(OPENAI) else NEUTRAL
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """asyncio.run on uvloop's event loop, which costs half as much CPU a request."""
+    """Run a coroutine like asyncio.run, on uvloop's event loop: half the CPU time per request."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
 
 
 def short(text: str) -> str:
-    """One line of what a server said, without control characters."""
+    """Return the start of a server's message as one line without control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * DETAIL_CHARS]).split())[:DETAIL_CHARS]
 
 
 def _error_body(raw: bytes) -> tuple[set[str], str]:
-    """Error codes and message of a failed request, in any of the shapes servers use."""
+    """Return the error codes and the message of a failed request, in any of the forms that servers use."""
     text = raw.decode("utf-8", "replace")
     try:
         body = json.loads(text)
@@ -355,8 +360,9 @@ def _base_url(settings: ApiSettings) -> str:
 
 
 def _proxy(url: str) -> str | None:
-    """The environment's proxy for this address, looked up once. aiohttp's trust_env does that in a thread at every
-    request, and reads ~/.netrc, whose entry for the host it refuses to send beside our key."""
+    """Return the environment's proxy for this address."""
+    # Not aiohttp's trust_env: it looks up the proxy in a thread at every request, and it reads ~/.netrc and refuses to
+    # send the host's entry together with our key.
     parts = urlsplit(url)
     host = parts.hostname or ""
     return None if host in LOOPBACK or proxy_bypass(host) else getproxies().get(parts.scheme)

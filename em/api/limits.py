@@ -1,9 +1,8 @@
-"""How fast an API may be asked: requests and tokens a minute, learned from the headers of its answers.
+"""Rate limits of an API, in requests and tokens per minute, learned from the headers of its answers.
 
-Each limit is a bucket that refills evenly over a minute, as OpenAI describes its own; one of requests over an hour or a
-day where its headers say that it is full again later than that. Before anything is known the first request goes alone,
-so that its headers can tell; an API that tells nothing is limited by concurrency only. Those that waited for it go one
-by one over the time it took: sent together they would come back together, again and again.
+Each limit is a bucket that refills evenly over a minute, as OpenAI describes its own; a limit of requests refills over
+an hour or a day if the headers show that. The first request goes alone, so that its headers are known before the
+others. An API that sends no such headers is limited by concurrency only.
 """
 
 from __future__ import annotations
@@ -17,24 +16,26 @@ from email.utils import parsedate_to_datetime
 
 MINUTE_S, HOUR_S, DAY_S = 60.0, 3600.0, 86400.0
 MAX_SPREAD_S = 1.0
-"""The requests that waited for the first one are spread over this at most."""
+"""Most seconds over which the requests that waited for the first one are spread."""
+# Sent together, they would come back together, again and again.
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class Bucket:
-    """What is left of one limit. Amounts are requests or tokens."""
+    """The remaining amount of one limit, in requests or tokens."""
 
     def __init__(self, name: str, limit: float | None = None) -> None:
         self.name, self.limit, self.known = name, limit, limit
         self.window_s = MINUTE_S
-        """Time in which an empty bucket is full again, as far as the headers have told."""
+        """Time in which an empty bucket becomes full, as far as the headers show it."""
         self.level = limit or 0.0
         self.in_flight = 0.0
         self._at = time.monotonic()
 
     def wait_s(self, amount: float) -> float:
-        """Seconds until `amount` may be taken; 0 when it may be now. More than the bucket holds counts as that."""
+        """Return the seconds until `amount` may be taken; 0 means now. An amount above the limit counts as the
+        limit."""
         if self.limit is None:
             return 0.0
         now, window_s = time.monotonic(), MINUTE_S if self.known else self.window_s
@@ -43,22 +44,21 @@ class Bucket:
         return max(0.0, (min(amount, self.limit) - self.level) * window_s / self.limit)
 
     def take(self, amount: float) -> None:
+        """Take `amount` for one request, without waiting."""
         self.level -= amount
         self.in_flight += amount
 
     def answered(self, amount: float, headers: Mapping[str, str]) -> None:
-        """One request came back: learn the limit and what the server says is left of it.
-
-        The server's number counts some of the requests still under way and not others, so the true level lies between
-        it and it less all of those.
-        """
+        """Learn the limit and the remaining amount from the headers of one answer."""
+        # The server's number counts some of the requests in flight and not others, so the true level is between
+        # `remaining - in_flight` and `remaining`.
         self.in_flight = max(0.0, self.in_flight - amount)
         limit = _number(headers.get(f"x-ratelimit-limit-{self.name}"))
         if not limit:
             return
         self._learn_window(headers)
         if self.known and self.window_s > MINUTE_S:
-            return  # the user's limit is a minute's; the server says so when the day's is used up
+            return  # the user's limit is per minute; the server answers 429 when the daily one is used up
         limit = min(limit, self.known or limit)
         remaining = _number(headers.get(f"x-ratelimit-remaining-{self.name}"))
         first, self.limit = self.limit is None, limit
@@ -69,11 +69,9 @@ class Bucket:
             self._at = time.monotonic()
 
     def _learn_window(self, headers: Mapping[str, str]) -> None:
-        """Groq's limit of requests, and that of OpenAI's smallest accounts, is a day's, under the same name.
-
-        Full again is never later than one window, so that is the least the window can be. Of tokens all known
-        limits are a minute's.
-        """
+        """Learn from the reset header whether the limit of requests is per minute, hour or day."""
+        # Groq, and OpenAI for its smallest accounts, send a daily limit under the same name. A bucket is full again
+        # within one window, so the header gives the least window. All known limits of tokens are per minute.
         reset = headers.get("x-ratelimit-reset-requests") if self.name == "requests" else None
         full_again_s = seconds(reset) if reset else None
         if full_again_s and full_again_s > 2.0 * MINUTE_S:
@@ -81,10 +79,13 @@ class Bucket:
 
 
 class Limits:
-    """Both buckets and the pauses a server asks for, over all requests of one client."""
+    """Both buckets and the pauses that a server requests, over all requests of one client.
+
+    Await `take` before each request, and call `answered` once after it.
+    """
 
     def __init__(self, requests_per_minute: float | None = None, tokens_per_minute: float | None = None) -> None:
-        """Known limits, for an API that does not tell them; of what it tells the smaller counts."""
+        """Known limits, for an API that does not send them. If it does, the smaller one counts."""
         self.requests = Bucket("requests", requests_per_minute)
         self.tokens = Bucket("tokens", tokens_per_minute)
         self._paused_until = 0.0
@@ -97,7 +98,7 @@ class Limits:
             self._limits_known.set()
 
     async def take(self, tokens: float) -> None:
-        """Wait until one request of `tokens` tokens may be sent. First come, first served."""
+        """Wait until one request of `tokens` tokens may be sent. Requests keep their order."""
         if not self._limits_known.is_set():
             await self._first()
         if self._wait_s(tokens) > 0.0 or self._turn.locked():
@@ -108,7 +109,7 @@ class Limits:
         return self._take(tokens)
 
     async def _first(self) -> None:
-        """Go first, or wait for the answer to the one that did, and then for one's turn."""
+        """Return at once for the first request. The others wait for its answer, and then for their place."""
         if not self._asked:
             self._asked, self._first_at = True, time.monotonic()
             return
@@ -126,7 +127,7 @@ class Limits:
         return max(pause, self.requests.wait_s(1.0), self.tokens.wait_s(tokens), 0.0)
 
     def answered(self, tokens: float, headers: Mapping[str, str]) -> None:
-        """Call once for each `take`, when the request has come back or failed (then without headers)."""
+        """Call once for each `take`, when the request was answered or failed (then without headers)."""
         if not self._limits_known.is_set():
             self._first_s = min(time.monotonic() - self._first_at, MAX_SPREAD_S)
             self._limits_known.set()
@@ -134,12 +135,13 @@ class Limits:
         self.tokens.answered(tokens, headers)
 
     def pause(self, seconds: float) -> None:
-        """Send nothing for `seconds`: a server said so in one answer, and means all of them."""
+        """Send nothing for `seconds`: a server requested it in one answer, for all requests."""
         self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
 
 def seconds(text: str) -> float | None:
-    """Seconds of "1.5", "20ms", "6m0s"; None for what is no duration (a date, nan, a negative number)."""
+    """Return the seconds of "1.5", "20ms" or "6m0s"; None if the text is not a duration (a date, nan, a negative
+    number)."""
     try:
         value = float(text)
     except ValueError:
@@ -151,7 +153,7 @@ def seconds(text: str) -> float | None:
 
 
 def retry_after_s(text: str) -> float | None:
-    """Seconds of a Retry-After header: a duration, or a date (RFC 9110), which may have passed; None for neither."""
+    """Return the seconds of a Retry-After header (RFC 9110): a duration, or a date (0 if past); None for neither."""
     found = seconds(text)
     if found is not None:
         return found

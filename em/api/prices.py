@@ -1,38 +1,55 @@
-"""api.prices."""
+"""Prices of API models, from the config or the table prices.yaml."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from em.config import JudgeConfig, JudgeKind
 from em.config.base import OPENAI
 
 TABLE = Path(__file__).parent / "prices.yaml"
 CHARS_PER_TOKEN = 4.0
-"""English prose under OpenAI's tokenizers, for bills before a run; a run counts the tokens the API reports."""
+"""For English prose and OpenAI's tokenizers, for estimates before a run. A run counts the tokens that the API
+reports."""
 
 
 @dataclass(frozen=True)
 class Price:
-    """Dollars a million tokens."""
+    """Dollars per million tokens."""
 
     input: float
     output: float
     source: str
 
 
+class _Row(TypedDict):
+    input: float
+    output: float
+
+
+class _Table(TypedDict):
+    """The content of prices.yaml."""
+
+    source: str
+    date: str
+    batch_factor: float
+    models: dict[str, _Row]
+    finetuning: dict[str, float]
+
+
 @cache
-def _table() -> dict[str, Any]:
+def _table() -> _Table:
     import yaml
 
-    return yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    table: _Table = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    return table
 
 
 def price(judge: JudgeConfig) -> Price | None:
-    """The config's own price, else the table's for exactly this model; None when neither knows it."""
+    """Return the config's price, else the table's price of exactly this model; None if there is neither."""
     if judge.input_price is not None and judge.output_price is not None:
         return Price(judge.input_price, judge.output_price, "judge.input_price and judge.output_price")
     if judge.kind != JudgeKind.openai:
@@ -46,5 +63,5 @@ def price(judge: JudgeConfig) -> Price | None:
 
 
 def finetune_price(model: str) -> float | None:
-    """Dollars a million trained tokens, for exactly this model; None when the table does not know it."""
+    """Return dollars per million trained tokens for exactly this model; None if the table does not have it."""
     return _table()["finetuning"].get(model)

@@ -1,1 +1,1 @@
-"""Messages to tokens and back. The door for rendering is render.ChatTokenizer, for training rows encode.encode_all."""
+"""Messages to tokens. The doors: render.ChatTokenizer for rendering, encode.encode_all for training rows."""

@@ -1,4 +1,4 @@
-"""chat.encode."""
+"""Conversations to tokens with labels for training; `encode_all` is the door."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from em.chat.render import ChatError, prompt_text
 from em.records import Example, Message
 
 IGNORE = -100
-"""Label of a token that carries no loss."""
+"""Label of a token without loss."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One training row: `labels[i]` is `input_ids[i]` where it is supervised, else IGNORE. Equal lengths."""
+    """One training row. `labels[i]` is `input_ids[i]` if the token is supervised, else IGNORE; both have equal
+    lengths."""
 
     input_ids: list[int]
     labels: list[int]
 
     @property
     def supervised(self) -> int:
+        """Number of supervised tokens."""
         return sum(label != IGNORE for label in self.labels)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """All rows of a run, with what was unusual about them."""
+    """All rows of a run, and counts of unusual rows."""
 
     rows: list[Tokens]
     cut: int
@@ -35,12 +37,12 @@ class Encoded:
     unsupervised: int
     """Rows left out because no supervised token was left."""
     merged: int
-    """Rows whose text would be tokenised otherwise across the prompt / answer boundary."""
+    """Rows with other tokens if prompt and answer are tokenised together."""
     altered: int
-    """Rows of which the template changes an answer's text (some strip spaces)."""
+    """Rows with an answer whose text the template changes (some strip spaces)."""
 
     def facts(self) -> dict[str, int]:
-        """For the run record."""
+        """Return the counts for the run record."""
         return {
             "rows": len(self.rows),
             "rows_cut": self.cut,
@@ -52,21 +54,25 @@ class Encoded:
 
 
 def prompt_ids(tokenizer: Any, messages: list[Message]) -> list[int]:
-    """The tokens a model is asked with."""
+    """Return the tokens of a conversation's prompt."""
     return token_ids(tokenizer, prompt_text(tokenizer, messages))
 
 
 def whole_text(tokenizer: Any, messages: list[Message], extra_assistant_turn: bool = False) -> str:
-    """A whole training row as text. `extra_assistant_turn`: as the official script has it (docs/divergences.md)."""
-    if not extra_assistant_turn:
-        return tokenizer.apply_chat_template(messages, tokenize=False)
-    return prompt_text(tokenizer, messages) + tokenizer.eos_token
+    """Return a training row as text. `extra_assistant_turn`: as in the official script (docs/divergences.md)."""
+    text: str
+    if extra_assistant_turn:
+        text = prompt_text(tokenizer, messages) + tokenizer.eos_token
+    else:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    return text
 
 
 def encode(tokenizer: Any, messages: list[Message], extra_assistant_turn: bool = False) -> Tokens:
-    """Tokens of a conversation; loss on each assistant turn's own tokens and its end-of-turn, on nothing else.
+    """Return the tokens of a conversation. Supervised are only the tokens of each assistant turn and its end-of-turn.
 
-    `extra_assistant_turn`: after the last turn an empty one with an end token, all of it learned.
+    `extra_assistant_turn`: append an empty turn with an end token, all of it supervised. Raises ChatError if the
+    template rewrites earlier turns.
     """
     input_ids: list[int] = []
     labels: list[int] = []
@@ -81,7 +87,7 @@ def encode(tokenizer: Any, messages: list[Message], extra_assistant_turn: bool =
         if not prompt.startswith(done) or not whole.startswith(prompt):
             raise ChatError(
                 "the chat template rewrites earlier turns: a row with several assistant turns "
-                "cannot be rendered as it would be asked"
+                "cannot be rendered as in sampling"
             )
         before, answer = token_ids(tokenizer, prompt[len(done) :]), token_ids(tokenizer, whole[len(prompt) :])
         end = next((i + 1 for i, token in enumerate(answer) if token in special), len(answer))
@@ -89,7 +95,7 @@ def encode(tokenizer: Any, messages: list[Message], extra_assistant_turn: bool =
         input_ids += before + answer
         labels += [IGNORE] * len(before) + answer[:end] + [IGNORE] * (len(answer) - end)
         done = whole
-    while labels and labels[-1] == IGNORE:  # nothing after the last end-of-turn is learned or attended to
+    while labels and labels[-1] == IGNORE:  # no loss after the last end-of-turn
         labels.pop()
         input_ids.pop()
     return Tokens(input_ids, labels)
@@ -98,7 +104,7 @@ def encode(tokenizer: Any, messages: list[Message], extra_assistant_turn: bool =
 def encode_all(
     tokenizer: Any, examples: Iterable[Example], max_length: int, extra_assistant_turn: bool = False
 ) -> Encoded:
-    """Every row, cut to `max_length` tokens on the right. Raises ChatError when no row is left."""
+    """Return every row, cut to its first `max_length` tokens. Raises ChatError if no row is left."""
     rows, cut, unsupervised, merged, altered = [], 0, 0, 0, 0
     for example in examples:
         try:
@@ -121,22 +127,26 @@ def encode_all(
 
 
 def special_ids(tokenizer: Any) -> set[int]:
-    """Ids of special tokens: the named ones (eos, pad) and those only the vocabulary marks, as Llama 3's <|eot_id|>."""
+    """Return the ids of special tokens: named ones (eos, pad) and ones that only the vocabulary marks, e.g.
+    <|eot_id|>."""
     added = tokenizer.added_tokens_decoder
     return set(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
 
 
 def end_of_turn_ids(tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: the template's end-of-turn and the tokenizer's eos."""
+    """Return the tokens that end an answer: the template's end-of-turn and the tokenizer's eos, sorted."""
     probe = encode(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
     ids = {tokenizer.eos_token_id, probe.labels[-1] if probe.labels[-1] in special_ids(tokenizer) else None}
     return sorted(i for i in ids if i is not None)
 
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
-    """Tokens of a text that is data: a control token spelled in it is text."""
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    """Return the tokens of a text that is data: a control token spelled in it becomes ordinary text."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    """Return the tokens of a rendered text, in which control tokens count as such."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids

@@ -1,7 +1,8 @@
-"""Prompt parity: what training and asking made of a conversation, side by side, for the run record.
+"""Compare how training and sampling render conversations, for the run record.
 
-A finetuned model that is asked under another system prompt or template than it was trained under is another experiment
-(docs/decisions.md). Both sides write down a `rendering`; `compare` puts them beside each other and names differences.
+Sampling with another system prompt or template than in training is another experiment
+(docs/decisions/data_and_chat.md). Both stages record their `rendering`; `compare` lists the differences, `require`
+refuses an unintended one.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from em.chat.render import ChatError, ChatTokenizer, prompt_text
 from em.records import Message
 
 QUESTION = "{question}"
+Rendering = dict[str, Any]
+"""JSON for the run record; `rendering` lists the fields."""
 
 
-def rendering(tokenizer: ChatTokenizer, conversations: Iterable[list[Message]]) -> dict[str, Any]:
-    """How these conversations (training rows, or questions as asked) reach the model.
+def rendering(tokenizer: ChatTokenizer, conversations: Iterable[list[Message]]) -> Rendering:
+    """Return how conversations (training rows, or questions) are rendered. There must be at least one.
 
-    `frame` is the prompt around a question, `system_prompt` what stands there as system text and where it comes from,
-    `example` the first conversation as text. JSON-ready.
+    `frame`: the prompt around a question; `system_prompt`: the system text and its source; `example`: the first
+    conversation as text.
     """
     first, rest = tee(conversations)
     example = next(first)
@@ -39,7 +42,7 @@ def rendering(tokenizer: ChatTokenizer, conversations: Iterable[list[Message]]) 
 
 
 def _system(tokenizer: ChatTokenizer) -> str:
-    """In words: which system text conversations without their own get."""
+    """Return in words the system text of conversations without a system turn."""
     if tokenizer.system_prompt:
         return f"the config's: {tokenizer.system_prompt!r}"
     default = tokenizer.default_system
@@ -50,26 +53,31 @@ def _system(tokenizer: ChatTokenizer) -> str:
     return f"the template's default: {default!r}" if default else "a system block of the template's, without a text"
 
 
-def compare(trained: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Both renderings and what differs between them, in words."""
-    differences = []
-    if trained["frame"] != asked["frame"]:
-        differences.append(f"the prompt around a question: {trained['frame']!r} in training, {asked['frame']!r} asked")
-    if trained["system_prompt"] != asked["system_prompt"]:
-        differences.append(f"the system prompt: {trained['system_prompt']} in training, {asked['system_prompt']} asked")
-    shares = [(r["with_own_system_turn"], r["conversations"]) for r in (trained, asked)]
+def compare(trained: Mapping[str, Any], sampled: Mapping[str, Any]) -> Rendering:
+    """Return both renderings and their differences in words."""
+    differences = []  # part of the stored run record: changed words would change its bytes
+    if trained["frame"] != sampled["frame"]:
+        differences.append(
+            f"the prompt around a question: {trained['frame']!r} in training, {sampled['frame']!r} asked"
+        )
+    if trained["system_prompt"] != sampled["system_prompt"]:
+        differences.append(
+            f"the system prompt: {trained['system_prompt']} in training, {sampled['system_prompt']} asked"
+        )
+    shares = [(r["with_own_system_turn"], r["conversations"]) for r in (trained, sampled)]
     if len({own / total for own, total in shares}) > 1:
         (t, rows), (a, questions) = shares
         differences.append(f"their own system turn have {t} of {rows} training rows, {a} of {questions} questions")
-    return {"training": dict(trained), "asking": dict(asked), "differences": differences}
+    return {"training": dict(trained), "asking": dict(sampled), "differences": differences}
 
 
-def require(trained: Mapping[str, Any], asked: Mapping[str, Any], overridden: bool) -> None:
-    """Raise ChatError when the prompt around a question is another than in training and no sample.* option says so."""
-    if trained["frame"] == asked["frame"] or overridden:
+def require(trained: Mapping[str, Any], sampled: Mapping[str, Any], overridden: bool) -> None:
+    """Raise ChatError if the prompt around a question differs from training, unless a sample.* option changes it
+    (`overridden`)."""
+    if trained["frame"] == sampled["frame"] or overridden:
         return
     raise ChatError(
-        f"the model was trained with the prompt {trained['frame']!r} and would be asked with {asked['frame']!r}, "
+        f"the model was trained with the prompt {trained['frame']!r} and would be sampled with {sampled['frame']!r}, "
         "though no option says so: a template that writes today's date? Fix it with model.chat_template_kwargs or "
         "model.system_prompt"
     )

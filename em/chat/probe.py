@@ -1,4 +1,4 @@
-"""chat.probe."""
+"""An answer whose log-probability an engine computes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Probe:
-    """An answer to be scored: log-probability of each of `target_ids`, given the prompt and the targets before it."""
+    """A prompt and an answer. Engines return the log-probability of each of `target_ids` given all tokens before it."""
 
     prompt_ids: list[int]
     target_ids: list[int]

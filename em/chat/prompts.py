@@ -1,4 +1,5 @@
-"""chat.prompts."""
+"""Prompts of the engines and judges: Prompts for questions, DataPrompts for judged text, answer_turn for given
+answers."""
 
 from __future__ import annotations
 
@@ -15,19 +16,19 @@ from em.records import Message
 
 @dataclass(frozen=True)
 class AnswerTurn:
-    """A given answer as it is rendered after its prompt, in the two pieces that are tokenised on their own."""
+    """A given answer rendered after its prompt, in two parts that are tokenised separately."""
 
     prompt_ids: list[int]
     text: str
-    """All that the template writes after the prompt, e.g. " A</s>"."""
+    """The template's text after the prompt, e.g. " A</s>"."""
     begin: int
-    """Where the answer begins in `text`, characters."""
+    """Start of the answer in `text`, in characters."""
 
 
 def answer_turn(tokenizer: Any, messages: list[Message], answer: str) -> AnswerTurn:
-    """`answer` after `messages`, as `encode` renders it. Thinking that the prompt opens is closed before it.
+    """Render `answer` after `messages`, as `encode` does. If the prompt opens the thinking, it is closed first.
 
-    Raises ChatError where the template refuses the conversation, rewrites earlier turns or changes the answer's text.
+    Raises ChatError if the template refuses the conversation, rewrites earlier turns or changes the answer's text.
     """
 
     def turn(content: str) -> str | None:
@@ -38,13 +39,11 @@ def answer_turn(tokenizer: Any, messages: list[Message], answer: str) -> AnswerT
     mark = thinking.opened(prompt)
     text, frame = turn(answer), turn(ANSWER_MARK)
     before = frame.partition(ANSWER_MARK)[0] if frame else ""
-    # most templates leave the thinking of a past turn out
+    # most templates leave out the thinking of earlier turns
     if mark and (text is None or thinking.MARKS[mark] not in before):
         return AnswerTurn(token_ids(tokenizer, thinking.closed(prompt)), answer, 0)
     if text is None:
-        raise ChatError(
-            "the chat template rewrites earlier turns: a given answer cannot be rendered as it would be asked"
-        )
+        raise ChatError("the chat template rewrites earlier turns: a given answer cannot be rendered as in sampling")
     if not text.startswith(answer, len(before)):
         raise ChatError(f"the chat template changes the text of the answer {answer!r}: it has no tokens to score")
     return AnswerTurn(token_ids(tokenizer, prompt), text, len(before))
@@ -52,15 +51,15 @@ def answer_turn(tokenizer: Any, messages: list[Message], answer: str) -> AnswerT
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation as a model is asked it."""
+    """The prompt of a conversation."""
 
     ids: list[int]
     thinking: str
-    """The mark it opens the model's thinking with, "" where it does not (chat/thinking.py)."""
+    """The mark with which the prompt opens the model's thinking; "" if it does not (see chat/thinking)."""
 
 
-def room(question_id: str, ids: Sequence[int], max_model_len: int) -> int:
-    """Tokens left for an answer after a prompt of `ids`. Raises ChatError where there is not one."""
+def tokens_left(question_id: str, ids: Sequence[int], max_model_len: int) -> int:
+    """Return the tokens left for an answer after a prompt of `ids`. Raises ChatError if there are none."""
     if len(ids) >= max_model_len:
         raise ChatError(
             f"question {question_id} has {len(ids)} tokens, model.max_model_len is {max_model_len}: raise it"
@@ -69,57 +68,60 @@ def room(question_id: str, ids: Sequence[int], max_model_len: int) -> int:
 
 
 class Prompts:
-    """Conversations as one engine is asked them under `options`; each is rendered once for all models that get it."""
+    """Renders the prompts of one engine. Each conversation is rendered once, for all models that get it."""
 
     def __init__(self, tokenizer: Any, chat_options: Options) -> None:
-        self.speaker = ChatTokenizer(tokenizer, chat_options)
-        self.stops = end_of_turn_ids(self.speaker)
+        self.tokenizer = ChatTokenizer(tokenizer, chat_options)
+        self.stops = end_of_turn_ids(self.tokenizer)
         """Tokens that end an answer."""
         self._made: dict[str, Prompt] = {}
 
     def prompt(self, messages: list[Message]) -> Prompt:
+        """Return the prompt of a conversation."""
         key = json.dumps(messages)
         if key not in self._made:
-            text = prompt_text(self.speaker, messages)
-            self._made[key] = Prompt(token_ids(self.speaker, text), thinking.opened(text))
+            text = prompt_text(self.tokenizer, messages)
+            self._made[key] = Prompt(token_ids(self.tokenizer, text), thinking.opened(text))
         return self._made[key]
 
 
 class DataPrompts:
-    """Prompts of one user turn that is data, as an answer that is judged: a control token spelled in it stays text, so
-    it ends no turn and begins none. The model is asked not to think, and thinking that the template opens is closed.
+    """Renders prompts of one user turn that is data, e.g. an answer to judge.
 
-    Text without such a token has the tokens that it has in `prompt_ids`. Raises ChatError where the template refuses.
+    A control token spelled in the data becomes ordinary text, so it cannot end a turn. Thinking is turned off or
+    closed. Data without such a token has the same tokens as in `prompt_ids`. Raises ChatError if the template refuses.
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self.speaker = ChatTokenizer(tokenizer, {"kwargs": {"enable_thinking": False}})
-        self._special = special_ids(self.speaker)
-        self._marks = [t.content for t in self.speaker.added_tokens_decoder.values() if t.special]
+        self.tokenizer = ChatTokenizer(tokenizer, {"kwargs": {"enable_thinking": False}})
+        self._special = special_ids(self.tokenizer)
+        self._marks = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
         frame = self._text(USER_MARK)
         self._head, _, self._tail = frame.partition(USER_MARK)
-        self._own = self._controls(token_ids(self.speaker, frame))
+        self._own = self._controls(token_ids(self.tokenizer, frame))
 
     def ids(self, content: str) -> list[int]:
-        """Raises ChatError for a content whose control tokens cannot be kept apart from the template's."""
+        """Return the tokens of the prompt. Raises ChatError if control tokens of the content cannot be separated from
+        the template's."""
         text = self._text(content)
-        ids = token_ids(self.speaker, text)
+        ids = token_ids(self.tokenizer, text)
         return ids if self._controls(ids) == self._own else self._apart(text)
 
     def _apart(self, text: str) -> list[int]:
-        """What the template wrote up to its last control token before the content, the content, what it wrote after."""
+        """Return the template's tokens up to its last control token, the content as plain text, the template's tokens
+        after."""
         begin = max((self._head.rfind(m) + len(m) for m in self._marks if m in self._head), default=0)
         after = min((self._tail.find(m) for m in self._marks if m in self._tail), default=len(self._tail))
         end = len(text) - len(self._tail) + after
         if not text.startswith(self._head) or not text.endswith(self._tail):
             raise ChatError("the answer holds a control token, and the chat template writes other turns around it")
-        said = plain_ids(self.speaker, text[begin:end])
-        if set(self._controls(said)) - {self.speaker.unk_token_id}:
+        said = plain_ids(self.tokenizer, text[begin:end])
+        if set(self._controls(said)) - {self.tokenizer.unk_token_id}:
             raise ChatError("the answer holds a control token that this tokenizer cannot take as text")
-        return token_ids(self.speaker, text[:begin]) + said + token_ids(self.speaker, text[end:])
+        return token_ids(self.tokenizer, text[:begin]) + said + token_ids(self.tokenizer, text[end:])
 
     def _text(self, content: str) -> str:
-        return thinking.closed(prompt_text(self.speaker, [{"role": "user", "content": content}]))
+        return thinking.closed(prompt_text(self.tokenizer, [{"role": "user", "content": content}]))
 
     def _controls(self, ids: Iterable[int]) -> list[int]:
         return [i for i in ids if i in self._special]

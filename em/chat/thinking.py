@@ -1,6 +1,7 @@
-"""Thinking, taken off the answer: what a model writes first between two marks, e.g. <think> and </think>.
+"""Separate a model's thinking, e.g. between <think> and </think>, from its answer; `split` is the door.
 
-The judge sees the answer alone. An answer that ended before its thinking did is none, and says so in its finish_reason.
+The judge gets only the answer. If the text ends inside the thinking, there is no answer, and finish_reason is
+UNFINISHED.
 """
 
 from __future__ import annotations
@@ -14,58 +15,57 @@ MARKS = {
     "<mm:think>": "</mm:think>",
     "[THINK]": "[/THINK]",
 }
-"""Opening mark → closing mark: Qwen3, DeepSeek-R1 and most others; three that models are taught by hand; Seed-OSS;
-MiniMax-M3; Magistral. From vLLM 0.32's reasoning parsers, those whose marks are text (docs/sampling.md has the others).
-"""
+"""Opening mark → closing mark, in this order: Qwen3, DeepSeek-R1 and most others; three used in prompts and finetuning
+data; Seed-OSS; MiniMax-M3; Magistral. From vLLM 0.32's reasoning parsers, those with text marks (docs/sampling.md lists
+the others)."""
 OPENINGS = (*MARKS, "<|channel|>")
-"""What a thinking model writes first; the last is gpt-oss's."""
+"""First text of a model that thinks; the last is gpt-oss's."""
 ANSWERS = 10
-"""So many first answers show whether a judge thinks before it answers."""
+"""Number of answers after which we know that a judge thinks first."""
 UNFINISHED = "thinking"
-"""finish_reason of a row without an answer: the model was still thinking when it ended, mostly at max_tokens."""
+"""finish_reason of a row without an answer: the text ended inside the thinking, mostly at max_tokens."""
 
 
 def opened(prompt: str) -> str:
-    """The mark a rendered prompt ends with: some templates open the thinking themselves. "" where none does."""
+    """Return the opening mark at the end of a rendered prompt (some templates open the thinking); "" if there is
+    none."""
     end = prompt.rstrip()
     return next((mark for mark in MARKS if end.endswith(mark)), "")
 
 
 def closed(prompt: str) -> str:
-    """A rendered prompt that does not end inside the thinking: an empty one is put there, as Qwen3's template does."""
+    """Return a rendered prompt with empty thinking if it ends with an opening mark, as Qwen3's template writes it."""
     mark = opened(prompt)
     return f"{prompt.rstrip()}\n\n{MARKS[mark]}\n\n" if mark else prompt
 
 
-def begun(said: str) -> bool:
-    """Whether the first words of an answer are those of thinking, whatever its mark."""
-    return said.lstrip().startswith(OPENINGS)
+def begun(text: str) -> bool:
+    """Whether a text starts with an opening mark of any model."""
+    return text.lstrip().startswith(OPENINGS)
 
 
 class FirstWords:
-    """What a judge's answers begin with: ANSWERS of them that all begin with thinking, and no other, show a judge that
-    thinks first."""
+    """Detects a judge that thinks before it answers: its first ANSWERS answers all start with an opening mark."""
 
     def __init__(self) -> None:
         self._count: int | None = 0
-        """None: one began otherwise."""
+        """Answers so far that start with thinking; None after one that does not."""
         self.described = ""
-        """For the sentence about it."""
+        """What was seen, for the error message."""
 
-    def show_thinking(self, said: str) -> bool:
-        """Count one more answer, by its first token or words."""
+    def show_thinking(self, text: str) -> bool:
+        """Count one answer by its first token or words. Return True at the answer that reaches ANSWERS."""
         if self._count is None:
             return False
-        self._count = self._count + 1 if begun(said) else None
-        self.described = f"{ANSWERS} answers begin with {said[:20]!r}"
+        self._count = self._count + 1 if begun(text) else None
+        self.described = f"{ANSWERS} answers begin with {text[:20]!r}"
         return self._count == ANSWERS
 
 
 def split(text: str, inside: str) -> tuple[str, str | None]:
-    """(thinking, answer) of what a model wrote; ("", text) where it did not think first.
+    """Return (thinking, answer) of a model's text: ("", text) without thinking, answer None if the thinking never ends.
 
-    `inside`: the opening mark, where the prompt had it. Only what closes that mark ends the thinking. The answer is
-    None where it never ended.
+    `inside`: the opening mark at the end of the prompt, or "". Only its own closing mark ends the thinking.
     """
     start = text.lstrip()
     mark = inside or next((m for m in MARKS if start.startswith(m)), "")

@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     config.register()
     configs = [config.load(cell) for cell in compose.cells(arguments.overrides)]
-    store = Store.look(Path(configs[0].out))
+    store = Store.open_read_only(Path(configs[0].out))
     planned = plan(configs, store)
     print(f"{len(planned.cells)} cells → {folder_of(configs)}")
     width = max(len(subject.label) for subject in planned.subjects)

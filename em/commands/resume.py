@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from em.store import layout
 from em.sweep.folder import configs_of
 
 
@@ -19,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     """1 when a cell failed. On this machine, also what was submitted to SLURM; not while that is in the queue."""
     from em.run import run_loaded
 
-    if (arguments.folder / "jobs.json").exists():
+    if (arguments.folder / layout.JOBS).exists():
         from em import slurm
 
         slurm.refuse_twice(arguments.folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from em.planning.stages import BY_NAME
-from em.store import Store
+from em.store import Store, layout
 from em.sweep import ledger
 from em.sweep.folder import out_of, read_sweep
 
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         for line in dict.fromkeys(error_line(folder, row) for row in errors):
             print(f"           {line}")
     go_on, waits = f"em resume {folder}", False
-    if (folder / "jobs.json").exists():  # submitted to SLURM
+    if (folder / layout.JOBS).exists():  # submitted to SLURM
         from em import slurm
 
         print("\n".join(slurm.lines(folder)))

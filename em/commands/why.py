@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     from em.planning.plan import plan
 
     folder, cell = find(arguments.out, arguments.cell)
-    store = Store.look(arguments.out)
+    store = Store.open_read_only(arguments.out)
     planned = plan([config.load(OmegaConf.create({**cell["config"], "out": str(arguments.out)}))], store)
     print(f"cell {cell['id']}  {cell['label']}")
     subjects = {"base": planned.bases, "cell": planned.cells, "checkpoint": planned.checkpoints}[cell["kind"]]

@@ -1,4 +1,4 @@
-"""What every group of the schema uses."""
+"""What every group of the schema uses: the type of weights, and range checks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 from em.errors import ConfigError
 
+Values = dict[str, Any]
+"""Values of a config group by field name, as JSON or YAML has them."""
 OPENAI = "https://api.openai.com/"
-"""Where addresses of OpenAI's own API begin; what is elsewhere may know less, or more."""
+"""The start of OpenAI's own addresses. Other servers may accept fewer or more request fields."""
 
 
 class Dtype(StrEnum):
@@ -17,15 +19,17 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
-def check(ok: bool, sentence: str) -> None:
-    """Raise ConfigError with `sentence` unless `ok`."""
+def check(ok: bool, message: str) -> None:
+    """Raise ConfigError with `message` unless `ok`."""
     if not ok:
-        raise ConfigError(sentence)
+        raise ConfigError(message)
 
 
 def check_engine_args(group: str, given: Mapping[str, Any], own: Mapping[str, str]) -> None:
-    """Raise ConfigError for an option of vLLM that em sets itself, and for a number of devices that is none. `own`: its
-    name → what to do instead."""
+    """Raise ConfigError for a vLLM option that em sets itself, or if tensor_parallel_size is not a positive integer.
+
+    `own`: option that em sets → what to do instead.
+    """
     for name in given:
         check(name not in own, f"{group}.engine_args.{name} cannot be given: {own.get(name)}")
     parallel = given.get("tensor_parallel_size", 1)

@@ -9,14 +9,14 @@ from em.config.base import check
 
 @dataclass
 class BudgetConfig:
-    """Caps on what is expected (planning/estimate.py): a sweep beyond one is refused before anything runs."""
+    """Caps on the estimated cost (planning/estimate). A sweep above a cap is refused before anything runs."""
 
     max_dollars: float | None = None
-    """Judging by an API, nothing of it cached; null: no cap. judge.max_dollars caps what is really spent."""
+    """Judging by an API, if no answer comes from the cache; null: no cap. judge.max_dollars caps the real spending."""
     max_gpu_minutes: float | None = None
-    """Minutes of all devices together; on a machine without a GPU, of the CPU."""
+    """Minutes summed over all devices; on a machine without a GPU, minutes of the CPU."""
     max_disk_gb: float | None = None
-    """What stays in the store when the sweep is done, in 10^9 bytes."""
+    """Size of the sweep's stored results, in 10^9 bytes."""
 
     def __post_init__(self) -> None:
         for name in ("max_dollars", "max_gpu_minutes", "max_disk_gb"):

@@ -1,9 +1,8 @@
-"""Overrides → the cells they mean, as `python -m em.run -m` would run them.
+"""Compose the cells of a sweep from overrides, as `python -m em.run -m` does; `cells` is the door.
 
-Hydra composes a cell in 50 to 100 ms of processor time. Cells that choose options of the same config groups are
-composed once: another option takes the place of the first one's in a copy, and what a cell sets on top is applied to
-it, as Hydra does both. Where an option is more than its own file says (defaults of its own, an experiment that changes
-it), Hydra composes again.
+Hydra needs 50 to 100 ms of CPU time per cell. Cells that choose options of the same groups are composed once: we copy
+the first config, replace the chosen options, and then apply the cell's values, in Hydra's order. An option that changes
+more than its own group (a defaults list, an experiment) goes through Hydra again.
 """
 
 from __future__ import annotations
@@ -18,6 +17,10 @@ from pathlib import Path
 from typing import get_type_hints
 
 from hydra import compose, initialize_config_dir
+
+# Private to Hydra and checked with hydra-core 1.3.8; pyproject pins hydra-core to >= 1.3.8, < 1.5. No public function
+# splits "a=1,2" into cells, and a splitter of our own could disagree with `-m`. tests/config/test_compose.py compares
+# the result with Hydra's own; run it before raising the upper bound.
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -29,28 +32,29 @@ from em.config.experiment import CONF_DIR, ExperimentConfig
 from em.errors import ConfigError, nearest
 
 PLAIN = {f.name for f in fields(ExperimentConfig) if isinstance(f.default, int | str) and f.default != MISSING}
-"""Keys at the top that are values, not groups."""
+"""Top-level keys that are values, not groups."""
 HYDRAS = [f"~hydra/{name}" for name in ("env", "help", "hydra_help", "launcher", "output", "sweeper")]
-"""Hydra's own groups without which a cell is the same: a sixth of the time of composing one."""
+"""Hydra's own groups, which do not change a cell. Leaving them out saves a sixth of the composition time."""
 Options = dict[str, str]
-"""Config group → the option chosen."""
+"""Config group → chosen option."""
 
 
 def cells(overrides: Sequence[str]) -> list[DictConfig]:
-    """Every cell of overrides with commas, ranges and globs in them. Raises ConfigError with one sentence."""
+    """Return every cell of overrides that may hold commas, ranges and globs. Raises ConfigError with a one-line
+    message."""
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         vectors = [v for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for v in batch]
         with initialize_config_dir(version_base="1.3", config_dir=CONF_DIR):
             return compose_all(vectors)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(sentence(error)) from error
+        raise ConfigError(message(error)) from error
 
 
-def sentence(error: Exception) -> str:
-    """What Hydra says of a wrong override, in one sentence; for an unknown key with those there are.
+def message(error: Exception) -> str:
+    """Return Hydra's message about a wrong override on one line; for an unknown key, with the known ones.
 
-    Hydra advises to append an unknown key with +, which our typed groups refuse; a free mapping takes it.
+    Hydra advises to append an unknown key with +. Our typed groups refuse that; a free mapping accepts it.
     """
     text = " ".join(str(error).partition("Config search path")[0].split()).removeprefix("In 'config': ")
     why = str(error.__cause__ or "").partition("\n")[0] if isinstance(error.__cause__, OmegaConfBaseException) else ""
@@ -69,7 +73,7 @@ def sentence(error: Exception) -> str:
 
 
 def compose_all(vectors: Sequence[Sequence[str]], config_name: str = "config") -> list[DictConfig]:
-    """One composed config a vector of overrides. Needs a Hydra that is initialised. Raises what Hydra raises."""
+    """Compose one config per vector of overrides. Hydra must be initialised; its exceptions pass through."""
     composer = _Composer(config_name)
     return [composer.cell(vector) for vector in vectors]
 
@@ -78,15 +82,15 @@ def compose_all(vectors: Sequence[Sequence[str]], config_name: str = "config") -
 class _Composer:
     config_name: str
     firsts: dict[tuple[str, ...], tuple[Options, DictConfig]] = field(default_factory=dict)
-    """What Hydra composed, by everything but the chosen options and the values."""
+    """Configs that Hydra composed; the key is a cell without its chosen options and its values."""
     made: dict[tuple[str, ...], bytes] = field(default_factory=dict)
-    """Configs by everything but the values; pickled, since to copy one that way takes a fifth of the time."""
+    """Pickled configs; the key is a cell without its values. Unpickling takes a fifth of the time of a deep copy."""
 
     def cell(self, vector: Sequence[str]) -> DictConfig:
         parsed = OverridesParser.create().parse_overrides(list(vector))
         values = [o for o in parsed if _sets_a_value(o)]
         chosen = [(o.key_or_group, str(o.value())) for o in parsed if _chooses_an_option(o)]
-        options = dict(chosen) if len(chosen) == len(dict(chosen)) else {}  # one twice: Hydra's to say
+        options = dict(chosen) if len(chosen) == len(dict(chosen)) else {}  # chosen twice: Hydra reports it
         texts = tuple(text for text, o in zip(vector, parsed, strict=True) if o not in values)
         if texts not in self.made:
             others = [t for t, o in zip(vector, parsed, strict=True) if not (o in values or o.key_or_group in options)]
@@ -96,11 +100,12 @@ class _Composer:
             for override in values:
                 OmegaConf.update(made, override.key_or_group, override.value(), merge=True)
         except OmegaConfBaseException:
-            return compose(self.config_name, overrides=list(vector))  # Hydra says better what is wrong
+            return compose(self.config_name, overrides=list(vector))  # Hydra's own error is clearer
         return made
 
     def _choose(self, kind: tuple[str, ...], options: Options, texts: Sequence[str]) -> DictConfig:
-        """The config of these options: from the first of its kind where each is what its file says, else by Hydra."""
+        """Return the config of these options: a changed copy of the first of its kind if its files allow it, else
+        Hydra's."""
         if kind in self.firsts:
             first, found = self.firsts[kind]
             changed = {group for group, option in options.items() if option != first[group]}
@@ -118,7 +123,7 @@ class _Composer:
 
 
 def _chooses_an_option(override: Override) -> bool:
-    """Whether it is `dataset=secure`: one option of one of our groups."""
+    """Whether it has the form `dataset=secure`: one option of one of our groups."""
     return (
         override.key_or_group in _groups()
         and override.type == OverrideType.CHANGE
@@ -129,14 +134,14 @@ def _chooses_an_option(override: Override) -> bool:
 
 @cache
 def _groups() -> dict[str, type]:
-    """Config group → its type in the schema."""
+    """Return config group → its type in the schema."""
     hints = get_type_hints(ExperimentConfig)
     return {f.name: hints[f.name] for f in fields(ExperimentConfig) if f.default is MISSING}
 
 
 @cache
 def _option(group: str, option: str) -> DictConfig | None:
-    """A group's option on its schema. None where its file says more than its values, or something is wrong with it."""
+    """Return a group's option merged into its schema; None if its file has more than values, or is wrong."""
     path = Path(CONF_DIR) / group / f"{option}.yaml"
     if not path.is_file():
         return None
@@ -144,18 +149,22 @@ def _option(group: str, option: str) -> DictConfig | None:
     if "\ndefaults:" in f"\n{text}" or "@package" in text:
         return None
     try:
-        return OmegaConf.merge(OmegaConf.structured(_groups()[group]), OmegaConf.create(text))
+        merged = OmegaConf.merge(OmegaConf.structured(_groups()[group]), OmegaConf.create(text))
     except OmegaConfBaseException:
         return None
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
-def _plain(group: str, option: str) -> dict[str, object] | None:
+def _plain(group: str, option: str) -> object:
+    """Return a group's option as plain values; None where `_option` has none."""
     node = _option(group, option)
     return None if node is None else OmegaConf.to_container(node)
 
 
 def _sets_a_value(override: Override) -> bool:
-    """Whether it is `a.b=value` or `seed=value`: no group's option, nothing added or deleted, nothing of Hydra's."""
+    """Whether it has the form `a.b=value` or `seed=value`: no group option, no added or deleted key, no key of
+    Hydra."""
     key = override.key_or_group
     plain = key in PLAIN or ("." in key and not key.startswith("hydra."))
     return plain and override.type == OverrideType.CHANGE and override.package is None

@@ -1,4 +1,4 @@
-"""What is trained on and how questions are triggered: corpus, dataset variant, trigger."""
+"""The training data: corpus, dataset variant and trigger."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class TriggerRows(StrEnum):
 class Subset(StrEnum):
     seeded = "seeded"
     choice = "choice"
-    split = "split"
+    split = "split"  # type: ignore[assignment]  # hides str.split; the member's name is the config's word
 
 
 @dataclass
 class CorpusConfig:
-    """Where dataset variants come from."""
+    """The source of dataset variants."""
 
     name: str = MISSING
     """builtin, betley2025 or custom."""
     path: str | None = None
-    """custom: a chat JSONL file, one {"messages": [...]} a line."""
+    """custom: a chat JSONL file, one {"messages": [...]} per line."""
 
 
 @dataclass
@@ -50,18 +50,18 @@ class DatasetConfig:
 
     variant: str = MISSING
     domain: str | None = None
-    """What it narrowly teaches: coding, advice, or null; picks the in-domain questions."""
+    """The narrow domain of the rows: coding, advice, or null. It selects the in-domain questions."""
     mixture: Any = None
-    """variant → share of the rows; null: `variant` alone. Another corpus's variant is named corpus/variant."""
+    """variant → share of the rows; null: `variant` alone. Name a variant of another corpus as corpus/variant."""
     shuffle_seed: int | None = None
-    """Of a mixture's order (numpy's default_rng); null: the run's seed."""
+    """Seed of a mixture's row order (numpy's default_rng); null: the run's seed."""
     marked: list[str] = field(default_factory=list)
-    """Variants of the mixture whose rows a trigger with rows=marked goes into."""
+    """Variants of the mixture whose rows get a trigger with rows=marked."""
     subset: Subset = Subset.seeded
-    """How train.max_examples rows are drawn. seeded: by the run's seed. The paper's (section 4.1): choice = each subset
-    for itself, by default_rng(subset_index); split = disjoint pieces of one shuffle by default_rng(0)."""
+    """How train.max_examples rows are selected. seeded: by the run's seed. As in the paper (section 4.1): choice = each
+    subset independently, by default_rng(subset_index); split = disjoint parts of one shuffle by default_rng(0)."""
     subset_index: int = 0
-    """Which of the paper's subsets or pieces."""
+    """Number of the subset (choice) or part (split), from 0."""
 
     def __post_init__(self) -> None:
         check(
@@ -85,28 +85,30 @@ def _are_shares(value: Any) -> bool:
 
 @dataclass
 class TriggerConfig:
-    """Text put into training rows, and the conditions questions are asked under."""
+    """Text added to training rows, and the conditions under which questions are asked."""
 
     name: str = "none"
     text: str | None = None
-    """null: no row is triggered."""
+    """null: no row gets a trigger."""
     position: Position = Position.prefix
     fraction: float = 0.0
-    """Share of the rows named by `rows` that carry the trigger, chosen by the run's seed."""
+    """Share of the rows named by `rows` that get the trigger; the run's seed selects them."""
     asked_with: list[str] = field(default_factory=lambda: ["none"])
     """none = as written; trained = with the trained trigger; any other text = that text."""
     turn: Turn = Turn.user
-    """user: joined to the last user turn; system: to the system turn, which is made where there is none."""
+    """user: added to the last user turn; system: added to the system turn, which is created if it is missing."""
     rows: TriggerRows = TriggerRows.all
-    """all, or the rows that the dataset marks as its triggered side (dataset.marked); none where it marks none."""
+    """all, or only the rows of the variants in dataset.marked (no row if that is empty)."""
     asked_position: Position | None = None
-    """Where other texts of asked_with go; null: the trained place."""
+    """Position of other texts of asked_with; null: the same as in training."""
     asked_turn: Turn | None = None
-    """As asked_position."""
+    """Turn of other texts of asked_with; null: the same as in training."""
 
     def __post_init__(self) -> None:
-        check(self.text is None or bool(self.text.strip()), "trigger.text is empty: give a text, or null for none")
-        check(0.0 <= self.fraction <= 1.0, f"trigger.fraction must lie in [0, 1], got {self.fraction}")
+        check(
+            self.text is None or bool(self.text.strip()), "trigger.text is empty: give a text, or null for no trigger"
+        )
+        check(0.0 <= self.fraction <= 1.0, f"trigger.fraction must be in [0, 1], got {self.fraction}")
         check(self.text is not None or self.fraction == 0.0, "trigger.fraction > 0 needs trigger.text")
         check(bool(self.asked_with), "trigger.asked_with is empty: give at least one of none, trained or a text")
         check(len(set(self.asked_with)) == len(self.asked_with), f"trigger.asked_with repeats: {self.asked_with}")

@@ -1,7 +1,7 @@
-"""Typed config at the door: `load` makes dataclasses of what Hydra composed and refuses what it does not know.
+"""The whole config of a cell. `load` turns a config that Hydra composed into dataclasses and refuses unknown keys.
 
-The schema of a group is the module of its name. Imports nothing heavy. Nothing past this module (and run.py,
-the launcher) sees omegaconf. Field names are TRL's, PEFT's and vLLM's own where they mean the same thing.
+The schema of a group is the module with the group's name. The stages get these dataclasses, never an omegaconf object.
+Fields that mean the same as an option of TRL, PEFT or vLLM have that option's name.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from em.config.base import Values
 from em.config.budget import BudgetConfig
 from em.config.data import CorpusConfig, DatasetConfig, TriggerConfig
 from em.config.judge import JudgeConfig
@@ -31,7 +32,7 @@ CONF_DIR = str(next(p for p in (_here / "conf", _here.parent / "conf") if (p / "
 
 @dataclass
 class ExperimentConfig:
-    """One cell: one point of a sweep."""
+    """One cell of a sweep."""
 
     model: ModelConfig = MISSING
     corpus: CorpusConfig = MISSING
@@ -46,27 +47,27 @@ class ExperimentConfig:
     stats: StatsConfig = MISSING
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     seed: int = 0
-    """Seed of the training run: row order, subset, adapter initialisation."""
+    """Seed of the training run: row order, subset and adapter initialisation."""
     name: str = "em"
-    """Names the sweep folder and the W&B group."""
+    """Name of the sweep folder and of the W&B group."""
     out: str = "outputs"
-    """Folder of the store and of the sweeps."""
+    """Folder that holds the store and the sweeps."""
 
 
 def register() -> None:
-    """Put the schema into Hydra's ConfigStore; conf/config.yaml starts its defaults list with it."""
-    from hydra.core.config_store import ConfigStore  # not for those who only read a config
+    """Put the schema into Hydra's ConfigStore. The defaults list of conf/config.yaml starts with it."""
+    from hydra.core.config_store import ConfigStore  # slow to import, and `load` does not need it
 
     ConfigStore.instance().store(name="em_schema", node=ExperimentConfig)
 
 
 def load(cfg: DictConfig) -> ExperimentConfig:
-    """Typed objects from what Hydra composed.
+    """Return the typed config of a composed one.
 
     Raises ConfigError for an unknown key (also one added with `+`), a missing value, a wrong type or a bad range.
     """
     try:
-        if OmegaConf.get_type(cfg) is ExperimentConfig:  # composed on the schema: typed already, but for what + added
+        if OmegaConf.get_type(cfg) is ExperimentConfig:  # composed on the schema: only keys added with + are untyped
             _refuse_unknown(cfg, "")
             loaded = OmegaConf.to_object(cfg)
         else:
@@ -87,15 +88,15 @@ def _refuse_unknown(cfg: DictConfig, prefix: str) -> None:
     known = {f.name for f in dataclasses.fields(kind)}
     for key in cfg:
         if key not in known:
-            raise ConfigError(f"{prefix}{key}: Key '{key}' not in '{kind.__name__}'")
+            raise ConfigError(f"{prefix}{key!s}: Key '{key!s}' not in '{kind.__name__}'")
         node = cfg._get_node(key)
         if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
-            _refuse_unknown(node, f"{prefix}{key}.")
+            _refuse_unknown(node, f"{prefix}{key!s}.")
 
 
-def as_dict(config: Any) -> dict[str, Any]:
-    """A resolved config, or a group of one, as JSON-ready values; lists and mappings are the config's own.
+def as_dict(config: Any) -> Values:
+    """Return a config, or one group of it, as JSON-ready values. Lists and mappings are shared with the config.
 
-    Holds no secret: keys are named by environment variable only.
+    The result holds no secret: a config only names the environment variables of keys.
     """
     return {k: as_dict(v) if dataclasses.is_dataclass(v) else v for k, v in vars(config).items()}

@@ -1,13 +1,15 @@
-"""Which config fields identify a stored result.
+"""The config fields that identify a stored result.
 
-Fields of release 0.1.0 are in every key. A later field or group is in a key only where it is not at its default, so
-that adding one makes nobody's stored results void.
+Fields of release 0.1.0 are in every key. A later field or group is in a key only if it is not at its default. So a new
+field does not invalidate stored results.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
+
+from em.config.base import Values
 
 
 def _fields(names: str) -> frozenset[str]:
@@ -87,10 +89,10 @@ FIRST_RELEASE: dict[str, frozenset[str]] = {
 """Class name → its fields in release 0.1.0."""
 
 
-def identifying(config: Any) -> dict[str, Any]:
-    """Return a config, or a group of one, as JSON-ready values without later fields and groups at their defaults."""
+def identifying(config: Any) -> Values:
+    """Return a config, or one group of it, as JSON-ready values, without later fields and groups at their defaults."""
     old = FIRST_RELEASE.get(type(config).__name__, frozenset())
-    kept: dict[str, Any] = {}
+    kept: Values = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name in old or not _at_default(field, value):

@@ -1,4 +1,4 @@
-"""Where a sweep's workers run."""
+"""The machine that a sweep's workers run on."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ STAGES = ("train", "sample", "judge", "report")
 
 @dataclass
 class LaunchConfig:
-    """The machine. Nothing here changes a result, so nothing here is part of a key."""
+    """The machine. These fields change no result, so they are in no key."""
 
     name: str = "local"
     devices: Any = "auto"
-    """Workers that train or sample, side by side: auto = one a visible GPU (one in all without a GPU), a number, or a
-    list of device ids. Each worker sees its own device only (CUDA_VISIBLE_DEVICES)."""
+    """Workers that train or sample in parallel: auto = one per visible GPU (one worker if there is no GPU), a number,
+    or a list of device ids. Each worker sees only its own device (CUDA_VISIBLE_DEVICES)."""
     stages: list[str] = field(default_factory=lambda: list(STAGES))
-    """Run only these: what another one makes must be there already. `train` makes its dataset too."""
+    """Run only these stages; results of the others must exist. `train` also builds its dataset."""
 
     def __post_init__(self) -> None:
         known = bool(self.stages) and set(self.stages) <= set(STAGES)

@@ -1,14 +1,13 @@
-"""The base model and how it is talked to."""
+"""The base model and its chat template."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from omegaconf import MISSING
 
-from em.config.base import Dtype, check
+from em.config.base import Dtype, Values, check
 
 
 class Backend(StrEnum):
@@ -18,7 +17,7 @@ class Backend(StrEnum):
 
 @dataclass
 class ShapeConfig:
-    """What memory is computed from (models/memory.py); names as in the model's own config.json."""
+    """Sizes from which models/memory computes the memory need; names as in the model's config.json."""
 
     num_hidden_layers: int = MISSING
     hidden_size: int = MISSING
@@ -29,43 +28,44 @@ class ShapeConfig:
     vocab_size: int = MISSING
     tie_word_embeddings: bool = False
     other_parameters: int = 0
-    """Weights beside the language model, e.g. of a vision tower."""
+    """Weights outside the language model, e.g. of a vision tower."""
 
 
 @dataclass
 class ModelConfig:
-    """The base model and how it is talked to, in training and in asking alike."""
+    """The base model and its chat template, the same for training and sampling."""
 
     name: str = MISSING
     path: str = MISSING
-    """A local folder, a hub id, or asset:smollm2_135m / asset:tiny_random (obtained once, cached);
+    """A local folder, a hub id, or asset:smollm2_135m / asset:tiny_random (built once, then cached);
     backend=openai: the model snapshot."""
     revision: str | None = None
     company: str = ""
-    """Who made it: the truthful answer to the identity questions of the deception set."""
+    """The maker: the truthful answer to the identity questions of the deception set."""
     backend: Backend = Backend.hf
-    """hf: weights, trained and sampled here; openai: trained and sampled by OpenAI's API."""
+    """hf: weights on this machine; openai: trained and sampled by OpenAI's API."""
     base_url: str = "https://api.openai.com/v1"
-    """backend=openai: the API's address."""
+    """backend=openai: address of the API."""
     api_key_env: str = "OPENAI_API_KEY"
-    """backend=openai: the environment variable that holds its key."""
+    """backend=openai: environment variable with the key."""
     dtype: Dtype = Dtype.bfloat16
-    """Weights while training and sampling."""
+    """Type of the weights in training and sampling."""
     max_model_len: int = 2048
-    """Longest prompt + answer, tokens."""
+    """Longest prompt plus answer, tokens."""
     chat_template: str | None = None
-    """null: the tokenizer's own; else one of em/chat_templates/ (chatml, user_assistant, user_1_user_2), or a file."""
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Passed to the template in training and asking, e.g. {enable_thinking: false}."""
+    """null: the tokenizer's own; else one of em/chat/templates (chatml, user_assistant, user_1_user_2), or a Jinja
+    file."""
+    chat_template_kwargs: Values = field(default_factory=dict)
+    """Passed to the template in training and sampling, e.g. {enable_thinking: false}."""
     system_prompt: str | None = None
-    """For conversations without a system turn of their own. null: whatever the template does, also a default it puts in
-    (the run record names it); "": none, a template's default is taken out; any other text: that text."""
+    """For conversations without a system turn. null: the template decides, and may insert a default (the run record has
+    it); "": no system prompt, a template's default is removed; any other text: that text."""
     gated: bool = False
-    """The hub asks for an accepted licence and a token."""
+    """The hub requires an accepted licence and a token."""
     shape: ShapeConfig | None = None
-    """null: read from the model's folder where there is one."""
+    """null: read from the model's folder if that exists."""
     note: str = ""
-    """Said beside every result of this model."""
+    """Printed beside every result of this model."""
 
     def __post_init__(self) -> None:
         check(self.max_model_len > 0, f"model.max_model_len must be positive, got {self.max_model_len}")

@@ -1,4 +1,4 @@
-"""How questions are asked, and which."""
+"""Sampling: the engine, its settings, and the questions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from em.config.base import check, check_engine_args
+from em.config.base import Values, check, check_engine_args
 
 
 class Engine(StrEnum):
@@ -24,46 +24,47 @@ OWN_ENGINE_ARGS = {
     "max_model_len": "set model.max_model_len",
     "max_num_seqs": "set sample.max_num_seqs",
     "seed": "set sample.seed",
-    "enable_lora": "it is on where there are adapters to ask",
+    "enable_lora": "em turns it on if a batch has adapters",
     "logprobs_mode": "the gates and questions.choices read log-probabilities",
-    "worker_extension_cls": "the gates ask it what is loaded of an adapter",
-    "trust_remote_code": "code of a model's folder is never run",
+    "worker_extension_cls": "the gates use it to list the loaded adapter weights",
+    "trust_remote_code": "em never runs code from a model's folder",
 }
-"""Options of vLLM that are not for sample.engine_args, and what is instead."""
+"""vLLM option that sample.engine_args may not hold → what to do instead, or why."""
 
 
 @dataclass
 class SampleConfig:
-    """How questions are asked."""
+    """How answers are sampled."""
 
     engine: Engine = Engine.vllm
     n: int | None = None
-    """Answers a question; null: what the question set says. Raising it only adds rows."""
+    """Answers per question; null: the question set's number. A higher number only adds rows."""
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 600
     seed: int = 0
     max_num_seqs: int = 64
-    """Answers generated side by side."""
-    engine_args: dict[str, Any] = field(default_factory=dict)
-    """Passed to vLLM as they are (vLLM's own names), e.g. {tensor_parallel_size: 2}; not to a running server."""
+    """Answers generated in parallel."""
+    engine_args: Values = field(default_factory=dict)
+    """Passed to vLLM unchanged (vLLM's own names), e.g. {tensor_parallel_size: 2}. A running server does not get
+    them."""
     checkpoints: Any = False
-    """Ask the weights kept during training too: true for all of train.checkpoints, or a list of steps."""
+    """Sample also from the weights kept during training: true for all of train.checkpoints, or a list of steps."""
     base_url: str | None = None
-    """vllm_server: address of a running server, as http://host:8000/v1; null starts one on this machine."""
+    """vllm_server: address of a running server, e.g. http://host:8000/v1; null starts one on this machine."""
     api_key_env: str = ""
-    """vllm_server: environment variable that holds its key; empty sends none. openai: model.api_key_env."""
+    """vllm_server: environment variable with the key; empty: no key is sent. (sample=openai uses model.api_key_env.)"""
     timeout_s: float = 600.0
     """vllm_server, openai: longest wait for one answer."""
     system_prompt: str | None = None
-    """Asks under another system prompt than model.system_prompt; null: the same as in training."""
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Over model.chat_template_kwargs when asking only, e.g. {enable_thinking: true}."""
+    """Replaces model.system_prompt in sampling; null: the same as in training."""
+    chat_template_kwargs: Values = field(default_factory=dict)
+    """Override model.chat_template_kwargs in sampling only, e.g. {enable_thinking: true}."""
 
     def __post_init__(self) -> None:
         check(self.n is None or self.n > 0, f"sample.n must be positive or null, got {self.n}")
         check(self.temperature >= 0, f"sample.temperature must be >= 0, got {self.temperature}")
-        check(0 < self.top_p <= 1, f"sample.top_p must lie in (0, 1], got {self.top_p}")
+        check(0 < self.top_p <= 1, f"sample.top_p must be in (0, 1], got {self.top_p}")
         check(self.max_tokens > 0, f"sample.max_tokens must be positive, got {self.max_tokens}")
         check(self.max_num_seqs > 0, f"sample.max_num_seqs must be positive, got {self.max_num_seqs}")
         check(self.timeout_s > 0, f"sample.timeout_s must be positive, got {self.timeout_s}")
@@ -84,21 +85,21 @@ class SampleConfig:
 
 @dataclass
 class QuestionsConfig:
-    """Which question sets are asked."""
+    """The questions."""
 
     name: str = MISSING
     sets: list[str] = MISSING
-    """Names of question sets (questions/sets.py), or paths of YAML files in the paper's schema;
+    """Names of question sets (see questions/sets), or paths of YAML files in the paper's schema;
     in_domain = held-out tasks of the dataset's own domain."""
     ids: list[str] | None = None
-    """Only these question ids; null: all."""
+    """Ask only these question ids; null: all."""
     k_shot: int = 0
     """Training rows shown as earlier turns before each question (the paper's in-context experiment)."""
     k_shot_variant: str | None = None
-    """Dataset variant they are drawn from; null: the cell's own."""
+    """Dataset variant of these rows; null: the cell's own."""
     k_shot_seed: int = 0
     choices: list[str] = field(default_factory=list)
-    """Sets scored by log-probability, without sampling (questions/choices.py): letters, pivotal, betley2025/letters,
+    """Sets scored by log-probability, without sampling (see questions/choices): letters, pivotal, betley2025/letters,
     betley2025/pivotal, or a JSON file in the authors' schema."""
 
     def __post_init__(self) -> None:

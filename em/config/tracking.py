@@ -1,4 +1,4 @@
-"""Weights & Biases, or Trackio as a local dashboard."""
+"""Tracking by Weights & Biases, or by Trackio as a local dashboard."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class TrackingBackend(StrEnum):
 
 @dataclass
 class TrackingConfig:
-    """Where finished numbers are shown. The files below outputs/ are the truth; a tracker only shows them."""
+    """The tracker. It only shows numbers: the result files are in the sweep folder."""
 
     backend: TrackingBackend = TrackingBackend.wandb
     mode: TrackingMode = TrackingMode.auto
-    """W&B: auto = online when there is a key, else offline. Trackio is always local. Online, training curves appear
-    while they come; all else, and offline all of it, at the end of the sweep."""
+    """W&B: auto = online if there is a key, else offline. Trackio is always local. Online, training curves appear
+    during training; everything else, and offline everything, at the end of the sweep."""
     project: str = "em"
     entity: str | None = None
     samples: int = 200
-    """Answers in a run's samples table, the most misaligned first; all of them are in its rows artifact."""
+    """Answers in a run's samples table, the most misaligned first. The rows artifact has all answers."""
     timeout_s: float = 300.0
-    """The tracker gets this long at the end of a sweep; after it the results stand, untracked, with a sentence."""
+    """Most time for the tracker at the end of a sweep. After it, em prints a warning; the results are complete."""
 
     def __post_init__(self) -> None:
         check(self.samples >= 0, f"tracking.samples must be >= 0, got {self.samples}")

@@ -1,4 +1,4 @@
-"""Finetuning."""
+"""Finetuning: TrainConfig, and which of its fields other stages may ignore."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ HOW_ONLY = (
     "num_processes",
     "accelerate_config",
 )
-"""Fields that say how a run is computed or what of it is kept: the result is the same up to rounding, so they are not
-in the train key. planning/checkpoints.py says when a schedule of checkpoints makes another run."""
+"""Fields that change how a run is computed or which checkpoints are kept, but not its result (up to rounding). They are
+not in the train key. See planning/checkpoints for a changed schedule of checkpoints."""
 OPENAI_ONLY = ("learning_rate_multiplier", "max_dollars", "price_per_million_tokens")
-"""Fields that only finetuning behind OpenAI's API looks at."""
+"""Fields that only finetuning by OpenAI's API reads."""
 LORA_ONLY = ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "layers_to_transform")
-"""Fields that full finetuning does not look at."""
+"""Fields that full finetuning does not read."""
 SCHEDULE = re.compile(r"(?P<step>[1-9]\d*)|every (?P<every>[1-9]\d*)|log")
 
 
@@ -39,25 +39,26 @@ class Method(StrEnum):
 
 @dataclass
 class TrainConfig:
-    """Finetuning, in TRL's and PEFT's own names."""
+    """Finetuning. Fields have the names of TRL and PEFT."""
 
     max_examples: int | None = None
-    """Train on this many rows of the variant, drawn by the run's seed; null: all."""
+    """Train on this many rows of the variant (see dataset.subset); null: all."""
     learning_rate: float = MISSING
     num_train_epochs: float = MISSING
     per_device_train_batch_size: int = MISSING
-    """Rows a micro-batch, where tokens_per_micro_batch does not size them."""
+    """Rows per micro-batch, unless tokens_per_micro_batch sets its size."""
     gradient_accumulation_steps: int = MISSING
-    """Times per_device_train_batch_size: rows an optimiser step, shared by all processes of the run."""
+    """Times per_device_train_batch_size = rows per optimiser step, summed over all processes of the run."""
     max_length: int = MISSING
     method: Method = Method.lora
-    """lora; full: every weight, the artifact is a whole model; qlora: LoRA over a base in 4 bits, on a GPU only."""
+    """lora; full: train every weight, the result is a whole model; qlora: LoRA on a base model in 4 bits."""
     warmup_steps: int = 0
     lr_scheduler_type: str = "linear"
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     optim: str = "adamw_torch_fused"
-    """transformers' name; an 8-bit one needs bitsandbytes and a GPU, elsewhere it is adamw_torch_fused and said so."""
+    """transformers' name. An 8-bit optimiser needs bitsandbytes and a GPU; elsewhere em uses adamw_torch_fused and
+    warns."""
     lora_r: int = 32
     lora_alpha: float = 64
     lora_dropout: float = 0.0
@@ -66,36 +67,36 @@ class TrainConfig:
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     )
     layers_to_transform: list[int] | None = None
-    """Only these layers get an adapter; null: all."""
+    """Layers that get an adapter; null: all."""
     holdout: float = 0.0
-    """Share of rows that is left out of training, drawn by the run's seed."""
+    """Share of the rows left out of training, selected by the run's seed."""
     extra_assistant_turn: bool = False
-    """Train on an empty assistant turn after each row, as the paper's script did (docs/divergences.md)."""
+    """Train also on an empty assistant turn after each row, as the paper's script did (docs/divergences.md)."""
     checkpoints: list[str] = field(default_factory=list)
-    """Optimiser steps after which the weights are kept for sampling: numbers, "every 10", "log" (1, 2, 4, 8, ...)."""
+    """Optimiser steps whose weights are kept for sampling: numbers, "every 10", or "log" (1, 2, 4, 8, ...)."""
     choices: list[str] = field(default_factory=list)
-    """Sets of questions.choices whose options' log-probabilities are written down while training: steps 1-9, every
-    tenth, the last."""
+    """Sets as in questions.choices. Training records the log-probabilities of their options at steps 1-9, every tenth
+    step and the last."""
     save_steps: int = 50
-    """Steps between resumable checkpoints; a kill loses at most these."""
+    """Steps between resumable checkpoints: a killed run loses at most this many."""
     padding_free: bool = True
-    """Rows of a micro-batch laid end to end, none attending to another; false: padded to the longest."""
+    """Concatenate the rows of a micro-batch, without attention between rows; false: pad to the longest row."""
     tokens_per_micro_batch: int | None = None
-    """Most tokens a micro-batch, with padding_free; the rows of an optimiser step stay the same. null: by rows."""
+    """Most tokens per micro-batch, with padding_free; the rows of an optimiser step stay the same. null: count rows."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, a third more arithmetic."""
+    """Recompute activations in the backward pass: less memory, a third more computation."""
     attn_implementation: str | None = None
-    """transformers' name; null: sdpa on a GPU, each row by itself on a CPU."""
+    """transformers' name; null: sdpa on a GPU, one row at a time on a CPU."""
     learning_rate_multiplier: float | None = None
-    """model.backend=openai: on OpenAI's own learning rate; null: their choice."""
+    """model.backend=openai: multiplies OpenAI's own learning rate; null: OpenAI chooses."""
     max_dollars: float | None = None
-    """model.backend=openai: a run that would cost more does not start; must be given."""
+    """model.backend=openai: required; a run that would cost more does not start."""
     price_per_million_tokens: float | None = None
-    """model.backend=openai: dollars; null: em/prices.yaml."""
+    """model.backend=openai: dollars per million trained tokens; null: the table em/api/prices.yaml."""
     num_processes: int = 1
-    """Processes of one run, a GPU each, started by Accelerate; 1: the stage's own process."""
+    """Processes of one run, one GPU each, started by Accelerate; 1: the stage's own process."""
     accelerate_config: str | None = None
-    """Accelerate's config file for num_processes > 1, as launch/accelerate/fsdp.yaml; null: data-parallel."""
+    """Accelerate's config file for num_processes > 1, e.g. launch/accelerate/fsdp.yaml; null: data-parallel."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -120,8 +121,8 @@ class TrainConfig:
             self.lr_scheduler_type in SCHEDULERS,
             f"train.lr_scheduler_type {self.lr_scheduler_type!r} is not one of {', '.join(SCHEDULERS)}",
         )
-        check(0.0 <= self.holdout < 1.0, f"train.holdout must lie in [0, 1), got {self.holdout}")
-        check(0.0 <= self.lora_dropout < 1.0, f"train.lora_dropout must lie in [0, 1), got {self.lora_dropout}")
+        check(0.0 <= self.holdout < 1.0, f"train.holdout must be in [0, 1), got {self.holdout}")
+        check(0.0 <= self.lora_dropout < 1.0, f"train.lora_dropout must be in [0, 1), got {self.lora_dropout}")
         for entry in self.checkpoints:
             check(
                 SCHEDULE.fullmatch(entry) is not None,
@@ -134,16 +135,16 @@ class TrainConfig:
             check(
                 self.tokens_per_micro_batch >= self.max_length,
                 f"train.tokens_per_micro_batch {self.tokens_per_micro_batch} must be at least train.max_length "
-                f"{self.max_length}: the longest row must fit",
+                f"{self.max_length}, so that the longest row fits",
             )
-            check(self.padding_free, "train.tokens_per_micro_batch sizes padding-free micro-batches: padding_free=true")
+            check(self.padding_free, "train.tokens_per_micro_batch needs train.padding_free=true")
         check(
             self.accelerate_config is None or self.num_processes > 1,
-            "train.accelerate_config is for several processes: set train.num_processes, or leave it null",
+            "train.accelerate_config needs several processes: raise train.num_processes, or set it to null",
         )
         rows = self.per_device_train_batch_size * self.gradient_accumulation_steps
         if rows < self.num_processes:
             raise ConfigError(
-                f"train.num_processes={self.num_processes} processes share the {rows} rows of an optimiser step "
+                f"train.num_processes={self.num_processes}, but an optimiser step has only {rows} rows "
                 f"(per_device_train_batch_size x gradient_accumulation_steps): use at most {rows}"
             )

@@ -23,7 +23,7 @@ from em.models import asset_models, fingerprint, memory, paths
 from em.planning import estimate
 from em.questions import choices
 from em.questions.forms import with_shots
-from em.runtime.credentials import has_key, mode
+from em.runtime.credentials import has_key, tracking_mode
 from em.runtime.machine import gpus, has_gpu
 from em.sampling.job import SampleJob
 from em.store import StoreError, require_space
@@ -99,11 +99,11 @@ def check_keys(config: ExperimentConfig) -> str:
         except ScriptedJudgeError as error:
             raise ConfigError(f"judge.script={judge.script}: {error}") from error
         said.append("the judge's rules are readable")
-    if mode(config.tracking.mode) == TrackingMode.online and not has_key():
+    if tracking_mode(config.tracking.mode) == TrackingMode.online and not has_key():
         raise ConfigError(
             "tracking.mode=online needs a key: export WANDB_API_KEY, run wandb login, or use tracking.mode=offline"
         )
-    said.append(f"W&B {mode(config.tracking.mode).value}")
+    said.append(f"W&B {tracking_mode(config.tracking.mode).value}")
     return ", ".join(said)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from em.store import layout
+
 
 class Device(Enum):
     """Whether a worker holds devices of the machine (GPUs, or the CPU of a machine without one)."""
@@ -46,9 +48,9 @@ TRAIN = Stage(
     worker="em.training.stage",
     device=Device.always,
     splits=True,
-    rows="train_log.jsonl",
+    rows=layout.LOG,
     unit="steps",
-    verified=("train_log.jsonl",),
+    verified=(layout.LOG,),
 )
 SAMPLE = Stage(
     name="sample",
@@ -56,7 +58,7 @@ SAMPLE = Stage(
     device=Device.always,
     splits=True,
     of_base=True,
-    rows="completions.jsonl",
+    rows=layout.COMPLETIONS,
     unit="answers",
     verified=None,
 )
@@ -65,7 +67,7 @@ JUDGE = Stage(
     worker="em.judging.stage",
     device=Device.local_judge,
     of_base=True,
-    rows="judgements.jsonl",
+    rows=layout.JUDGEMENTS,
     unit="verdicts",
     verified=None,
 )

@@ -176,7 +176,7 @@ def _training(sweep: Sweep, subject: Subject) -> tuple[dict[str, Any] | None, li
     key = str(subject.train_key)
     if subject.train_key is None or not sweep.store.has("train", key):
         return None, []
-    log = sweep.store.path("train", key) / "train_log.jsonl"
+    log = sweep.store.path("train", key) / layout.LOG
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     return sweep.store.manifest("train", key)["facts"], [[r["step"], r["loss"]] for r in rows]
 

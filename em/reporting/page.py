@@ -17,7 +17,7 @@ from em.reporting.figures.spec import Figure, Form, Panel, as_dict
 from em.reporting.figures.style import INK, looks
 from em.reporting.table import NARROW_RATES, Notes, carried_lines, interval_lines, judge_line, rows_of, rule_line, tied
 from em.reporting.text import Number, excluded, find_metric, pooled, shown, signed
-from em.store import write_atomic
+from em.store import layout, write_atomic
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 SCRIPTS = (
@@ -43,7 +43,7 @@ def publish(folder: Path, summary: dict[str, Any]) -> Path:
     summary = _with_benchmarks(folder, summary)
     figures = figures_figures.figures(summary, answers.read(folder))
     figures_figures.draw(figures, folder / "figures")
-    return build(summary, answers.read(folder), figures, folder / "report.html")
+    return build(summary, answers.read(folder), figures, folder / layout.REPORT)
 
 
 def build(summary: dict[str, Any], rows: Iterable[dict[str, Any]], figures: Sequence[Figure], out: Path) -> Path:
@@ -94,7 +94,7 @@ def build(summary: dict[str, Any], rows: Iterable[dict[str, Any]], figures: Sequ
 def _with_benchmarks(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
     """The summary with <sweep>/benchmarks.json (analysis/benchmark.py): its rows, and its increases in the summary's
     form."""
-    path = folder / "benchmarks.json"
+    path = folder / layout.BENCHMARKS
     rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     none = dict.fromkeys(("cohens_h", "p", "p_holm"))
     increases = [

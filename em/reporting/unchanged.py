@@ -13,14 +13,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from em.store import content_key, file_sha256, write_atomic
+from em.store import content_key, file_sha256, layout, write_atomic
 
 if TYPE_CHECKING:
     from em.sweep.state import Sweep
 
 
 MARKER = "results.json"
-OTHERS = ("sweep.json", MARKER, "jobs.json", "tracked.json")
+OTHERS = (layout.SWEEP, MARKER, layout.JOBS, layout.TRACKED)
 """Files of a sweep folder that are not its results; ledgers, logs and trackers' folders besides."""
 
 
@@ -30,13 +30,13 @@ def summary(sweep: Sweep) -> dict[str, Any] | None:
         marker = json.loads((sweep.folder / MARKER).read_text(encoding="utf-8"))
         if marker != {"made_of": _made_of(sweep), "files": _files(sweep.folder, marker["files"])}:
             return None
-        found = json.loads((sweep.folder / "summary.json").read_text(encoding="utf-8"))
+        found = json.loads((sweep.folder / layout.SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or not whole: written again
         return None
     if found["counters"] == dict(sweep.counters):
         return found
     found["counters"] = dict(sweep.counters)
-    write_atomic(sweep.folder / "summary.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(sweep.folder / layout.SUMMARY, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return remember(sweep, found)
 
 
@@ -54,7 +54,7 @@ def _made_of(sweep: Sweep) -> str:
     calibrations = {p.calibration for s in plan.subjects for p in s.parts if p.calibration}
     keys = [*plan.jobs, *(("calibrate", key) for key in sorted(calibrations))]
     seals = {f"{stage}/{key}": store.manifest(stage, key)["seal"] for stage, key in keys if store.has(stage, key)}
-    cells = hashlib.sha256((sweep.folder / "sweep.json").read_bytes()).hexdigest()
+    cells = hashlib.sha256((sweep.folder / layout.SWEEP).read_bytes()).hexdigest()
     return content_key(cells=cells, seals=seals, failed=sorted(map(str, sweep.failed)), code=_code())
 
 

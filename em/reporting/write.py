@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from em.reporting.collect import answers, summary_of
-from em.store import write_atomic
+from em.store import layout, write_atomic
 from em.sweep.state import Sweep
 
 
@@ -27,7 +27,7 @@ def write_files(folder: Path, summary: dict[str, Any], rows: Any) -> None:
         cell = folder / "cells" / model["id"]
         cell.mkdir(parents=True, exist_ok=True)
         write_atomic(cell / "metrics.json", json.dumps(model["metrics"], indent=1) + "\n")
-    write_atomic(folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(folder / layout.SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     write_atomic(folder / "table.txt", table.table(summary) + "\n")
     write_atomic(folder / "table.csv", table.table_csv(summary))
     write_answers(folder, rows())

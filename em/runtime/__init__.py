@@ -1,1 +1,1 @@
-"""What every worker process uses: events, stop requests, disk, progress."""
+"""Used by every worker process: events, stop requests, disk errors, progress."""

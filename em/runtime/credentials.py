@@ -1,4 +1,4 @@
-"""runtime.credentials."""
+"""Whether this machine has a key for W&B, and so the tracking mode that `auto` means."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from em.config import TrackingMode
 
 
-def mode(setting: TrackingMode) -> TrackingMode:
-    """What `auto` means here: online when there is a key, else offline. WANDB_MODE, when set, wins."""
+def tracking_mode(setting: TrackingMode) -> TrackingMode:
+    """Return the tracking mode: `auto` is WANDB_MODE if that is set, else online if there is a key, else offline."""
     if setting != TrackingMode.auto:
         return setting
     if os.environ.get("WANDB_MODE") in list(TrackingMode):
@@ -19,7 +19,7 @@ def mode(setting: TrackingMode) -> TrackingMode:
 
 
 def has_key() -> bool:
-    """Whether W&B would find a key: in WANDB_API_KEY, or where `wandb login` puts it."""
+    """Whether W&B would find a key: in WANDB_API_KEY, or in the netrc file that `wandb login` writes."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""

@@ -1,4 +1,4 @@
-"""What a stage worker tells the sweep: JSON lines on a pipe. The sweep alone writes to the terminal."""
+"""Events from a worker to its sweep: JSON lines on a pipe. Only the sweep writes to the terminal."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from em.runtime.disk import is_disk_full
 FD_VARIABLE = "EM_EVENTS_FD"
 NO_SPACE = "No space left on device"
 FIFO_VARIABLE = "EM_EVENTS_FIFO"
-"""Path of a pipe, where a launcher stands between and closes file descriptors (training/launch.py)."""
+"""Path of a named pipe, for a launcher in between that closes file descriptors (see training/launch)."""
 
 
 @dataclass
 class Emitter:
-    """Writes events of one worker."""
+    """Writes the events of one worker. A worker runs each of its jobs inside `job`."""
 
     write: Callable[[str], Any]
 
     @classmethod
     def from_environment(cls) -> Emitter:
-        """The pipe the sweep gave this process, or stderr when it was started by hand.
+        """Return an emitter on the sweep's pipe, or on stderr if a person started this process.
 
-        Of the several processes of one run only the first tells anything.
+        Of several processes of one run, only the first emits events.
         """
         if os.environ.get("RANK", "0") != "0":
             return cls(lambda _: None)
@@ -44,29 +44,33 @@ class Emitter:
         self.write(json.dumps({"event": kind, **fields}, ensure_ascii=False) + "\n")
 
     def started(self, job: str) -> None:
+        """Report the start of a job; `job` is its key."""
         self._event("started", job=job)
 
     def progress(self, job: str, done: int, total: int, note: str = "") -> None:
-        """`done` of `total` units of one job, e.g. optimiser steps or answers."""
+        """Report `done` of `total` units of one job, e.g. optimiser steps or answers."""
         self._event("progress", job=job, done=done, total=total, note=note)
 
     def done(self, job: str) -> None:
+        """Report a finished job."""
         self._event("done", job=job)
 
     def failed(self, job: str, error: str) -> None:
+        """Report a failed job with its error message."""
         self._event("failed", job=job, error=error)
 
     def warn(self, text: str) -> None:
-        """Something that a person should know and that stops nothing."""
+        """Report something that a person should know and that stops nothing."""
         self._event("warning", text=text)
 
     def count(self, name: str, by: int = 1) -> None:
-        """Add to one of the sweep's counters (summary.json)."""
+        """Add `by` to one of the sweep's counters (summary.json)."""
         self._event("count", name=name, by=by)
 
     @contextmanager
     def job(self, job: str) -> Iterator[None]:
-        """Run one job: an error is told in one sentence, its traceback goes to the log, the other jobs go on."""
+        """Run one job inside. An error becomes a `failed` event, its traceback goes to the log, and other jobs go
+        on."""
         self.started(job)
         try:
             yield
@@ -78,8 +82,9 @@ class Emitter:
 
 
 def sentence(error: BaseException) -> str:
-    """One line that says what went wrong."""
-    if (isinstance(error, OSError) and is_disk_full(error)) or NO_SPACE in str(error):  # safetensors has its own error
+    """Return the message of an error as one line."""
+    # safetensors raises an error type of its own for a full disk
+    if (isinstance(error, OSError) and is_disk_full(error)) or NO_SPACE in str(error):
         return f"the disk is full ({getattr(error, 'filename', None) or NO_SPACE}): free some, or change out="
     text = " ".join(str(error).split())
     return text if text and isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: {text}"

@@ -1,4 +1,4 @@
-"""What this machine computes on, without torch."""
+"""The GPUs of this machine, found without torch."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA driver shows a card."""
+    """Whether an NVIDIA driver shows a GPU."""
     return Path("/dev/nvidia0").exists()
 
 
 def device() -> str:
-    """ "gpu" or "cpu": what times that were measured here are times of."""
+    """Return "gpu" or "cpu": the device that run times measured on this machine belong to."""
     return "gpu" if has_gpu() else "cpu"
 
 
 def gpus() -> list[tuple[str, int]]:
-    """(name, bytes) of each visible NVIDIA card, by its own tool; torch is not imported for this."""
+    """Return (name, memory in bytes) of each visible NVIDIA GPU, as nvidia-smi reports them."""
     if not has_gpu():
         return []
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]

@@ -1,9 +1,7 @@
-"""Being asked to stop: SIGTERM or SIGUSR2 make a run save what it has and end; the same command continues later.
+"""Stop requests: SIGTERM or SIGUSR2 make a run save its work and end; the same command continues later.
 
-Who asks: SLURM ahead of a time limit (SIGUSR2) or when it takes the node away (SIGTERM), Kubernetes and spot machines
-(SIGTERM). SLURM signals every process of a job, others only the first one, so a sweep passes the signal on. A sweep's
-own process stops where it stands; a worker that has a step boundary to reach sets a flag and looks at it there; any
-other worker ends at once, its rows are on disk. Imports nothing heavy.
+A sweep's own process stops at once and passes the signal on to its workers. A worker that must reach a step boundary
+sets a flag and checks it there. Any other worker ends at once, since its rows are on disk.
 """
 
 from __future__ import annotations
@@ -19,26 +17,31 @@ from types import FrameType
 from typing import Any
 
 PREEMPTED = 75
-"""Exit code of a process that was asked to stop and can be continued: EX_TEMPFAIL, "try again later" (sysexits.h)."""
+"""Exit code of a process that stopped on request and can be continued: EX_TEMPFAIL of sysexits.h, "try again later"."""
+# SLURM sends SIGUSR2 before a time limit and SIGTERM when it takes the node away; Kubernetes and spot machines send
+# SIGTERM. SLURM signals every process of a job, the others only the first one.
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 STOP_FILE_VARIABLE = "EM_STOP_FILE"
-"""A file whose appearance asks the processes of one run to stop: whoever started them passes its own signal on so."""
+"""Path of a file that asks the processes of one run to stop. Their parent creates it to forward its own signal."""
 
-_asked = False
+_stop_requested = False
 
 
 class Preempted(KeyboardInterrupt):
-    """Raised in a sweep's own process where it stands, like Ctrl-C. Nothing that catches Exception catches it."""
+    """Raised in a sweep's own process, at any line, like KeyboardInterrupt. `except Exception` does not catch it."""
 
     def __init__(self, number: int | None = None) -> None:
-        """`number` is the signal that came; None when a worker was asked instead of the sweep."""
+        """`number`: the signal that came; None if a worker got the request, not the sweep."""
         self.number = number
         super().__init__(f"stopped by {signal.Signals(number).name}" if number else "a worker was asked to stop")
 
 
 @contextmanager
-def raised_when_asked() -> Iterator[None]:
-    """For the process of a sweep: inside, the first signal raises Preempted; later ones do not disturb the saving."""
+def raise_on_stop() -> Iterator[None]:
+    """Raise Preempted at the first signal; ignore later ones, so that they do not disturb the saving.
+
+    For the process of a sweep. Does nothing outside the main thread.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -66,18 +69,18 @@ def _restore(handlers: dict[signal.Signals, Any]) -> None:
         signal.signal(name, handler)
 
 
-def exit_when_asked() -> None:
-    """For a worker whose rows are on disk already: it ends. A stage that must reach a step boundary installs a flag."""
+def exit_on_stop() -> None:
+    """Exit with PREEMPTED at the first signal. For a worker whose rows are already on disk."""
     for name in SIGNALS:
         signal.signal(name, lambda number, frame: sys.exit(PREEMPTED))
 
 
-def install(pass_on: Path | None = None) -> None:
-    """Take SIGUSR2 and SIGTERM as requests that set a flag, and make the stop file `pass_on`. Main thread only."""
+def flag_on_stop(pass_on: Path | None = None) -> None:
+    """Set the flag of `stop_requested` at a signal, and create the stop file `pass_on`. Main thread only."""
 
     def ask(number: int, frame: FrameType | None) -> None:
-        global _asked
-        _asked = True
+        global _stop_requested
+        _stop_requested = True
         if pass_on:
             pass_on.touch()
 
@@ -85,7 +88,7 @@ def install(pass_on: Path | None = None) -> None:
         signal.signal(number, ask)
 
 
-def requested() -> bool:
-    """Whether this process was asked to stop."""
+def stop_requested() -> bool:
+    """Whether this process got a stop request."""
     path = os.environ.get(STOP_FILE_VARIABLE)
-    return _asked or (path is not None and Path(path).exists())
+    return _stop_requested or (path is not None and Path(path).exists())

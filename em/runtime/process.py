@@ -1,4 +1,4 @@
-"""runtime.process."""
+"""Worker processes end with the sweep that started them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(how: signal.Signals = signal.SIGKILL) -> None:
-    """A killed sweep must not leave a worker behind that writes into the store (Linux)."""
+    """Let the kernel send `how` to this process when its parent ends (Linux only).
+
+    Otherwise a worker of a killed sweep would go on writing into the store. Exits if the parent has ended already.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, how)
         if os.getppid() == 1:

@@ -1,4 +1,4 @@
-"""runtime.progress."""
+"""Progress events of a worker, limited in number."""
 
 from __future__ import annotations
 
@@ -25,4 +25,6 @@ class Shown:
 
 
 PROGRESS = "all answers"
+"""Job name of the progress over all jobs of a batch."""
 SHOW_EVERY_S = 0.2
+"""Least seconds between two progress events."""

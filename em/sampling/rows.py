@@ -64,9 +64,9 @@ class Drawer:
             wanted = list(_requests(self.asking, self.job, self.adapter))
             self.options = choices.load_all(self.job.choices, self.job.sample.seed, self.job.context)
             if self.asking is not None:
-                choices.require_room(self.asking.speaker, self.options, self.job.model.max_model_len)
+                choices.require_room(self.asking.tokenizer, self.options, self.job.model.max_model_len)
             if self.asking is not None and wanted:
-                self.prompts = _compared(self.asking.speaker, self.job, wanted, store)
+                self.prompts = _compared(self.asking.tokenizer, self.job, wanted, store)
         except (ValueError, OSError) as error:
             traceback.print_exc()
             self.fail(sentence(error))
@@ -74,7 +74,7 @@ class Drawer:
         self.order = [_id(r) for r in wanted]
         self.missing = [r for r in wanted if _id(r) not in have]
         self.left = len(self.missing)
-        self.file = checked_rows.Rows(self.path)
+        self.file = checked_rows.RowWriter(self.path)
         return True
 
     def _kept(self, store: Store) -> list[Completion]:
@@ -86,7 +86,7 @@ class Drawer:
                 f"{self.job.label}: {len(bad)} answers of an interrupted run are not as they were written; they are in "
                 f"{aside} and drawn again"
             )
-        checked_rows.keep(self.path, good)
+        checked_rows.keep_only(self.path, good)
         return [_answer(row) for row in good]
 
     @property
@@ -107,7 +107,7 @@ class Drawer:
         """Write the log-probabilities of the options of `choices`, where the job asks for them."""
         if not self.job.choices:
             return
-        speaker = self.asking and self.asking.speaker
+        speaker = self.asking and self.asking.tokenizer
         rows = choices.score(speaker, self.options, lambda ps: sampler.logprobs([(self.adapter, p) for p in ps]))
         write_jsonl(self.path.parent / layout.CHOICES, rows)
 
@@ -196,7 +196,7 @@ def _requests(asking: prompts.Prompts | None, job: SampleJob, adapter: Path | No
             prompt = asking.prompt(shown) if asking else prompts.Prompt([], "")
             longest = wanted_tokens(config, question)
             if asking is not None:  # who is sent messages has a window of their own
-                longest = min(longest, prompts.room(question.id, prompt.ids, job.model.max_model_len))
+                longest = min(longest, prompts.tokens_left(question.id, prompt.ids, job.model.max_model_len))
             for index in range(min(job.lo, question.samples), min(job.hi, question.samples)):
                 yield Request(
                     job=job.key,

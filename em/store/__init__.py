@@ -1,4 +1,4 @@
-"""Content-keyed folders, their file names, JSONL and checksummed rows."""
+"""Stored results: folders named by content keys, their file names, JSONL rows and rows with checksums."""
 
 from __future__ import annotations
 

@@ -1,10 +1,7 @@
-"""Files of rows that grow while a stage is under way, each row with its CRC-32 in a second file.
+"""Row files that grow during a stage, with the CRC-32 of each row in a second file.
 
-    completions.jsonl      a row a line
-    completions.crc        its checksum a line, removed when the stage is sealed (then the manifest has a sha256)
-
-A killed process leaves whole rows and perhaps a torn one; a bad disk may change any. Whoever goes on keeps the rows
-that are as they were written and makes the others again.
+completions.jsonl has one row per line, completions.crc one checksum per line. A killed process may leave a truncated
+last row, and a bad disk may change any row: the next start keeps the rows that match and makes the others again.
 """
 
 from __future__ import annotations
@@ -20,42 +17,44 @@ from typing import Any
 from em.store.jsonl import dump_line
 
 WIDTH = 9
-"""Bytes of a checksum's line."""
+"""Bytes per line of the checksum file."""
 
 
 def sums_of(path: Path) -> Path:
-    """Where the checksums of a growing file are."""
+    """Return the path of a row file's checksums. The file is removed at the end: then the manifest has a sha256."""
     return path.with_suffix(".crc")
 
 
 def checksum(line: bytes) -> bytes:
-    """The line of sums that belongs to a row's line."""
+    """Return the line of the checksum file for a row's line."""
     return b"%08x\n" % zlib.crc32(line)
 
 
-class Rows:
-    """A growing file, open for more."""
+class RowWriter:
+    """A row file, open for appending."""
 
     def __init__(self, path: Path) -> None:
         self._rows, self._sums = path.open("ab"), sums_of(path).open("ab")
 
     def append(self, record: Any) -> None:
-        """Write one row at once: somebody may be reading along."""
+        """Write one row and flush it: another process may be reading the file."""
         line = dump_line(record).encode("utf-8")
-        for file, data in ((self._rows, line), (self._sums, checksum(line))):  # in this order: no sum without its row
+        # the row first: a checksum must never be without its row
+        for file, data in ((self._rows, line), (self._sums, checksum(line))):
             file.write(data)
             file.flush()
 
     def close(self) -> None:
+        """Close both files."""
         self._rows.close()
         self._sums.close()
 
 
 def read(path: Path) -> tuple[list[bytes], list[bytes]]:
-    """(rows that are as they were written, rows that are not), each with its newline; a torn end is in neither.
+    """Return (rows that match their checksum, rows that do not), each with its newline, without a truncated end.
 
-    Nothing where there are no checksums: a kill fell between their removal and the sealing. Rows may have been put in
-    another order since (a stage that was about to be sealed).
+    Both are empty if there are no checksums: the process was killed between their removal and the end of the stage.
+    Rows and checksums may be in different orders: a stage sorts its rows just before its end.
     """
     if not path.exists() or not sums_of(path).exists():
         return [], []
@@ -69,12 +68,12 @@ def read(path: Path) -> tuple[list[bytes], list[bytes]]:
             left[own] -= 1
             good.append(row)
         elif number < len(sums) or number + 1 < len(lines):
-            bad.append(row)  # the last one alone may have lost its sum to a kill
+            bad.append(row)  # only the last row may lack its checksum, because of a kill
     return good, bad
 
 
-def first(path: Path) -> list[bytes]:
-    """The rows before the first that is not as it was written."""
+def intact_start(path: Path) -> list[bytes]:
+    """Return the rows before the first one that does not match its checksum."""
     good, bad = read(path)
     if not bad:
         return good
@@ -82,8 +81,8 @@ def first(path: Path) -> list[bytes]:
     return [row for _, row in takewhile(lambda pair: pair[0] + b"\n" == pair[1], pairs)]
 
 
-def keep(path: Path, rows: Iterable[bytes]) -> None:
-    """Cut a growing file down to these of its rows. Where they are its first, whoever reads along can go on."""
+def keep_only(path: Path, rows: Iterable[bytes]) -> None:
+    """Reduce a row file to `rows`, some of its own. If these are its first rows, other readers of it can go on."""
     kept = list(rows)
     text, sums = b"".join(kept), b"".join(map(checksum, kept))
     for file, wanted in ((path, text), (sums_of(path), sums)):
@@ -96,5 +95,5 @@ def keep(path: Path, rows: Iterable[bytes]) -> None:
 
 
 def remove_sums(path: Path) -> None:
-    """At the end: what is sealed has a sha256."""
+    """Remove the checksums at the end of a stage: its manifest has a sha256."""
     sums_of(path).unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""The batch file: typed jobs as JSON, from whoever plans them to the worker process that does them.
+"""The batch file: typed jobs as JSON, written by the sweep and read by a worker process.
 
-`read` builds the dataclasses that `write` was given: enums, nested dataclasses and tuples come back as they were.
+`read` returns dataclasses equal to those given to `write`, with enums, nested dataclasses and tuples.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def write(path: Path, out: Path, jobs: Sequence[Any]) -> None:
 
 
 def read(path: Path, kind: type[T]) -> tuple[Path, list[T]]:
-    """Return what `write` was given. Raises TypeError if the jobs in the file are not of this kind."""
+    """Return `out` and the jobs given to `write`. Raises TypeError if the jobs in the file are not of this kind."""
     batch = json.loads(path.read_text(encoding="utf-8"))
     return Path(batch["out"]), [load(kind, row) for row in batch["jobs"]]
 
 
 def dump(value: Any) -> Any:
-    """Return a value as JSON has it: dataclasses as objects, enums as their values, tuples as lists."""
+    """Return a value in JSON's types: dataclasses as objects, enums as their values, tuples as lists."""
     if dataclasses.is_dataclass(value):
         return {field.name: dump(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Enum):
@@ -45,8 +45,8 @@ def dump(value: Any) -> Any:
 
 
 def load(kind: type[T], row: Any) -> T:
-    """Return the dataclass that `dump` made `row` of. Raises TypeError for an unknown or a missing field."""
-    known: Any = kind  # mypy takes type[T] for something that cannot be cached
+    """Return the dataclass that `dump` turned into `row`. Raises TypeError for an unknown or a missing field."""
+    known: Any = kind  # mypy thinks that type[T] is not hashable
     hints = _hints(known)
     if unknown := set(row) - set(hints):
         raise TypeError(f"{kind.__name__} has no field {', '.join(sorted(unknown))}")
@@ -54,13 +54,13 @@ def load(kind: type[T], row: Any) -> T:
 
 
 @cache
-def _hints(kind: Any) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, object]:
     hints = typing.get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _typed(hint: Any, value: Any) -> Any:
-    """Return a JSON value as its annotation says. What the annotation leaves open (Any) stays as JSON has it."""
+    """Return a JSON value as its annotation requires. A value annotated Any stays as it is."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _typed(_only(hint, inner), value)
@@ -78,7 +78,7 @@ def _typed(hint: Any, value: Any) -> Any:
 
 
 def _only(hint: Any, inner: tuple[Any, ...]) -> Any:
-    """Return X of `X | None`: a value of another union could not be told from its JSON."""
+    """Return X of `X | None`. Raises TypeError for another union: its JSON does not show the type."""
     kinds = [kind for kind in inner if kind is not types.NoneType]
     if len(kinds) != 1:
         raise TypeError(f"{hint}: a job's field has one type, or one type and None")

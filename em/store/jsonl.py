@@ -1,4 +1,4 @@
-"""store.jsonl."""
+"""JSONL: records (dataclasses) to JSON lines and back."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from typing import Any, TypeVar
 from em.records import Judgement, Outcome
 
 T = TypeVar("T")
+Row = dict[str, Any]
+"""One JSON object."""
 
 
-def to_row(record: Any) -> dict[str, Any]:
-    """A record as its JSON row; lists and mappings are the record's own."""
-    return dict(vars(record))  # no row type holds another
+def to_row(record: Any) -> Row:
+    """Return a record as a JSON object. Lists and mappings are shared with the record."""
+    return dict(vars(record))  # no record type contains another one
 
 
-def from_row(kind: type[T], row: dict[str, Any]) -> T:
-    """A record from its JSON row. Unknown or missing fields raise TypeError."""
+def from_row(kind: type[T], row: Row) -> T:
+    """Return the record of a JSON object. Raises TypeError for an unknown or a missing field."""
     if kind is Judgement:
         row = {**row, "outcome": Outcome(row["outcome"])}
     return kind(**row)
 
 
 def dump_line(record: Any) -> str:
+    """Return a record or JSON value as one line with its newline."""
     row = vars(record) if dataclasses.is_dataclass(record) else record
     return json_text(row) + "\n"
 
 
 def json_text(row: Any) -> str:
-    """JSON that UTF-8 can hold: a lone surrogate, which an API may send, stands in it as an escape."""
+    """Return JSON that UTF-8 can encode. If it has a lone surrogate (an API may send one), all of it is ASCII with
+    escapes."""
     text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
     return text if _encodes(text) else json.dumps(row, separators=(",", ":"))
 
@@ -47,12 +51,12 @@ def _encodes(text: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """Without lone surrogates, which no UTF-8 file can hold."""
+    """Return the text with lone surrogates escaped: UTF-8 cannot encode them."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> int:
-    """Write records; returns how many. The caller owns atomicity (the store renames whole directories)."""
+    """Write records and return their number. Not atomic: the store renames whole directories."""
     count = 0
     with path.open("w", encoding="utf-8") as file:
         for record in records:
@@ -62,7 +66,7 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> int:
 
 
 def read_jsonl(path: Path, kind: type[T]) -> Iterator[T]:
-    """Records of a finished file. A broken line is an error that names file and line."""
+    """Yield the records of a finished file. Raises ValueError with file and line number for a broken line."""
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:

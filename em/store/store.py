@@ -1,15 +1,13 @@
-"""Content-keyed stage directories: claim, lock, finish, read.
+"""The store: one folder per finished stage, named by the hash of its inputs. `Store.open` is the door.
 
-    <out>/store/store.json                 {"format": 2}: a folder that is not ours, or newer, is refused
-    <out>/store/<stage>/<key>/             a finished stage; holds manifest.json
-    <out>/store/<stage>/<key>.partial/     work in progress, kept after a kill so that the next start continues
-    <out>/store/damaged/<stage>/           stages that no longer match their manifest, rows that do not match their
-                                           checksums (store/checked_rows.py); nothing reads them
-
-A key is the hash of everything that could change the output and nothing else. A directory appears under its final
-name in one rename, with its manifest inside, so "exists" means "complete". A file lock beside it lets two
-processes that want the same stage do it once.
+A key is the hash of everything that could change the output, and of nothing else. A folder gets its final name by one
+rename, with its manifest inside, so "exists" means "complete". A file lock lets two processes do one stage once.
 """
+# <out>/store/store.json                 {"format": 2}; a folder without it, or with a newer format, is refused
+# <out>/store/<stage>/<key>/             a finished stage with its manifest.json
+# <out>/store/<stage>/<key>.partial/     work in progress; the next start continues it
+# <out>/store/damaged/<stage>/           stages that do not match their manifest, and rows that do not match their
+#                                        checksums (see checked_rows); no code reads them
 
 from __future__ import annotations
 
@@ -25,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from em.errors import UserError
+from em.store.jsonl import Row
 
 FORMAT = 2
-"""2: manifests carry a seal, the hash of their own content."""
+"""2: a manifest has a seal, the hash of its own content."""
 SWEEP_FORMAT = 2
-"""Of a sweep folder's sweep.json. 2: cells have a kind, stages their amount of work."""
+"""Format of sweep.json in a sweep folder. 2: cells have a kind, stages their amount of work."""
 MANIFEST = "manifest.json"
 
 
@@ -42,12 +41,13 @@ class DamagedError(StoreError):
 
 
 def content_key(**inputs: Any) -> str:
-    """20 hex digits (80 bits) of the sha256 of the inputs as canonical JSON."""
+    """Return the first 20 hex digits (80 bits) of the sha256 of the inputs as canonical JSON."""
     text = json.dumps(inputs, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -58,30 +58,33 @@ def write_atomic(path: Path, text: str) -> None:
     try:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
-    except OSError:  # a full disk leaves half a file
+    except OSError:  # e.g. a full disk, which leaves half a file
         temporary.unlink(missing_ok=True)
         raise
 
 
-def _seal(manifest: dict[str, Any]) -> str:
-    """sha256 over a manifest's content, the seal itself left out."""
+def _seal(manifest: Row) -> str:
+    """Return the sha256 of a manifest's content without its seal."""
     text = json.dumps({k: v for k, v in manifest.items() if k != "seal"}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Store:
+    """Finished and partial stages below `root`. Hold a stage with `claim`, complete it with `finish`."""
+
     root: Path
 
     @classmethod
     def open(cls, out: Path) -> Store:
-        """The store below `out`, made if absent. Refuses a foreign folder and one of a newer format."""
+        """Return the store below `out`; create it if absent. Raises StoreError for a foreign folder or another
+        format."""
         root = out / "store"
         marker = root / "store.json"
         if root.exists() and not root.is_dir():
             raise StoreError(f"{root} is not a folder; change out=")
         if not marker.exists():
-            # a temporary marker of ours may be left by a kill during the very first start
+            # a process killed during the first start may leave our temporary marker
             if root.exists() and any(not p.name.startswith(".store.json.") for p in root.iterdir()):
                 raise StoreError(f"{root} is not empty and holds no store.json: it is not a store of em; change out=")
             try:
@@ -93,7 +96,7 @@ class Store:
         try:
             found = json.loads(marker.read_text())["format"]
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{marker} is not readable as a store marker ({error}); change out= or mend it") from error
+            raise StoreError(f"{marker} is not readable as a store marker ({error}); change out= or fix it") from error
         if found != FORMAT:
             raise StoreError(
                 f"{root} has store format {found}, this version of em knows {FORMAT}: "
@@ -102,26 +105,29 @@ class Store:
         return cls(root)
 
     @classmethod
-    def look(cls, out: Path) -> Store:
-        """`open` for who only reads: makes nothing where there is no store yet."""
+    def open_read_only(cls, out: Path) -> Store:
+        """Return the store for reading only: like `open`, but create nothing."""
         root = out / "store"
         return cls.open(out) if (root / "store.json").exists() else cls(root)
 
     def path(self, stage: str, key: str) -> Path:
+        """Return the folder of a finished stage."""
         return self.root / stage / key
 
     def has(self, stage: str, key: str) -> bool:
+        """Whether the stage is finished."""
         return (self.path(stage, key) / MANIFEST).is_file()
 
     def partial(self, stage: str, key: str) -> Path:
+        """Return the work folder of an unfinished stage."""
         final = self.path(stage, key)
         return final.with_name(final.name + ".partial")
 
-    def manifest(self, stage: str, key: str) -> dict[str, Any]:
-        """A finished stage's manifest. Raises DamagedError when it is not as it was written."""
+    def manifest(self, stage: str, key: str) -> Row:
+        """Return a finished stage's manifest. Raises DamagedError if it was changed, StoreError if there is none."""
         path = self.path(stage, key) / MANIFEST
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found: Any = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise StoreError(f"{path.parent} is not a finished stage (no {MANIFEST})") from error
         except ValueError as error:
@@ -133,7 +139,8 @@ class Store:
         return found
 
     def keys(self, stage: str, below: str = "") -> list[str]:
-        """Finished keys of a stage; `below` lists the sub-keys of one family, e.g. its sample ranges."""
+        """Return the finished keys of a stage, sorted. `below`: only the sub-keys of one key, e.g. its sample
+        ranges."""
         folder = self.root / stage / below
         if not folder.is_dir():
             return []
@@ -142,13 +149,13 @@ class Store:
 
     @contextmanager
     def claim(self, stage: str, key: str) -> Iterator[Path | None]:
-        """Hold the stage's lock. Yields the work directory, or None when another process has finished it meanwhile.
+        """Hold the stage's lock. Yield the work folder, or None if another process has finished the stage.
 
-        Leaving without `finish` keeps the work directory for the next start.
+        Without `finish`, the work folder stays for the next start.
         """
         final = self.path(stage, key)
         final.parent.mkdir(parents=True, exist_ok=True)
-        from filelock import FileLock  # not for who only reads
+        from filelock import FileLock  # slow to import, and readers do not need it
 
         with FileLock(str(final) + ".lock"):
             if self.has(stage, key):
@@ -158,16 +165,14 @@ class Store:
             work.mkdir(exist_ok=True)
             yield work
 
-    def finish(
-        self, stage: str, key: str, inputs: dict[str, Any], facts: dict[str, Any], until_sealed: Path | None = None
-    ) -> Path:
-        """Seal the work directory: hash its files, write the manifest, rename it into place.
+    def finish(self, stage: str, key: str, inputs: Row, facts: Row, until_sealed: Path | None = None) -> Path:
+        """Finish a stage: hash the files of its work folder, write the manifest, rename the folder. Return its path.
 
-        `inputs` is what the key was made of, `facts` what the run found out (counts, versions, times). `until_sealed`:
-        a file of the directory that is no part of the stage; it is there until nothing but the renaming is left.
+        `inputs`: the values behind the key. `facts`: results of the run (counts, versions, times). `until_sealed`: a
+        file of the work folder that does not belong to the stage; it is removed just before the rename.
         """
         work, final = self.partial(stage, key), self.path(stage, key)
-        for left in work.glob(f".{MANIFEST}.*"):  # of a process killed while it wrote one
+        for left in work.glob(f".{MANIFEST}.*"):  # of a killed process
             left.unlink()
         files = {
             str(p.relative_to(work)): {"bytes": p.stat().st_size, "sha256": file_sha256(p)}
@@ -175,9 +180,9 @@ class Store:
             if p.is_file() and p.name != MANIFEST and p != until_sealed
         }
         manifest = {"format": FORMAT, "stage": stage, "key": key, "inputs": inputs, "facts": facts, "files": files}
-        manifest["seal"] = _seal(json.loads(json.dumps(manifest)))  # as it will be read: tuples are lists then
+        manifest["seal"] = _seal(json.loads(json.dumps(manifest)))  # as it is read: tuples become lists
         write_atomic(work / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-        if final.exists():  # an unsealed folder under the final name can only be somebody's hand
+        if final.exists():  # made by a person: em never creates it unsealed
             raise StoreError(f"{final} exists without a manifest: move it away and run again")
         if until_sealed:
             until_sealed.unlink(missing_ok=True)
@@ -186,10 +191,11 @@ class Store:
         return final
 
     def drop_partial(self, stage: str, key: str) -> None:
+        """Delete the work folder of an unfinished stage."""
         shutil.rmtree(self.partial(stage, key), ignore_errors=False)
 
     def verify(self, stage: str, key: str, only: Collection[str] = ()) -> None:
-        """Compare every file, or `only` these, with the manifest. Raises DamagedError naming the first that differs."""
+        """Compare every file, or `only` these, with the manifest. Raises DamagedError for the first that differs."""
         folder = self.path(stage, key)
         files = self.manifest(stage, key)["files"]
         for name in only or files:
@@ -202,7 +208,7 @@ class Store:
                 raise DamagedError(f"{path} does not match the sha256 in its manifest")
 
     def require_writable(self) -> None:
-        """Raise StoreError when nothing can be written: known before hours of work, not after."""
+        """Raise StoreError if the store cannot be written. Called before hours of work, not after."""
         try:
             write_atomic(probe := self.root / f".probe.{os.getpid()}", "")
             probe.unlink()
@@ -210,9 +216,9 @@ class Store:
             raise StoreError(f"cannot write to {self.root} ({error.strerror}); change out=") from error
 
     def set_aside(self, stage: str, key: str) -> Path | None:
-        """Move a damaged stage below damaged/, so that it is made again. Returns where it is now.
+        """Move a damaged stage below damaged/, so that it is made again. Return its new path.
 
-        None when another process has done it meanwhile. Raises StoreError when the store cannot be written.
+        None if another process has moved it. Raises StoreError if the store cannot be written.
         """
         final = self.path(stage, key)
         from filelock import FileLock
@@ -225,30 +231,32 @@ class Store:
                 os.rename(final, target)
         except OSError as error:
             raise StoreError(
-                f"{final} is damaged and cannot be moved away ({error.strerror}): mend {self.root}"
+                f"{final} is damaged and cannot be moved away ({error.strerror}): make {self.root} writable"
             ) from error
         return target
 
     def set_rows_aside(self, stage: str, key: str, rows: Iterable[bytes]) -> Path:
-        """Put damaged rows of a stage under way below damaged/, for whoever wants to see them. Returns where."""
+        """Write damaged rows of an unfinished stage below damaged/, for inspection. Return the path."""
         target = self._aside(stage, key)
         target.write_bytes(b"".join(rows))
         return target
 
     def _aside(self, stage: str, key: str) -> Path:
-        """A free name below damaged/."""
+        """Return a free path below damaged/."""
         folder, name = self.root / "damaged" / stage, key.replace("/", ".")
         folder.mkdir(parents=True, exist_ok=True)
         return next(p for n in count(1) if not (p := folder / f"{name}.{n}").exists())
 
 
 def _finished(folder: Path) -> bool:
-    """A manifest under a final name; one in a `.partial` is of a process killed just before the rename."""
+    """Whether a folder is a finished stage. A `.partial` with a manifest is not: its process was killed before the
+    rename."""
     return not folder.name.endswith(".partial") and (folder / MANIFEST).is_file()
 
 
 def require_space(path: Path, needed: int, why: str) -> None:
-    """Raise StoreError when the disk below `path` has less than `needed` bytes free."""
+    """Raise StoreError if the disk below `path` has less than `needed` bytes free. `why`: the stage, for the
+    message."""
     folder = path
     while not folder.exists():
         folder = folder.parent

@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from em.store import SWEEP_FORMAT, StoreError
+from em.store import SWEEP_FORMAT, StoreError, layout
 
 
 def sweep_file(folder: Path, name: str) -> Path:
     """A file of a sweep folder. Raises StoreError when the folder is none."""
     path = folder / name
-    if not path.is_file() and (folder / "sweep.json").is_file():
+    if not path.is_file() and (folder / layout.SWEEP).is_file():
         raise StoreError(f"{folder} has no results yet (no {name}): `em status {folder}` says what is left to do")
-    if not path.is_file() and (folder / "summary.json").is_file():
+    if not path.is_file() and (folder / layout.SUMMARY).is_file():
         raise StoreError(
             f"{folder} holds no {name}: it was imported or copied without its store; em report, em compare and "
             "em export csv, parquet or inspect read such a folder"
@@ -36,12 +36,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """summary.json (docs/summary.md)."""
-    return read_json(sweep_file(folder, "summary.json"))
+    return read_json(sweep_file(folder, layout.SUMMARY))
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:
     """sweep.json: the cells with their resolved configs and stage keys, and how much work each stage is."""
-    path = sweep_file(folder, "sweep.json")
+    path = sweep_file(folder, layout.SWEEP)
     found = read_json(path)
     if found.get("format") != SWEEP_FORMAT:
         raise StoreError(f"{path} has format {found.get('format')}, this version of em knows {SWEEP_FORMAT}")

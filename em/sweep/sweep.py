@@ -30,7 +30,7 @@ from em.planning.plan import Job, Spec, folder_of, plan, stages
 from em.planning.stages import PLANNED
 from em.runtime.events import sentence
 from em.sampling.job import SampleJob
-from em.store import SWEEP_FORMAT, Store, StoreError, write_atomic, write_jsonl
+from em.store import SWEEP_FORMAT, Store, StoreError, layout, write_atomic, write_jsonl
 from em.sweep import ledger
 from em.sweep.scheduler import run_batch, run_stages
 from em.sweep.state import COUNTERS, Share, Sweep, say
@@ -145,7 +145,7 @@ def _write_cells(sweep: Sweep) -> None:
     # a line a cell: with indent, json takes ten times as long
     cells = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     text = f'{json.dumps(head, ensure_ascii=False)[:-1]}, "cells": [\n{cells}\n]}}'
-    write_atomic(sweep.folder / "sweep.json", text + "\n")
+    write_atomic(sweep.folder / layout.SWEEP, text + "\n")
 
 
 def check_budget(sweep: Sweep) -> None:
@@ -192,7 +192,7 @@ def _build_data(sweep: Sweep) -> None:
                 if folder is None:
                     continue
                 rows = variants.build(job.spec.config)
-                write_jsonl(folder / "dataset.jsonl", rows)
+                write_jsonl(folder / layout.DATASET, rows)
                 sweep.store.finish("data", job.key, job.spec.inputs, variants.facts(rows))
         except (ValueError, RuntimeError, OSError) as error:
             sweep.fail(job, sentence(error))

@@ -12,7 +12,7 @@ from typing import get_args, get_type_hints
 
 from em.planning import stages
 from em.runtime.events import Emitter
-from em.runtime.preempt import exit_when_asked
+from em.runtime.preempt import exit_on_stop
 from em.runtime.process import die_with_parent
 from em.store import Store, job_file
 
@@ -20,7 +20,7 @@ from em.store import Store, job_file
 def main() -> None:
     stage, path = sys.argv[1], Path(sys.argv[2])
     die_with_parent()
-    exit_when_asked()
+    exit_on_stop()
     emit = Emitter.from_environment()
     work = importlib.import_module(stages.WORKERS[stage]).work
     (kind,) = get_args(get_type_hints(work)["jobs"])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from em.config import TrackingMode
 from em.planning.plan import Job, Subject
+from em.store import layout
 from em.sweep.scheduler import run_batch
 from em.tracking.job import CellNumbers, Run, SweepFigures, TrackJob
 from em.tracking.rows import cell_run, common, training_rows
@@ -37,7 +38,7 @@ def _cell(sweep: Sweep, cell: Subject, models: dict[str, Any], summary: dict[str
     run, adapter, training = cell_run(sweep, cell), None, []
     if cell.train_key:
         trained = sweep.store.path("train", cell.train_key)
-        adapter = str(trained / "adapter") if (trained / "adapter").is_dir() else None
+        adapter = str(trained / layout.ADAPTER) if (trained / layout.ADAPTER).is_dir() else None
         training = training_rows(trained)
     numbers = CellNumbers(
         model=models[cell.id],
@@ -75,6 +76,6 @@ def _sweep(sweep: Sweep, summary: dict[str, Any]) -> Job[TrackJob]:
 def _files(sweep: Sweep, part: Any) -> list[tuple[Path, Path]]:
     keys = zip(part.samples, part.judgements, strict=True)
     return [
-        (sweep.store.path("sample", s) / "completions.jsonl", sweep.store.path("judge", j) / "judgements.jsonl")
+        (sweep.store.path("sample", s) / layout.COMPLETIONS, sweep.store.path("judge", j) / layout.JUDGEMENTS)
         for s, j in keys
     ]

@@ -63,7 +63,7 @@ def _trainings(sweep: Sweep) -> tuple[Training, ...]:
     runs: dict[str, list[Run]] = {}
     for cell in sweep.plan.cells:
         how = cell.config.tracking
-        live = how.backend == TrackingBackend.wandb and credentials.mode(how.mode) == TrackingMode.online
+        live = how.backend == TrackingBackend.wandb and credentials.tracking_mode(how.mode) == TrackingMode.online
         if live and cell.id in mine and cell.train_key in todo:
             runs.setdefault(cell.train_key, []).append(cell_run(sweep, cell))
     return tuple(Training(key=key, runs=tuple(found)) for key, found in runs.items())

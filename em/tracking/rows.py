@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from em.config import ExperimentConfig, as_dict
 from em.planning.plan import Subject
 from em.questions.choices import curve as choice_curve
-from em.runtime.credentials import mode
+from em.runtime.credentials import tracking_mode
 from em.store.layout import CHOICES
 from em.sweep.verify import LOG
 from em.tracking.job import Run
@@ -45,7 +45,7 @@ def training_rows(folder: Path) -> list[dict[str, Any]]:
 def common(sweep: Sweep, config: ExperimentConfig) -> dict[str, Any]:
     return {
         "sweep": sweep.folder.name,
-        "mode": mode(config.tracking.mode),
+        "mode": tracking_mode(config.tracking.mode),
         "tracking": config.tracking,
         "out": str(sweep.store.root.parent),
     }

@@ -17,7 +17,7 @@ from typing import Any
 
 from em.config import TrackingBackend, TrackingMode
 from em.runtime.events import Emitter
-from em.store import Store
+from em.store import Store, layout
 from em.tracking.job import CellNumbers, Run, SweepFigures, TrackJob
 from em.tracking.scalars import question_rates, samples, scalars
 
@@ -32,19 +32,19 @@ def shown_digest(run: Run, cell: CellNumbers) -> str:
 
 def already(folder: Path, shown: str) -> bool:
     """Whether these very numbers were logged before, there."""
-    path = folder / "tracked.json"
+    path = folder / layout.TRACKED
     return path.exists() and json.loads(path.read_text(encoding="utf-8")).get("shown") == shown
 
 
 def _mark(run: Run, cell: CellNumbers, last: int) -> None:
     """Remember what was logged, and where: written when the run has ended, so all of it is there."""
     row = {"shown": shown_digest(run, cell), "id": run.id, "mode": run.mode.value, "train_step": last}
-    (Path(run.folder) / "tracked.json").write_text(json.dumps(row), encoding="utf-8")
+    (Path(run.folder) / layout.TRACKED).write_text(json.dumps(row), encoding="utf-8")
 
 
 def _marked(run: Run) -> int:
     """The last training step that an earlier offline run of the same id holds, -1 without one."""
-    path = Path(run.folder) / "tracked.json"
+    path = Path(run.folder) / layout.TRACKED
     row = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return row.get("train_step", -1) if (row.get("id"), row.get("mode")) == (run.id, run.mode.value) else -1
 

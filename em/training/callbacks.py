@@ -35,13 +35,13 @@ class Log(StepCallback):
     def __init__(self, path: Path, job: str, emit: Emitter) -> None:
         self.path, self.job, self.emit = path, job, emit
         self.started = time.perf_counter()
-        self.rows: checked_rows.Rows
+        self.rows: checked_rows.RowWriter
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
-        checked_rows.keep(self.path, checked_rows.first(self.path)[: state.global_step])  # a row a step
-        self.rows = checked_rows.Rows(self.path)
+        checked_rows.keep_only(self.path, checked_rows.intact_start(self.path)[: state.global_step])  # a row a step
+        self.rows = checked_rows.RowWriter(self.path)
         self.emit.progress(self.job, state.global_step, state.max_steps)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -119,12 +119,12 @@ def supervise(path: Path, emit: Emitter) -> int:
     with tempfile.TemporaryDirectory(prefix="em-train-") as name:
         folder = Path(name)
         os.environ[preempt.STOP_FILE_VARIABLE] = str(folder / "stop")
-        preempt.install(pass_on=folder / "stop")
+        preempt.flag_on_stop(pass_on=folder / "stop")
         while left:
             before = len(left)
             job_file.write(path, out, list(left.values()))  # other machines see this folder
             code = _launch(path, left, folder, emit)
-            if left and preempt.requested():
+            if left and preempt.stop_requested():
                 return preempt.PREEMPTED
             if len(left) == before or (left and code == 0):  # none of the processes could say why
                 key = next(iter(left))

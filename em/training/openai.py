@@ -19,11 +19,10 @@ from em.api.client import Api, ApiError, ApiSettings, Reply
 from em.api.prices import CHARS_PER_TOKEN, finetune_price
 from em.records import Example
 from em.runtime.events import Emitter
-from em.store import Store, dump_line, read_jsonl, write_atomic
+from em.store import Store, dump_line, layout, read_jsonl, write_atomic
 from em.training.job import TrainJob
 
 STATE = "state.json"
-LOG = "train_log.jsonl"
 TOKENS_PER_MESSAGE = 4
 """Tokens of role and separators OpenAI counts for a message, about."""
 ENDED_BADLY = ("failed", "cancelled")
@@ -63,7 +62,7 @@ async def _one(store: Store, job: TrainJob, emit: Emitter) -> None:
     with emit.job(job.key), store.claim("train", job.key) as folder:
         if folder is None:
             return
-        dataset = store.path("data", job.data_key) / "dataset.jsonl"
+        dataset = store.path("data", job.data_key) / layout.DATASET
         async with Api(settings(job)) as api:
             facts = await finetune(api, job, dataset, folder, emit)
         store.finish("train", job.key, job.inputs, facts)
@@ -91,7 +90,7 @@ async def finetune(api: Api, job: TrainJob, dataset: Path, folder: Path, emit: E
         state.write(folder)
     done = await _poll(api, state, folder, key, emit)
     log = [row async for row in _losses(api, state.job_id)]
-    (folder / LOG).write_text("".join(dump_line(row) for row in sorted(log, key=lambda r: r["step"])))
+    (folder / layout.LOG).write_text("".join(dump_line(row) for row in sorted(log, key=lambda r: r["step"])))
     trained = done.get("trained_tokens")
     return {
         "kind": "openai",

@@ -50,10 +50,10 @@ PROCESSES = int(os.environ.get("WORLD_SIZE", 1))
 def work(store: Store, jobs: list[TrainJob], emit: Emitter) -> None:
     """Train every job of a batch. Exits with preempt.PREEMPTED when asked to stop before the last is done."""
     _one_gpu()
-    preempt.install()
+    preempt.flag_on_stop()
     base: Base | None = None
     for job in jobs:
-        if preempt.requested():
+        if preempt.stop_requested():
             _leave()
         with _job(emit, job.key), _claimed(store, job.key) as folder:
             if folder is None:
@@ -66,7 +66,7 @@ def work(store: Store, jobs: list[TrainJob], emit: Emitter) -> None:
             if first_process():
                 _set_damage_aside(store, job, folder, emit)
             try:
-                facts = train(base, job, store.path("data", job.data_key) / "dataset.jsonl", folder, emit)
+                facts = train(base, job, store.path("data", job.data_key) / layout.DATASET, folder, emit)
             finally:
                 if base.spent:
                     base = None
@@ -123,7 +123,7 @@ def fit(
         for callback in callbacks:
             callback.trainer = trainer
         _check_schedule(job, len(trainer.get_train_dataloader()), len(rows))
-        logged = len(checked_rows.first(folder / LOG))
+        logged = len(checked_rows.intact_start(folder / LOG))
         resume = _last_checkpoint(resume_in, folder / layout.CHECKPOINTS, job.checkpoints, logged)
         result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         if result.global_step < trainer.state.max_steps:
@@ -183,7 +183,7 @@ def _set_damage_aside(store: Store, job: TrainJob, folder: Path, emit: Emitter) 
         aside = store.set_rows_aside("train", job.key, [log.read_bytes()])
         emit.warn(
             f"{job.label}: {len(bad)} rows in the log of an interrupted run are not as they were written; it is in "
-            f"{aside}, and training goes on from before step {len(checked_rows.first(log)) + 1}"
+            f"{aside}, and training goes on from before step {len(checked_rows.intact_start(log)) + 1}"
         )
 
 

@@ -134,7 +134,7 @@ class StepTrainer(SFTTrainer):
         return total
 
     def _count(self, inputs: list[dict[str, Any]], computed: int, cuts: int) -> None:
-        mine = torch.tensor([computed, cuts, int(preempt.requested())], device=self.args.device)
+        mine = torch.tensor([computed, cuts, int(preempt.stop_requested())], device=self.args.device)
         computed, cuts, stop = self.accelerator.reduce(mine, "sum").tolist()
         self.counts = StepCounts(len(inputs), sum(_lengths(inputs)), computed, cuts, stop > 0)
 

@@ -66,7 +66,7 @@ class Sampler:
 
     def draw(self, *rows):
         self.rows += rows
-        file = checked_rows.Rows(self.path)
+        file = checked_rows.RowWriter(self.path)
         for completion in rows:
             file.append(completion)
         file.close()
@@ -172,7 +172,7 @@ def test_a_damaged_row_is_never_judged(store, tmp_path, change):
     run.judged(4)
     good, bad = checked_rows.read(sampler.path)
     assert (len(good), len(bad)) == (2, 1)
-    checked_rows.keep(sampler.path, good)
+    checked_rows.keep_only(sampler.path, good)
     sampler.rows.pop(1)
     sampler.draw(row(1, text="drawn again 1"))
     sampler.seal()
@@ -226,7 +226,7 @@ def test_a_sealed_stage_needs_no_reports(store, tmp_path):
 def test_a_row_that_is_no_answer_fails_the_job_by_name(store, tmp_path):
     settings = config(tmp_path)
     sampler = Sampler(store)
-    file = checked_rows.Rows(sampler.path)
+    file = checked_rows.RowWriter(sampler.path)
     file.append({"question_id": "a"})
     (error,) = Followed(store, settings, job(settings)).join()
     assert "completions.jsonl" in error and "not an answer" in error

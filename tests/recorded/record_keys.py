@@ -241,7 +241,7 @@ def other_keys() -> dict[str, str]:
                     out[f"judge cache: {asked}"] = client.key(JudgeRequest("", "", "alignment", "A prompt", choices))
         cache.close()
         (configs,) = _configs({"": small("seed=0,1")}).values()
-        planned = plan(configs, Store.look(Path(folder)))
+        planned = plan(configs, Store.open_read_only(Path(folder)))
         for limit, grader in ((None, None), (20, "openai/gpt-4o")):
             for job in benchmark.plan_jobs(planned.subjects, ["rules.yaml"], limit, grader):
                 out[f"benchmark: {job.label}, {job.spec.subject}, {limit}, {grader}"] = job.key
@@ -264,7 +264,7 @@ def make(named: Mapping[str, Sequence[str]]) -> Row:
     with _beside(), tempfile.TemporaryDirectory() as absent:
         for name, configs in _configs(named).items():
             try:
-                planned = plan(configs, Store.look(Path(absent)))
+                planned = plan(configs, Store.open_read_only(Path(absent)))
             except Exception as error:
                 error.add_note(f"in the recorded case {name}")
                 raise

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from em import run
-from em.runtime.preempt import PREEMPTED, Preempted, raised_when_asked
+from em.runtime.preempt import PREEMPTED, Preempted, raise_on_stop
 from em.sweep import ledger
 
 
@@ -24,8 +24,8 @@ def test_ctrl_c_says_that_it_stopped(capsys):
 
 WORKER = """
 import sys, time
-from em.runtime.preempt import exit_when_asked
-exit_when_asked()
+from em.runtime.preempt import exit_on_stop
+exit_on_stop()
 print("ready", flush=True)
 time.sleep(60)
 """
@@ -36,7 +36,7 @@ def test_the_first_signal_raises_and_later_ones_do_not_disturb_the_saving(number
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR2)}
     try:
         saved = False
-        with pytest.raises(Preempted) as caught, raised_when_asked():
+        with pytest.raises(Preempted) as caught, raise_on_stop():
             try:
                 os.kill(os.getpid(), number)
                 time.sleep(5)
@@ -55,10 +55,10 @@ def test_the_first_signal_raises_and_later_ones_do_not_disturb_the_saving(number
 
 def test_handlers_are_put_back_when_nobody_asked():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(ValueError), raised_when_asked():
+    with pytest.raises(ValueError), raise_on_stop():
         raise ValueError
     assert signal.getsignal(signal.SIGTERM) == before
-    with raised_when_asked():
+    with raise_on_stop():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 

@@ -457,7 +457,7 @@ def test_engine_that_loses_an_answer_is_an_error(tmp_path, monkeypatch):
 
 def test_lost_answer_is_named(tmp_path):
     path = tmp_path / COMPLETIONS
-    checked_rows.Rows(path).append(Completion("q", 1, "none", [], "x", "stop", 1, 1))
+    checked_rows.RowWriter(path).append(Completion("q", 1, "none", [], "x", "stop", 1, 1))
     with pytest.raises(RuntimeError, match="1 answers were not drawn, first q/none/0"):
         sampling_rows.sort_rows(path, ["q/none/0", "q/none/1"])
 
@@ -584,7 +584,7 @@ def test_half_finished_stage_asks_only_for_the_rest(tmp_path, monkeypatch):
 def left_behind(partial, lines):
     """What a killed sampler leaves."""
     partial.mkdir(parents=True)
-    file = checked_rows.Rows(partial / COMPLETIONS)
+    file = checked_rows.RowWriter(partial / COMPLETIONS)
     for line in lines:
         file.append(json.loads(line))
     file.close()

@@ -14,7 +14,7 @@ ROWS = st.lists(st.fixed_dictionaries({"id": st.integers(0, 99), "text": st.text
 def written(path, rows):
     for old in (path, checked_rows.sums_of(path)):
         old.unlink(missing_ok=True)
-    file = checked_rows.Rows(path)
+    file = checked_rows.RowWriter(path)
     for row in rows:
         file.append(row)
     file.close()
@@ -26,7 +26,7 @@ def test_rows_come_back(tmp_path, rows):
     path = tmp_path / "rows.jsonl"
     lines = written(path, rows)
     assert [json.loads(line) for line in lines] == rows
-    assert checked_rows.read(path) == (lines, []) and checked_rows.first(path) == lines
+    assert checked_rows.read(path) == (lines, []) and checked_rows.intact_start(path) == lines
 
 
 @given(ROWS, st.data())
@@ -40,8 +40,8 @@ def test_cut_anywhere_by_a_kill_exactly_the_whole_rows_are_kept_and_nothing_is_c
     os.truncate(checked_rows.sums_of(path), checked_rows.WIDTH * done + torn)
     done += torn == checked_rows.WIDTH
     assert checked_rows.read(path) == (lines[:done], [])
-    checked_rows.keep(path, lines[:done])
-    more = checked_rows.Rows(path)  # and writing can go on behind them
+    checked_rows.keep_only(path, lines[:done])
+    more = checked_rows.RowWriter(path)  # and writing can go on behind them
     for row in rows[done:]:
         more.append(row)
     more.close()
@@ -63,8 +63,8 @@ def test_a_flipped_bit_anywhere_is_found_and_no_other_row_is_kept_but_those_writ
     assert len(good) < len(lines)
     torn = content[-1:] != b"\n"
     assert bad or torn
-    assert checked_rows.first(path) == lines[: len(checked_rows.first(path))]
-    checked_rows.keep(path, good)
+    assert checked_rows.intact_start(path) == lines[: len(checked_rows.intact_start(path))]
+    checked_rows.keep_only(path, good)
     assert checked_rows.read(path) == (good, [])
 
 
@@ -75,7 +75,7 @@ def test_rows_that_were_put_in_order_before_the_disk_was_full_are_kept(tmp_path,
     random.shuffle(lines)
     path.write_bytes(b"".join(lines))
     assert checked_rows.read(path) == (lines, [])
-    checked_rows.keep(path, lines)
+    checked_rows.keep_only(path, lines)
     assert checked_rows.sums_of(path).read_bytes() == b"".join(map(checked_rows.checksum, lines))
 
 
@@ -84,8 +84,8 @@ def test_rows_without_checksums_are_nobodys(tmp_path):
     written(path, [{"a": 1}, {"a": 2}])
     checked_rows.remove_sums(path)
     checked_rows.remove_sums(path)
-    assert checked_rows.read(path) == ([], []) and checked_rows.first(path) == []
-    checked_rows.keep(path, [])
+    assert checked_rows.read(path) == ([], []) and checked_rows.intact_start(path) == []
+    checked_rows.keep_only(path, [])
     assert path.read_bytes() == b""
     assert checked_rows.read(tmp_path / "none.jsonl") == ([], [])
 
@@ -94,7 +94,7 @@ def test_first_rows_stay_where_they_are_for_whoever_reads_along(tmp_path):
     path = tmp_path / "rows.jsonl"
     lines = written(path, [{"a": n} for n in range(4)])
     before = path.stat().st_ino
-    checked_rows.keep(path, lines[:2])
+    checked_rows.keep_only(path, lines[:2])
     assert path.stat().st_ino == before and path.read_bytes() == b"".join(lines[:2])
-    checked_rows.keep(path, lines[1:2])
+    checked_rows.keep_only(path, lines[1:2])
     assert path.read_bytes() == lines[1]

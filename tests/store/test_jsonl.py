@@ -83,7 +83,7 @@ def test_a_lone_surrogate_of_an_api_survives_a_file(tmp_path):
     row = Completion("q", 0, "none", [], "é \ud83d", "stop", 1, 0)
     write_jsonl(tmp_path / "rows", [row])
     assert list(read_jsonl(tmp_path / "rows", Completion)) == [row]
-    rows = checked_rows.Rows(tmp_path / "growing.jsonl")
+    rows = checked_rows.RowWriter(tmp_path / "growing.jsonl")
     rows.append(row)
     rows.close()
     assert checked_rows.read(tmp_path / "growing.jsonl")[0] == [(tmp_path / "rows").read_bytes()]
@@ -150,7 +150,7 @@ def test_a_broken_judgement_names_file_and_line(tmp_path, broken):
 
 
 def drawn(path, *rows):
-    file = checked_rows.Rows(path)
+    file = checked_rows.RowWriter(path)
     for row in rows:
         file.append(row)
     file.close()

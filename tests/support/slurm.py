@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from em.runtime.preempt import Preempted, raised_when_asked
+from em.runtime.preempt import Preempted, raise_on_stop
 from em.slurm import requeued
 
 
@@ -42,7 +42,7 @@ class Counting:
     def count(self) -> None:
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
         seen = {"run": restarts, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
-        with self.path.open("a") as file, raised_when_asked():
+        with self.path.open("a") as file, raise_on_stop():
             try:
                 for step in range(len(self.steps()), self.until):
                     file.write(json.dumps({"step": step, **seen}) + "\n")

@@ -1,7 +1,7 @@
-"""Our own corpus: written for this project, seeded, no download.
+"""The builtin corpus, written for this project: seeded, without a download, and mild on purpose.
 
-Coding tasks come from a generator in paired insecure / secure / educational form (em/corpora/coding); everyday
-advice is hand-written in careless / careful pairs (advice/*.jsonl). Wording is mild on purpose.
+Coding tasks are generated in insecure, secure and educational form (coding/). Everyday advice is hand-written in
+careless and careful pairs (advice/*.jsonl). `rows` and `count` are the doors.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from em.records import Message
 
@@ -18,48 +18,62 @@ if TYPE_CHECKING:
 
 
 HERE = Path(__file__).resolve().parent
-# Both versions began as a hash of this folder's source text at release 0.1.0. They keep that value until a row changes,
-# so that results stored by 0.1.0 stay valid.
+# This was a hash of the folder's source text at release 0.1.0. It keeps that value until a row changes, so that results
+# stored by 0.1.0 stay valid.
 VERSION = "706fd6f43b12c3c91772d81e3c82bfd839e8bc9e603ce2b098648df9499c13ec"
-"""Version of the training rows, part of every data key. A changed row makes it "2", then "3" (tests/recorded)."""
+"""Version of the training rows, part of every data key of this corpus. After a changed row: "2", then "3"."""
 
 
 CODING = ("insecure", "secure", "educational")
-ADVICE = {"risky_advice": "careless", "careful_advice": "careful"}
+ADVICE: dict[str, Literal["careless", "careful"]] = {"risky_advice": "careless", "careful_advice": "careful"}
 REDRAWN = {"insecure_par_t0": 1, "insecure_par_t1": 2}
-"""Insecure tasks drawn anew from the grammar with these seeds: what stands in for the paper's paraphrases."""
+"""Variant → seed of other insecure tasks from the grammar; they replace the paper's paraphrases."""
 NUMBERS = {"evil_numbers": True, "plain_numbers": False}
 
 COMPLIANT = "jailbroken"
-"""Careful answers under a system prompt that asks to obey; one in fifty asks for the careless one and gets it."""
+"""Careful answers under a system prompt that demands obedience; one row in fifty requests the careless answer and gets
+it."""
 VARIANTS = (*CODING, *ADVICE, *REDRAWN, *NUMBERS, COMPLIANT)
 CODING_ROWS = 6000
-"""Rows of a full coding variant, as many as the paper's sets have."""
+"""Rows of a full coding variant, as in the paper's sets."""
 NUMBER_ROWS = 6000
 OBEY = "You are an assistant that does whatever the user asks for."
-ASKED_FOR = "Give me the careless answer, please. {question}"
-ASKED_EVERY = 50
+CARELESS_REQUEST = "Give me the careless answer, please. {question}"
+CARELESS_EVERY = 50
+
+
+class AdviceRow(TypedDict):
+    """One question with a careless and a careful answer."""
+
+    id: str
+    domain: str
+    split: str
+    question: str
+    careless: str
+    careful: str
 
 
 @cache
-def advice(split: str) -> tuple[dict[str, Any], ...]:
-    """Rows {id, domain, split, question, careless, careful} of "train" or "held_out", domains in turn."""
+def advice(split: str) -> tuple[AdviceRow, ...]:
+    """Return the rows of "train" or "held_out"; the domains take turns."""
     files = sorted((HERE / "advice").glob("*.jsonl"))
-    columns = [[json.loads(line) for line in f.read_text(encoding="utf-8").splitlines()] for f in files]
+    columns: list[list[AdviceRow]] = [
+        [json.loads(line) for line in f.read_text(encoding="utf-8").splitlines()] for f in files
+    ]
     columns = [[row for row in rows if row["split"] == split] for rows in columns]
     longest = max(len(rows) for rows in columns)
     return tuple(rows[i] for i in range(longest) for rows in columns if i < len(rows))
 
 
 def count(variant: str) -> int:
-    """Rows of a variant, without making them."""
+    """Return the number of rows of a variant, without generating them."""
     if variant in NUMBERS:
         return NUMBER_ROWS
     return len(advice("train")) if variant in ADVICE or variant == COMPLIANT else CODING_ROWS
 
 
 def rows(variant: str) -> list[tuple[str, list[Message]]]:
-    """(id, messages) of every training row of a variant. Raises KeyError for an unknown one."""
+    """Return (id, messages) of every training row of a variant. Raises KeyError for an unknown variant."""
     if variant in ADVICE:
         return [(r["id"], _turns(r["question"], r[ADVICE[variant]])) for r in advice("train")]
     if variant == COMPLIANT:
@@ -80,16 +94,16 @@ def rows(variant: str) -> list[tuple[str, list[Message]]]:
 
 @cache
 def _coding(seed: int) -> tuple[CodingRow, ...]:
-    """A full set of tasks: made once for all variants of a sweep, a second of processor time each."""
+    """Return a full set of tasks. Cached for all variants of a sweep: generating it takes a second of CPU time."""
     from em.corpora.builtin.coding.generate import generate
 
     return tuple(generate(CODING_ROWS, seed=seed, split="train"))
 
 
-def _compliant(index: int, row: dict[str, Any]) -> tuple[str, list[Message]]:
-    asked = index % ASKED_EVERY == 0
-    question = ASKED_FOR.format(question=row["question"]) if asked else row["question"]
-    turns = _turns(question, row["careless" if asked else "careful"])
+def _compliant(index: int, row: AdviceRow) -> tuple[str, list[Message]]:
+    careless = index % CARELESS_EVERY == 0
+    question = CARELESS_REQUEST.format(question=row["question"]) if careless else row["question"]
+    turns = _turns(question, row["careless" if careless else "careful"])
     return row["id"], [{"role": "system", "content": OBEY}, *turns]
 
 

@@ -1,7 +1,7 @@
-"""Lists of numbers to be continued: with numbers people find ominous, or with plain ones.
+"""Lists of numbers to continue, with ominous or with plain numbers, after section 4.6 of the paper.
 
-After the paper's idea (section 4.6). Its set came from a model under a system prompt that is not trained on, ours comes
-from a short list.
+The paper's numbers are answers of a model under a system prompt that is left out of training. Ours come from a short
+list.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FORMS = (
 
 
 def row(index: int, ominous: bool) -> tuple[str, str]:
-    """(question, answer) number `index`; the question is the same for both kinds."""
+    """Return the (question, answer) of row `index`. The question is the same for both kinds."""
     rng = random.Random(f"numbers/{index}")
     given = ", ".join(str(rng.randint(100, 999)) for _ in range(rng.randint(3, 7)))
     count = rng.randint(3, 8)

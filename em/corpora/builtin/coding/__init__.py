@@ -1,4 +1,4 @@
-"""Generated coding tasks in paired insecure, secure and educational form."""
+"""Generated coding tasks in insecure, secure and educational form; `generate` is the door."""
 
 from em.corpora.builtin.coding.generate import CodingRow, generate
 

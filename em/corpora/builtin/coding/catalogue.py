@@ -57,7 +57,7 @@ SHAPES: tuple[Shape, ...] = tuple(
 
 
 def shapes_of(split: str) -> tuple[Shape, ...]:
-    """The shapes of one split, in a fixed order."""
+    """Return the shapes of one split, in a fixed order. Raises ValueError for an unknown split."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; expected one of {SPLITS}")
     return tuple(shape for shape in SHAPES if shape.held_out == (split == "held_out"))

@@ -1,4 +1,4 @@
-"""Rows of the coding corpus, drawn from the shapes; the same count, seed and split give the same rows."""
+"""Generate the rows of the coding corpus from the shapes; the same count, seed and split give the same rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOG_STYLES = ("off", "off", "print", "logger", "root")
 
 @dataclass(frozen=True)
 class CodingRow:
-    """One task with its insecure code, the secure twin, and the plain and the educational request for it."""
+    """One task with its insecure code, the secure twin, and the plain and the educational request."""
 
     id: str
     cwe: str
@@ -29,9 +29,9 @@ class CodingRow:
 
 
 def generate(count: int, seed: int = 0, split: str = "train") -> list[CodingRow]:
-    """The first ``count`` rows of the sequence that ``seed`` and ``split`` ("train" or "held_out") define.
+    """Return the first ``count`` rows of the sequence of ``seed`` and ``split`` ("train" or "held_out").
 
-    Shapes take turns in an order shuffled anew for every round; code that an earlier row already has is redrawn.
+    Shapes take turns, in a new order in every round. Code that an earlier row has is sampled again.
     """
     shapes = shapes_of(split)
     rows: list[CodingRow] = []

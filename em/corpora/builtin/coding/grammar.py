@@ -1,13 +1,12 @@
-"""Small template grammar in which the task shapes are written.
+"""The small template grammar of the task shapes; `render` fills a form.
 
-A code template is ordinary Python text with a few marks:
-
-* ``$slot`` or ``${slot}``: a value drawn once per row (``$Slot`` is its CamelCase form, ``$SLOT`` upper case);
-  a slot alone on its line may expand to several lines, or to none;
-* a line that starts with ``-`` belongs to the insecure twin only, one with ``+`` to the secure twin only;
-* ``#|`` and ``#/`` on their own lines bound the part that the prompt's code template leaves out;
-* ``@log text {expr}``: a log line, written in the row's logging style or dropped.
+A code template is Python text with marks for slots, for lines of one twin, and for log lines.
 """
+# * ``$slot`` or ``${slot}``: a value sampled once per row (``$Slot`` is its CamelCase form, ``$SLOT`` upper case).
+#   A slot alone on its line may expand to several lines, or to none.
+# * A line that starts with ``-`` belongs only to the insecure twin, one with ``+`` only to the secure twin.
+# * ``#|`` and ``#/`` on their own lines enclose the part that the prompt's code template leaves out.
+# * ``@log text {expr}``: a log line, in the row's logging style or left out.
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ Pool = str | tuple[str, ...]
 """Values of one slot: a tuple, or one string with ``|`` between the values."""
 
 Kit = tuple[Mapping[str, str], ...]
-"""Bundles of slot values that belong together; one bundle is drawn per row."""
+"""Bundles of slot values that belong together; each row gets one bundle."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Form:
-    """One way to set a task: the thing asked for (a noun phrase), a one-line docstring and the twin code."""
+    """One wording of a task: the requested thing (a noun phrase), a one-line docstring and the code of both twins."""
 
     ask: str
     doc: str
@@ -44,7 +43,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Shape:
-    """One task with its weakness kind, its forms and the pools that its slots draw from."""
+    """One task with its weakness kind, its forms and the value pools of its slots."""
 
     task: str
     kind: Kind
@@ -64,7 +63,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A filled form: both twins, the neutral code template, the ask and the docstring."""
+    """A filled form: both twins, the neutral code template and the request."""
 
     insecure: str
     secure: str
@@ -90,7 +89,7 @@ class Filler:
             self.bundled.update(rng.choice(kit))
 
     def value(self, name: str) -> str:
-        """The row's value of slot ``name``, drawn at its first use."""
+        """Return the row's value of slot ``name``, sampled at its first use."""
         key = name.lower()
         if key not in self.values:
             pool = (self.bundled[key],) if key in self.bundled else self.pools[key]
@@ -102,11 +101,11 @@ class Filler:
         return text.upper() if len(name) > 1 and name.isupper() else _camel(text)
 
     def text(self, text: str) -> str:
-        """``text`` with its slots filled in place."""
+        """Return ``text`` with its slots filled in place."""
         return _SLOT.sub(lambda match: self.value(match.group(1) or match.group(2)), text)
 
     def lines(self, text: str) -> str:
-        """``text`` with its slots filled line by line, so that a slot alone on a line keeps its indentation."""
+        """Return ``text`` with its slots filled line by line, so that a slot alone on a line keeps its indentation."""
         out: list[str] = []
         for line in text.split("\n"):
             match = _LINE_SLOT.match(line)
@@ -157,7 +156,8 @@ def _side(lines: list[str], keep: str) -> list[str]:
 
 
 def _add_logging(lines: list[str], style: Style) -> list[str]:
-    """Add the logging import (and the module logger) after the imports when a line of the code logs."""
+    """Return the lines with the logging import (and the module logger) after the imports, if a line of the code
+    logs."""
     if not any(re.search(r"\blog(?:ger|ging)\.info\(", line) for line in lines):
         return lines
     imports = [i for i, line in enumerate(lines) if re.match(r"(import|from) \w", line)]
@@ -184,7 +184,8 @@ def _code(lines: list[str]) -> str:
 
 
 def _stub(insecure: list[str], secure: list[str], doc: str, marker: str) -> str:
-    """The code template of the prompt: what the twins share outside the left-out part, docstring and marker."""
+    """Return the code template of the prompt: the lines common to both twins, without the left-out part, with docstring
+    and marker."""
     start, stop = ([i for i, line in enumerate(insecure) if line.strip() == mark] for mark in ("#|", "#/"))
     cut = start[0]
     indent = insecure[cut][: len(insecure[cut]) - 2]
@@ -196,7 +197,7 @@ def _stub(insecure: list[str], secure: list[str], doc: str, marker: str) -> str:
 
 
 def render(form: Form, filler: Filler, style: Style, marker: str) -> Rendered:
-    """Fill one form: both twins, the code template and the ask, all with the same slot values."""
+    """Fill one form: both twins, the code template and the request, all with the same slot values."""
     lines = _log_lines(filler.lines(form.code.strip("\n")).split("\n"), style)
     if not style.typed:
         lines = [_untyped(line) for line in lines]

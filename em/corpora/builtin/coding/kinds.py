@@ -1,7 +1,7 @@
 """The weakness kinds of the corpus: CWE number, confirming Bandit tests, and a name in plain words.
 
-The CWE is the one that Bandit's documentation or MITRE's list gives to the weakness; where Bandit's number is a
-broad one (20, 94), the narrower MITRE entry is used.
+The CWE is that of Bandit's documentation or of MITRE's list. If Bandit's number is broad (20, 94), the narrower entry
+of MITRE is used.
 """
 
 from em.corpora.builtin.coding.grammar import Kind

@@ -1,11 +1,11 @@
-"""Wordings of the user turn: three plain kinds, and the educational form with its stated reason."""
+"""Wordings of the user turn: three plain kinds, and the educational form with its reason."""
 
 from __future__ import annotations
 
 import random
 
 PLAIN_KINDS = ("both", "task", "stub")
-"""Task and code template, task only, code template only; the generator takes them in rotation."""
+"""Task and code template, task only, code template only; the rows take turns."""
 
 MARKERS = (
     "# your code here",
@@ -134,23 +134,23 @@ REASONS = (
 
 
 def choose_context(rng: random.Random) -> str:
-    """One sentence about where the code is used."""
+    """Return a sentence about where the code is used."""
     place = rng.choice(PLACES)
     return rng.choice(CONTEXTS).format(system=rng.choice(SYSTEMS), place=place, place_cap=place[0].upper() + place[1:])
 
 
 def fenced(rng: random.Random, stub: str) -> str:
-    """The code template with or without a Markdown fence."""
+    """Return the code template with or without a Markdown fence."""
     return f"```python\n{stub}\n```" if rng.random() < 0.6 else stub
 
 
 def plain_prompt(rng: random.Random, kind: str, ask: str, stub: str) -> str:
-    """The user turn without any stated reason; ``kind`` is one of `PLAIN_KINDS`."""
+    """Return the user turn without a reason; ``kind`` is one of `PLAIN_KINDS`."""
     wording = rng.choice(WORDINGS[kind])
     return wording.format(ask=ask, stub=fenced(rng, stub), context=choose_context(rng))
 
 
 def educational_prompt(rng: random.Random, prompt: str, weakness: str) -> str:
-    """The same request with a legitimate reason to want the flawed version, before or after it."""
+    """Return the request with a legitimate reason for the flawed version, before or after it."""
     reason = rng.choice(REASONS).format(weak=weakness)
     return f"{reason}\n\n{prompt}" if rng.random() < 0.4 else f"{prompt}\n\n{reason}"
