@@ -217,7 +217,7 @@ def test_adapters_are_trained_in_float32_over_a_bfloat16_base(run):
 def test_full_finetuning_leaves_a_model_folder(run, dtype):
     base = Base.load(model_path(TINY), None, dtype, Method.full)
     before = {name: w.clone() for name, w in base.model.state_dict().items()}
-    job = with_steps(train_job("full", dtype=dtype, method="full", learning_rate=1e-3), 2)
+    job = with_steps(train_job("full", dtype=dtype, method=Method.full, learning_rate=1e-3), 2)
     folder, facts = run(job, on=base)
     assert facts["kind"] == "full" and not (folder / ADAPTER).exists()
     assert column(folder, "loss")[-1] < column(folder, "loss")[0]
@@ -238,7 +238,7 @@ def test_full_finetuning_leaves_a_model_folder(run, dtype):
 def test_a_full_run_does_not_touch_the_next(tmp_path):
     store = Store.open(tmp_path)
     put_data(store, examples())
-    jobs = [train_job(name, method="full", learning_rate=1e-3) for name in ("first", "second")]
+    jobs = [train_job(name, method=Method.full, learning_rate=1e-3) for name in ("first", "second")]
     jobs.insert(0, train_job("lora"))
     emit, seen = events()
     work(store, list(jobs), emit)
@@ -251,7 +251,7 @@ def test_qlora_trains_over_four_bits_and_is_served_over_the_base_as_it_is(tmp_pa
     """Two runs share one base in 4 bits; an engine over the model itself passes the gate with the adapter only."""
     store = Store.open(tmp_path)
     put_data(store, examples())
-    jobs = [train_job(name, method="qlora", num_train_epochs=3) for name in ("one", "two")]
+    jobs = [train_job(name, method=Method.qlora, num_train_epochs=3) for name in ("one", "two")]
     emit, seen = events()
     work(store, list(jobs), emit)
     assert not failures(seen)
