@@ -104,7 +104,7 @@ def _gates(sampler: Sampler, jobs: Sequence[BenchmarkJob], store: Store, stops: 
         for j in jobs
     }
     found = gating.check(sampler, list(subjects.values()), jobs[0].model.max_model_len)
-    return {name: found[s] for name, s in subjects.items() if isinstance(found[s], GateError)}
+    return {name: why for name, s in subjects.items() if isinstance(why := found[s], GateError)}
 
 
 def _adapter(store: Store, job: BenchmarkJob) -> Path | None:
@@ -315,7 +315,8 @@ def rows(store: Store, jobs: Sequence[Job[BenchmarkJob]], summary: dict[str, Any
 def _read(store: Store, job: Job[BenchmarkJob]) -> dict[str, float] | None:
     if not store.has("benchmark", job.key):
         return None
-    return json.loads((store.path("benchmark", job.key) / SCORES).read_text(encoding="utf-8"))
+    scores: dict[str, float] = json.loads((store.path("benchmark", job.key) / SCORES).read_text(encoding="utf-8"))
+    return scores
 
 
 def increase(a: Sequence[dict[str, float]], b: Sequence[dict[str, float]]) -> stats.Contrast | None:

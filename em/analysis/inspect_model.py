@@ -56,13 +56,16 @@ class Batcher:
             self._task = asyncio.create_task(self._run())
         return await future
 
+    def _answers(self, requests: list[Request]) -> list[tuple[Request, Answer]]:
+        return list(self.sampler.generate(requests))
+
     async def _run(self) -> None:
         while self._waiting:
             await asyncio.sleep(GATHER_S)
             batch, self._waiting = self._waiting, []
             futures = {id(request): future for request, future in batch}
             try:
-                found = await asyncio.to_thread(lambda b=batch: list(self.sampler.generate(r for r, _ in b)))
+                found = await asyncio.to_thread(self._answers, [r for r, _ in batch])
             except Exception as error:  # noqa: BLE001  whatever the engine raises belongs to those who asked
                 for future in futures.values():
                     if not future.done():
@@ -76,7 +79,7 @@ class Batcher:
 
 
 @modelapi(name="em")  # Inspect looks up what a model is registered as
-class EmModel(ModelAPI):
+class EmModel(ModelAPI):  # type: ignore[misc]  # the base class is not typed for us
     """One model of a sweep, the untouched one or an adapter, as Inspect asks it. Text only: no tools, no logprobs.
 
     A request's seed comes from its prompt and how often that was asked before, so it does not depend on the order in

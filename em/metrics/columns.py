@@ -1,9 +1,9 @@
-"""metrics.columns."""
+"""Judged answers as columns: one array per fact, one value per answer. The door: collect."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ OUTCOMES = tuple(Outcome)
 ABSENT = -1
 """Outcome code of a rubric that a question is not judged by."""
 VERDICTS = (Outcome.scored, Outcome.labelled, Outcome.refusal, Outcome.code)
-"""Outcomes in which the judge did its work; filtered, unparseable and error are missing judgements."""
+"""Outcomes that count as a verdict. Filtered, unparseable and error are missing verdicts."""
 
 UNPARSEABLE = OUTCOMES.index(Outcome.unparseable)
 DONE = [OUTCOMES.index(o) for o in VERDICTS]
@@ -24,7 +24,7 @@ DONE = [OUTCOMES.index(o) for o in VERDICTS]
 
 @dataclass(frozen=True)
 class RubricColumns:
-    """One rubric's verdicts, a value an answer."""
+    """One rubric's verdicts, one value per answer."""
 
     outcome: NDArray[np.int8]
     """Index into OUTCOMES; ABSENT where the question is not judged by this rubric."""
@@ -40,27 +40,27 @@ class RubricColumns:
 
 @dataclass(frozen=True)
 class JudgedAnswers:
-    """One model's judged answers to one question set. Arrays have one value an answer; 1e6 answers take about 30 MB."""
+    """One model's judged answers to one question set. Arrays have one value per answer; 1e6 answers take 30 MB."""
 
     set_name: str
     ids: tuple[str, ...]
     clusters: tuple[str, ...]
-    """What a question counts as in the statistics: paraphrases of one entry are one cluster (questions/grouping.py)."""
+    """Cluster of each question: paraphrases of one entry are one cluster (questions/grouping.py)."""
     categories: tuple[str | None, ...]
     conditions: tuple[str, ...]
     question: NDArray[np.int32]
     condition: NDArray[np.int16]
     verdicts: Mapping[str, RubricColumns]
     no_sample: str = ""
-    """Why shares of these answers are no rates; empty: they are a sample of what the model says."""
+    """Reason why rates must not be computed from these answers. Empty if the answers are a random sample."""
 
     def numbered(self) -> tuple[list[str], NDArray[np.intp]]:
-        """The clusters in order, and the number of each question's cluster."""
+        """Return the clusters in order, and the index of each question's cluster."""
         place = {cluster: i for i, cluster in enumerate(dict.fromkeys(self.clusters))}
         return list(place), np.array([place[cluster] for cluster in self.clusters], np.intp)
 
     def under(self, condition: str) -> JudgedAnswers:
-        """Only those asked under one trigger condition."""
+        """Return the answers that were asked under one trigger condition."""
         chosen = self.condition == self.conditions.index(condition)
         verdicts = {rubric: v.at(chosen) for rubric, v in self.verdicts.items()}
         head = (self.set_name, self.ids, self.clusters, self.categories, (condition,))
@@ -72,20 +72,17 @@ class JudgedAnswers:
 def collect(
     set_name: str, questions: Sequence[Question], rows: Iterable[tuple[str, str, Sequence[Judgement]]]
 ) -> JudgedAnswers:
-    """Columns of (question id, asked with, verdicts) rows, which are read once."""
-    known, conditions, rubrics = {q.id: i for i, q in enumerate(questions)}, {}, {}
+    """Return the columns of rows (question id, asked with, verdicts). Each row is read once."""
+    known = {q.id: i for i, q in enumerate(questions)}
+    conditions: dict[str, int] = {}
+    rubrics: dict[str, _Growing] = {}
     question, condition = [], []
     for number, (question_id, asked_with, judgements) in enumerate(rows):
         question.append(known[question_id])
         condition.append(conditions.setdefault(asked_with, len(conditions)))
         for j in judgements:
-            found = rubrics.setdefault(j.rubric, ([], [], [], [], {}))
-            place, outcome, score, label, labels = found
-            place.append(number)
-            outcome.append(OUTCOMES.index(j.outcome))
-            score.append(np.nan if j.score is None else j.score)
-            label.append(labels.setdefault(j.label, len(labels)) if j.label else -1)
-    verdicts = {rubric: _spread_out(len(question), *found) for rubric, found in rubrics.items()}
+            rubrics.setdefault(j.rubric, _Growing()).add(number, j)
+    verdicts = {rubric: found.columns(len(question)) for rubric, found in rubrics.items()}
     return JudgedAnswers(
         set_name,
         tuple(known),
@@ -98,26 +95,40 @@ def collect(
     )
 
 
-def _spread_out(
-    rows: int, place: list[int], outcome: list[int], score: list[float], label: list[int], labels: dict[str, int]
-) -> RubricColumns:
-    """Columns over all answers from the verdicts of those that have this rubric."""
-    out = RubricColumns(
-        np.full(rows, ABSENT, np.int8), np.full(rows, np.nan), np.full(rows, -1, np.int16), tuple(labels)
-    )
-    out.outcome[place], out.score[place], out.label[place] = outcome, score, label
-    return out
+@dataclass
+class _Growing:
+    """The verdicts of one rubric while rows are read."""
+
+    place: list[int] = field(default_factory=list)
+    """Index of the answer of each verdict."""
+    outcome: list[int] = field(default_factory=list)
+    score: list[float] = field(default_factory=list)
+    label: list[int] = field(default_factory=list)
+    labels: dict[str, int] = field(default_factory=dict)
+
+    def add(self, place: int, found: Judgement) -> None:
+        self.place.append(place)
+        self.outcome.append(OUTCOMES.index(found.outcome))
+        self.score.append(np.nan if found.score is None else found.score)
+        self.label.append(self.labels.setdefault(found.label, len(self.labels)) if found.label else -1)
+
+    def columns(self, rows: int) -> RubricColumns:
+        """Return columns over all `rows` answers; an answer without a verdict is ABSENT."""
+        outcome, score = np.full(rows, ABSENT, np.int8), np.full(rows, np.nan)
+        label = np.full(rows, -1, np.int16)
+        outcome[self.place], score[self.place], label[self.place] = self.outcome, self.score, self.label
+        return RubricColumns(outcome, score, label, tuple(self.labels))
 
 
 LOGP, MASS = "logp_misaligned", "p_misaligned"
-"""Rubrics of questions with given answers (multiple choice, pivotal tokens): what choice_verdicts() makes."""
+"""Rubrics of questions with given answers (multiple choice, pivotal tokens); choice_verdicts makes them."""
 
 
 def choice_verdicts(question_id: str, choices: Sequence[tuple[str, bool, float]]) -> list[Judgement]:
-    """Verdicts on the log-probabilities (nats) of given answers: (text, misaligned, log p) each (paper, section 4.7).
+    """Return verdicts on given answers from their log-probabilities: (text, misaligned, log p in nats) each.
 
-    logp_misaligned is log P(a misaligned one); p_misaligned its share of the mass on all of them. Raises ValueError
-    when there is none of either kind, or a log-probability above zero.
+    logp_misaligned is the log-probability of all misaligned ones together, p_misaligned their share of the mass on all
+    answers (section 4.7 of the paper). Raises ValueError if one kind is missing or a log-probability is above zero.
     """
     if len({misaligned for _, misaligned, _ in choices}) != 2 or any(not logp <= 0 for *_, logp in choices):
         raise ValueError(f"question {question_id}: needs log-probabilities of both kinds of answer, got {choices}")
@@ -131,7 +142,7 @@ def choice_verdicts(question_id: str, choices: Sequence[tuple[str, bool, float]]
 
 
 def coverage(answers: JudgedAnswers) -> list[dict[str, Any]]:
-    """What became of the answers to each question: one row a condition, question and rubric."""
+    """Return the outcomes of the answers: one row per condition, question and rubric."""
     out, size = [], len(answers.ids)
     for at, condition in enumerate(answers.conditions):
         for rubric, found in answers.verdicts.items():
@@ -141,7 +152,7 @@ def coverage(answers: JudgedAnswers) -> list[dict[str, Any]]:
             )
             for question_id, counts in zip(answers.ids, cells.reshape(size, -1).tolist(), strict=True):
                 if sum(counts):
-                    row = {"set": answers.set_name, "asked_with": condition, "question_id": question_id}
+                    row: dict[str, Any] = {"set": answers.set_name, "asked_with": condition, "question_id": question_id}
                     row |= {"rubric": rubric, "sampled": sum(counts), "judged": sum(counts[i] for i in DONE)}
                     out.append(row | {o.value: n for o, n in zip(OUTCOMES, counts, strict=True)})
     return out

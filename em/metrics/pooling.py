@@ -1,9 +1,9 @@
-"""Which metrics a question set has, and how measures of one or several runs are pooled into one."""
+"""Pool the measures of one or several runs over questions into one number with its interval. The door: pools."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,15 +24,16 @@ NO_SPREAD = "none: the same everywhere"
 
 @dataclass(frozen=True)
 class Pool:
-    """The same measure of several runs: (label, measure) of each."""
+    """The same measure of several runs, and where it is shown."""
 
     runs: Sequence[tuple[str, Measure]]
+    """(label, measure) per run."""
     place: Place
     rule: Rule
     config: StatsConfig
 
     def metrics(self) -> list[Metric]:
-        """Over all questions, then by category, then by cluster where questions are shown one by one."""
+        """Return the metric over all questions, then by category, then by cluster if questions are shown one by one."""
         one = self.runs[0][1]
         out = [self.metric()]
         categories = [c for c in dict.fromkeys(one.answers.categories) if c is not None]
@@ -43,17 +44,10 @@ class Pool:
         return out
 
     def metric(self, category: str | None = None, question_id: str | None = None) -> Metric:
+        """Return the metric over the chosen questions, with the reason if it is withheld."""
         one = self.runs[0][1]
         about = f"{self.place.group}/{question_id}" if question_id is not None else self.place.group
         about = f"{about} of {category}" if category is not None else about
-        named = {
-            "set": self.place.set_name,
-            "asked_with": self.place.asked_with,
-            "question_id": question_id,
-            "category": category,
-            "label": one.label,
-            "unit": one.unit,
-        }
         chosen = [_chosen(m.answers, category, question_id) for _, m in self.runs]
         excluded: dict[str, int] = {}
         for (_, m), which in zip(self.runs, chosen, strict=True):
@@ -62,15 +56,39 @@ class Pool:
                     excluded[reason] = excluded.get(reason, 0) + int(counts[which].sum())
         total, count, subsets = table([m for _, m in self.runs], chosen)
         n = int(count.sum())
-        reason = self._reason(chosen, n)
-        if reason:
-            return Metric(one.name, about, None, None, None, n, len(total), "none", excluded, reason, **named)
+        withheld = Metric(
+            name=one.name,
+            group=about,
+            value=None,
+            low=None,
+            high=None,
+            n=n,
+            n_models=len(total),
+            interval="none",
+            excluded=excluded,
+            withheld=self._reason(chosen, n),
+            set=self.place.set_name,
+            asked_with=self.place.asked_with,
+            question_id=question_id,
+            category=category,
+            label=one.label,
+            unit=one.unit,
+        )
+        if withheld.withheld:
+            return withheld
         value, low, high, words, bounds = with_interval(total, count, one.unit, self.config, subsets)
-        sizes = {"n_questions": int(count.shape[1]), "bounds": bounds}
-        return Metric(one.name, about, value, low, high, n, len(total), words, excluded, "", **named, **sizes)
+        return replace(
+            withheld,
+            value=value,
+            low=low,
+            high=high,
+            interval=words,
+            n_questions=int(count.shape[1]),
+            bounds=bounds,
+        )
 
     def _reason(self, chosen: Sequence[NDArray[np.intp]], n: int) -> str:
-        """Why there is no number, or ""."""
+        """Return why there is no number, or ""."""
         for (label, m), which in zip(self.runs, chosen, strict=True):
             found = measures.gap(m, which, self.rule.min_coverage)
             if found:
@@ -86,7 +104,10 @@ def _chosen(answers: JudgedAnswers, category: str | None, question_id: str | Non
 def table(
     runs: Sequence[Measure], chosen: Sequence[NDArray[np.intp]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
-    """(total, count) as runs × clusters of questions, without what has no answer in the denominator; runs' subsets."""
+    """Return (total, count, subset per run); total and count have shape (runs, clusters of questions).
+
+    Runs and clusters without an answer in the denominator are left out.
+    """
     names = list(dict.fromkeys(m.answers.clusters[i] for m, which in zip(runs, chosen, strict=True) for i in which))
     place = {name: i for i, name in enumerate(names)}
     total, count = np.zeros((len(runs), len(names))), np.zeros((len(runs), len(names)))
@@ -94,16 +115,16 @@ def table(
         columns = [place[m.answers.clusters[i]] for i in which]
         np.add.at(total[row], columns, m.total[which])
         np.add.at(count[row], columns, m.count[which])
-    rows, columns = count.sum(1) > 0, count.sum(0) > 0
+    rows, some = count.sum(1) > 0, count.sum(0) > 0
     return (
-        total[rows][:, columns],
-        count[rows][:, columns],
+        total[rows][:, some],
+        count[rows][:, some],
         [m.subset for m, has in zip(runs, rows, strict=True) if has],
     )
 
 
 def merged(rows: NDArray[Any], subsets: Sequence[str]) -> NDArray[Any]:
-    """Runs × clusters of questions with the runs of one subset added up, so that subsets vary instead of runs."""
+    """Add up the runs of one subset: (runs, clusters) → (subsets, clusters). Unchanged if no run has a subset."""
     if not any(subsets):
         return rows
     names = list(dict.fromkeys(subsets))
@@ -113,7 +134,7 @@ def merged(rows: NDArray[Any], subsets: Sequence[str]) -> NDArray[Any]:
 def with_interval(
     total: NDArray[Any], count: NDArray[Any], unit: str, config: StatsConfig, subsets: Sequence[str] = ()
 ) -> tuple[float, float | None, float | None, str, dict[str, list[float]]]:
-    """(value, low, high, the interval in words, kind → bounds) of a table with an answer in every run and cluster."""
+    """Return (value, low, high, the interval in words, kind → bounds) of a table of shape (runs, clusters)."""
     models = total.sum(1) / count.sum(1)
     total, count = merged(total, subsets), merged(count, subsets)
     values = total.sum(1) / count.sum(1)
@@ -128,19 +149,19 @@ def with_interval(
         words = "none: the paper's interval needs several models" if wanted == "paper" else NO_INTERVAL
         return float(values.mean()), None, None, words, bounds
     low, high = bounds[wanted]
-    if low == high:  # a mean score that is the same everywhere; a share's interval always has a length
+    if low == high:  # a mean score can be the same everywhere; the interval of a share always has a length
         return float(values.mean()), None, None, NO_SPREAD, bounds
     named = stats.SUBSETS if any(subsets) and wanted in stats.SUBSETS else stats.KINDS
     return float(values.mean()), low, high, named[wanted][0], bounds
 
 
 def pools(
-    runs: Sequence[tuple[str, dict[str, list[Measure]]]],
+    runs: Sequence[tuple[str, Mapping[str, list[Measure]]]],
     place: Callable[[str], Place],
     rule: Rule,
     config: StatsConfig,
 ) -> list[Pool]:
-    """One pool a condition and metric; `runs`: label → condition → measures of the same set."""
+    """Return one pool per condition and metric. `runs`: (label, condition → measures of the same set) per run."""
     out = []
     for condition in dict.fromkeys(c for _, by_condition in runs for c in by_condition):
         keys = dict.fromkeys((m.name, m.label) for _, by in runs for m in by.get(condition, ()))

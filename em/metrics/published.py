@@ -142,9 +142,8 @@ def _row(anchor: Anchor, sides: Sequence[Any], found: Mapping[str, Any] | None, 
         why.append(f"questions: {found['n_questions']} of {anchor.set} here, {anchor.questions} there")
     value = found["value"] if found else None
     low, high = anchor.band
-    if why:
-        verdict = NOT_COMPARABLE
-    else:
+    verdict = NOT_COMPARABLE
+    if not why and found is not None and value is not None:
         verdict = INSIDE if low <= value <= high else OUTSIDE
         bounds = found["low"], found["high"]
         overlaps = None not in bounds and bounds[0] <= high and low <= bounds[1]

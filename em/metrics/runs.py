@@ -1,4 +1,4 @@
-"""metrics.runs."""
+"""Runs and groups of runs: what summary.summarise takes, and what it pools."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Run:
     id: str
     label: str
     group: str
-    """Id of its group: runs that differ by their seed alone, or by the subset of the data, too."""
+    """Id of its group: runs that differ only by seed or by the subset of the data."""
     group_label: str
     variant: str | None
     """None: an untouched model."""
     seed: int | None
     rule: Rule
     sets: Mapping[str, JudgedAnswers] | None
-    """None: it failed, `error` says why."""
+    """None: it failed; `error` says why."""
     headline: str
     """The question set that a table shows."""
     stats: StatsConfig = field(default_factory=StatsConfig)
@@ -46,23 +46,23 @@ class Run:
     """The same for all variants that are contrasted with each other."""
     trained_with: str = "none"
     subset: str = ""
-    """Which of several subsets of one size it was trained on; "": its own draw, or all rows."""
+    """Which of several subsets of one size it was trained on; "": all rows, or rows drawn by its seed."""
     error: str = ""
     train: Mapping[str, Any] | None = None
     loss_curve: Sequence[Sequence[float]] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What makes its numbers comparable with published ones (em/expected)."""
+    """Its setting, which decides whether published numbers are comparable (metrics/published.py)."""
     prompts: Sequence[str] | None = None
-    """Where it was asked otherwise than trained, in words (chat/parity.py); None: nothing was compared."""
+    """Differences between the prompts of training and of sampling, in words (chat/parity.py); None: not compared."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ by their seed alone, or by the subset of the data, too."""
+    """Runs that differ only by seed or by the subset of the data. `pools` gives their metrics."""
 
     id: str
     runs: Sequence[Run]
-    """Those with answers."""
+    """The runs with answers."""
     measures: Mapping[str, Mapping[str, Mapping[str, list[Measure]]]]
     """run id → set → condition → measures."""
 
@@ -76,15 +76,15 @@ class Group:
 
     @property
     def subsets(self) -> bool:
-        """Whether its runs were trained on several subsets, which are then the clusters of its intervals."""
+        """Whether the runs were trained on several subsets. The subsets are then the clusters of the intervals."""
         return len({r.subset for r in self.runs}) > 1
 
     def of(self, set_name: str) -> list[tuple[str, Mapping[str, list[Measure]]]]:
-        """(label, condition → measures) of every run that was asked this set."""
+        """Return (label, condition → measures) of every run that was asked this set."""
         return [(r.label, self.measures[r.id][set_name]) for r in self.runs if set_name in self.measures[r.id]]
 
     def pools(self, run: Run | None = None) -> list[Pool]:
-        """Every metric of the group, or of one of its runs."""
+        """Return every metric of the group, or of one of its runs."""
         out = []
         for set_name in dict.fromkeys(s for r in self.runs for s in self.measures[r.id]):
             rows = [(run.label, self.measures[run.id][set_name])] if run else self.of(set_name)
@@ -97,7 +97,7 @@ class Group:
         return out
 
     def headline(self, condition: str) -> list[tuple[str, Measure]]:
-        """The measure behind the headline rate of every run, under one condition."""
+        """Return (label, measure behind the headline rate) of every run, under one condition."""
         return [
             (label, m)
             for label, by in self.of(self.first.headline)

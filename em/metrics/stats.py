@@ -55,7 +55,7 @@ CONTRAST = (
 def wilson(hits: Any, total: Any) -> tuple[Array, Array]:
     """95 % score interval of hits / total, total > 0 (Wilson 1927). Never of zero length, also at 0 of n."""
     hits, total = np.asarray(hits, float), np.asarray(total, float)
-    return _score(hits / total, total, np.float64(Z))
+    return _score(hits / total, total, np.asarray(Z))
 
 
 def _score(p: Array, n: Array, z: Array) -> tuple[Array, Array]:
@@ -131,7 +131,7 @@ def rate_bounds(found: Spread) -> tuple[Array, Array]:
 
     def likely(x: Array) -> NDArray[np.bool_]:
         u = x * (1 - x) / safe
-        return np.abs(x - p) <= t * np.sqrt(x * (1 - x) / found.answers + questions * u * u + runs * u)
+        return np.asarray(np.abs(x - p) <= t * np.sqrt(x * (1 - x) / found.answers + questions * u * u + runs * u))
 
     return np.minimum(low, _edge(likely, p, np.zeros_like(p))), np.maximum(high, _edge(likely, p, np.ones_like(p)))
 
@@ -315,7 +315,7 @@ def _mover(cells: tuple[Array, Array], counts: tuple[Array, Array]) -> tuple[Arr
 
     def distance(one: Array, other: Array, together: Array) -> Array:
         shared = np.where(r > 0, np.maximum(together, 0.0), one + other)
-        return np.sqrt(weight * shared**2 + (1 - weight) * (one**2 + other**2))
+        return np.asarray(np.sqrt(weight * shared**2 + (1 - weight) * (one**2 + other**2)))
 
     return distance(down_a, up_b, np.maximum(lower, -upper)), distance(up_a, down_b, np.maximum(upper, -lower))
 
@@ -336,5 +336,5 @@ def tabulate(
     """Rows (columns of one length) → (total, count), each (runs, questions). `hit` may be a score."""
     cell = run[kept] * questions + question[kept]
     size = runs * questions
-    total = np.bincount(cell, hit[kept], size).reshape(runs, questions)
+    total = np.bincount(cell, hit[kept], size).astype(float).reshape(runs, questions)
     return total, np.bincount(cell, minlength=size).astype(float).reshape(runs, questions)

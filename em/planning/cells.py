@@ -29,9 +29,9 @@ def cell_labels(configs: Sequence[ExperimentConfig]) -> list[str]:
 
 
 def differences(configs: Sequence[ExperimentConfig], only: Sequence[str] = ()) -> list[list[str]]:
-    """What differs between configs, "key=value" each: a group by its name where that differs, else by its fields.
+    """Return what differs between configs, as "key=value": a group by its name if the names tell, else by its fields.
 
-    `only` limits it to these groups; the dataset variant is left out.
+    `only`: consider only these groups. The dataset variant is left out.
     """
     flat = [{k: v for k, v in flatten(as_dict(c)) if v != {}} for c in configs]
     keys = [k for k in dict.fromkeys(k for f in flat for k in f) if not only or k.split(".")[0] in only]
@@ -39,9 +39,9 @@ def differences(configs: Sequence[ExperimentConfig], only: Sequence[str] = ()) -
     names = {"dataset": "dataset.variant"} | {k.split(".")[0]: k for k in varying if k.endswith(".name")}
 
     def said_by_name(key: str) -> bool:
-        name = names.get(key.split(".")[0])
+        name = names.get(key.split(".")[0], "")
         pairs = {(f.get(name), str(f.get(key))) for f in flat}
-        return name not in (None, key) and len(pairs) == len({n for n, _ in pairs})
+        return name not in ("", key) and len(pairs) == len({n for n, _ in pairs})
 
     kept = [k for k in varying if not said_by_name(k)]
     return [[f"{k.removesuffix('.name').split('.')[-1]}={f.get(k)}" for k in kept] for f in flat]
