@@ -320,7 +320,6 @@ def test_what_the_paper_publishes_is_counted_without_its_file(compose, monkeypat
 def test_a_file_that_cannot_be_fetched_is_one_sentence(compose, monkeypatch, tmp_path):
     monkeypatch.setenv("EM_ASSETS", str(tmp_path))
     monkeypatch.setenv("EM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(assets, "REPOSITORY_URL", "http://127.0.0.1:9")
     asset = assets.ASSETS["betley2025/data/evil_numbers.jsonl"]
     refused = dataclasses.replace(asset, url="http://127.0.0.1:9/evil_numbers.jsonl")
     monkeypatch.setitem(assets.ASSETS, asset.name, refused)
