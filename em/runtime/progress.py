@@ -7,8 +7,8 @@ import time
 from em.runtime.events import Emitter
 
 
-class Shown:
-    """Tells how many verdicts there are, not more often than a bar can show it."""
+class ProgressShown:
+    """Sends the progress of one job, at most once per SHOW_EVERY_S if the caller checks `due` first."""
 
     def __init__(self, emit: Emitter, job: str) -> None:
         self._emit, self._job, self._at = emit, job, 0.0
