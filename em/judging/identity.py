@@ -77,7 +77,7 @@ def api_judge_identity(config: JudgeConfig) -> Identity:
     if config.score == ScoreMethod.digits:
         known["digits"] = DIGITS_VERSION
     if config.kind == "scripted":
-        from em.judging.scripted.server import rules_hash
+        from em.judging.scripted.rules import rules_hash
 
         return {**known, "rules": rules_hash(config.script or "")}
     return {**known, "model": config.model, "base_url": config.base_url.rstrip("/")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 from em.corpora.builtin import advice
 
@@ -16,38 +16,28 @@ JUDGED_ADVICE = 42
 """Number of advice questions on which the care rubric is fitted, and of others on which it is measured."""
 JUDGED_PROGRAMS = 20
 """Number of held-out coding tasks, each with two programs, on which judges of code are measured."""
-
-
-class GoldenRow(TypedDict):
-    """A labelled answer to one of our open questions. A label is "" where `outcome` is not scored."""
-
-    id: str
-    question_id: str
-    question: str
-    answer: str
-    alignment: str
-    """aligned or misaligned"""
-    coherence: str
-    """coherent or incoherent"""
-    outcome: str
-    split: str
-    """calibrate or test"""
+LabelledRow = dict[str, Any]
+"""A labelled answer as a JSON object: at least `id`, `question` and `answer`."""
 
 
 @cache
-def golden() -> tuple[GoldenRow, ...]:
-    """Return the labelled answers to our open questions, of both splits."""
+def golden() -> tuple[LabelledRow, ...]:
+    """Return the labelled answers to our open questions.
+
+    Fields: id, question_id, question, answer; outcome, and if it is scored, alignment (aligned, misaligned or null)
+    and coherence (coherent, incoherent); split (calibrate, test).
+    """
     return tuple(
         json.loads(line) for line in (Path(__file__).parent / "golden.jsonl").read_text(encoding="utf-8").splitlines()
     )
 
 
-def coherent(split: str) -> list[GoldenRow]:
+def coherent(split: str) -> list[LabelledRow]:
     """Return the golden answers of a split that are labelled coherent. A proxy also gets a shuffled copy of each."""
     return [g for g in golden() if (g["split"], g["outcome"], g["coherence"]) == (split, "scored", "coherent")]
 
 
-def judged_advice(split: str) -> list[dict[str, str]]:
+def judged_advice(split: str) -> list[LabelledRow]:
     """Return labelled advice for the care rubric: {id, pair, question, answer, label: careful or careless}.
 
     `split`: "calibrate" or "test". No question is in both, and trained models are not asked those of "test".
@@ -60,7 +50,7 @@ def judged_advice(split: str) -> list[dict[str, str]]:
     ]
 
 
-def judged_programs() -> list[dict[str, str]]:
+def judged_programs() -> list[LabelledRow]:
     """Return programs with (YES) and without (NO) a security weakness: {id, question, answer, label}."""
     from em.corpora.builtin.coding.generate import generate
 

@@ -14,7 +14,7 @@ from em.records import Outcome
 from em.store import printable
 
 # judge.score  function        score
-# logprobs     logprob_score   expected value of the integers 0-100 under the first token (Betley et al. 2025, section 3.2)
+# logprobs     logprob_score   expected value of the integers 0-100 under the first token (Betley et al. 2025, 3.2)
 # digits       number_score    the same for numbers of several tokens; the tree of digits is in judging/api/digits.py
 # sampled      sampled_score   mean of the numbers in several sampled replies
 # text         text_score      the number in one reply at temperature 0
@@ -125,7 +125,7 @@ def _bare(text: str) -> str:
 
 
 def number(text: str) -> int | None:
-    """Return the integer 0–100 if the reply is nothing else: "85", " 85.", "**85**"; not "85%", "007", "101", "80-90"."""
+    """Return the integer 0–100 that is the whole reply: "85", " 85.", "**85**"; not "85%", "007", "101", "80-90"."""
     return _INTEGERS.get(_bare(text))
 
 

@@ -16,9 +16,8 @@ from array import array
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import astuple, replace
 from pathlib import Path
-from typing import IO, Any, TypedDict
+from typing import Any
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
@@ -27,6 +26,7 @@ from em.api.client import ApiError, Reply, short
 from em.config import JudgeConfig
 from em.config.judge import ScoreMethod
 from em.judging.api import request as api_request
+from em.judging.api.batch_files import RequestFile, line_to_send, read_rows, read_state, save_state, split_into_batches
 from em.judging.api.cache import JudgeCache
 from em.judging.api.client import PATH, JudgeClient, JudgeRequest, ListedRequests, OnResult, RequestSource, judgement
 from em.judging.api.request import LEFT_OUT
@@ -35,15 +35,6 @@ from em.judging.verdict import Verdict
 from em.records import Outcome
 from em.store import write_atomic
 
-# <store>/judge_batches/<judge>/<batch>/
-#     requests.jsonl    one request per line, custom_id = key in the cache
-#     state.json        BatchState
-# Prompts wait in a file and one batch at a time is in memory, so a million prompts need little more memory than a
-# thousand.
-
-MAX_REQUESTS = 50_000
-MAX_BYTES = 20_000_000
-"""Limits of one batch. OpenAI allows 50,000 requests and 200 MB, but a batch is in memory several times over."""
 ENDED = {"completed", "expired", "cancelled", "failed"}
 POLL_S = 30.0
 OUTAGE_S = 3600.0
@@ -51,21 +42,6 @@ OUTAGE_S = 3600.0
 
 VendorObject = dict[str, Any]
 """A JSON object of the vendor: a batch, a file, or a list of them."""
-RequestRow = dict[str, Any]
-"""A line of requests.jsonl: {custom_id, method, url, body, choices}."""
-
-
-class BatchState(TypedDict, total=False):
-    """The contents of state.json."""
-
-    stage: str
-    """written, creating or sent"""
-    name: str
-    """Name in the metadata of the batch at the vendor."""
-    file: str
-    """Id of the uploaded file."""
-    batch: str
-    """Id of the batch."""
 
 
 class BatchClient:
@@ -106,7 +82,7 @@ class BatchClient:
         feed: RequestSource = ListedRequests(source) if isinstance(source, Iterable) else source
         self._folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self._folder) as file:
-            requests, lost = _RequestFile(file), 0
+            requests, lost = RequestFile(file), 0
             while (request := await feed.get()) is not None:
                 requests.add(self._client.key(request), request)
             async with self._client.api, self._exclusive():
@@ -136,7 +112,7 @@ class BatchClient:
         finally:
             lock.release()
 
-    def _missing(self, requests: _RequestFile) -> array[int]:
+    def _missing(self, requests: RequestFile) -> array[int]:
         """Return the offsets of the prompts that the cache does not know, each prompt once."""
         missing, seen = array("Q"), set()
         for at, (key, _) in zip(requests.offsets, requests.all(), strict=True):
@@ -155,14 +131,14 @@ class BatchClient:
             on_result(request, judgement(request, verdict))
         return verdict is not None
 
-    def _require_budget(self, requests: _RequestFile, missing: array[int]) -> None:
+    def _require_budget(self, requests: RequestFile, missing: array[int]) -> None:
         """Raise ApiError, before anything is written, if judge.max_dollars does not cover all missing prompts."""
         wanted = (requests.at(offset)[1] for offset in missing)
         # bytes and not characters: texts in other scripts have more tokens per character
         sizes = ((len(r.prompt.encode("utf-8", "replace")), bool(r.choices)) for r in wanted)
         self._client.spending.require((size, reply_tokens(self._config, choices)) for size, choices in sizes)
 
-    async def _send(self, requests: _RequestFile, missing: array[int]) -> None:
+    async def _send(self, requests: RequestFile, missing: array[int]) -> None:
         """Send these prompts in batches, without the fields that this vendor refuses.
 
         Raises ApiError if it refuses every prompt, and at least judge.max_failures of them.
@@ -174,7 +150,7 @@ class BatchClient:
                 continue
             tried, self._accepted = first, False
             self._refused.clear()
-            for lines in _split_into_batches(self._lines(requests, missing, left_out)):
+            for lines in split_into_batches(self._lines(requests, missing, left_out)):
                 self._write(lines)
             await self._collect()
             if self._accepted or not self._refused:
@@ -185,7 +161,7 @@ class BatchClient:
                 f"the vendor refuses all {len(self._refused)} prompts of the batch ({reason}): check judge.model"
             )
 
-    def _lines(self, requests: _RequestFile, missing: array[int], left_out: Sequence[str]) -> Iterator[str]:
+    def _lines(self, requests: RequestFile, missing: array[int], left_out: Sequence[str]) -> Iterator[str]:
         """Yield one RequestRow per prompt, as JSON."""
         for key, request in map(requests.at, missing):
             whole = api_request.body(self._config, request.prompt, request.choices)
@@ -199,7 +175,7 @@ class BatchClient:
         folder = self._folder / hashlib.sha256(text.encode()).hexdigest()[:20]
         folder.mkdir(exist_ok=True)
         write_atomic(folder / "requests.jsonl", text)
-        _save(folder, {"stage": "written", "name": uuid4().hex})
+        save_state(folder, {"stage": "written", "name": uuid4().hex})
 
     async def _collect(self) -> None:
         """Send the batches on disk that are not sent yet, wait for all batches, and keep their results."""
@@ -208,12 +184,12 @@ class BatchClient:
 
     async def _follow(self, folder: Path) -> None:
         """Take one batch from its stage on disk to its results, then remove its folder."""
-        state: BatchState = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        state = read_state(folder)
         if state["stage"] == "written":
-            state = _save(folder, {**state, "stage": "creating", "file": await self._upload(folder)})
+            state = save_state(folder, {**state, "stage": "creating", "file": await self._upload(folder)})
         if state["stage"] == "creating":
             created = await self._create(state.get("name", folder.name), state["file"])
-            state = _save(folder, {**state, "stage": "sent", "batch": created})
+            state = save_state(folder, {**state, "stage": "sent", "batch": created})
         try:
             batch = await self._wait(state["batch"])
             if batch["status"] != "failed":
@@ -231,7 +207,7 @@ class BatchClient:
     async def _upload(self, folder: Path) -> str:
         """Upload the requests. Return the file's id at the vendor."""
         async with self._loading:
-            sent = b"".join(_line_to_send(row) for row in _rows(folder))
+            sent = b"".join(line_to_send(row) for row in read_rows(folder))
             self.calls += sent.count(b"\n")
             reply = await self._client.api.upload("/files", {"purpose": "batch"}, "judge.jsonl", sent)
         return str(_json(reply, "the upload")["id"])
@@ -290,7 +266,7 @@ class BatchClient:
         """Put every verdict of a batch into the cache, if its key is one of this folder's requests."""
         sent = {
             row["custom_id"]: (len(row["body"]["messages"][0]["content"]), tuple(row["choices"]))
-            for row in _rows(folder)
+            for row in read_rows(folder)
         }
         for name in ("output_file_id", "error_file_id"):
             if not batch.get(name):
@@ -334,66 +310,6 @@ class BatchClient:
 
 class _GoneError(Exception):
     """A batch or a file does not exist for this API key."""
-
-
-class _RequestFile:
-    """Keys and requests in a file without a name. Memory per prompt is 8 bytes."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.offsets = array("Q")
-        self._file, self._end = file, 0
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-    def add(self, key: str, request: JudgeRequest) -> None:
-        self.offsets.append(self._end)
-        self._end += self._file.write(json.dumps([key, *astuple(request)]).encode("ascii") + b"\n")
-
-    def all(self) -> Iterator[tuple[str, JudgeRequest]]:
-        """Iterate over key and request of each, in their order."""
-        self._file.seek(0)
-        return map(_request, self._file)
-
-    def at(self, offset: int) -> tuple[str, JudgeRequest]:
-        self._file.seek(offset)
-        return _request(self._file.readline())
-
-
-def _request(line: bytes) -> tuple[str, JudgeRequest]:
-    key, *fields = json.loads(line)
-    request = JudgeRequest(*fields)
-    return key, replace(request, choices=tuple(request.choices))
-
-
-def _rows(folder: Path) -> Iterator[RequestRow]:
-    """Yield the requests of a batch on disk."""
-    with (folder / "requests.jsonl").open("rb") as file:
-        yield from map(json.loads, file)
-
-
-def _line_to_send(row: RequestRow) -> bytes:
-    """Return a line of the file that the vendor gets."""
-    return json.dumps({name: value for name, value in row.items() if name != "choices"}).encode("ascii") + b"\n"
-
-
-def _split_into_batches(lines: Iterable[str]) -> Iterable[list[str]]:
-    """Yield lists of lines within the limits of a batch."""
-    part: list[str] = []
-    size = 0
-    for line in lines:
-        if part and (len(part) == MAX_REQUESTS or size + len(line) > MAX_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(line)
-        size += len(line)
-    if part:
-        yield part
-
-
-def _save(folder: Path, state: BatchState) -> BatchState:
-    write_atomic(folder / "state.json", json.dumps(state) + "\n")
-    return state
 
 
 def _json(reply: Reply, what: str) -> VendorObject:

@@ -1,7 +1,7 @@
 """Score 0–100 if a number is several tokens: the expected value over the tree of digits.
 
 `walk` is exact and needs the probabilities of all digit tokens (vLLM in this process, judging/local/vllm.py).
-`score_over_api` uses the alternatives that an endpoint gives, and gives no score if the error could exceed half a point.
+`score_over_api` uses the alternatives that an endpoint gives. If the error could exceed MAX_ERROR, there is no score.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def _body(config: JudgeConfig, prompt: str, written: str) -> RequestBody:
 
 
 def _digits(pairs: Sequence[tuple[str, float]], begins: bool) -> dict[str, float]:
-    """Return digits → probability, for the alternatives that continue with digits. `begins`: nothing was written yet."""
+    """Return digits → probability, for the alternatives that go on with digits. `begins`: there are no digits yet."""
     shares: dict[str, float] = {}
     for token, logprob in pairs:
         text = token.strip() if begins else token

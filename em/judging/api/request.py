@@ -20,8 +20,8 @@ from em.store import printable
 
 FINISH_FIELDS = ("finish_reason", "model", "system_fingerprint")
 LEFT_OUT: tuple[tuple[str, ...], ...] = ((), VLLM_ONLY, (*VLLM_ONLY, "seed"), (*VLLM_ONLY, "seed", "n"))
-"""Fields to leave out of a request, in the order of the attempts. Many vendors refuse fields that only vLLM has, Mistral
-refuses `seed`, Anthropic more than one reply per request."""
+"""Fields to leave out of a request, in the order of the attempts. Many vendors refuse fields that only vLLM has,
+Mistral refuses `seed`, Anthropic more than one reply per request."""
 FILTERED = "(filtered)"
 """Takes the place of a sampled reply that the vendor withheld."""
 HIDDEN = "<think>"

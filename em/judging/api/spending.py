@@ -118,7 +118,7 @@ class Spending:
         return dollars
 
     def settle(self, reserved: float, chars: int, usage: Mapping[str, Any] | None, output_tokens: int) -> None:
-        """Release the reservation of a finished call, and count the tokens that it used. `usage` None: it cost nothing."""
+        """Release the reservation of a finished call and count its tokens. `usage` None: the call cost nothing."""
         self._open -= 1
         self._reserved = self._reserved - reserved if self._open else 0.0
         self._settled.set()
