@@ -45,7 +45,7 @@ def ask(config: ExperimentConfig, whole: bool, on_done: Callable[[], Any] = lamb
         grading.pair(row["id"], row["question"], row["answer"], rubrics.load(rubric)) for rubric, row in labelled
     ]
     # a pair is a question of its own; the rule has cuts for the question that a row answers
-    question_of = {row["id"]: row.get("question_id", row["id"]) for _, row in labelled}
+    question_of = {row["id"]: row["question_id"] if "question_id" in row else row["id"] for _, row in labelled}
     graded = (
         (name.removesuffix("/none/0"), verdict) for (name, _), verdict in grading.grade(config, pairs, on_done).items()
     )
