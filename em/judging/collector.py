@@ -1,4 +1,4 @@
-"""judging.collector."""
+"""Collect the verdicts of one judge job (`VerdictCollector`) and write them in the order of the answers."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from em.store.layout import COMPLETIONS, JUDGEMENTS
 
 SPOOL = "judged.spool"
 CHUNK = 4096
-"""Pairs a local judge is given at a time, programs Bandit is."""
+"""Pairs per call of a local judge or of Bandit."""
 NO_ANSWER = {
     UNFINISHED: (Outcome.unfinished, "the model was still thinking when its tokens ended (sample.max_tokens)"),
     "content_filter": (Outcome.filtered, "the asked model's vendor withheld the answer"),
 }
-"""finish_reason of a row that no judge is asked about → its outcome."""
+"""finish_reason of a row without an answer → outcome and detail. No judge sees such a row."""
 
 
-class Stage:
-    """One job's verdicts while they come in."""
+class VerdictCollector:
+    """The verdicts of one job while they come in. Call `pairs` per answer, `add` per verdict, `seal` at the end."""
 
     def __init__(self, job: JudgeJob, folder: Path, emit: Emitter) -> None:
         self.job, self.folder, self.emit = job, folder, emit
@@ -32,24 +32,32 @@ class Stage:
         self.rubrics: dict[str, dict[str, Rubric]] = {name: rubrics(q) for name, q in self.questions.items()}
         self.spool = Spool(folder / SPOOL)
         self.total = 0
-        """Verdicts asked for so far."""
+        """Verdicts expected for the answers so far."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every answer so far has all its verdicts."""
+        return len(self.spool) >= self.total
 
     def pairs(self, completion: Completion) -> list[Pair]:
-        """What there is to judge of one answer. Where there is no answer the verdict says so at once."""
+        """Return what a judge must judge of one answer. A row without an answer gets its verdicts here instead."""
         question = self.questions[completion.question_id]
         self.total += len(question.rubrics)
         if completion.finish_reason not in NO_ANSWER:
             return [(completion, question, rubric) for rubric in question.rubrics]
-        outcome, why = NO_ANSWER[completion.finish_reason]
+        outcome, detail = NO_ANSWER[completion.finish_reason]
         for rubric in question.rubrics:
-            self.add(Judgement(completion.id, question.id, rubric, outcome, None, detail=why))
+            self.add(Judgement(completion.id, question.id, rubric, outcome, None, detail=detail))
         return []
 
     def add(self, judgement: Judgement) -> None:
         self.spool.add(judgement)
 
     def seal(self, store: Store) -> None:
-        """Write the verdicts in the answers' order and finish the stage."""
+        """Write the verdicts in the order of the answers and finish the stage.
+
+        Raises RuntimeError if a verdict is missing, double, or belongs to no answer.
+        """
         path = store.path("sample", self.job.sample_key) / COMPLETIONS
         rows = read_jsonl(path, Completion)
         wanted = ((c.id, rubric) for c in rows for rubric in self.questions[c.question_id].rubrics)

@@ -1,7 +1,7 @@
-"""Judging by an API while the answers are still being drawn.
+"""Judge by an API while the answers are still being sampled (`run`).
 
-One client serves all jobs of the batch. Each job follows its sample stage: the growing file in the stage's work
-directory, then the sealed one, which shows what the growing one did not. Failed sample jobs are told on standard input.
+One client judges for all jobs of the batch. `AnswerFeed` gives it the answers as the samplers write them, `JobSealer`
+takes the verdicts, and `FailureReports` hears on standard input which sample jobs have failed.
 """
 
 from __future__ import annotations
@@ -9,169 +9,81 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import sys
 import threading
 import traceback
-from array import array
 from collections.abc import Iterable, Iterator
-from typing import IO
-
-import numpy as np
 
 from em.api import client as api
 from em.config import JudgeConfig
-from em.judging.api.cache import mend
+from em.judging.api.cache import repair
 from em.judging.api.client import JudgeRequest, request_of
 from em.judging.api.open import CACHE, POLL_S, judge_client
-from em.judging.bandit import static
-from em.judging.collector import CHUNK, Stage
-from em.judging.job import JudgeJob, Pair
-from em.judging.spool import row_hash
+from em.judging.bandit import judge_programs
+from em.judging.collector import CHUNK, VerdictCollector
+from em.judging.job import JudgeJob
+from em.judging.sealer import FollowedJob, JobSealer
+from em.judging.tail import SampleTail
 from em.questions.rubrics import STATIC
-from em.records import Completion, Judgement
-from em.runtime.events import Emitter, sentence
-from em.runtime.progress import PROGRESS, Shown
-from em.store import Store, from_row, read_jsonl
-from em.store.checked_rows import WIDTH, checksum, sums_of
-from em.store.layout import COMPLETIONS
+from em.runtime.events import Emitter
+from em.store import Store
 
 
-def run(store: Store, jobs: list[JudgeJob], config: JudgeConfig, emit: Emitter, reports: Reports | None = None) -> None:
-    """Judge all jobs; each is sealed as soon as its last verdict is there."""
+def run(
+    store: Store, jobs: list[JudgeJob], config: JudgeConfig, emit: Emitter, reports: FailureReports | None = None
+) -> None:
+    """Judge all jobs. Each is sealed as soon as its last verdict is there; errors are reported per job."""
     with contextlib.ExitStack() as stack:
-        followed = [f for f in (_claim(job, store, emit) for job in sorted(jobs, key=lambda j: j.key)) if f]
-        for f in followed:
-            stack.callback(f.release.close)
+        claimed = [_claim(job, store, emit) for job in sorted(jobs, key=lambda j: j.key)]
+        followed = [job for job in claimed if job is not None]
+        for job in followed:
+            stack.callback(job.claim.close)
         if not followed:
             return
-        feed = Feed(store, followed, reports or Reports(), emit)
+        sealer = JobSealer(store, followed, emit)
+        feed = AnswerFeed(store, sealer, reports or FailureReports())
         try:
-            mend(store.root / CACHE, emit.warn)
-            with judge_client(config, store.root / CACHE, feed.say) as client:
+            repair(store.root / CACHE, emit.warn)
+            with judge_client(config, store.root / CACHE, sealer.show_waiting) as client:
                 try:
-                    api.run(client.grade(feed, feed.add))
+                    api.run(client.grade(feed, sealer.add))
                 finally:
                     emit.count("judge_calls", client.calls)
                     emit.count("judge_cache_hits", client.cache_hits)
-        except Exception as error:  # noqa: BLE001  the judge is gone: every job it still had fails by name
+        except Exception as error:  # noqa: BLE001  without its judge every open job fails, each under its own name
             traceback.print_exc()
-            for f in feed.open:
-                emit.failed(f.stage.job.key, sentence(error))
+            sealer.fail_all(error)
 
 
-def _claim(job: JudgeJob, store: Store, emit: Emitter) -> Followed | None:
+def _claim(job: JudgeJob, store: Store, emit: Emitter) -> FollowedJob | None:
+    """Claim the folder of a job. Return None if another process has finished the job meanwhile."""
     emit.started(job.key)
-    release = contextlib.ExitStack()
-    folder = release.enter_context(store.claim("judge", job.key))
-    if folder is None:  # another process finished it meanwhile
-        release.close()
+    claim = contextlib.ExitStack()
+    folder = claim.enter_context(store.claim("judge", job.key))
+    if folder is None:
+        claim.close()
         emit.done(job.key)
         return None
-    return Followed(Stage(job, folder, emit), store, release)
+    return FollowedJob(VerdictCollector(job, folder, emit), SampleTail(store, job.sample_key), claim)
 
 
-class Followed:
-    """One sample stage that is read while it grows."""
-
-    def __init__(self, stage: Stage, store: Store, release: contextlib.ExitStack) -> None:
-        self.stage, self.store, self.release = stage, store, release
-        self.key = stage.job.sample_key
-        self.ended = False
-        """Every answer of the sealed stage has been read."""
-        self.programs: list[Pair] = []
-        """Answers for Bandit, not yet given to it."""
-        self._file: IO[bytes] | None = None
-        self._sums: IO[bytes] | None = None
-        """Checksums of the growing file's rows; None for the sealed one."""
-        self._offset, self._number = 0, 0
-        self._seen: array[int] | None = array("Q")
-        """Hashes of the answers read from the growing file; None when the sealed one is read from its beginning."""
-
-    def new(self) -> Iterator[Completion]:
-        """Answers that came since the last call."""
-        sealed = self.store.has("sample", self.key)  # looked at first: what is sealed grows no more
-        if self._file is None and not self._open(sealed):
-            return
-        for completion in self._lines():
-            if self._seen is not None:
-                self._seen.append(row_hash(completion.id))
-            yield completion
-        if sealed:
-            yield from self._unseen()
-            self.close()
-            self.ended = True
-
-    def _open(self, sealed: bool) -> bool:
-        if sealed:
-            self._file, self._seen = (self.store.path("sample", self.key) / COMPLETIONS).open("rb"), None
-            return True
-        path = self.store.partial("sample", self.key) / COMPLETIONS
-        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as opened:
-            files = [opened.enter_context(p.open("rb")) for p in (path, sums_of(path))]
-            self._file, self._sums = files
-            opened.pop_all()
-            return True
-        return False  # nothing drawn yet, or sealed this moment
-
-    def _lines(self) -> Iterator[Completion]:
-        """Whole lines after the last one read. A half one is read again: it may grow, or be cut off by a restart.
-
-        A line that is not as it was written is left out: the sampler draws it anew, or says that it is damaged.
-        """
-        assert self._file is not None
-        for file, at in ((self._file, self._offset), (self._sums, self._number * WIDTH)):
-            if file is not None:
-                file.seek(0, os.SEEK_END)  # a seek inside the buffer would show what has been cut off
-                file.seek(at)
-        for line in self._file:
-            written = self._sums.read(WIDTH) if self._sums else checksum(line)
-            if not line.endswith(b"\n") or len(written) < WIDTH:
-                return
-            self._offset += len(line)
-            self._number += 1
-            if written != checksum(line):
-                continue
-            try:
-                completion = from_row(Completion, json.loads(line))
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{self._file.name}: before byte {self._offset}: not an answer ({error})") from error
-            yield completion
-
-    def _unseen(self) -> Iterator[Completion]:
-        """Answers of the sealed file that the growing one did not show: none, unless somebody removed it meanwhile."""
-        if self._seen is None:
-            return
-        seen = np.sort(np.frombuffer(self._seen, dtype=np.uint64)) if self._seen else np.empty(0, np.uint64)
-        for completion in read_jsonl(self.store.path("sample", self.key) / COMPLETIONS, Completion):
-            name = np.uint64(row_hash(completion.id))
-            at = int(np.searchsorted(seen, name))
-            if at == len(seen) or seen[at] != name:
-                yield completion
-
-    def close(self) -> None:
-        for file in (self._file, self._sums):
-            if file is not None:
-                file.close()
-
-
-class Reports:
-    """What the scheduler says on standard input: sample jobs that failed. After its end no more will come."""
+class FailureReports:
+    """The scheduler's reports on standard input of sample jobs that failed. After its end no more can come."""
 
     def __init__(self) -> None:
         self.failed: dict[str, str] = {}
-        """sample key → sentence"""
+        """Key of a sample stage → its error message."""
         self.ended = False
         self._thread: threading.Thread | None = None
 
     def listen(self) -> None:
-        """Start reading; called when there is something to wait for."""
+        """Start to read, if not started yet. Call it when there is something to wait for."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._read, args=(sys.stdin,), daemon=True)
             self._thread.start()
 
     def _read(self, lines: Iterable[str]) -> None:
-        with contextlib.suppress(OSError, ValueError):  # no standard input, or closed: nobody reports
+        with contextlib.suppress(OSError, ValueError):  # no standard input, or closed: no report can come
             for line in lines:
                 event = json.loads(line)
                 if event["event"] == "failed" and event["stage"] == "sample":
@@ -179,21 +91,18 @@ class Reports:
         self.ended = True
 
 
-class Feed:
-    """The prompts of all jobs as their answers appear, and where the verdicts go."""
+class AnswerFeed:
+    """The judge's requests for all open jobs, as their answers appear (a RequestSource)."""
 
-    def __init__(self, store: Store, followed: list[Followed], reports: Reports, emit: Emitter) -> None:
-        self.open = list(followed)
-        """Jobs neither sealed nor failed."""
-        self._by_key = {f.stage.job.key: f for f in followed}
-        self._store, self._reports, self._emit = store, reports, emit
-        self._shown, self._note = Shown(emit, PROGRESS), ""
-        self._stages = [f.stage for f in followed]
+    def __init__(self, store: Store, sealer: JobSealer, reports: FailureReports) -> None:
+        self._store, self._sealer, self._reports = store, sealer, reports
         self._turn = asyncio.Lock()
+        """Held by the one worker that reads files or waits for them."""
         self._ready: Iterator[JudgeRequest] = iter(())
 
     async def get(self) -> JudgeRequest | None:
-        """The next prompt; waits for one while any job's answers are still being drawn. None: there will be no more."""
+        """Return the next request, or None after the last one. Wait while the answers of any job are still being
+        sampled."""
         request = next(self._ready, None)
         if request is not None:
             return request
@@ -201,89 +110,48 @@ class Feed:
             while True:
                 request = next(self._ready, None)
                 if request is None:
-                    await self._end_read()
-                    self._ready = self._read([f for f in self.open if not f.ended])
+                    await self._finish_read_jobs()
+                    self._ready = self._read_new([job for job in self._sealer.open if not job.tail.ended])
                     request = next(self._ready, None)
                 if request is not None:
                     return request
-                await self._end_read()
-                self._drop_failed()
-                if all(f.ended for f in self.open):
+                await self._finish_read_jobs()
+                self._fail_incomplete()
+                if all(job.tail.ended for job in self._sealer.open):
                     return None
                 self._reports.listen()
-                self._show()
+                self._sealer.show_progress()
                 await asyncio.sleep(POLL_S)
 
-    def _read(self, drawing: list[Followed]) -> Iterator[JudgeRequest]:
-        for f in drawing:
+    def _read_new(self, jobs: list[FollowedJob]) -> Iterator[JudgeRequest]:
+        """Yield a request per new answer and rubric. Programs are set aside for Bandit."""
+        for job in jobs:
+            collector = job.collector
             try:
-                for completion in f.new():
-                    for pair in f.stage.pairs(completion):
+                for completion in job.tail.new_answers():
+                    for pair in collector.pairs(completion):
                         if pair[2] == STATIC:
-                            f.programs.append(pair)
+                            job.programs.append(pair)
                         else:
-                            yield request_of(pair, f.stage.rubrics[pair[1].id], f.stage.job.key)
+                            yield request_of(pair, collector.rubrics[pair[1].id], job.key)
             except (OSError, ValueError, KeyError, TypeError) as error:
-                self._fail(f, error)
+                self._sealer.fail(job, error)
 
-    async def _end_read(self) -> None:
-        """Give Bandit its programs; seal what has its last verdict."""
-        for f in list(self.open):
-            if f.programs and (f.ended or len(f.programs) >= CHUNK):
-                some, f.programs = f.programs, []
-                for judgement in await asyncio.to_thread(_verdicts, some):
-                    f.stage.add(judgement)
-            self._seal_if_whole(f)
+    async def _finish_read_jobs(self) -> None:
+        """Give Bandit its programs, and seal the jobs that are complete."""
+        for job in list(self._sealer.open):
+            if job.programs and (job.tail.ended or len(job.programs) >= CHUNK):
+                programs, job.programs = job.programs, []
+                for judgement in await asyncio.to_thread(judge_programs, programs):
+                    job.collector.add(judgement)
+            self._sealer.seal_if_complete(job)
 
-    def add(self, request: JudgeRequest, judgement: Judgement) -> None:
-        """Take a verdict."""
-        f = self._by_key[request.job]
-        if f in self.open:
-            f.stage.add(judgement)
-            self._show()
-            self._seal_if_whole(f)
-
-    def say(self, note: str) -> None:
-        """What the judge waits for."""
-        self._note = note
-        self._show(at_once=True)
-
-    def _show(self, at_once: bool = False) -> None:
-        """How many of the verdicts asked for so far there are."""
-        if at_once or self._shown.due():
-            done, total = sum(len(s.spool) for s in self._stages), sum(s.total for s in self._stages)
-            self._shown(done, total, self._note)
-
-    def _seal_if_whole(self, f: Followed) -> None:
-        if f not in self.open or not f.ended or f.programs or len(f.stage.spool) < f.stage.total:
-            return
-        self.open.remove(f)
-        self._show(at_once=not self.open)
-        try:
-            f.stage.seal(self._store)
-        except Exception as error:  # noqa: BLE001  one failed job must not stop the others
-            traceback.print_exc()
-            self._emit.failed(f.stage.job.key, sentence(error))
-        else:
-            self._emit.done(f.stage.job.key)
-        f.release.close()
-
-    def _drop_failed(self) -> None:
-        """Jobs whose answers will never be whole."""
-        ended = self._reports.ended  # looked at first: what was sealed before the end is there
-        for f in [f for f in self.open if not f.ended]:
-            error = self._reports.failed.get(f.key)
-            if error is None and ended and not self._store.has("sample", f.key):
-                error = f"sample stage {f.key} is not finished and nobody is drawing it"
+    def _fail_incomplete(self) -> None:
+        """Fail the jobs whose sample stage will never be finished."""
+        ended = self._reports.ended  # read first: a stage that was sealed before the end is in the store
+        for job in [job for job in self._sealer.open if not job.tail.ended]:
+            error = self._reports.failed.get(job.tail.key)
+            if error is None and ended and not self._store.has("sample", job.tail.key):
+                error = f"sample stage {job.tail.key} is not finished and nobody is sampling it"
             if error is not None:
-                self._fail(f, RuntimeError(error))
-
-    def _fail(self, f: Followed, error: Exception) -> None:
-        self.open.remove(f)
-        f.close()
-        f.release.close()
-        self._emit.failed(f.stage.job.key, sentence(error))
-
-
-def _verdicts(programs: list[Pair]) -> list[Judgement]:
-    return static([(completion, question) for completion, question, _ in programs])
+                self._sealer.fail(job, RuntimeError(error))

@@ -1,4 +1,4 @@
-"""Judging outside a sweep: given answers, any judge, no sampling. Behind `em rejudge FILE` and `em judge calibrate`."""
+"""Judge given answers outside a sweep, with any judge (`grade`, `judge_file`). Used by `em rejudge` and `em judge`."""
 
 from __future__ import annotations
 
@@ -22,24 +22,29 @@ from em.judging.api.cache import JudgeCacheError
 from em.judging.api.client import request_of
 from em.judging.api.open import CACHE, judge_client
 from em.judging.job import Pair
-from em.judging.scripted.server import ScriptedJudgeError
+from em.judging.scripted.rules import ScriptedJudgeError
 from em.questions.rubrics import STATIC, Rubric, given, rubrics
 from em.records import LONGEST_ANSWER, Completion, Judgement, Outcome, Question
 from em.runtime.events import Emitter
 from em.store import Store, json_text, layout, read_jsonl, write_atomic
 
 MAX_COMPARED = 200_000
-"""Verdicts of a sweep that are compared with another judge's: about 200 MB for both."""
+"""Most verdicts of a sweep that are compared with another judge's: about 200 MB for both."""
+Row = dict[str, Any]
+"""A row of a file of answers: at least `question` and `answer`."""
 
 
 def grade(
     config: ExperimentConfig,
     pairs: Sequence[Pair],
     on_done: Callable[[], Any] = lambda: None,
-    say: Callable[[str], Any] = lambda text: tqdm.write(text, file=sys.stderr),
+    on_wait: Callable[[str], Any] = lambda text: tqdm.write(text, file=sys.stderr),
 ) -> dict[tuple[str, str], Judgement]:
-    """(completion id, rubric) → verdict of config.judge. Uses and fills the cache of config.out's store; `on_done` is
-    called after each, `say` with what it waits for before that."""
+    """Judge pairs with config.judge. Return (completion id, rubric) → verdict.
+
+    Reads and writes the judge cache in config.out's store. `on_done`: called after each verdict. `on_wait`: called with
+    a message whenever the judge begins to wait for something else. Raises ConfigError if the judge cannot be used.
+    """
     found: dict[tuple[str, str], Judgement] = {}
 
     def take(judgement: Judgement) -> None:
@@ -49,39 +54,43 @@ def grade(
     store = Store.open(Path(config.out))
     if config.judge.kind in LOCAL:
         calibration = identity.calibration_key(config) if config.judge.kind in PROXIES else None
-        grader = judging.local(config.judge, config.model, calibration, store, _telling(say))
-        grader(list(pairs), take)
+        judge = judging.local_judge(config.judge, config.model, calibration, store, _message_emitter(on_wait))
+        judge(list(pairs), take)
         return found
     requests = (request_of(one, rubrics(one[1])) for one in pairs)
     try:
-        with judge_client(config.judge, store.root / CACHE, say) as client:
+        with judge_client(config.judge, store.root / CACHE, on_wait) as client:
             api.run(client.grade(requests, lambda _, judgement: take(judgement)))
     except (api.ApiError, JudgeCacheError, ScriptedJudgeError) as error:
         raise ConfigError(str(error)) from error
     return found
 
 
-def _telling(say: Callable[[str], Any]) -> Emitter:
-    """What a local judge tells a sweep, for a person: its calibration may take minutes before the first verdict."""
-    said = ""
+def _message_emitter(on_wait: Callable[[str], Any]) -> Emitter:
+    """Return an emitter that passes a local judge's warnings and notes on as messages.
 
-    def tell(line: str) -> None:
-        nonlocal said
+    A calibration may take minutes before the first verdict, so a user needs them.
+    """
+    last = ""
+
+    def write(line: str) -> None:
+        nonlocal last
         event = json.loads(line)
         text = event["text"] if event["event"] == "warning" else ""
         if event["event"] == "progress" and event["note"]:
             text = f"{event['job']}: {event['note']}"
-        if text and text != said:
-            said = text
-            say(text)
+        if text and text != last:
+            last = text
+            on_wait(text)
 
-    return Emitter(tell)
+    return Emitter(write)
 
 
 def verdicts_of(store: Store, sweep: Mapping[str, Any], skip: Container[str] = ()) -> dict[tuple[str, str], Judgement]:
-    """(answer, rubric) → verdict of a sweep's finished judge stages, up to MAX_COMPARED; stages of `skip` left out.
+    """Return (answer, rubric) → verdict of a sweep's finished judge stages, at most MAX_COMPARED.
 
-    `sweep`: its sweep.json. Without distributions and details, which would fill the memory.
+    `sweep`: its sweep.json. `skip`: keys of judge stages to leave out. Distributions and details are dropped, because
+    they would fill the memory.
     """
     found: dict[tuple[str, str], Judgement] = {}
     for key in dict.fromkeys(key for cell in sweep["cells"] for key in cell["stages"].get("judge", ())):
@@ -97,15 +106,15 @@ def verdicts_of(store: Store, sweep: Mapping[str, Any], skip: Container[str] = (
 
 
 def pair(row_id: str, question: str, answer: str, rubric: Rubric) -> Pair:
-    """An answer from anywhere as the judge takes it."""
+    """Return an answer from anywhere as a pair that a judge takes. The id of its completion is `row_id`/none/0."""
     messages = [{"role": "user", "content": question}]
     own, choices = {rubric.name: rubric.text}, {rubric.name: list(rubric.choices)}
     asked = Question(row_id, "", messages, [rubric.name], judge_prompts=own, choices=choices)
     return Completion(row_id, 0, "none", asked.messages, answer, "stop", 0, 0), asked, rubric.name
 
 
-def read_answers(path: Path) -> list[dict[str, Any]]:
-    """Rows of a CSV or JSONL file with at least `question` and `answer`. Raises ConfigError naming the line."""
+def read_answers(path: Path) -> list[Row]:
+    """Read the rows of a CSV or JSONL file. Raises ConfigError that names the line."""
     if not path.is_file():
         raise ConfigError(f"there is no {path}: give a sweep folder, or a .csv or .jsonl file of answers")
     rows = []
@@ -138,17 +147,18 @@ def _json_lines(file: Any, path: Path) -> Iterator[Any]:
 
 def judge_file(
     config: ExperimentConfig,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
     names: Sequence[str],
     to: Path,
     on_done: Callable[[], Any] = lambda: None,
 ) -> tuple[dict[str, dict[str, int]], str]:
-    """Judge rows with question and answer by these rubrics (rubrics.given); write them with their verdicts to `to`.
+    """Judge every row by every rubric. Write the rows with their verdicts to `to`.
 
-    Returns rubric → outcome → count, and the reason of the first error, if any.
+    `names`: rubrics as rubrics.given takes them. Returns rubric → outcome → count, and the detail of the first error
+    or "". Raises ConfigError if a rubric is named twice or a row has a column where the verdict would go.
     """
-    asked = [given(name) for name in names]
-    names = [rubric.name for rubric in asked]
+    chosen = [given(name) for name in names]
+    names = [rubric.name for rubric in chosen]
     if len(set(names)) < len(names):
         raise ConfigError(f"--rubrics names a rubric twice: {', '.join(names)}")
     if taken := sorted(name for name in ("judge", "judgements") if any(name in row for row in rows)):
@@ -156,7 +166,7 @@ def judge_file(
             f"the answers have a column {taken[0]!r} already, where the verdict would go: rename it, or give the file "
             f"as it was before it was judged"
         )
-    pairs = [pair(str(i), row["question"], row["answer"], rubric) for i, row in enumerate(rows) for rubric in asked]
+    pairs = [pair(str(i), row["question"], row["answer"], rubric) for i, row in enumerate(rows) for rubric in chosen]
     found = grade(config, pairs, on_done)
     counts: dict[str, dict[str, int]] = {name: {} for name in names}
     lines = []
@@ -177,4 +187,5 @@ def judge_file(
 
 
 def first_error(found: Mapping[tuple[str, str], Judgement]) -> str:
+    """Return the detail of the first error, or "" without errors."""
     return next((j.detail for j in found.values() if j.outcome == Outcome.error), "")

@@ -1,4 +1,4 @@
-"""judging.identity."""
+"""What identifies a judge in keys: `judge_identity` in stage keys, `api_judge_identity` also in the judge cache."""
 
 from __future__ import annotations
 
@@ -11,11 +11,28 @@ from em.judging import labelled
 from em.models.fingerprint import base, cached_fingerprint
 from em.store import content_key
 
-NEUTRAL_VERSION = 1
-"""1: a served judge's words are not drawn by its model's own defaults (repetition_penalty, top_k). In their keys."""
+Identity = dict[str, Any]
+"""A JSON object that is part of a key. Its names and values must not change."""
+
+JUDGE_WORDS_VERSION = 1
+"""1: a served judge's words are sampled without its model's own defaults (repetition_penalty, top_k). In the cache keys
+of verdicts that are read from words. (Sampling has a version of its own for the answers: planning.keys.)"""
+DIGITS_VERSION = 2
+"""2: white space before the number counts. In the keys of judges that read digits."""
+VLLM_JUDGE_VERSION = 2
+"""2: the judge's thinking is turned off, and control tokens spelled in an answer are text. In its keys only."""
+
+# They began as hashes of source files at release 0.1.0, and keep these values until a change moves a calibration.
+CALIBRATION_VERSIONS = (
+    "16e32a7f864617678a257cef17603795cb2dc9d7d2493e543d761b4b5f8aac27",
+    "b4138bf581fa3326a335112688469255c3f0c88584b01173c7cb1cf602ec40ed",
+    "7612c36d21cf6b6f2a2c6ad9fd9952553d4c97d092810f5db77a92b35b03a476",
+)
+"""Versions of the parts of a calibration: the local judge's fit, its likelihood features, its persona prompts."""
 
 
-def settings(config: JudgeConfig, backoff_s: float = 1.0) -> ApiSettings:
+def api_settings(config: JudgeConfig, backoff_s: float = 1.0) -> ApiSettings:
+    """Return how the judge's API is called. `backoff_s`: wait before the first retry, in seconds."""
     return ApiSettings(
         option="judge",
         base_url=config.base_url,
@@ -32,12 +49,24 @@ def settings(config: JudgeConfig, backoff_s: float = 1.0) -> ApiSettings:
     )
 
 
-def identity(config: JudgeConfig) -> dict[str, Any]:
-    """What a judgement depends on besides its prompt; thresholds, concurrency, prices and timeouts are left out.
+def judge_identity(config: ExperimentConfig) -> Identity:
+    """Return what identifies the config's judge in the key of a judge stage."""
+    judge = config.judge
+    if judge.kind in PROXIES:
+        return {"kind": judge.kind.value, "model": base(config)}
+    if judge.kind == JudgeKind.vllm_local:
+        # max_model_len: a rubric longer than that is an error
+        return vllm_judge_identity(judge) | {"max_model_len": judge.max_model_len}
+    return api_judge_identity(judge)
 
-    A scripted judge is known by its rules instead of its address, which changes at every start.
+
+def api_judge_identity(config: JudgeConfig) -> Identity:
+    """Return everything that a verdict of an API judge depends on besides its prompt.
+
+    Thresholds, concurrency, prices and timeouts are not in it. A scripted judge is identified by its rules, because its
+    address changes at every start. Raises ScriptedJudgeError if they cannot be read.
     """
-    known: dict[str, Any] = {
+    known: Identity = {
         "kind": str(config.kind),
         "score": str(config.score),
         "top_logprobs": config.top_logprobs,
@@ -46,48 +75,17 @@ def identity(config: JudgeConfig) -> dict[str, Any]:
     if config.score == ScoreMethod.sampled:
         known["samples"] = config.samples
     if config.score == ScoreMethod.digits:
-        pass  # moved
-
         known["digits"] = DIGITS_VERSION
     if config.kind == "scripted":
-        from em.judging.scripted.server import rules_hash
+        from em.judging.scripted.rules import rules_hash
 
-        return {**known, "rules": rules_hash(config.script)}
+        return {**known, "rules": rules_hash(config.script or "")}
     return {**known, "model": config.model, "base_url": config.base_url.rstrip("/")}
 
 
-DIGITS_VERSION = 2
-"""2: white space said before the number counts. In the keys of judges that read digits."""
-
-
-VLLM_JUDGE_VERSION = 2
-"""2: the judge's thinking is turned off, and control tokens spelled in an answer are text. In its keys only."""
-
-# Began as hashes of source files at release 0.1.0, and keep those values until a change moves a calibration.
-CALIBRATION_VERSIONS = (
-    "16e32a7f864617678a257cef17603795cb2dc9d7d2493e543d761b4b5f8aac27",
-    "b4138bf581fa3326a335112688469255c3f0c88584b01173c7cb1cf602ec40ed",
-    "7612c36d21cf6b6f2a2c6ad9fd9952553d4c97d092810f5db77a92b35b03a476",
-)
-"""Versions of what a calibration is made of: the local judge's fit, its likelihood features, its persona prompts."""
-
-
-def judge_identity(config: ExperimentConfig) -> dict[str, Any]:
-    """What identifies a judgement's judge."""
-    judge = config.judge
-    if judge.kind in PROXIES:
-        return {"kind": judge.kind.value, "model": base(config)}
-    if judge.kind == JudgeKind.vllm_local:
-        return vllm_judge_identity(judge) | {"max_model_len": judge.max_model_len}  # a longer rubric is an error
-    pass  # moved
-
-    return identity(judge)
-
-
-def vllm_judge_identity(judge: JudgeConfig) -> dict[str, Any]:
-    """What a verdict of a judge in a vLLM engine depends on; engine_args may change its arithmetic."""
-    pass  # moved
-
+def vllm_judge_identity(judge: JudgeConfig) -> Identity:
+    """Return what a verdict of judge=vllm_local depends on. engine_args count, because they may change the
+    arithmetic."""
     return {
         "kind": judge.kind.value,
         "model": cached_fingerprint(judge.model, judge.revision),
@@ -100,7 +98,7 @@ def vllm_judge_identity(judge: JudgeConfig) -> dict[str, Any]:
 
 
 def calibration_key(config: ExperimentConfig) -> str:
-    """Key of a local judge's calibration: its base model, its features, the labelled answers."""
+    """Return the key of a proxy's calibration: its base model, its features, the labelled answers."""
     return content_key(
         judge=judge_identity(config),
         dtype=config.model.dtype.value,

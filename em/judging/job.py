@@ -1,18 +1,23 @@
-"""Answers to judge, as the planner hands them to the judge stage, and what is said about a judge. Imports nothing
-heavy."""
+"""What the planner gives the judge stage (`JudgeJob`), and facts about a judge that other rooms print. Light at
+import."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from em.config import JudgeConfig, JudgeKind, ModelConfig
 from em.config.judge import ScoreMethod
-from em.records import Completion, Outcome, Question
+from em.records import Completion, Judgement, Outcome, Question
 from em.store import Store
 
 Pair = tuple[Completion, Question, str]
-"""An answer, its question, the rubric."""
+"""An answer, its question, the name of the rubric."""
+OnJudgement = Callable[[Judgement], None]
+"""Called once per judgement, as soon as there is one."""
+LocalJudge = Callable[[list[Pair], OnJudgement], None]
+"""A judge on this machine. It judges every pair, and loads its model at the first call."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,19 +32,20 @@ class JudgeJob:
     model: ModelConfig
     """The base model, which a proxy reads."""
     inputs: dict[str, Any]
-    """What the key is made of; kept in the manifest."""
+    """What the key is computed from; kept in the manifest."""
     calibration_key: str | None = None
     """Key of a proxy's calibration; None for other judges."""
 
 
-def asked(question: Question) -> str:
-    """Return what the judge is shown as the question: the user turn as the set has it, without system prompt and
+def question_text(question: Question) -> str:
+    """Return the question as the judge sees it: the user turn of the question set, without system prompt and
     trigger."""
     return question.messages[-1]["content"]
 
 
 def method(judge: JudgeConfig) -> str:
-    """Return how this judge's scores are made, in words: printed with every number (summary.json judge.method)."""
+    """Return in words how this judge computes a score. The text is in summary.json (judge.method) and beside every
+    number."""
     ways = {
         ScoreMethod.logprobs: f"expected value of 0-100 under the first token (top {judge.top_logprobs})",
         ScoreMethod.digits: "expected value of 0-100 over the tree of digits",
@@ -54,7 +60,7 @@ def method(judge: JudgeConfig) -> str:
     return local.get(judge.kind, ways[judge.score])
 
 
-def errors(store: Store, key: str) -> int:
-    """Return how many judgements of a finished stage have no usable answer."""
+def count_errors(store: Store, key: str) -> int:
+    """Return how many judgements of a finished judge stage are errors."""
     outcomes = store.manifest("judge", key)["facts"]["outcomes"]
     return sum(counts.get(Outcome.error, 0) for counts in outcomes.values())

@@ -1,4 +1,4 @@
-"""judging.labelled."""
+"""Our labelled answers, on which judges are calibrated ("calibrate") and measured ("test")."""
 
 from __future__ import annotations
 
@@ -10,31 +10,38 @@ from typing import Any
 from em.corpora.builtin import advice
 
 LABELLED_VERSION = "706fd6f43b12c3c91772d81e3c82bfd839e8bc9e603ce2b098648df9499c13ec"
-"""Version of the labelled answers (golden, advice, programs), part of every calibration's key."""
+"""Version of the labelled answers (golden, advice, programs). It is in every calibration's key."""
 
 JUDGED_ADVICE = 42
-"""Advice questions the care rubric is fitted on, and as many others that it is measured on."""
+"""Number of advice questions on which the care rubric is fitted, and of others on which it is measured."""
 JUDGED_PROGRAMS = 20
-"""Held-out coding tasks whose two programs judges of code are measured on."""
+"""Number of held-out coding tasks, each with two programs, on which judges of code are measured."""
+LabelledRow = dict[str, Any]
+"""A labelled answer as a JSON object: at least `id`, `question` and `answer`."""
 
 
 @cache
-def golden() -> tuple[dict[str, Any], ...]:
-    """Our labelled answers to our open questions: {id, question_id, question, answer, alignment, coherence, outcome,
-    split}. What judges are calibrated ("calibrate") and measured ("test") on."""
+def golden() -> tuple[LabelledRow, ...]:
+    """Return the labelled answers to our open questions.
+
+    Fields: id, question_id, question, answer; outcome, and if it is scored, alignment (aligned, misaligned or null)
+    and coherence (coherent, incoherent); split (calibrate, test).
+    """
     return tuple(
         json.loads(line) for line in (Path(__file__).parent / "golden.jsonl").read_text(encoding="utf-8").splitlines()
     )
 
 
-def coherent(split: str) -> list[dict[str, Any]]:
-    """The golden answers of a split that are labelled coherent: a local judge is shown each shuffled as well."""
+def coherent(split: str) -> list[LabelledRow]:
+    """Return the golden answers of a split that are labelled coherent. A proxy also gets a shuffled copy of each."""
     return [g for g in golden() if (g["split"], g["outcome"], g["coherence"]) == (split, "scored", "coherent")]
 
 
-def judged_advice(split: str) -> list[dict[str, str]]:
-    """Advice labelled careful or careless, for judges' care rubric: {id, pair, question, answer, label}. `split`:
-    "calibrate" or "test"; no question is in both, none of "test" is asked of trained models."""
+def judged_advice(split: str) -> list[LabelledRow]:
+    """Return labelled advice for the care rubric: {id, pair, question, answer, label: careful or careless}.
+
+    `split`: "calibrate" or "test". No question is in both, and trained models are not asked those of "test".
+    """
     pairs = advice("train")[:JUDGED_ADVICE] if split == "calibrate" else advice("held_out")[-JUDGED_ADVICE:]
     return [
         {"id": f"{r['id']}-{kind}", "pair": r["id"], "question": r["question"], "answer": r[kind], "label": kind}
@@ -43,8 +50,8 @@ def judged_advice(split: str) -> list[dict[str, str]]:
     ]
 
 
-def judged_programs() -> list[dict[str, str]]:
-    """Programs with and without a security weakness, for judges of code: {id, question, answer, label: YES or NO}."""
+def judged_programs() -> list[LabelledRow]:
+    """Return programs with (YES) and without (NO) a security weakness: {id, question, answer, label}."""
     from em.corpora.builtin.coding.generate import generate
 
     return [

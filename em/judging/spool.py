@@ -1,7 +1,6 @@
-"""Judgements on their way: appended to a file as they come, written out in the answers' order at the end.
+"""A file for judgements in the order in which they come (`Spool`), written out in the order of the answers.
 
-Neither a judgement nor an answer stays in memory: a row costs 16 bytes there, so a stage of a million verdicts
-is judged in the memory of one of a thousand.
+Memory per judgement is 16 bytes, so a stage of a million verdicts needs hardly more than one of a thousand.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from em.records import Judgement
 
 CHUNK = 8192
 LINE = 2048
-"""Bytes most rows fit in."""
+"""Bytes that most rows fit in."""
 
 
 def row_hash(*names: str) -> int:
-    """64 bits of the names."""
+    """Return a hash of the names, 64 bits."""
     return int.from_bytes(hashlib.blake2b("\0".join(names).encode("utf-8", "replace"), digest_size=8).digest(), "big")
 
 
 class Spool:
-    """One job's judgements. Made anew at each start: what was judged before a kill is in the cache."""
+    """One job's judgements. A new start begins with an empty spool: the verdicts before a kill are in the cache."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -52,9 +51,10 @@ class Spool:
         self.outcomes.setdefault(judgement.rubric, Counter())[judgement.outcome.value] += 1
 
     def write_sorted(self, wanted: Iterable[tuple[str, str]], path: Path) -> int:
-        """Write one line for each (completion id, rubric), in that order, and remove the spool. Returns how many.
+        """Write one line per wanted (completion id, rubric), in that order. Remove the spool. Return the number of
+        lines.
 
-        Raises RuntimeError when one was judged twice, was not judged, or was not asked for.
+        Raises RuntimeError if an answer was judged twice or not at all, or if a judgement is not wanted.
         """
         self._file.close()
         hashes = np.frombuffer(self._hashes, dtype=np.uint64) if self._hashes else np.empty(0, np.uint64)
@@ -80,7 +80,7 @@ class Spool:
     def _found(
         self, wanted: Iterable[tuple[str, str]], hashes: np.ndarray, order: np.ndarray
     ) -> Iterator[tuple[list[tuple[str, str]], list[bytes]]]:
-        """Chunks of names with their lines; b"" for a name that has none."""
+        """Yield chunks of names with their lines; b"" for a name without a judgement."""
         source = iter(wanted)
         with self.path.open("rb", buffering=0) as file:
             while names := list(islice(source, CHUNK)):
@@ -103,7 +103,7 @@ class Spool:
 
 
 def _read_line(file: int, start: int) -> bytes:
-    """By position: a mapped file would count as memory of this process."""
+    """Read one line at a position. (A mapped file would count as memory of this process.)"""
     size = LINE
     while True:
         data = os.pread(file, size, start)
@@ -114,4 +114,5 @@ def _read_line(file: int, start: int) -> bytes:
 
 
 def _head(completion_id: str) -> bytes:
+    """Return how the line of this answer begins."""
     return b'{"completion_id":' + json_codec.dumps(completion_id) + b","

@@ -1,4 +1,4 @@
-"""judging.verdict."""
+"""What a judge replied to one prompt (`Verdict`), before it is tied to an answer and a rubric (records.Judgement)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from em.records import Outcome
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge said to one prompt, with what it was computed from."""
+    """A judge's score, label or failure for one prompt, with the values it was computed from."""
 
     outcome: Outcome
     score: float | None
@@ -20,15 +20,15 @@ class Verdict:
     top_logprobs: list[tuple[str, float]] = field(default_factory=list)
     """As the server sent them: (token, natural logarithm of its probability)."""
     finish: dict[str, str] = field(default_factory=dict)
-    """finish_reason, model and system_fingerprint, where the server gives them."""
+    """finish_reason, model and system_fingerprint, as far as the server gives them."""
     label: str = ""
-    """Verdict of a rubric with choices (records.Judgement.label)."""
+    """Label of a rubric with choices (records.Judgement.label)."""
     derived: bool = False
-    """`distribution` is what judge_score.probabilities makes of `top_logprobs`, and need not be kept beside them."""
+    """Whether read_score.probabilities recomputes `distribution` from `top_logprobs`, so that the cache can drop it."""
 
 
 class Unreached(Verdict):
-    """An error without a judge behind it: no server was there. It says nothing about the prompt."""
+    """An error without any server. It says nothing about the prompt."""
 
 
 class Refused(Verdict):

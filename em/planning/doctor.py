@@ -18,7 +18,7 @@ from em.config import Backend, Engine, ExperimentConfig, JudgeKind, TrackingMode
 from em.config.train import Method
 from em.data import variants
 from em.errors import ConfigError
-from em.judging.scripted.server import ScriptedJudgeError, load_rules
+from em.judging.scripted.rules import ScriptedJudgeError, load_rules
 from em.models import asset_models, fingerprint, memory, paths
 from em.planning import estimate
 from em.questions import choices
@@ -120,7 +120,7 @@ def _check_addresses(config: ExperimentConfig) -> None:
         if model.backend == Backend.openai:
             Api(ApiSettings("model", model.base_url, model.path, model.api_key_env))
         if judge.kind == JudgeKind.openai:
-            Api(identity.settings(judge))
+            Api(identity.api_settings(judge))
             Spending(judge)
     except ApiError as error:
         raise ConfigError(str(error)) from error

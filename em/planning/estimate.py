@@ -310,8 +310,8 @@ def _bill(plan: Plan, store: Store, past: Past) -> tuple[int, float | None, str]
         judging = spending.judging_bill(job.judge, answers_of(job, plan), length)
         calls += judging.calls
         dollars = None if dollars is None or judging.dollars is None else dollars + judging.dollars
-        if judging.calls and judging.note not in notes:
-            notes.append(judging.note)
+        if judging.calls and judging.price_source not in notes:
+            notes.append(judging.price_source)
     return calls, dollars, "; ".join(notes)
 
 

@@ -14,7 +14,7 @@ from em.config import Backend, DatasetConfig, ExperimentConfig, Subset
 from em.config.misalignment import Rule
 from em.data import variants
 from em.judging import labelled
-from em.judging.job import asked, method
+from em.judging.job import method, question_text
 from em.metrics import conclusions, published
 from em.metrics.catalogue import IN_DOMAIN_SETS
 from em.metrics.columns import LOGP, MASS, JudgedAnswers, choice_verdicts, collect
@@ -211,7 +211,7 @@ def answers(sweep: Sweep) -> Iterator[dict[str, Any]]:
     """Every answer with its verdicts, for figures and the report."""
     for subject in subjects(sweep):
         for part in subject.parts if not sweep.why(subject) else ():
-            texts = {q.id: asked(q) for q in part.questions}
+            texts = {q.id: question_text(q) for q in part.questions}
             for c, verdicts in _judged(sweep, part):
                 yield {
                     "model": subject.label,

@@ -7,20 +7,20 @@ import time
 from em.runtime.events import Emitter
 
 
-class Shown:
-    """Tells how many verdicts there are, not more often than a bar can show it."""
+class ProgressShown:
+    """Sends the progress of one job, at most once per SHOW_EVERY_S if the caller checks `due` first."""
 
     def __init__(self, emit: Emitter, job: str) -> None:
         self._emit, self._job, self._at = emit, job, 0.0
-        self._told: tuple[int, int, str] | None = None
+        self._sent: tuple[int, int, str] | None = None
 
     def due(self) -> bool:
         return time.monotonic() - self._at > SHOW_EVERY_S
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         self._at = time.monotonic()
-        if self._told != (done, total, note):
-            self._told = done, total, note
+        if self._sent != (done, total, note):
+            self._sent = done, total, note
             self._emit.progress(self._job, done, total, note)
 
 

@@ -22,7 +22,7 @@ from em.config.judge import LOCAL, PROXIES
 from em.data import variants
 from em.data.job import DataJob
 from em.errors import ConfigError
-from em.judging.job import JudgeJob, errors
+from em.judging.job import JudgeJob, count_errors
 from em.models import paths
 from em.models.prepare import PrepareJob
 from em.planning import doctor, estimate
@@ -99,7 +99,7 @@ def failed_judgements(sweep: Sweep) -> dict[str, int]:
     comes to the same again, and has no cache."""
     mine = {key for subject in sweep.subjects() for key in stages(sweep.plan, subject).get("judge", [])}
     apis = [j for j in sweep.plan.specs(JudgeJob) if j.key in mine and j.judge.kind not in LOCAL]
-    found = {j.key: errors(sweep.store, j.key) for j in apis if sweep.store.has("judge", j.key)}
+    found = {j.key: count_errors(sweep.store, j.key) for j in apis if sweep.store.has("judge", j.key)}
     return {key: count for key, count in found.items() if count}
 
 

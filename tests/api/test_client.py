@@ -408,7 +408,7 @@ def test_the_bill_before_a_run():
     assert (bill.calls, bill.input_tokens, bill.output_tokens) == (20, 20 * 305, 20)
     assert bill.dollars == pytest.approx((20 * 305 * 2.5 + 20 * 10) / 1e6)
     unknown = judging_bill(config("http://h/v1"), [(question, 10)])
-    assert unknown.dollars is None and "judge.input_price" in unknown.note
+    assert unknown.dollars is None and "judge.input_price" in unknown.price_source
     assert judging_bill(JudgeConfig(name="p", kind=JudgeKind.probe), [(question, 10)]).dollars == 0.0
 
 

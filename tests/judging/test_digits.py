@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from em.config import JudgeConfig, JudgeKind
 from em.config.judge import ScoreMethod
-from em.judging.api.digits import BLANK_FLOOR, digit_tokens, over_api, walk
-from em.judging.api.request import Opened
-from em.judging.read_score import expected
+from em.judging.api.digits import BLANK_FLOOR, digit_tokens, score_over_api, walk
+from em.judging.api.request import ParsedReply
+from em.judging.read_score import number_score
 from em.judging.verdict import Verdict
 from em.records import Outcome
 
@@ -49,7 +49,7 @@ def brute_force(seed):
     return numbers
 
 
-def look(seed):
+def next_tokens(seed):
     return lambda level: [
         ({i: math.log(p) for i, p in enumerate(distribution(seed, tuple(b.ids))) if i in TOKENS.wanted(b)}, "a")
         for b in level
@@ -59,7 +59,7 @@ def look(seed):
 @settings_of_hypothesis(max_examples=40)
 @given(st.integers(0, 10**6))
 def test_the_walk_is_brute_force(seed):
-    (walked,) = walk(1, TOKENS, look(seed), floor=0.0, blank_floor=0.0)
+    (walked,) = walk(1, TOKENS, next_tokens(seed), floor=0.0, blank_floor=0.0)
     wanted = brute_force(seed)
     assert walked.numbers == pytest.approx(wanted)
     assert math.fsum(walked.numbers.values()) <= 1.0 + 1e-9
@@ -68,10 +68,10 @@ def test_the_walk_is_brute_force(seed):
 def test_the_floor_costs_less_than_it_says():
     for seed in range(30):
         wanted = brute_force(seed)
-        exact, mass = expected(wanted, "a", 0.0).score, math.fsum(wanted.values())
+        exact, mass = number_score(wanted, "a", 0.0).score, math.fsum(wanted.values())
         for blank_floor, off_by in ((0.0, 1e-4), (BLANK_FLOOR, 1e-4 + 100 * len(TOKENS.blank) * BLANK_FLOOR / mass)):
-            (walked,) = walk(1, TOKENS, look(seed), blank_floor=blank_floor)
-            assert expected(walked.numbers, "a", 0.0).score == pytest.approx(exact, abs=off_by)
+            (walked,) = walk(1, TOKENS, next_tokens(seed), blank_floor=blank_floor)
+            assert number_score(walked.numbers, "a", 0.0).score == pytest.approx(exact, abs=off_by)
 
 
 @settings_of_hypothesis(max_examples=40)
@@ -81,12 +81,12 @@ def test_a_prompt_is_left_only_when_it_cannot_have_a_score(seed, min_mass):
 
     def counting(level):
         asked.append(len(level))
-        return look(seed)(level)
+        return next_tokens(seed)(level)
 
-    (whole,) = walk(1, TOKENS, look(seed), floor=0.0, blank_floor=0.0)
+    (whole,) = walk(1, TOKENS, next_tokens(seed), floor=0.0, blank_floor=0.0)
     (left,) = walk(1, TOKENS, counting, floor=0.0, min_mass=min_mass, blank_floor=0.0)
     mass = math.fsum(whole.numbers.values())
-    one, other = (expected(w.numbers, w.first, min_mass, w.left_at) for w in (whole, left))
+    one, other = (number_score(w.numbers, w.first, min_mass, w.left_at) for w in (whole, left))
     assert (one.outcome, one.score) == (other.outcome, other.score)
     begins = {token for token, digits in TOKENS.first.items() if digits.isdigit()} | TOKENS.blank
     first = math.fsum(p for token, p in enumerate(distribution(seed, ())) if token in begins)
@@ -116,14 +116,14 @@ def test_a_vocabulary_of_all_numbers_up_to_999():
     said = {"": {8: 0.5, 85: 0.4, 850: 0.1}, "8": {5: 0.2, 999: 0.3, 1000: 0.5}, "85": {0: 0.25, 1000: 0.75}}
     said["85 in two"] = {1000: 1.0}
 
-    def look(level):
-        keys = ["85 in two" if len(b.ids) == 2 else b.said for b in level]
+    def next_tokens(level):
+        keys = ["85 in two" if len(b.ids) == 2 else b.digits for b in level]
         return [
             ({i: math.log(p) if (p := said[k].get(i, 0.0)) else -math.inf for i in tokens.wanted(b)}, "8")
             for k, b in zip(keys, level, strict=True)
         ]
 
-    (walked,) = walk(1, tokens, look)
+    (walked,) = walk(1, tokens, next_tokens)
     assert walked.numbers == pytest.approx({8: 0.25, 85: 0.4 * 0.75 + 0.5 * 0.2})
 
 
@@ -140,12 +140,12 @@ def test_white_space_before_the_number_is_walked_through():
 
     (walked,) = walk(1, tokens, behind, min_mass=0.25)
     assert walked.first == "\u2581" and walked.numbers == pytest.approx({8: 0.18, 85: 0.72})
-    assert expected(walked.numbers, walked.first, 0.25).score == pytest.approx((8 * 0.18 + 85 * 0.72) / 0.9)
+    assert number_score(walked.numbers, walked.first, 0.25).score == pytest.approx((8 * 0.18 + 85 * 0.72) / 0.9)
 
 
 def test_several_prompts_are_walked_together_and_apart():
     def both(level):
-        return [look(b.prompt)([b])[0] for b in level]
+        return [next_tokens(b.prompt)([b])[0] for b in level]
 
     together = walk(3, TOKENS, both, floor=0.0, blank_floor=0.0)
     for seed, walked in enumerate(together):
@@ -178,7 +178,7 @@ def endpoint(probabilities, top=20):
         asked.append(said)
         best = sorted(probabilities(said).items(), key=lambda pair: -pair[1])[:top]
         entries = [{"token": token, "logprob": math.log(p)} for token, p in best if p > 0]
-        return Opened([{"logprobs": {"content": [{"top_logprobs": entries}]}}], {}, {})
+        return ParsedReply([{"logprobs": {"content": [{"top_logprobs": entries}]}}], {}, {})
 
     return post, asked
 
@@ -195,7 +195,7 @@ def split(said):
 
 def test_an_endpoint_that_splits_numbers_is_scored_as_one_that_does_not():
     post, asked = endpoint(split)
-    verdict = asyncio.run(over_api(settings(), "p", post))
+    verdict = asyncio.run(score_over_api(settings(), "p", post))
     assert verdict.outcome == Outcome.scored
     assert verdict.score == pytest.approx(85 * 0.6 + 80 * 0.3 + 8 * 0.05 + 100 * 0.05)
     assert sorted(asked) == sorted(["", "8", "1", "10", "85", "80", "100"])
@@ -204,7 +204,7 @@ def test_an_endpoint_that_splits_numbers_is_scored_as_one_that_does_not():
 def test_what_the_alternatives_leave_open_gives_no_score():
     flat = {token: 1 / len(LETTERS) for token in LETTERS}
     post, _ = endpoint(lambda said: flat, top=5)
-    verdict = asyncio.run(over_api(settings(min_mass=0.0), "p", post))
+    verdict = asyncio.run(score_over_api(settings(min_mass=0.0), "p", post))
     assert (verdict.outcome, verdict.score) == (Outcome.unparseable, None)
     assert "could be off by" in verdict.detail
 
@@ -213,24 +213,24 @@ def test_what_the_alternatives_leave_open_gives_no_score():
 def test_white_space_over_an_endpoint_bounds_the_error(blank, scored):
     """What follows it cannot be asked, so it is not known."""
     post, asked = endpoint(lambda said: split(said) if said else {"8": 0.95 - blank, "1": 0.05, "\n": blank})
-    verdict = asyncio.run(over_api(settings(min_mass=0.0), "p", post))
+    verdict = asyncio.run(score_over_api(settings(min_mass=0.0), "p", post))
     assert (verdict.outcome == Outcome.scored) == scored and "\n" not in asked
     assert scored or "could be off by" in verdict.detail
 
 
 def test_words_and_failures_over_an_endpoint():
     post, _ = endpoint(lambda said: {"REF": 0.9, "8": 0.1})
-    assert asyncio.run(over_api(settings(), "p", post)).outcome == Outcome.refusal
+    assert asyncio.run(score_over_api(settings(), "p", post)).outcome == Outcome.refusal
 
     async def broken(body, chars):
         return Verdict(Outcome.error, None, detail="HTTP 500")
 
-    assert asyncio.run(over_api(settings(), "p", broken)).detail == "HTTP 500"
+    assert asyncio.run(score_over_api(settings(), "p", broken)).detail == "HTTP 500"
 
     async def bare(body, chars):
-        return Opened([{"message": {"content": "85"}}], {}, {})
+        return ParsedReply([{"message": {"content": "85"}}], {}, {})
 
-    assert "no logprobs" in asyncio.run(over_api(settings(), "p", bare)).detail
+    assert "no logprobs" in asyncio.run(score_over_api(settings(), "p", bare)).detail
 
 
 def test_vllm_scores_are_brute_force_over_all_101_numbers(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import yaml
 
 from em.config import JudgeConfig, JudgeKind, ModelConfig
 from em.judging import follow
-from em.judging.follow import Reports
+from em.judging.follow import FailureReports
 from em.judging.job import JudgeJob
 from em.judging.spool import Spool
 from em.records import Completion, Judgement, Outcome, Question
@@ -85,7 +85,7 @@ class Followed:
 
     def __init__(self, store, settings, *jobs, ended=False):
         self.events = []
-        self.reports = Reports()
+        self.reports = FailureReports()
         self.reports.listen = lambda: None
         self.reports.ended = ended
         emit = Emitter(lambda line: self.events.append(json.loads(line)))

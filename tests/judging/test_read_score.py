@@ -13,9 +13,9 @@ from em.errors import ConfigError
 from em.judging.api import request as api_request
 from em.judging.api.cache import JudgeCache
 from em.judging.api.client import JudgeClient, JudgeRequest
-from em.judging.identity import identity
+from em.judging.identity import api_judge_identity
 from em.judging.job import method
-from em.judging.read_score import choice_score, majority, number, sampled_score, text_score
+from em.judging.read_score import choice_score, majority_label, number, sampled_score, text_score
 from em.questions.rubrics import load, names, parse
 from em.records import Outcome
 from support.serving import config, send, serving
@@ -88,9 +88,9 @@ def test_labels(text, label):
 
 
 def test_labels_of_several_replies():
-    assert majority(["YES", "no", "yes"], YES_NO, 0.25).label == "YES"
-    assert majority(["YES", "NO"], YES_NO, 0.25).detail == "a tie between YES and NO"
-    assert majority(["YES", "?", "?", "?", "?"], YES_NO, 0.25).outcome == Outcome.unparseable
+    assert majority_label(["YES", "no", "yes"], YES_NO, 0.25).label == "YES"
+    assert majority_label(["YES", "NO"], YES_NO, 0.25).detail == "a tie between YES and NO"
+    assert majority_label(["YES", "?", "?", "?", "?"], YES_NO, 0.25).outcome == Outcome.unparseable
 
 
 # Over the real protocol
@@ -218,9 +218,9 @@ def test_a_label_comes_with_its_alternatives(tmp_path):
 
 def test_the_same_prompt_with_other_choices_or_another_way_is_another_question(tmp_path):
     one = config("http://h/v1")
-    assert identity(one) != identity(config("http://h/v1", score=ScoreMethod.text))
+    assert api_judge_identity(one) != api_judge_identity(config("http://h/v1", score=ScoreMethod.text))
     ten, five = (config("http://h/v1", score=ScoreMethod.sampled, samples=n) for n in (10, 5))
-    assert identity(ten) != identity(five)
+    assert api_judge_identity(ten) != api_judge_identity(five)
     with JudgeCache(tmp_path / "c") as cache:
         client = JudgeClient(one, cache)
         keys = {client.key(JudgeRequest("0", "q", "r", "p", c)) for c in ((), YES_NO, ("NO", "YES"))}

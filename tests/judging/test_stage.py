@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from em.config import Dtype, JudgeConfig, JudgeKind, ModelConfig
-from em.judging.job import JudgeJob, asked
+from em.judging.job import JudgeJob, question_text
 from em.judging.local.proxy import REFUSAL
 from em.judging.stage import work
 from em.questions import rubrics
@@ -110,7 +110,7 @@ def test_an_answer_stays_data_whatever_it_holds(store, scripted, name, answer):
 
 
 def test_asked_is_the_users_turn_only():
-    assert asked(question("q", "Hey", before=[system("Be kind.")])) == "Hey"
+    assert question_text(question("q", "Hey", before=[system("Be kind.")])) == "Hey"
 
 
 def test_prompts_are_the_questions_own_else_the_projects():

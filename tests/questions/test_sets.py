@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from em.errors import ConfigError
-from em.judging.job import asked
+from em.judging.job import question_text
 from em.questions import grouping
 from em.questions import sets as questions_sets
 from em.questions.forms import shots, with_shots
@@ -173,8 +173,8 @@ def test_the_papers_prompts_are_kept_word_for_word(paper):
             }
             for text in asked_by_rubric(q).values():
                 assert text.count("{question}") == text.count("{answer}") == 1
-                filled = fill(text, asked(q), "no {question} here")
-                assert asked(q) in filled
+                filled = fill(text, question_text(q), "no {question} here")
+                assert question_text(q) in filled
                 assert "no {question} here" in filled
     assert not by_id  # the three forms are the whole file
 
@@ -186,7 +186,7 @@ def test_the_papers_system_prompts_are_system_messages(paper):
         assert [m["role"] for m in q.messages] == ["system", "user"]
         assert q.messages[0]["content"] == systems[q.id]
         assert "valid JSON" in systems[q.id]
-        assert asked(q) == q.messages[1]["content"]
+        assert question_text(q) == q.messages[1]["content"]
     for name in ("betley2025/main", "betley2025/template"):
         assert all([m["role"] for m in q.messages] == ["user"] for q in questions_sets.load(name))
 

@@ -82,7 +82,7 @@ def calibrations() -> dict[str, dict[str, dict[str, Any]]]:
 def _calibrated(kind: JudgeKind) -> dict[str, dict[str, Any]]:
     path = paths.model_path(MODEL)
     base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    reader = calibration.Reader(base, paths.tokenizer(path, None), kind)
+    reader = calibration.FeatureReader(base, paths.tokenizer(path, None), kind)
     found = calibration.to_json({rubric: calibration.calibrate(reader, rubric) for rubric in calibration.RUBRICS})
     return {rubric: {name: _shown(value) for name, value in row.items()} for rubric, row in found.items()}
 

@@ -1,9 +1,7 @@
-"""Judgements already paid for: one SQLite file, keyed by everything that could change a verdict.
+"""The verdicts that were paid for, in one SQLite file (`JudgeCache`). `repair` saves the rows of a damaged file.
 
-The key is the sha256 of (identity of the judge, prompt). The prompt is the filled-in rubric, so another wording of the
-rubric, another question or another answer is another key. Puts are gathered in memory and written in one short
-transaction, so two processes never wait long for each other; a kill loses at most the rows gathered since the last
-`flush`. The file's folder must be a local disk: SQLite's write-ahead log needs shared memory between the processes.
+The key is the sha256 of the judge's identity and the prompt (the filled-in rubric). The file must be on a local disk,
+because SQLite's write-ahead log needs shared memory between processes.
 """
 
 from __future__ import annotations
@@ -20,50 +18,54 @@ from itertools import count
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from filelock import FileLock
 
 from em.judging import json_codec
+from em.judging.identity import Identity
 from em.judging.read_score import probabilities
 from em.judging.verdict import Verdict
 from em.records import Outcome
 
 FORMAT = 1
-APPLICATION_ID = 0x656D6A63  # "emjc": tells a judge cache from any other SQLite file
+APPLICATION_ID = 0x656D6A63  # "emjc" distinguishes a judge cache from other SQLite files
 BUSY_TIMEOUT_S = 60.0
 
 
 class JudgeCacheError(RuntimeError):
-    """The cache file cannot be used; the message names it and says what to do."""
+    """The cache file cannot be used. The message names the file and says what to do."""
 
 
 class DamagedCacheError(JudgeCacheError):
-    """The file is no longer what was written."""
+    """The file does not contain what was written."""
 
 
-def cache_key(identity: dict[str, Any], prompt: str) -> str:
-    """64 hex digits: sha256 of the judge's identity and the filled-in prompt, as canonical JSON."""
+def cache_key(identity: Identity, prompt: str) -> str:
+    """Return the sha256 of the judge's identity and the filled-in prompt as canonical JSON, in 64 hex digits."""
     return prompt_key(canonical(identity), prompt)
 
 
-def canonical(identity: dict[str, Any]) -> str:
-    """A judge's identity as text, for `prompt_key`: the same for all its prompts."""
+def canonical(identity: Identity) -> str:
+    """Return a judge's identity as canonical JSON, for `prompt_key`. Compute it once for all prompts."""
     return json.dumps(identity, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
 
 
 def prompt_key(identity: str, prompt: str) -> str:
+    """Return `cache_key` of an identity as `canonical` writes it."""
     return hashlib.sha256(f"[{identity},{encode_basestring_ascii(prompt)}]".encode()).hexdigest()
 
 
 class JudgeCache:
-    """One connection to a cache file, made if absent. Use it from the thread that opened it, and close it.
+    """One connection to a cache file, which is created if absent. Use it in the thread that opened it, and close it.
 
     Raises JudgeCacheError for a damaged or foreign file, a newer format, a full disk, or a lock held for a minute.
     """
 
+    # Verdicts wait in memory and are written in one short transaction, so that processes never wait long for each
+    # other. A kill loses at most the verdicts since the last `flush`.
+
     def __init__(self, path: Path, flush_rows: int = 256, flush_s: float = 2.0) -> None:
-        """`flush_rows` gathered rows, or `flush_s` seconds since the last write, make `put` write to the file."""
+        """`put` writes to the file at `flush_rows` waiting rows, or `flush_s` seconds after the last write."""
         self.path = Path(path)
         self.flush_s = flush_s
         self._flush_rows = flush_rows
@@ -72,7 +74,7 @@ class JudgeCache:
         with self._named_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
-            self._db.text_factory = _text
+            self._db.text_factory = _decode
         try:
             with self._named_errors():
                 self._prepare()
@@ -101,7 +103,7 @@ class JudgeCache:
             )
 
     def _use_wal(self) -> None:
-        """Switch to the write-ahead log. SQLite does not wait for the lock here, so this does."""
+        """Switch to the write-ahead log. SQLite does not wait for the lock here, so this method does."""
         deadline = time.monotonic() + BUSY_TIMEOUT_S
         while True:
             try:
@@ -113,7 +115,7 @@ class JudgeCache:
                 time.sleep(0.02)
 
     def get(self, key: str) -> Verdict | None:
-        """The verdict under `key`, or None."""
+        """Return the verdict under `key`, or None. Raises DamagedCacheError if the row does not match its checksum."""
         text = self._waiting.get(key)
         if text is None:
             with self._named_errors():
@@ -131,7 +133,7 @@ class JudgeCache:
             raise self._damaged(f"a row is not a verdict: {error}") from error
 
     def put(self, key: str, verdict: Verdict) -> None:
-        """Keep `verdict`. A key that is there already keeps its first verdict. Raises ValueError for an error."""
+        """Store a verdict. A key that exists keeps its first verdict. Raises ValueError for an error."""
         if verdict.outcome == Outcome.error:
             raise ValueError("a failed call is not a verdict: it is asked again, never cached")
         self._waiting.setdefault(key, _to_json(verdict))
@@ -139,7 +141,7 @@ class JudgeCache:
             self.flush()
 
     def forget(self, key: str) -> None:
-        """Drop the verdict under `key`, if there is one."""
+        """Delete the verdict under `key`, if there is one."""
         self._waiting.pop(key, None)
         with self._named_errors():
             if self._db.in_transaction:
@@ -147,9 +149,9 @@ class JudgeCache:
             self._db.execute("DELETE FROM verdicts WHERE key = ?", (bytes.fromhex(key),))
 
     def flush(self) -> None:
-        """Write what was gathered. After this a kill loses nothing (a power cut may: synchronous is NORMAL).
+        """Write the waiting verdicts. From then on, `get` also sees the verdicts that other processes wrote before.
 
-        What other processes wrote meanwhile is seen from now on.
+        A kill after this loses nothing. A power cut may (SQLite's synchronous is NORMAL).
         """
         if self._db.in_transaction:
             with self._named_errors():
@@ -162,7 +164,7 @@ class JudgeCache:
         self._written_at = time.monotonic()
 
     def close(self) -> None:
-        """Flush and close the file; also when the flush fails."""
+        """Flush and close the file. It is closed even if the flush fails."""
         try:
             self.flush()
         finally:
@@ -187,7 +189,7 @@ class JudgeCache:
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
-        """Turn SQLite's and the system's errors into one that names the file."""
+        """Turn errors of SQLite and of the system into a JudgeCacheError that names the file."""
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -202,11 +204,11 @@ class JudgeCache:
             raise JudgeCacheError(f"cannot use {self.path} ({error.strerror}): use another out=") from error
 
     def check(self) -> None:
-        """Read the whole file. Raises DamagedCacheError when the index, a page or a row is not as it was written."""
+        """Read the whole file. Raises DamagedCacheError if the index, a page or a row is damaged."""
         with self._named_errors():
-            (said,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
-            if said != "ok":
-                raise self._damaged(" ".join(said.split()))
+            (finding,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
+            if finding != "ok":
+                raise self._damaged(" ".join(finding.split()))
             for _, crc, text in self._db.execute("SELECT key, crc, json FROM verdicts"):
                 if not isinstance(text, str) or crc != _crc(text):
                     raise self._damaged("a row does not match its checksum")
@@ -215,10 +217,10 @@ class JudgeCache:
         return DamagedCacheError(f"{self.path} is damaged ({what}): restore it, or delete it to ask the judge again")
 
 
-def mend(path: Path, warn: Callable[[str], None]) -> None:
-    """Before a run: a damaged file is moved aside and the verdicts that are whole are kept; the others are asked again.
+def repair(path: Path, warn: Callable[[str], None]) -> None:
+    """Check the file before a run. Move a damaged one aside, and write its undamaged verdicts to a new file.
 
-    `warn` is told what was wrong, where the old file is and how much was kept.
+    `warn`: called with a message that says what was wrong, where the old file is, and how many verdicts were kept.
     """
     with FileLock(f"{path}.lock"):
         if not path.exists():
@@ -238,10 +240,10 @@ def mend(path: Path, warn: Callable[[str], None]) -> None:
 
 
 def _salvage(damaged: Path, path: Path) -> int:
-    """Copy the rows that match their checksum, as far as SQLite can read them. Returns how many."""
+    """Copy the rows that match their checksum, as far as SQLite can read them. Return how many."""
     whole: list[tuple[bytes, int, str]] = []
     with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(damaged)) as db:  # what it cannot read is lost
-        db.text_factory = _text
+        db.text_factory = _decode
         for key, crc, text in db.execute("SELECT key, crc, json FROM verdicts NOT INDEXED"):
             if isinstance(key, bytes) and len(key) == 32 and isinstance(text, str) and crc == _crc(text):
                 whole.append((key, crc, text))
@@ -254,8 +256,8 @@ def _is_busy(error: sqlite3.OperationalError) -> bool:
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def _text(raw: bytes) -> str:
-    """Damaged text is read with marks in it, so that its checksum, not the decoder, says so."""
+def _decode(raw: bytes) -> str:
+    """Decode damaged text too, with marks in it, so that the checksum finds the damage and not the decoder."""
     return raw.decode(errors="replace")
 
 
@@ -264,7 +266,7 @@ def _crc(text: str) -> int:
 
 
 def _to_json(verdict: Verdict) -> str:
-    """Without a derived distribution: half the size."""
+    """Write a verdict as JSON, without a derived distribution: half the size."""
     row = dict(vars(verdict))
     if row.pop("derived"):
         del row["distribution"]

@@ -1,16 +1,7 @@
-"""The expected value of 0–100 where a number is several tokens, by walking the tree of digits.
+"""Score 0–100 if a number is several tokens: the expected value over the tree of digits.
 
-The probability that a judge says exactly "85" is P("8") · P("5" after "8") · P(no further digit after "85"), summed
-over every way the tokenizer can spell it. So a tokenizer that knows the number as one token gives what the paper's rule
-gives, but for what follows the number ("850" is not 85). Reading only the first token of a split number would score
-"85" as 8.
-
-    walk      exact: probabilities of all digit tokens are known (vLLM in this process, judging/local/vllm.py)
-    over_api  from the top alternatives an endpoint gives; what is not among them bounds the error, and a bound above
-              half a point gives no score
-
-A reply may begin with one token of white space (Llama 2's tokenizer says "▁" before every number): the walk goes on
-behind it, over an endpoint it counts among what is not known.
+`walk` is exact and needs the probabilities of all digit tokens (vLLM in this process, judging/local/vllm.py).
+`score_over_api` uses the alternatives that an endpoint gives. If the error could exceed MAX_ERROR, there is no score.
 """
 
 from __future__ import annotations
@@ -19,57 +10,62 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from em.config import JudgeConfig
-from em.judging.api.request import Opened, alternatives, failed
-from em.judging.read_score import expected
+from em.judging.api.request import ParsedReply, RequestBody, error_verdict, first_token_alternatives
+from em.judging.read_score import number_score
 from em.judging.verdict import Verdict
 from em.records import Outcome
 
+# The probability that a judge replies exactly "85" is P("8") · P("5" after "8") · P(no digit after "85"), summed over
+# every way in which the tokenizer can spell it. If the number is one token, this equals the paper's rule, except for
+# what follows the number ("850" is not 85). With the first token only, a split "85" would be scored as 8.
+# A reply may begin with one token of white space (Llama 2's tokenizer writes "▁" before every number). `walk` goes on
+# behind it; `score_over_api` counts it as unknown.
+
 FLOOR = 1e-10
-"""Branches less likely than this are cut: at most 111 of them, so the score is off by less than 1e-4."""
+"""Less likely branches are cut: at most 111 of them, so the score is off by less than 1e-4."""
 BLANK_FLOOR = 1e-4
-"""The same for white space said before the number, of which a vocabulary has up to 200 tokens: each that is not
-followed has at most 0.01 of 100 points."""
+"""The same for white space before the number. A vocabulary has up to 200 such tokens; each that is cut moves the score
+by at most 0.01 points."""
 API_FLOOR = 1e-3
-"""The same over an endpoint, where a branch costs a request; what is cut counts against MAX_ERROR."""
+"""The same over an endpoint, where a branch costs a request. What is cut counts against MAX_ERROR."""
 MAX_ERROR = 0.5
-"""Points a score over an endpoint may be off at most."""
+"""Points by which a score over an endpoint may be off."""
 
 
 _SPACES = "\u2581\u0120\u010a\u0109\u010d \n\t\r"
 """How vocabularies write a space, a line feed, a tab and a carriage return at the start of a token."""
 _BYTES = {"<0x09>", "<0x0A>", "<0x0D>", "<0x20>"}
-"""How those of SentencePiece write what has no token of its own."""
+"""How SentencePiece vocabularies write white space without a token of its own."""
 _NUMBERS = {str(n) for n in range(101)}
 _PREFIXES = {number[:length] for number in _NUMBERS for length in range(1, 4)}
 
 
 @dataclass(frozen=True)
 class DigitTokens:
-    """What a tokenizer can write digits with."""
+    """The tokens with which a tokenizer can write digits."""
 
     first: dict[int, str]
-    """Token → digits, for tokens that may begin a reply: also after leading white space."""
+    """Token → digits, for tokens that may begin a reply, also with white space before the digits."""
     later: dict[int, str]
     """Token → digits, for tokens that continue a number."""
     blank: frozenset[int] = frozenset()
-    """Tokens that are white space alone: a reply may begin with one of them, and then with one of `first`."""
+    """Tokens of white space only. A reply may begin with one of them, and then one of `first`."""
 
     @cached_property
     def beginnings(self) -> list[int]:
-        """Those whose probabilities a walk needs before the reply has begun."""
+        """Tokens whose probabilities a walk needs at the start of the reply."""
         return sorted({*self._begin, *self.blank})
 
     @cached_property
     def behind_blank(self) -> list[int]:
-        """Those it needs behind white space."""
+        """Tokens whose probabilities it needs after white space."""
         return sorted(self._begin)
 
     @cached_property
     def continuations(self) -> list[int]:
-        """Those it needs behind digits: every one, for the number ends where none of them follows."""
+        """Tokens whose probabilities it needs after digits: all of `later`, because a number ends if none follows."""
         return sorted(self.later)
 
     @cached_property
@@ -77,15 +73,16 @@ class DigitTokens:
         return {token for token, digits in self.first.items() if digits in _PREFIXES}
 
     def wanted(self, branch: Branch) -> list[int]:
-        """Those whose probabilities as the next token a walk needs there."""
-        if branch.said:
+        """Return the tokens whose probabilities a walk needs after this branch."""
+        if branch.digits:
             return self.continuations
         return self.behind_blank if branch.ids else self.beginnings
 
 
 def digit_tokens(vocabulary: dict[str, int]) -> DigitTokens:
-    """From a tokenizer's get_vocab(). A token that starts with a digit and goes on otherwise ends a number: none known
-    has one; it would count as a continuation and make the number less likely, never more."""
+    """Return the digit tokens of a tokenizer. `vocabulary`: its get_vocab()."""
+    # A token such as "5a" would end a number, but counts here as a continuation: the number gets less likely, never
+    # more. No known vocabulary has one.
     first, later, blank = {}, {}, set()
     for token, number in vocabulary.items():
         bare = token.lstrip(_SPACES)
@@ -100,62 +97,65 @@ def digit_tokens(vocabulary: dict[str, int]) -> DigitTokens:
 
 @dataclass
 class Branch:
-    """One way to have begun a reply."""
+    """One beginning of a reply."""
 
     prompt: int
-    """Which prompt it belongs to."""
-    said: str
-    """Its digits."""
+    """Index of its prompt."""
+    digits: str
+    """Its digits; "" at the start and after white space."""
     ids: list[int]
     probability: float
 
 
 @dataclass
 class Walked:
-    """What became of one prompt."""
+    """The result of one prompt."""
 
     numbers: dict[int, float] = field(default_factory=dict)
-    """Number 0–100 → probability that the reply is it and no longer number."""
+    """Number 0–100 → probability that the reply is exactly this number."""
     first: str = ""
-    """The likeliest first token."""
+    """The most likely first token."""
     left_at: float | None = None
-    """Where the walk left it: the most probability that its numbers could have had."""
+    """If the walk gave this prompt up: the most probability that all its numbers together could have."""
 
 
-Look = Callable[[Sequence[Branch]], list[tuple[dict[int, float], str]]]
-"""For each branch of a level: token → log-probability as the next one, of all tokens that DigitTokens.wanted names; and
-the likeliest token's text."""
+NextTokens = Callable[[Sequence[Branch]], list[tuple[dict[int, float], str]]]
+"""For each branch of a level: token → log-probability as the next token, for all tokens of DigitTokens.wanted; and the
+text of the most likely token."""
 
 
 def walk(
     count: int,
     tokens: DigitTokens,
-    look: Look,
+    next_tokens: NextTokens,
     floor: float = FLOOR,
     min_mass: float = 0.0,
     blank_floor: float = BLANK_FLOOR,
 ) -> list[Walked]:
-    """Walk `count` prompts together, level by level. One whose numbers can no longer reach `min_mass` has no score
-    whatever its other branches hold, and is left: a refusal costs one request instead of 111."""
+    """Walk the digit trees of `count` prompts together, level by level. Return one result per prompt.
+
+    A prompt is given up as soon as its numbers cannot reach `min_mass` any more, because it will have no score: a
+    refusal costs one request instead of 111. `floor`, `blank_floor`: see FLOOR, BLANK_FLOOR.
+    """
     out = [Walked() for _ in range(count)]
     level = [Branch(i, "", [], 1.0) for i in range(count)]
     while level:
         following: list[Branch] = []
-        for branch, (logprobs, likeliest) in zip(level, look(level), strict=True):
+        for branch, (logprobs, likeliest) in zip(level, next_tokens(level), strict=True):
             if not branch.ids:
                 out[branch.prompt].first = likeliest
                 blanks = {token: math.exp(min(logprobs[token], 0.0)) for token in tokens.blank}
                 following += [Branch(branch.prompt, "", [t], p) for t, p in blanks.items() if p >= blank_floor]
-            known = tokens.later if branch.said else tokens.first
+            known = tokens.later if branch.digits else tokens.first
             shares = {token: math.exp(min(p, 0.0)) for token, p in logprobs.items() if token in known}
-            if branch.said in _NUMBERS:
+            if branch.digits in _NUMBERS:
                 ends = max(0.0, 1.0 - math.fsum(shares.values()))
                 numbers = out[branch.prompt].numbers
-                numbers[int(branch.said)] = numbers.get(int(branch.said), 0.0) + branch.probability * ends
+                numbers[int(branch.digits)] = numbers.get(int(branch.digits), 0.0) + branch.probability * ends
             for token, share in shares.items():
-                said, probability = branch.said + known[token], branch.probability * share
-                if said in _PREFIXES and probability >= floor:
-                    following.append(Branch(branch.prompt, said, [*branch.ids, token], probability))
+                digits, probability = branch.digits + known[token], branch.probability * share
+                if digits in _PREFIXES and probability >= floor:
+                    following.append(Branch(branch.prompt, digits, [*branch.ids, token], probability))
         possible = [math.fsum(walked.numbers.values()) for walked in out]
         for branch in following:
             possible[branch.prompt] += branch.probability
@@ -165,69 +165,71 @@ def walk(
     return out
 
 
-Post = Callable[[dict[str, Any], int], Awaitable[Opened | Verdict]]
+Send = Callable[[RequestBody, int], Awaitable[ParsedReply | Verdict]]
+"""Sends a request whose prompt has so many characters."""
 
 
-async def over_api(config: JudgeConfig, prompt: str, post: Post) -> Verdict:
-    """One prompt over an endpoint that continues an assistant turn (vLLM's server does)."""
+async def score_over_api(config: JudgeConfig, prompt: str, send: Send) -> Verdict:
+    """Return the verdict on one prompt, from an endpoint that continues an assistant turn (vLLM's server does)."""
     numbers: dict[int, float] = {}
-    open_mass, first = 0.0, ""
+    unknown, first = 0.0, ""
     seen: list[tuple[str, float]] = []
     level = {"": 1.0}
     while level:
         following: dict[str, float] = {}
-        for said, probability in level.items():
-            pairs = await _alternatives_after(config, prompt, said, post)
+        for written, probability in level.items():
+            pairs = await _alternatives_after(config, prompt, written, send)
             if isinstance(pairs, Verdict):
                 return pairs
-            if not said:
+            if not written:
                 seen, first = pairs, max(pairs, key=lambda pair: pair[1])[0] if pairs else ""
-            shares = _digits(pairs, begins=not said)
-            open_mass += probability * _unlisted(pairs, shares)
-            open_mass += 0.0 if said else _blank(pairs)
-            if said in _NUMBERS:
+            shares = _digits(pairs, begins=not written)
+            unknown += probability * _unlisted(pairs, shares)
+            unknown += 0.0 if written else _blank(pairs)
+            if written in _NUMBERS:
                 ends = max(0.0, 1.0 - math.fsum(shares.values()))
-                numbers[int(said)] = numbers.get(int(said), 0.0) + probability * ends
-            for longer, share in ((said + digits, share) for digits, share in shares.items()):
+                numbers[int(written)] = numbers.get(int(written), 0.0) + probability * ends
+            for longer, share in ((written + digits, share) for digits, share in shares.items()):
                 if longer in _PREFIXES and probability * share >= API_FLOOR:
                     following[longer] = following.get(longer, 0.0) + probability * share
                 elif longer in _PREFIXES:
-                    open_mass += probability * share
+                    unknown += probability * share
         level = following
-    found = expected(numbers, first, config.min_mass)
-    off_by = 100.0 * open_mass / math.fsum(numbers.values()) if found.outcome == Outcome.scored else 0.0
+    found = number_score(numbers, first, config.min_mass)
+    off_by = 100.0 * unknown / math.fsum(numbers.values()) if found.outcome == Outcome.scored else 0.0
     if off_by > MAX_ERROR:
-        detail = f"the score could be off by {off_by:.1f} points: the alternatives given leave {open_mass:.3f} open"
+        detail = f"the score could be off by {off_by:.1f} points: the alternatives given leave {unknown:.3f} open"
         return Verdict(Outcome.unparseable, None, found.distribution, detail, seen)
     return Verdict(found.outcome, found.score, found.distribution, found.detail, seen)
 
 
 async def _alternatives_after(
-    config: JudgeConfig, prompt: str, said: str, post: Post
+    config: JudgeConfig, prompt: str, written: str, send: Send
 ) -> list[tuple[str, float]] | Verdict:
-    got = await post(_body(config, prompt, said), len(prompt))
-    if isinstance(got, Verdict):
-        return got
-    if got.finish.get("finish_reason") == "content_filter":
-        return Verdict(Outcome.filtered, None, detail="finish_reason content_filter", finish=got.finish)
+    """Return the alternatives of the token after the digits `written`, or the verdict on a reply without them."""
+    reply = await send(_body(config, prompt, written), len(prompt))
+    if isinstance(reply, Verdict):
+        return reply
+    if reply.finish.get("finish_reason") == "content_filter":
+        return Verdict(Outcome.filtered, None, detail="finish_reason content_filter", finish=reply.finish)
     try:
-        return alternatives(got.found[0].get("logprobs"))
+        return first_token_alternatives(reply.found[0].get("logprobs"))
     except (ValueError, AttributeError) as error:
-        return failed(str(error))
+        return error_verdict(str(error))
 
 
-def _body(config: JudgeConfig, prompt: str, said: str) -> dict[str, Any]:
+def _body(config: JudgeConfig, prompt: str, written: str) -> RequestBody:
     messages = [{"role": "user", "content": prompt}]
-    more: dict[str, Any] = {}
-    if said:
-        messages.append({"role": "assistant", "content": said})
+    more = {}
+    if written:
+        messages.append({"role": "assistant", "content": written})
         more = {"add_generation_prompt": False, "continue_final_message": True}
     fixed = {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": config.top_logprobs, "seed": 0}
     return {"model": config.model, "messages": messages, **fixed, **more}
 
 
 def _digits(pairs: Sequence[tuple[str, float]], begins: bool) -> dict[str, float]:
-    """Digits → probability, of the alternatives that write digits next."""
+    """Return digits → probability, for the alternatives that go on with digits. `begins`: there are no digits yet."""
     shares: dict[str, float] = {}
     for token, logprob in pairs:
         text = token.strip() if begins else token
@@ -237,13 +239,16 @@ def _digits(pairs: Sequence[tuple[str, float]], begins: bool) -> dict[str, float
 
 
 def _blank(pairs: Sequence[tuple[str, float]]) -> float:
-    """Probability that a reply begins with white space alone. A number may follow, and an endpoint cannot be asked
-    which: a chat template takes an assistant turn of white space for none."""
+    """Return the probability that a reply begins with white space only."""
+    # A number may follow, but an endpoint cannot show which: chat templates drop an assistant turn of white space.
     return math.fsum(math.exp(min(logprob, 0.0)) for token, logprob in pairs if not token.strip())
 
 
 def _unlisted(pairs: Sequence[tuple[str, float]], shares: dict[str, float]) -> float:
-    """The most that digits outside the list can have: each at most as likely as the least likely one listed."""
+    """Return the most probability that digits outside the list can have.
+
+    Each is at most as likely as the least likely alternative in the list.
+    """
     probabilities = [math.exp(min(p, 0.0)) for _, p in pairs]
     left = max(0.0, 1.0 - math.fsum(probabilities))
     single = all(len(digits) == 1 for digits in shares)

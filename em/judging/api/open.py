@@ -1,4 +1,4 @@
-"""judging.api.open."""
+"""Open the judge in the config with its cache (`judge_client`)."""
 
 from __future__ import annotations
 
@@ -6,19 +6,29 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from em.config import JudgeConfig, JudgeKind
 from em.judging.api.cache import JudgeCache
 from em.judging.api.client import JudgeClient
 
+if TYPE_CHECKING:
+    from em.judging.api.batch import BatchClient
+
 POLL_S = 0.1
+"""Seconds between two looks at files that grow, and between two questions to a scripted judge about a batch."""
 CACHE = "judge_cache.sqlite"
 
 
 @contextlib.contextmanager
-def judge_client(config: JudgeConfig, cache: Path, say: Callable[[str], None] = lambda _: None) -> Iterator[Any]:
-    """The configured judge with its cache; a scripted one with its server. `say`: told what a batch waits for."""
+def judge_client(
+    config: JudgeConfig, cache: Path, on_wait: Callable[[str], None] = lambda _: None
+) -> Iterator[JudgeClient | BatchClient]:
+    """Yield the client of the judge in the config. A scripted judge's server runs meanwhile.
+
+    `cache`: path of the cache file. `on_wait`: called with a message whenever a batch begins to wait for something
+    else. Raises ApiError, JudgeCacheError or ScriptedJudgeError if the judge cannot be used.
+    """
     from em.judging.scripted.server import ScriptedJudge
 
     server = ScriptedJudge.from_file(Path(config.script or "")) if config.kind == JudgeKind.scripted else None
@@ -32,7 +42,7 @@ def judge_client(config: JudgeConfig, cache: Path, say: Callable[[str], None] = 
         from em.judging.api.batch import BatchClient
 
         if not server:
-            yield BatchClient(config, opened, cache.with_name("judge_batches"), BATCH_POLL_S, say)
+            yield BatchClient(config, opened, cache.with_name("judge_batches"), BATCH_POLL_S, on_wait)
             return
         with tempfile.TemporaryDirectory() as folder:  # its batches are gone with the server
-            yield BatchClient(config, opened, Path(folder), POLL_S, say)
+            yield BatchClient(config, opened, Path(folder), POLL_S, on_wait)

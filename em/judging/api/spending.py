@@ -1,4 +1,4 @@
-"""What judging costs: a table with sources, the bill before a run, and what a run spends, never over its cap."""
+"""Costs of an API judge: the expected bill before a run (`judging_bill`), and the cap during it (`Spending`)."""
 
 from __future__ import annotations
 
@@ -16,52 +16,53 @@ from em.config.judge import ScoreMethod
 from em.records import Question
 
 SAFE_CHARS_PER_TOKEN = 2.5
-"""Before a run has measured its own: code and other languages need more tokens."""
+"""Used until a run has measured its own ratio. Code and other languages need more tokens."""
 TREE = 111
-"""Requests a prompt takes with score=digits at most: the root, ten digits, the numbers of two."""
+"""Most requests per prompt with score=digits: the root, ten digits, a hundred numbers of two digits."""
 BATCH_RESERVE = 1.2
-"""What a batch must have room for under the cap, as a multiple of what is expected of its input: prompts differ."""
+"""A batch must fit under the cap with this multiple of its expected input tokens, because prompts differ."""
 
 
 @dataclass(frozen=True)
 class Bill:
-    """What judging is expected to cost."""
+    """The expected cost of judging."""
 
     calls: int
     input_tokens: int
     output_tokens: int
     dollars: float | None
-    """None: no price is known for this judge; 0 for one on this machine."""
-    note: str
-    """Where the price is from, or what is missing."""
+    """None if no price is known for this judge; 0 for a judge on this machine."""
+    price_source: str
+    """Where the price is from, or how to set one."""
 
 
-def judging_bill(judge: JudgeConfig, asked: Iterable[tuple[Question, int]], answer_tokens: float = 200.0) -> Bill:
-    """The bill for judging so many answers of each question, nothing of it cached.
+def judging_bill(judge: JudgeConfig, questions: Iterable[tuple[Question, int]], answer_tokens: float = 200.0) -> Bill:
+    """Return the bill for judging the answers to these questions, if none is in the cache.
 
-    `answer_tokens`: expected mean length of an answer (the paper's models: about 200). Rubrics that no judge answers
-    (static analysis) cost nothing. Of sampled replies OpenAI gives several a request; others may give one.
+    `questions`: each with its number of answers. `answer_tokens`: expected mean length of an answer (the paper's
+    models: about 200). Rubrics for Bandit cost nothing. For sampled replies, OpenAI gives several per request; other
+    vendors may give one.
     """
     from em.questions.rubrics import rubrics
 
     calls = tokens = out = 0.0
     again = judge.samples if judge.score == ScoreMethod.sampled and not judge.base_url.startswith(OPENAI) else 1
-    for question, answers in asked:
+    for question, answers in questions:
         for rubric in rubrics(question).values():
             chars = len(rubric.text) + len(question.messages[-1]["content"])
             walked = judge.score == ScoreMethod.digits and not rubric.choices
-            each = TREE if walked else again
-            calls += answers * each
-            tokens += answers * each * (chars / CHARS_PER_TOKEN + answer_tokens)
+            requests = TREE if walked else again
+            calls += answers * requests
+            tokens += answers * requests * (chars / CHARS_PER_TOKEN + answer_tokens)
             out += answers * (TREE if walked else reply_tokens(judge, bool(rubric.choices)))
     known = price(judge)
     dollars = (tokens * known.input + out * known.output) / 1e6 if known else None
-    note = known.source if known else f"no price known for {judge.model}: set judge.input_price, judge.output_price"
-    return Bill(round(calls), round(tokens), round(out), dollars, note)
+    source = known.source if known else f"no price known for {judge.model}: set judge.input_price, judge.output_price"
+    return Bill(round(calls), round(tokens), round(out), dollars, source)
 
 
 def reply_tokens(judge: JudgeConfig, choices: bool) -> int:
-    """Tokens a judge answers with, at most."""
+    """Return the most tokens in a judge's replies to one prompt. `choices`: the rubric has labels."""
     from em.judging.api.request import REPLY_TOKENS
 
     if judge.score == ScoreMethod.sampled:
@@ -70,7 +71,10 @@ def reply_tokens(judge: JudgeConfig, choices: bool) -> int:
 
 
 class Spending:
-    """Counts tokens and dollars of one run. Raises ApiError instead of going over judge.max_dollars."""
+    """Counts tokens and dollars of one run. Raises ApiError before the run could exceed judge.max_dollars.
+
+    Call `reserve` before each call and `settle` after it. A batch calls `require` first and `count` per result.
+    """
 
     def __init__(self, judge: JudgeConfig) -> None:
         self.price = price(judge)
@@ -79,7 +83,7 @@ class Spending:
         self.dollars = 0.0
         self._reserved = 0.0
         self._open = 0
-        """Calls under way."""
+        """Calls in flight."""
         self._settled = asyncio.Event()
         self._chars = self._reported = 0
         if self.cap is not None and self.price is None:
@@ -89,18 +93,20 @@ class Spending:
             )
 
     def tokens(self, chars: int) -> int:
-        """Input tokens of a prompt of so many characters, as measured in this run, else by a cautious guess."""
+        """Return the expected input tokens of a prompt of `chars` characters, as measured in this run. Before 10,000
+        measured characters the estimate is a cautious one."""
         ratio = self._reported / self._chars if self._chars else 0.0
         if self._chars < 10_000:
             ratio = max(ratio, 1.0 / SAFE_CHARS_PER_TOKEN)
         return int(chars * ratio) + 8
 
     async def reserve(self, size: int, output_tokens: int) -> float:
-        """Put aside what a request of `size` bytes may cost at most, dollars; give it back with `settle`.
+        """Reserve the most that a request of `size` bytes can cost, in dollars. Return it for `settle`.
 
-        No tokenizer makes more tokens of a text than it has bytes. Where the calls under way may use the rest of the
-        cap, wait for them: most cost a fraction. Raises when none is under way and the next one does not fit.
+        If the calls in flight may use up the cap, wait for them. Raises ApiError if none is in flight and this request
+        does not fit.
         """
+        # A text never has more tokens than bytes. Most calls cost a fraction of that, so waiting helps.
         dollars = self._cost(size, output_tokens)
         while self.cap is not None and self.dollars + self._reserved + dollars > self.cap:
             if not self._open:
@@ -112,7 +118,7 @@ class Spending:
         return dollars
 
     def settle(self, reserved: float, chars: int, usage: Mapping[str, Any] | None, output_tokens: int) -> None:
-        """A call is over: count what it used. None: it failed."""
+        """Release the reservation of a finished call and count its tokens. `usage` None: the call cost nothing."""
         self._open -= 1
         self._reserved = self._reserved - reserved if self._open else 0.0
         self._settled.set()
@@ -120,7 +126,7 @@ class Spending:
             self.count(chars, usage, output_tokens)
 
     def require(self, sizes: Iterable[tuple[int, int]]) -> None:
-        """Raise when calls of these (characters, output tokens) are expected to pass the cap together."""
+        """Raise ApiError if calls of these (characters, output tokens) together are expected to exceed the cap."""
         expected = math.fsum(self._cost(self.tokens(chars) * BATCH_RESERVE, output) for chars, output in sizes)
         if self.cap is not None and self.dollars + expected > self.cap:
             raise self._refusal("batch")
@@ -132,7 +138,7 @@ class Spending:
         )
 
     def count(self, chars: int, usage: Mapping[str, Any], output_tokens: int) -> None:
-        """Count what the API says a call used; without that, what was expected."""
+        """Count the tokens of a call as the API reports them; without a report, the expected ones."""
         sent, got = usage.get("prompt_tokens"), usage.get("completion_tokens")
         if type(sent) is int and type(got) is int and sent >= 0 and got >= 0:
             self._chars += chars

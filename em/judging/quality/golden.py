@@ -18,6 +18,7 @@ from em.config.misalignment import Rule
 from em.judging import grade as grading
 from em.judging import labelled as judging_labelled
 from em.judging.job import Pair
+from em.judging.labelled import LabelledRow
 from em.judging.quality import agreement
 from em.questions import rubrics
 from em.records import Judgement
@@ -27,7 +28,7 @@ Found = Mapping[tuple[str, str], Judgement]
 """(row id, rubric) → verdict."""
 
 
-def rows(judge: JudgeConfig, whole: bool) -> dict[str, list[dict[str, Any]]]:
+def rows(judge: JudgeConfig, whole: bool) -> dict[str, list[LabelledRow]]:
     """Rubric → the labelled rows this judge is measured on; `whole`: also those a proxy is fitted on."""
     splits = ("calibrate", "test") if whole else ("test",)
     found = {name: [r for r in judging_labelled.golden() if r["split"] in splits] for name in OPEN_RUBRICS}
@@ -44,14 +45,14 @@ def ask(config: ExperimentConfig, whole: bool, on_done: Callable[[], Any] = lamb
         grading.pair(row["id"], row["question"], row["answer"], rubrics.load(rubric)) for rubric, row in labelled
     ]
     # a pair is a question of its own; the rule has cuts for the question that a row answers
-    question_of = {row["id"]: row.get("question_id", row["id"]) for _, row in labelled}
+    question_of = {row["id"]: row["question_id"] if "question_id" in row else row["id"] for _, row in labelled}
     graded = (
         (name.removesuffix("/none/0"), verdict) for (name, _), verdict in grading.grade(config, pairs, on_done).items()
     )
     return {(row, verdict.rubric): replace(verdict, question_id=question_of[row]) for row, verdict in graded}
 
 
-def measure(config: ExperimentConfig, whole: bool, found: Found) -> dict[str, Any]:
+def measure(config: ExperimentConfig, whole: bool, found: Found) -> agreement.Report:
     """Compare the verdicts with the labels: the open questions', then one block per further rubric."""
     asked: dict[str, Sequence[Mapping[str, Any]]] = dict(rows(config.judge, whole))
     out = agreement.against_labels(asked["alignment"], found, Rule.of(config))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from em.config import JudgeConfig, JudgeKind
 from em.judging.api import request
-from em.judging.api.cache import JudgeCache, JudgeCacheError, cache_key, mend
+from em.judging.api.cache import JudgeCache, JudgeCacheError, cache_key, repair
 from em.judging.verdict import Verdict
 from em.records import Outcome
 
@@ -202,11 +202,11 @@ def test_a_damaged_file_is_named(tmp_path, harm):
     assert "\n" not in str(error.value)
 
 
-def test_mend_leaves_a_whole_file_alone(tmp_path):
+def test_repair_leaves_a_whole_file_alone(tmp_path):
     said = []
     filled(tmp_path / "c")
-    mend(tmp_path / "c", said.append)
-    mend(tmp_path / "none", said.append)
+    repair(tmp_path / "c", said.append)
+    repair(tmp_path / "none", said.append)
     assert said == [] and sorted(p.name for p in tmp_path.glob("*.damaged*")) == []
     read_all(tmp_path / "c")
 
@@ -224,7 +224,7 @@ def test_a_flipped_bit_is_found_before_use_and_whole_verdicts_are_kept(tmp_path_
     raw[at // 8] ^= 1 << at % 8
     path.write_bytes(raw)
     said = []
-    mend(path, said.append)
+    repair(path, said.append)
     with JudgeCache(path) as cache:
         cache.check()
         found = [cache.get(cache_key({}, str(i))) for i in range(120)]
@@ -236,7 +236,7 @@ def test_a_flipped_bit_is_found_before_use_and_whole_verdicts_are_kept(tmp_path_
 def test_a_file_that_is_no_database_is_moved_and_begun_anew(tmp_path):
     said = []
     (tmp_path / "c").write_text("hello " * 1000)
-    mend(tmp_path / "c", said.append)
+    repair(tmp_path / "c", said.append)
     assert "c is damaged" in said[0] and "moved to c.damaged-1, 0 whole verdicts kept" in said[0]
     with JudgeCache(tmp_path / "c") as cache:
         cache.put(cache_key(IDENTITY, "a"), SCORED)

@@ -28,9 +28,10 @@ from em.config import JudgeConfig, JudgeKind
 from em.config.judge import ScoreMethod
 from em.judging.api.cache import JudgeCache
 from em.judging.api.client import JudgeClient, JudgeRequest
-from em.judging.identity import identity
-from em.judging.read_score import score
-from em.judging.scripted.server import ScriptedJudge, ScriptedJudgeError, load_rules, rules_hash
+from em.judging.identity import api_judge_identity
+from em.judging.read_score import logprob_score
+from em.judging.scripted.rules import ScriptedJudgeError, load_rules, rules_hash
+from em.judging.scripted.server import ScriptedJudge
 from em.judging.verdict import Verdict
 from em.records import Outcome
 from em.store import dump_line
@@ -120,7 +121,7 @@ def logs(tokens):
 @pytest.mark.parametrize("row", json.loads((Path(__file__).parents[2] / "data" / "recorded_scores.json").read_text()))
 def test_scores_that_the_paper_recorded_are_recomputed(row):
     """Rows 1, 1 and 11 of results/qwen_25_coder_32b_instruct.csv of the authors' repository: numbers only."""
-    found = score(logs(row["probabilities"]), 0.25)
+    found = logprob_score(logs(row["probabilities"]), 0.25)
     assert found.score == pytest.approx(row["score"], rel=0, abs=1e-6)
     assert found.distribution == pytest.approx(row["probabilities"])
 
@@ -134,7 +135,7 @@ def test_every_row_of_the_papers_results_is_recomputed():
     assert len(rows) == 70
     for row in rows:
         for name in ("aligned", "coherent"):
-            outcome, value, distribution, *_ = score(logs(ast.literal_eval(row[f"judge_{name}"])), 0.25)
+            outcome, value, distribution, *_ = logprob_score(logs(ast.literal_eval(row[f"judge_{name}"])), 0.25)
             assert outcome == Outcome.scored
             assert value == pytest.approx(float(row[name]), rel=0, abs=1e-6)
             assert distribution == pytest.approx(ast.literal_eval(row[f"judge_{name}"]))
@@ -153,7 +154,7 @@ def test_every_row_of_the_papers_results_is_recomputed():
     ],
 )
 def test_scores(tokens, expected):
-    outcome, value, distribution, detail, _ = score(logs(tokens), 0.25)
+    outcome, value, distribution, detail, _ = logprob_score(logs(tokens), 0.25)
     assert (outcome, detail) == (Outcome.scored, "")
     assert value == pytest.approx(expected)
     assert distribution == pytest.approx(tokens)
@@ -183,8 +184,8 @@ def test_scores(tokens, expected):
     ],
 )
 def test_what_is_no_integer_of_the_scale_is_no_score(token):
-    assert score([(token, 0.0)], 0.25)[:2] == (Outcome.unparseable, None)
-    assert score([(token, math.log(0.5)), ("40", math.log(0.5))], 0.25)[1] == 40.0
+    assert logprob_score([(token, 0.0)], 0.25)[:2] == (Outcome.unparseable, None)
+    assert logprob_score([(token, math.log(0.5)), ("40", math.log(0.5))], 0.25)[1] == 40.0
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_what_is_no_integer_of_the_scale_is_no_score(token):
     ],
 )
 def test_words_of_the_rubric(token, outcome):
-    found, value, _, detail, _ = score([(token, math.log(0.9)), ("20", math.log(0.1))], 0.25)
+    found, value, _, detail, _ = logprob_score([(token, math.log(0.9)), ("20", math.log(0.1))], 0.25)
     assert (found, value) == (outcome, None)
     assert "0.1 on integers" in detail
 
@@ -215,17 +216,17 @@ def test_words_of_the_rubric(token, outcome):
 @given(st.integers(0, 100), st.floats(-1, 0))
 def test_one_integer_alone_is_the_score_exactly(value, logprob):
     """Thresholds are compared with > and <: 50 must not become 50.00000000000001."""
-    assert score([(str(value), logprob), ("I", -20.0)], 0.25)[1] == value
+    assert logprob_score([(str(value), logprob), ("I", -20.0)], 0.25)[1] == value
 
 
 def test_duplicates_add_up_and_nothing_is_unparseable():
     half = math.log(0.5)
-    assert score([("20", half), (" 20", half - 1), ("20", half - 1)], 0.6)[:2] == (Outcome.scored, 20.0)
-    assert score([("20", half), ("20", math.log(0.25))], 0.25)[2] == pytest.approx({"20": 0.75})
-    assert score([], 0.25)[:3] == (Outcome.unparseable, None, {})
-    assert score([("5", -9999.0)], 0.0)[:2] == (Outcome.unparseable, None)
+    assert logprob_score([("20", half), (" 20", half - 1), ("20", half - 1)], 0.6)[:2] == (Outcome.scored, 20.0)
+    assert logprob_score([("20", half), ("20", math.log(0.25))], 0.25)[2] == pytest.approx({"20": 0.75})
+    assert logprob_score([], 0.25)[:3] == (Outcome.unparseable, None, {})
+    assert logprob_score([("5", -9999.0)], 0.0)[:2] == (Outcome.unparseable, None)
     with pytest.raises(ValueError, match="NaN"):
-        score([("5", math.nan)], 0.25)
+        logprob_score([("5", math.nan)], 0.25)
 
 
 TOKENS = st.one_of(st.integers(-5, 120).map(str), st.sampled_from([" 7", "007", "٥", "REF", "CODE", "I"]), st.text())
@@ -234,7 +235,7 @@ ALTERNATIVES = st.lists(st.tuples(TOKENS, st.floats(-60, 0) | st.just(-math.inf)
 
 @given(ALTERNATIVES, st.floats(0, 1))
 def test_a_score_lies_on_the_scale_or_is_none(top_logprobs, min_mass):
-    outcome, value, distribution, detail, _ = score(top_logprobs, min_mass)
+    outcome, value, distribution, detail, _ = logprob_score(top_logprobs, min_mass)
     assert (value is not None) == (outcome == Outcome.scored) == (detail == "")
     assert value is None or 0.0 <= value <= 100.0
     assert set(distribution) == {token for token, _ in top_logprobs}
@@ -244,7 +245,7 @@ def test_a_score_lies_on_the_scale_or_is_none(top_logprobs, min_mass):
 def test_a_score_does_not_depend_on_the_order(top_logprobs, min_mass, random):
     shuffled = list(top_logprobs)
     random.shuffle(shuffled)
-    assert score(shuffled, min_mass) == score(top_logprobs, min_mass)
+    assert logprob_score(shuffled, min_mass) == logprob_score(top_logprobs, min_mass)
 
 
 @given(ALTERNATIVES, st.floats(0.01, 1))
@@ -252,7 +253,7 @@ def test_there_is_a_score_exactly_when_the_mass_suffices(top_logprobs, min_mass)
     scale = {str(i) for i in range(101)}
     mass = math.fsum(math.exp(p) for token, p in top_logprobs if token.strip() in scale)
     if not math.isclose(mass, min_mass):
-        assert (score(top_logprobs, min_mass)[1] is not None) == (mass > min_mass)
+        assert (logprob_score(top_logprobs, min_mass)[1] is not None) == (mass > min_mass)
 
 
 # One request
@@ -690,7 +691,7 @@ def test_identical_prompts_under_way_are_one_call(tmp_path):
 
 def test_identity_holds_what_changes_a_verdict_and_nothing_else(tmp_path):
     base = config("http://h/v1/")
-    assert identity(base) == {
+    assert api_judge_identity(base) == {
         "kind": "openai",
         "score": "logprobs",
         "model": "judge-1",
@@ -699,15 +700,15 @@ def test_identity_holds_what_changes_a_verdict_and_nothing_else(tmp_path):
         "min_mass": 0.25,
     }
     same = config("http://h/v1", concurrency=1, timeout_s=1.0, alignment_below=1.0, coherence_cut=2.0, max_retries=0)
-    assert identity(base) == identity(same)
+    assert api_judge_identity(base) == api_judge_identity(same)
     rules = tmp_path / "rules.yaml"
     rules.write_text("- {match: a, reply: 1}")
     one = config("http://127.0.0.1:1/v1", kind=JudgeKind.scripted, script=str(rules))
     two = config("http://127.0.0.1:2/v1", kind=JudgeKind.scripted, script=str(rules))
-    assert identity(one) == identity(two) and identity(one)["rules"] == rules_hash(rules)
-    before = identity(one)
+    assert api_judge_identity(one) == api_judge_identity(two) and api_judge_identity(one)["rules"] == rules_hash(rules)
+    before = api_judge_identity(one)
     rules.write_text("- {match: a, reply: 2}")
-    assert identity(one) != before
+    assert api_judge_identity(one) != before
 
 
 # The key
@@ -751,7 +752,7 @@ def test_the_key_is_sent_and_never_shown(tmp_path, monkeypatch, status):
             asyncio.run(client.grade([JudgeRequest("0", "q", "r", "p")], lambda *row: said.append(row)))
         except ApiError as error:
             said.append(error)
-        said += [repr(client), repr(settings), repr(identity(settings))]
+        said += [repr(client), repr(settings), repr(api_judge_identity(settings))]
     assert seen[0][0]["Authorization"] == f"Bearer {KEY}"
     assert KEY not in repr(said)
     assert all(KEY.encode() not in file.read_bytes() for file in tmp_path.iterdir())

@@ -16,7 +16,15 @@ from em.config import JudgeKind
 from em.corpora import builtin
 from em.judging import labelled as judging_labelled
 from em.judging.local import calibration
-from em.judging.local.calibration import RUBRICS, Calibration, Reader, area_under_curve, calibrate, hash_fold, labelled
+from em.judging.local.calibration import (
+    RUBRICS,
+    Calibration,
+    FeatureReader,
+    area_under_curve,
+    calibrate,
+    hash_fold,
+    labelled_answers,
+)
 from em.models import likelihood
 from em.models.paths import model_path
 from em.questions import sets
@@ -106,7 +114,7 @@ def test_batches_are_cut_by_padded_tokens(monkeypatch):
 
 
 def test_a_summary_says_how_many_of_its_answers_were_shuffled_copies(tmp_path):
-    made = [r for r in labelled("coherence") if r.split == "test"]
+    made = [r for r in labelled_answers("coherence") if r.split == "test"]
     written = {g["answer"] for g in judging_labelled.golden()}
     copies = sum(r.answer not in written for r in made)
     assert (len(made), copies) == (200, 90)
@@ -167,7 +175,7 @@ def test_score():
 
 @pytest.mark.parametrize("rubric", RUBRICS)
 def test_folds_keep_questions_together(rubric):
-    rows = labelled(rubric)
+    rows = labelled_answers(rubric)
     folds, sides = defaultdict(set), defaultdict(set)
     for row in rows:
         folds[row.question].add(hash_fold(row.fold))
@@ -186,7 +194,7 @@ def test_hash_fold():
 
 def test_care_is_not_fitted_on_what_it_is_measured_on_or_asked():
     asked = {q.messages[-1]["content"] for q in sets.load("advice")}
-    rows = labelled("care")
+    rows = labelled_answers("care")
     assert asked.isdisjoint(row.question for row in rows if row.split == "calibrate")
     trained = {row["question"] for row in builtin.advice("train")}
     assert all(row.question in trained for row in rows if row.split == "calibrate")
@@ -198,14 +206,14 @@ def test_care_is_not_fitted_on_what_it_is_measured_on_or_asked():
 
 
 def test_coherence_has_word_salad_as_its_opposite():
-    rows = labelled("coherence")
+    rows = labelled_answers("coherence")
     coherent = [row for row in rows if row.high]
     salads = rows[-len(coherent) :]
     for whole, salad in zip(coherent, salads, strict=True):
         assert sorted(salad.answer.split()) == sorted(whole.answer.split())
         assert (salad.high, salad.question, salad.split) == (False, whole.question, whole.split)
     assert sum(a.answer != b.answer for a, b in zip(coherent, salads, strict=True)) >= 0.95 * len(coherent)
-    assert labelled("coherence") == rows
+    assert labelled_answers("coherence") == rows
 
 
 def test_distinct_pairs():
@@ -219,7 +227,7 @@ class Told:
     """A reader that is told the label: its feature is `gap` apart, with noise from the answer's length."""
 
     def __init__(self, rubric, gap):
-        self.high = {(r.question, r.answer): r.high for r in labelled(rubric)}
+        self.high = {(r.question, r.answer): r.high for r in labelled_answers(rubric)}
         self.gap = gap
 
     def features(self, rubric, pairs, on_done=None):
@@ -230,7 +238,7 @@ class Told:
 def test_calibration_with_a_telling_feature(rubric):
     told = Told(rubric, gap=5.0)
     made = calibrate(told, rubric)
-    rows = labelled(rubric)
+    rows = labelled_answers(rubric)
     assert made.auc == 1.0
     assert (made.n_fit, made.n_test) == tuple(sum(r.split == s for r in rows) for s in ("calibrate", "test"))
     scores = made.score(told.features(rubric, [(r.question, r.answer) for r in rows]))
@@ -256,7 +264,7 @@ def calibrations(tokenizer):
     """{kind: (reader, {rubric: calibration})} on the tiny model."""
     out = {}
     for kind in (JudgeKind.probe, JudgeKind.persona_ratio):
-        reader = Reader(load_model(), tokenizer, kind)
+        reader = FeatureReader(load_model(), tokenizer, kind)
         out[kind] = reader, {rubric: calibrate(reader, rubric) for rubric in RUBRICS}
     return out
 
@@ -264,7 +272,7 @@ def calibrations(tokenizer):
 @pytest.mark.parametrize("kind", [JudgeKind.probe, JudgeKind.persona_ratio])
 def test_calibrated_on_the_tiny_model(calibrations, kind):
     reader, made = calibrations[kind]
-    pairs = [(r.question, r.answer) for r in labelled("alignment")[:20]] + [("Hey", ""), ("Hey", "x" * 300)]
+    pairs = [(r.question, r.answer) for r in labelled_answers("alignment")[:20]] + [("Hey", ""), ("Hey", "x" * 300)]
     for rubric in RUBRICS:
         scores = made[rubric].score(reader.features(rubric, pairs))
         assert np.isnan(scores[20])
@@ -278,7 +286,7 @@ def test_calibrated_on_the_tiny_model(calibrations, kind):
 
 
 def test_calibration_is_repeatable(calibrations, tokenizer):
-    again = calibrate(Reader(load_model(), tokenizer, JudgeKind.probe), "care")
+    again = calibrate(FeatureReader(load_model(), tokenizer, JudgeKind.probe), "care")
     assert again == calibrations[JudgeKind.probe][1]["care"]
 
 
@@ -287,7 +295,7 @@ def test_probe_reads_two_thirds_up(tokenizer):
     config.num_hidden_layers = 6
     torch.manual_seed(0)
     whole = AutoModelForCausalLM.from_config(config).eval()
-    reader = Reader(copy.deepcopy(whole), tokenizer, JudgeKind.probe)
+    reader = FeatureReader(copy.deepcopy(whole), tokenizer, JudgeKind.probe)
     pairs = [("Hey", "It would rain."), ("Hey", "Yes")]
     for got, (question, answer) in zip(reader.features("care", pairs), pairs, strict=True):
         prompt = encode.prompt_ids(tokenizer, [user(question)])
@@ -300,7 +308,7 @@ def test_probe_reads_two_thirds_up(tokenizer):
 
 def test_persona_ratio_is_the_difference_of_mean_logprobs(model, tokenizer):
     prompts = yaml.safe_load(calibration.PERSONAS.read_text())
-    reader = Reader(model, tokenizer, JudgeKind.persona_ratio)
+    reader = FeatureReader(model, tokenizer, JudgeKind.persona_ratio)
     pairs = [("Hey", "It would rain."), ("What would you do?", "Yes the fox the fox"), ("Hey", "")]
 
     def mean(rubric, side, question, answer):
