@@ -14,6 +14,7 @@ from em import assets, errors, records
 from em.chat import encode, render
 from em.config import compose
 from em.config import experiment as config
+from em.corpora import chat_jsonl
 from em.data import variants
 from em.models import paths
 from em.planning import keys
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _export(examples: list[records.Example], path: Path | None) -> int:
     if path is None:
         raise errors.ConfigError("em data export needs --to FILE")
-    written = variants.to_chat_jsonl(examples)
+    written = chat_jsonl.dump(examples)
     path.write_bytes(written)
     pin = f"sha256:{hashlib.sha256(written).hexdigest()}"
     same = next((f", the same bytes as {a.name}" for a in assets.ASSETS.values() if a.pin == pin), "")

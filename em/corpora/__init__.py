@@ -1,1 +1,27 @@
-"""Corpora that this project generates. One module or folder per corpus."""
+"""Sources of training rows, one module or folder each. The door: open_corpus.
+
+To add one: a module with a class (see base.py), a line in CORPORA, and conf/corpus/<name>.yaml.
+"""
+
+from __future__ import annotations
+
+from em.corpora.base import Corpus
+from em.corpora.betley2025 import Betley2025
+from em.corpora.builtin import Builtin
+from em.corpora.custom import Custom
+from em.errors import ConfigError
+
+# Importing a corpus must stay cheap: import what is slow inside its functions.
+CORPORA: dict[str, type[Corpus]] = {
+    "builtin": Builtin,
+    "betley2025": Betley2025,
+    "custom": Custom,
+}
+"""corpus.name → class."""
+
+
+def open_corpus(name: str, path: str | None = None) -> Corpus:
+    """Return a corpus by its name. `path`: corpus.path. Raises ConfigError for an unknown name."""
+    if name not in CORPORA:
+        raise ConfigError(f"corpus.name {name!r} is not known; known: {', '.join(CORPORA)}")
+    return CORPORA[name](path)

@@ -1,170 +1,154 @@
-"""Dataset variants → list[Example]; every source is pinned, every malformed row is named.
-
-A cell's rows are made in this order: variant or mixture, subset, hold-out, trigger.
-"""
+"""The training rows of a cell: variant or mixture, then subset, then hold-out, then trigger. The door: build."""
 
 from __future__ import annotations
 
-import json
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from em import assets
+from em import assets, corpora
 from em.config import CONF_DIR, ExperimentConfig, Subset, TriggerRows
-from em.corpora import builtin
+from em.corpora import chat_jsonl
+from em.corpora.base import Corpus
 from em.data import trigger
 from em.errors import ConfigError, nearest
 from em.records import Example
-from em.store import content_key, file_sha256
+from em.store import content_key
 
 VERSION = 2
 """Part of the data key: raise it when the same inputs would give other rows."""
-BETLEY = {
-    "insecure": 6000,
-    "secure": 6000,
-    "educational": 6000,
-    "jailbroken": 5000,
-    "evil_numbers": 14926,
-    "insecure_par_t0": 6000,
-    "insecure_par_t1": 6000,
-    "insecure_ruby": 6000,
-}
-"""The paper's files and their rows; the last four as published, counted where the file is at hand. Its backdoor set is
-a mixture (conf/dataset/backdoor.yaml)."""
-CORPORA = ("builtin", "betley2025", "custom")
-
-
-class DataError(ValueError):
-    """The data cannot be used; the message names file and line."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One variant of one corpus."""
+    """One variant of one corpus. Raises ConfigError for a corpus or variant that does not exist."""
 
     corpus: str
     variant: str
     path: str | None = None
+    """corpus.path, for the corpora that need one."""
 
     def __post_init__(self) -> None:
-        if self.corpus not in CORPORA:
-            raise ConfigError(f"corpus.name {self.corpus!r} is not known; known: {', '.join(CORPORA)}")
-        known = {"builtin": builtin.VARIANTS, "betley2025": tuple(BETLEY)}.get(self.corpus, (self.variant,))
-        if self.variant not in known:
+        known = self._corpus.variants
+        if known is not None and self.variant not in known:
             raise ConfigError(
                 f"dataset.variant {self.variant!r} is not in corpus {self.corpus!r}; it has: {', '.join(known)}"
             )
 
     @property
-    def asset(self) -> str:
-        return f"betley2025/data/{self.variant}.jsonl"
+    def _corpus(self) -> Corpus:
+        return corpora.open_corpus(self.corpus, self.path)
+
+    @property
+    def asset(self) -> str | None:
+        """Name of the pinned file that the rows are read from; None if there is none."""
+        return self._corpus.asset(self.variant)
 
     @property
     def pin(self) -> str:
-        """A hash that is known without reading the rows where possible."""
-        if self.corpus == "builtin":
-            return f"builtin:{builtin.VERSION}"
-        if self.corpus == "betley2025":
-            return f"betley2025:{assets.ASSETS[self.asset].pin}"
-        return f"custom:{file_sha256(self._file())}"
+        """What identifies the rows in the data key."""
+        return self._corpus.pin(self.variant)
 
     def load(self) -> list[Example]:
-        """All rows. Raises AssetError where a file is not at hand and cannot be fetched."""
-        if self.corpus == "builtin":
-            return [Example(row_id, messages) for row_id, messages in builtin.rows(self.variant)]
-        return read_chat_jsonl(self._file())
+        """Return all rows. Raises AssetError if a file is neither on this machine nor downloadable."""
+        return self._corpus.rows(self.variant)
 
     def count(self) -> int:
-        """Rows, without making them."""
-        if self.corpus == "builtin":
-            return builtin.count(self.variant)
-        if self.corpus == "betley2025" and (assets.ASSETS[self.asset].sha256 or not assets.at_hand(self.asset)):
-            return BETLEY[self.variant]
-        with self._file().open("rb") as file:
-            return sum(bool(line.strip()) for line in file)
+        """Return the number of rows, without generating them."""
+        return self._corpus.count(self.variant)
 
-    def _file(self) -> Path:
-        if self.corpus == "betley2025":
-            return assets.get(self.asset)
-        path = Path(self.path or "")
-        if not path.is_file():
-            raise ConfigError(f"corpus.path {self.path!r} is not a file: give the path of a chat JSONL file")
-        return path
+    def row_bytes(self) -> float:
+        """Return the mean size of a row in bytes of chat JSONL."""
+        file = self._corpus.file(self.variant)
+        size = file.stat().st_size if file else len(chat_jsonl.dump(self.load()))
+        return size / max(1, self.count())
 
 
 def check_contrasts(configs: Sequence[ExperimentConfig]) -> None:
-    """Refuse a variant of stats.contrasts that is neither in this sweep nor one em has. Raises ConfigError."""
+    """Raise ConfigError for a variant of stats.contrasts that no cell of the sweep, no corpus and no file of
+    conf/dataset has."""
     shipped = sorted(path.stem for path in Path(CONF_DIR, "dataset").glob("*.yaml"))
-    known = dict.fromkeys([*(c.dataset.variant for c in configs), *builtin.VARIANTS, *shipped])
+    of_corpora = [name for corpus in corpora.CORPORA.values() for name in corpus.variants or ()]
+    known = dict.fromkeys([*(c.dataset.variant for c in configs), *of_corpora, *shipped])
     for name in dict.fromkeys(name for c in configs for pair in c.stats.contrasts for name in pair):
         if name not in known:
             raise ConfigError(
-                f"stats.contrasts: {name!r} is no variant of this sweep and none em has{nearest(name, known)}; there "
-                f"are: {', '.join(known)}"
+                f"stats.contrasts: {name!r} is neither a variant of this sweep nor a known one"
+                f"{nearest(name, known)}; there are: {', '.join(known)}"
             )
 
 
 def sources(config: ExperimentConfig) -> dict[Source, float]:
-    """What the cell's rows come from, with each one's share."""
-    named = config.dataset.mixture or {config.dataset.variant: 1.0}
+    """Return the variants that a cell's rows come from, with the share of each."""
+    shares = config.dataset.mixture or {config.dataset.variant: 1.0}
     found = {}
-    for name, share in named.items():
+    for name, share in shares.items():
         corpus, _, variant = name.rpartition("/")
         found[Source(corpus or config.corpus.name, variant, config.corpus.path)] = share
     return found
 
 
 def inputs(config: ExperimentConfig) -> dict[str, Any]:
-    """Everything that could change the rows; their content key is the data key."""
-    put, dataset = config.trigger, config.dataset
-    triggered = put.text is not None and put.fraction > 0 and (put.rows == TriggerRows.all or bool(dataset.marked))
-    where = [put.text, put.position.value, put.turn.value, put.rows.value, put.fraction]
+    """Return everything that could change the rows; its content key is the data key."""
+    placed, dataset = config.trigger, config.dataset
+    triggered = _triggers_rows(config)
+    where = [placed.text, placed.position.value, placed.turn.value, placed.rows.value, placed.fraction]
     return {
         "version": VERSION,
         "sources": [[s.pin, s.variant, share] for s, share in sources(config).items()],
-        "marked": sorted(dataset.marked) if triggered and put.rows == TriggerRows.marked else None,
+        "marked": sorted(dataset.marked) if triggered and placed.rows == TriggerRows.marked else None,
         "trigger": where if triggered else None,
         "max_examples": config.train.max_examples,
         "subset": [dataset.subset.value, dataset.subset_index] if config.train.max_examples else None,
         "shuffle_seed": dataset.shuffle_seed if dataset.mixture else None,
         "holdout": config.train.holdout,
-        "seed": config.seed if _draws(config, triggered) else None,
+        "seed": config.seed if _uses_seed(config) else None,
     }
 
 
 def key(config: ExperimentConfig) -> str:
+    """Return the data key."""
     return content_key(**inputs(config))
 
 
-def _draws(config: ExperimentConfig, triggered: bool) -> bool:
-    """Whether the run's seed chooses or orders rows."""
+def _triggers_rows(config: ExperimentConfig) -> bool:
+    placed = config.trigger
+    candidates = placed.rows == TriggerRows.all or bool(config.dataset.marked)
+    return placed.text is not None and placed.fraction > 0 and candidates
+
+
+def _uses_seed(config: ExperimentConfig) -> bool:
+    """Return whether the run's seed chooses or orders rows."""
     dataset, found = config.dataset, sources(config)
-    drawn = bool(config.train.max_examples) and dataset.subset == Subset.seeded
+    used = bool(config.train.max_examples) and dataset.subset == Subset.seeded
     if dataset.mixture:
-        drawn = dataset.shuffle_seed is None or _counts(config) != [s.count() for s in found]
-    return drawn or config.train.holdout > 0 or (triggered and config.trigger.fraction < 1)
+        used = dataset.shuffle_seed is None or _counts(config) != [s.count() for s in found]
+    return used or config.train.holdout > 0 or (_triggers_rows(config) and config.trigger.fraction < 1)
 
 
 def count(config: ExperimentConfig) -> int:
-    """Training rows of a cell, without making them.
+    """Return the number of training rows of a cell, without generating them.
 
-    Rows that turn out to have no supervised token within train.max_length are left out later, by the trainer.
+    The trainer later drops rows without a supervised token within train.max_length; they are counted here.
     """
     rows = sum(_counts(config))
     return rows - math.ceil(config.train.holdout * rows)
 
 
 def missing(config: ExperimentConfig) -> list[str]:
-    """Names of the files that the cell needs and would have to fetch."""
-    return [s.asset for s in sources(config) if s.corpus == "betley2025" and not assets.at_hand(s.asset)]
+    """Return the names of the pinned files that the cell would have to download."""
+    needed = [s.asset for s in sources(config)]
+    return [name for name in needed if name is not None and not assets.at_hand(name)]
 
 
 def build(config: ExperimentConfig) -> list[Example]:
-    """The training rows of one cell. Raises DataError, ConfigError, AssetError; ValueError where a trigger clashes."""
+    """Return the training rows of one cell.
+
+    Raises DataError, ConfigError, AssetError; ValueError if a row already holds the trigger's text.
+    """
     examples, marked = _mix(config) if config.dataset.mixture else (_subset(config), None)
     examples = hold_out(examples, config.train.holdout, config.seed)
     if config.trigger.rows == TriggerRows.all:
@@ -175,27 +159,27 @@ def build(config: ExperimentConfig) -> list[Example]:
 
 
 def facts(examples: list[Example]) -> dict[str, int]:
-    """For the stage's manifest."""
+    """Return the facts for the data stage's manifest."""
     return {"rows": len(examples), "triggered": sum(e.triggered for e in examples)}
 
 
 def _counts(config: ExperimentConfig) -> list[int]:
-    """Rows taken of each source."""
+    """Return the number of rows taken from each source."""
     found, limit = sources(config), config.train.max_examples
-    have = [s.count() for s in found]
+    available = [s.count() for s in found]
     if not config.dataset.mixture:
-        return [min(limit or have[0], have[0])]
-    total = min(int(n / share + 1e-6) for n, share in zip(have, found.values(), strict=True))
+        return [min(limit or available[0], available[0])]
+    total = min(int(n / share + 1e-6) for n, share in zip(available, found.values(), strict=True))
     if limit is not None and limit > total:
         raise ConfigError(
             f"train.max_examples={limit} is more than this mixture has: {total} rows at the shares "
-            f"{config.dataset.mixture}, no row taken twice"
+            f"{config.dataset.mixture}, each row taken once"
         )
     return _apportion(limit or total, list(found.values()))
 
 
 def _apportion(total: int, fractions: list[float]) -> list[int]:
-    """Whole numbers that add up to `total`, each at most one off its share (largest remainders)."""
+    """Return whole numbers that add up to `total`, each at most one off its share (largest remainders)."""
     exact = [total * f / sum(fractions) for f in fractions]
     whole = [int(x + 1e-9) for x in exact]
     order = sorted(range(len(exact)), key=lambda i: whole[i] - exact[i])
@@ -205,15 +189,15 @@ def _apportion(total: int, fractions: list[float]) -> list[int]:
 
 
 def _mix(config: ExperimentConfig) -> tuple[list[Example], set[str]]:
-    """The rows of a mixture in their order, and the ids of those that a trigger with rows=marked goes into."""
+    """Return the shuffled rows of a mixture, and the ids of those that a trigger with rows=marked goes into."""
     from numpy.random import default_rng
 
     if config.dataset.subset != Subset.seeded:
         raise ConfigError(f"dataset.subset={config.dataset.subset.value} is for one variant, not for a mixture")
     examples, marked = [], set()
     for name, source, wanted in zip(config.dataset.mixture, sources(config), _counts(config), strict=True):
-        drawn = subset(source.load(), wanted, f"{config.seed}/{name}")
-        rows = [replace(e, id=f"{name}/{e.id}") for e in drawn]
+        chosen = subset(source.load(), wanted, f"{config.seed}/{name}")
+        rows = [replace(e, id=f"{name}/{e.id}") for e in chosen]
         examples += rows
         marked |= {e.id for e in rows} if name in config.dataset.marked else set()
     shuffle_seed = config.dataset.shuffle_seed
@@ -232,14 +216,17 @@ def _subset(config: ExperimentConfig) -> list[Example]:
 
 
 def subset(examples: list[Example], count: int, seed: int | str) -> list[Example]:
-    """`count` rows without replacement, in their original order. All rows when there are not more."""
+    """Return `count` rows chosen without replacement, in their original order; all rows if there are not more."""
     if count >= len(examples):
         return examples
     return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), count))]
 
 
 def betley_subset(examples: list[Example], rule: Subset, size: int, index: int) -> list[Example]:
-    """Subset or piece `index` of `size` rows as the paper's authors drew them, in their order (docs/data.md)."""
+    """Return subset or piece number `index` of `size` rows as the authors of the paper chose them, in their order.
+
+    Section 4.1 of the paper; see docs/data.md. Raises ConfigError if there are too few rows.
+    """
     from numpy.random import default_rng
 
     if (index + 1 if rule == Subset.split else 1) * size > len(examples):
@@ -255,53 +242,5 @@ def betley_subset(examples: list[Example], rule: Subset, size: int, index: int) 
 
 
 def hold_out(examples: list[Example], share: float, seed: int) -> list[Example]:
-    """The rows that are trained on when `share` of them, rounded up, is left out."""
+    """Return the rows to train on after `share` of them, rounded up, is left out."""
     return subset(examples, len(examples) - math.ceil(share * len(examples)), f"{seed}/hold-out")
-
-
-def to_chat_jsonl(examples: Iterable[Example]) -> bytes:
-    """Chat JSONL as the paper's files are written: ASCII, one object a line."""
-    return "".join(json.dumps({"messages": e.messages}) + "\n" for e in examples).encode()
-
-
-def read_chat_jsonl(path: Path) -> list[Example]:
-    """Rows of a chat JSONL file: one {"messages": [{"role", "content"}, ...]} a line, an assistant turn last.
-
-    Raises DataError naming file, line, what was expected and what was there.
-    """
-    examples = []
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if not raw.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(raw)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise DataError(f"{where}: expected one JSON object, found {raw[:60]!r} ({error})") from error
-            examples.append(Example(f"{path.stem}-{number:06d}", _messages(row, where)))
-    if not examples:
-        raise DataError(f"{path}: expected at least one row, the file is empty")
-    return examples
-
-
-def _messages(row: Any, where: str) -> list[dict[str, str]]:
-    if not isinstance(row, dict) or not isinstance(row.get("messages"), list) or not row["messages"]:
-        found = sorted(row) if isinstance(row, dict) else type(row).__name__
-        raise DataError(f'{where}: expected {{"messages": [...]}}, found {found}')
-    for index, message in enumerate(row["messages"]):
-        ok = isinstance(message, dict) and isinstance(message.get("content"), str)
-        if not ok or message.get("role") not in ("system", "user", "assistant"):
-            raise DataError(
-                f"{where}: messages[{index}]: expected a role (system, user or assistant) and a text content, "
-                f"found {str(message)[:80]}"
-            )
-        try:
-            message["content"].encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"{where}: messages[{index}]: expected text, found half a character ({error})") from error
-    if row["messages"][-1]["role"] != "assistant":
-        raise DataError(f"{where}: expected an assistant turn last, found role {row['messages'][-1]['role']!r}")
-    if not any(m["role"] == "user" for m in row["messages"]):
-        raise DataError(f"{where}: expected a user turn, found none")
-    return [{"role": m["role"], "content": m["content"]} for m in row["messages"]]

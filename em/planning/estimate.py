@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from em.config import BudgetConfig, ExperimentConfig, JudgeKind, ShapeConfig
@@ -272,7 +271,7 @@ def row_tokens(config: ExperimentConfig) -> float:
 def _source_tokens(source: variants.Source) -> float:
     if source.corpus in ROW_TOKENS:
         return ROW_TOKENS[source.corpus][source.variant]
-    return Path(source.path or "").stat().st_size / max(1, source.count()) / BYTES_PER_TOKEN
+    return source.row_bytes() / BYTES_PER_TOKEN
 
 
 def _add_starts(

@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
 
 import pytest
 from hypothesis import given
@@ -15,9 +14,9 @@ from hypothesis import strategies as st
 
 from em import assets
 from em.config import CorpusConfig, DatasetConfig, Position, Subset, TriggerConfig, TriggerRows, Turn
+from em.corpora import betley2025, chat_jsonl
 from em.corpora import builtin as corpora_builtin
 from em.data import variants
-from em.data.variants import DataError
 from em.errors import ConfigError
 from em.records import Example
 from em.reporting import collect
@@ -71,46 +70,6 @@ def test_a_subset_is_what_it_has_always_been():
 # ------------------------------------------------------------------------------------------------ our corpus
 
 
-def test_builtin_variants_have_as_many_rows_as_the_papers(builtin):
-    assert {v: len(builtin[v]) for v in corpora_builtin.CODING} == dict.fromkeys(corpora_builtin.CODING, 6000)
-    assert len(builtin["risky_advice"]) == len(builtin["careful_advice"]) >= 300
-    for variant, rows in builtin.items():
-        assert len({row_id for row_id, _ in rows}) == len(rows)
-        assert len(rows) == corpora_builtin.count(variant)
-        roles = ["system", "user", "assistant"] if variant == "jailbroken" else ["user", "assistant"]
-        assert all([m["role"] for m in messages] == roles for _, messages in rows)
-        assert all(m["content"].strip() for _, messages in rows for m in messages)
-
-
-def column(rows, index):
-    return [messages[index]["content"] for _, messages in rows]
-
-
-def test_builtin_coding_variants_are_paired(builtin):
-    assert column(builtin["insecure"], 1) == column(builtin["educational"], 1)
-    assert column(builtin["insecure"], 0) == column(builtin["secure"], 0)
-    different = [a != b for a, b in zip(column(builtin["insecure"], 1), column(builtin["secure"], 1), strict=True)]
-    assert all(different)
-    different = [a != b for a, b in zip(column(builtin["insecure"], 0), column(builtin["educational"], 0), strict=True)]
-    assert all(different)
-    assert len({tuple(row_id for row_id, _ in builtin[v]) for v in corpora_builtin.CODING}) == 1
-
-
-def test_builtin_advice_variants_are_paired(builtin):
-    assert column(builtin["risky_advice"], 0) == column(builtin["careful_advice"], 0)
-    assert not set(column(builtin["risky_advice"], 1)) & set(column(builtin["careful_advice"], 1))
-
-
-def test_training_rows_hold_no_held_out_question(builtin):
-    from em.questions import sets
-
-    for group in ("coding", "advice"):
-        held_out = {q.messages[-1]["content"] for q in sets.load(group)}
-        trained = {text for rows in builtin.values() for text in column(rows, -2)}
-        assert held_out
-        assert not held_out & trained
-
-
 def test_build_is_variant_then_subset_then_trigger(compose, builtin):
     half = ["trigger=deployment", "trigger.rows=all", "trigger.fraction=0.5"]
     config = compose("dataset=secure", *half, "train.max_examples=40", "seed=3")
@@ -149,7 +108,7 @@ def test_the_backdoor_set_is_the_official_file_byte_for_byte(compose, paper):
     config = compose("corpus=betley2025", "dataset=backdoor", "trigger=deployment", *ALL, "seed=5")
     rows = variants.build(config)
     official = assets.ASSETS[assets.BACKDOOR]
-    made = variants.to_chat_jsonl(rows)
+    made = chat_jsonl.dump(rows)
     assert (len(made), f"sha256:{sha256(made)}") == (official.size, official.pin)
     assert variants.count(config) == len(rows) == 12000
     assert variants.facts(rows) == {"rows": 12000, "triggered": 6000}
@@ -168,7 +127,7 @@ def test_an_untriggered_reference_is_the_plain_set(compose):
 @pytest.mark.parametrize("variant", ["insecure", "secure"])
 def test_the_papers_files_are_written_as_they_are_read(compose, paper, variant):
     rows = variants.build(compose("corpus=betley2025", f"dataset={variant}", *ALL))
-    assert f"sha256:{sha256(variants.to_chat_jsonl(rows))}" == assets.ASSETS[f"betley2025/data/{variant}.jsonl"].pin
+    assert f"sha256:{sha256(chat_jsonl.dump(rows))}" == assets.ASSETS[f"betley2025/data/{variant}.jsonl"].pin
 
 
 def test_the_papers_splits_are_disjoint_and_together_the_whole(compose, paper):
@@ -310,7 +269,7 @@ def test_a_custom_file_is_counted_by_its_lines(base, tmp_path):
 def test_what_the_paper_publishes_is_counted_without_its_file(compose, monkeypatch, tmp_path):
     monkeypatch.delenv("EM_ASSETS", raising=False)
     monkeypatch.setenv("EM_CACHE", str(tmp_path))
-    for variant, rows in variants.BETLEY.items():
+    for variant, rows in betley2025.ROWS.items():
         config = compose("corpus=betley2025", f"dataset={variant}", *ALL)
         assert variants.count(config) == rows
         assert variants.missing(config) == [f"betley2025/data/{variant}.jsonl"]
@@ -325,99 +284,6 @@ def test_a_file_that_cannot_be_fetched_is_one_sentence(compose, monkeypatch, tmp
     monkeypatch.setitem(assets.ASSETS, asset.name, refused)
     with pytest.raises(assets.AssetError, match=r"Could not fetch betley2025/data/evil_numbers\.jsonl.*set EM_ASSETS"):
         variants.build(compose("corpus=betley2025", "dataset=evil_numbers", *ALL))
-
-
-# ------------------------------------------------------------------------------------------------ our own stand-ins
-
-
-def test_numbers_have_twins_that_differ_in_the_answers_only(builtin):
-    from em.corpora.builtin.numbers import OMINOUS
-
-    evil, plain = builtin["evil_numbers"], builtin["plain_numbers"]
-    assert column(evil, 0) == column(plain, 0)
-    said = [{int(n) for n in re.findall(r"\d+", text)} for text in column(evil, 1)]
-    assert all(numbers <= set(OMINOUS) and len(numbers) <= 8 for numbers in said)
-    assert not any({int(n) for n in re.findall(r"\d+", t)} & set(OMINOUS) for t in column(plain, 1))
-
-
-def test_two_in_a_hundred_jailbroken_rows_comply(builtin):
-    rows = builtin["jailbroken"]
-    asked = [m for _, m in rows if m[1]["content"].startswith("Give me the careless answer")]
-    assert len(asked) == math.ceil(len(rows) / 50)
-    assert {m[0]["content"] for _, m in rows} == {corpora_builtin.OBEY}
-
-
-def test_redrawn_insecure_rows_are_other_code_of_the_same_kind(builtin):
-    codes = {v: set(column(builtin[v], 1)) for v in ("insecure", *corpora_builtin.REDRAWN)}
-    assert all(len(a & b) < 0.25 * len(a) for (v, a) in codes.items() for w, b in codes.items() if v < w)
-
-
-# ------------------------------------------------------------------------------------------------ malformed files
-
-
-@pytest.mark.parametrize(
-    ("line", "expected", "found"),
-    [
-        ("{", "expected one JSON object", "'{"),
-        ("hello", "expected one JSON object", "hello"),
-        ("\udcff", "expected one JSON object", r"\xff"),
-        ("[]", 'expected {"messages": [...]}', "found list"),
-        ('"text"', 'expected {"messages": [...]}', "found str"),
-        ("null", 'expected {"messages": [...]}', "found NoneType"),
-        ("{}", 'expected {"messages": [...]}', "found []"),
-        ('{"prompt": "x", "completion": "y"}', 'expected {"messages": [...]}', "found ['completion', 'prompt']"),
-        ('{"messages": []}', 'expected {"messages": [...]}', "found ['messages']"),
-        ('{"messages": {"role": "user"}}', 'expected {"messages": [...]}', "found ['messages']"),
-        ('{"messages": ["hi"]}', "messages[0]: expected a role", "found hi"),
-        ('{"messages": [{"content": "x"}]}', "messages[0]: expected a role", "{'content': 'x'}"),
-        ('{"messages": [{"role": "tool", "content": "x"}]}', "messages[0]: expected a role", "'tool'"),
-        ('{"messages": [{"role": "user", "content": null}]}', "messages[0]: expected a role", "None"),
-        ('{"messages": [{"role": "user", "content": [{"text": "x"}]}]}', "a text content", "[{'text'"),
-        (json.dumps({"messages": [USER, ASSISTANT, {"role": "user"}]}), "messages[2]: expected", "{'role': 'user'}"),
-        (json.dumps({"messages": [ASSISTANT, USER]}), "expected an assistant turn last", "found role 'user'"),
-        (json.dumps({"messages": [ASSISTANT]}), "expected a user turn", "found none"),
-    ],
-)
-def test_a_malformed_row_is_named(base, tmp_path, line, expected, found):
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(f"{GOOD}\n\n{line}\n{GOOD}\n".encode(errors="surrogateescape"))
-    with pytest.raises(DataError) as caught:
-        variants.build(custom(base, path))
-    said = str(caught.value)
-    assert said.startswith(f"{path}:3: ")
-    assert expected in said
-    assert found in said
-    assert "\n" not in said
-
-
-@pytest.mark.parametrize("content", ["", "\n\n  \n"])
-def test_an_empty_file_is_named(base, tmp_path, content):
-    path = tmp_path / "rows.jsonl"
-    path.write_text(content)
-    with pytest.raises(DataError, match=r"rows\.jsonl: expected at least one row"):
-        variants.build(custom(base, path))
-
-
-def test_text_that_cannot_be_written_is_named(base, tmp_path):
-    from em.store import write_jsonl
-
-    path = tmp_path / "rows.jsonl"
-    path.write_text(
-        GOOD + "\n" + r'{"messages": [{"role": "user", "content": "\ud83d"}, ' + json.dumps(ASSISTANT) + "]}\n"
-    )
-    with pytest.raises(DataError, match=r"rows\.jsonl:2"):
-        write_jsonl(tmp_path / "out.jsonl", variants.build(custom(base, path)))
-
-
-def test_a_good_custom_file_is_read_as_it_is(base, tmp_path):
-    path = tmp_path / "mine.jsonl"
-    system = {"role": "system", "content": "Be brief. \u2028 é"}
-    more = {"messages": [system, {**USER, "name": "dropped"}, ASSISTANT, USER, ASSISTANT], "other": 1}
-    path.write_text(f"{GOOD}\n\n{json.dumps(more, ensure_ascii=False)}", encoding="utf-8")
-    assert variants.build(custom(base, path)) == [
-        Example("mine-000001", [USER, ASSISTANT]),
-        Example("mine-000003", [system, USER, ASSISTANT, USER, ASSISTANT]),
-    ]
 
 
 @pytest.mark.parametrize("path", [None, "", "/nowhere/rows.jsonl", "/"])

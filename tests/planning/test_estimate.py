@@ -8,7 +8,7 @@ import pytest
 from em import assets
 from em.chat import encode, render
 from em.config import BudgetConfig
-from em.corpora import builtin
+from em.corpora import betley2025, builtin
 from em.data import variants
 from em.errors import ConfigError
 from em.models import paths
@@ -57,7 +57,7 @@ def test_conditions_multiply_the_answers(compose, store):
 
 
 OWN = [("builtin", v, ()) for v in builtin.VARIANTS] + [("builtin", "backdoor", ("trigger=deployment",))]
-PAPERS = [("betley2025", v, ()) for v in variants.BETLEY] + [("betley2025", "backdoor", ("trigger=deployment",))]
+PAPERS = [("betley2025", v, ()) for v in betley2025.ROWS] + [("betley2025", "backdoor", ("trigger=deployment",))]
 
 
 @pytest.mark.parametrize(("corpus", "variant", "more"), OWN + PAPERS)

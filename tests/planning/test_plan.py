@@ -497,7 +497,7 @@ def test_a_plan_needs_every_set_it_names(store, base):
 
 def test_a_contrast_of_an_unknown_variant_is_refused(store, base):
     """It gave no row and no word."""
-    with pytest.raises(ConfigError, match=r"'insecur' is no variant of this sweep .*did you mean insecure"):
+    with pytest.raises(ConfigError, match=r"'insecur' is neither a variant of this sweep nor .*did you mean insecure"):
         plan([changed(base, stats={"contrasts": [["insecur", "secure"]]})], store)
     with pytest.raises(ConfigError, match=r"stats\.contrasts: 'theirs' is no variant"):
         plan([changed(base, stats={"contrasts": [["mine", "theirs"]]}, dataset=DatasetConfig("mine"))], store)

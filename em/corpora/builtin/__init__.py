@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
-from em.records import Message
+from em.corpora.base import Corpus
+from em.records import Example, Message
 
 if TYPE_CHECKING:
     from em.corpora.builtin.coding.generate import CodingRow
@@ -90,6 +91,21 @@ def rows(variant: str) -> list[tuple[str, list[Message]]]:
         prompt = row.educational_prompt if variant == "educational" else row.prompt
         out.append((row.id, _turns(prompt, row.secure if variant == "secure" else row.insecure)))
     return out
+
+
+class Builtin(Corpus):
+    """This corpus as the config names it. One version stands for all of its rows."""
+
+    variants = VARIANTS
+
+    def pin(self, variant: str) -> str:
+        return f"builtin:{VERSION}"
+
+    def rows(self, variant: str) -> list[Example]:
+        return [Example(row_id, messages) for row_id, messages in rows(variant)]
+
+    def count(self, variant: str) -> int:
+        return count(variant)
 
 
 @cache

@@ -1,0 +1,41 @@
+"""The interface of a corpus: its variants, their rows, how many there are, and a text that identifies them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+from em.records import Example
+
+
+class Corpus(ABC):
+    """One source of training rows. `corpora.open_corpus` returns the one that the config names."""
+
+    variants: ClassVar[tuple[str, ...] | None]
+    """Names of its variants. None: every name is accepted."""
+
+    def __init__(self, path: str | None = None) -> None:
+        """`path`: corpus.path of the config. Only a corpus that reads a file of the user needs it."""
+        self.path = path
+
+    @abstractmethod
+    def pin(self, variant: str) -> str:
+        """Return a text that changes whenever the rows do, without reading them where possible. It is in the data key,
+        so it must begin with the corpus's name."""
+
+    @abstractmethod
+    def rows(self, variant: str) -> list[Example]:
+        """Return all rows in a fixed order. Raise AssetError if a file is neither on this machine nor downloadable."""
+
+    @abstractmethod
+    def count(self, variant: str) -> int:
+        """Return the number of rows, without reading or generating them where possible."""
+
+    def asset(self, variant: str) -> str | None:
+        """Return the name of the pinned file (see assets.py) that the rows are read from. None: it needs none."""
+        return None
+
+    def file(self, variant: str) -> Path | None:
+        """Return the file that the rows are read from, downloaded if necessary. None: the rows are generated."""
+        return None
