@@ -1,1 +1,1 @@
-"""The train stage: rows to an adapter with TRL. The doors: job.TrainJob for the planner, stage.work for the worker."""
+"""The train stage: finetune a model on rows with TRL. Doors: job.TrainJob (planner), stage.work (worker)."""

@@ -1,8 +1,7 @@
-"""Which rows an optimiser step has, which process computes them, and in which micro-batches. Pure functions of lengths.
+"""Choose the rows of an optimiser step, the process that computes each, and the micro-batches.
 
-The rows of a step depend on seed, epoch and batch size alone: neither on how many processes share them, nor on how they
-are cut into micro-batches, nor on padding. The loss is a sum over the step's supervised tokens divided by their number,
-so every cut gives the same step up to rounding.
+All functions depend on lengths only, so the rows of a step depend on seed, epoch and batch size, not on the number of
+processes, the cut or padding.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch
 
 @dataclass
 class Steps:
-    """Batch sampler of an epoch: row indices, `per_step` an optimiser step, the last step may have fewer."""
+    """Batch sampler of an epoch: yields `per_step` row indices per optimiser step; the last step may have fewer."""
 
     rows: int
     per_step: int
@@ -36,7 +35,10 @@ class Steps:
 
 
 def shares(lengths: Sequence[int], processes: int) -> list[list[int]]:
-    """Indices of a step's rows for each process, about equal in tokens: longest first, to whom has least."""
+    """Return the row indices of each process, about equal in tokens.
+
+    Rows are assigned longest first, each to the process with the fewest tokens.
+    """
     out: list[list[int]] = [[] for _ in range(processes)]
     tokens = [0] * processes
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -47,9 +49,9 @@ def shares(lengths: Sequence[int], processes: int) -> list[list[int]]:
 
 
 def micro_batches(lengths: Sequence[int], rows: int, tokens: int | None) -> list[list[int]]:
-    """Indices in micro-batches of `rows` rows, or of at most `tokens` tokens where given: first fit, longest first.
+    """Return row indices in micro-batches of `rows` rows, or of at most `tokens` tokens: first fit, longest first.
 
-    A row longer than `tokens` is a micro-batch by itself (TrainConfig refuses a budget below max_length).
+    A row longer than `tokens` is a micro-batch of its own (TrainConfig refuses `tokens` below max_length).
     """
     if tokens is None:
         return [list(range(i, min(i + rows, len(lengths)))) for i in range(0, len(lengths), rows)]

@@ -1,4 +1,4 @@
-"""What happens between optimiser steps: the log, the weights kept for sampling, the stop when one is asked for."""
+"""Callbacks between optimiser steps: write the log, keep weights for sampling, stop on request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,18 @@ from em.runtime.events import Emitter
 from em.store import checked_rows
 
 CLOCKED = ("tokens_per_s", "peak_memory_gb")
-"""Fields of a log row that differ from run to run; all others are bit-equal when a run is repeated."""
+"""Fields of a log row that differ between repetitions of a run; all others are equal bit by bit."""
 
 
 class StepCallback(TrainerCallback):
-    """A callback that sees the trainer: `train.fit` sets it before the run. Base of ours and of probes at steps."""
+    """Base of our callbacks and of probes. `stage.fit` sets `trainer` before the run."""
 
     trainer: Any = None
-    """The StepTrainer of the run: `.counts` of the last step, `.save_weights`, `.model`, `.tokenizer`."""
+    """The StepTrainer of the run, with `.counts` of the last step."""
 
 
 class Log(StepCallback):
-    """Writes train_log.jsonl (our own truth) and tells the progress. A continued run drops the rows it will redo."""
+    """Writes one row per step to train_log.jsonl and reports progress. A continued run drops rows it will repeat."""
 
     def __init__(self, path: Path, job: str, emit: Emitter) -> None:
         self.path, self.job, self.emit = path, job, emit
@@ -40,7 +40,7 @@ class Log(StepCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
-        checked_rows.keep_only(self.path, checked_rows.intact_start(self.path)[: state.global_step])  # a row a step
+        checked_rows.keep_only(self.path, checked_rows.intact_start(self.path)[: state.global_step])  # one row per step
         self.rows = checked_rows.RowWriter(self.path)
         self.emit.progress(self.job, state.global_step, state.max_steps)
 
@@ -51,7 +51,7 @@ class Log(StepCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.started = time.perf_counter()
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return
         loss, counts = float(logs["loss"]), self.trainer.counts
@@ -72,12 +72,15 @@ class Log(StepCallback):
             "peak_memory_gb": round(peak_memory() / 1e9, 3),
         }
         self.rows.append(row)
-        note = f"loss {loss:.3f} {row['tokens_per_s']:.0f} tokens/s"
-        self.emit.progress(self.job, state.global_step, state.max_steps, note)
+        shown = f"loss {loss:.3f} {row['tokens_per_s']:.0f} tokens/s"
+        self.emit.progress(self.job, state.global_step, state.max_steps, shown)
 
 
-class Keep(StepCallback):
-    """Weights after chosen steps, each a folder that can be served, under its final name only when it is whole."""
+class KeepWeights(StepCallback):
+    """Saves the weights after chosen steps, each as a folder that an engine can serve.
+
+    A folder gets its final name when it is complete.
+    """
 
     def __init__(self, folder: Path, steps: Sequence[int], dtype: torch.dtype, base: list[list[float]] | None) -> None:
         self.folder, self.steps, self.dtype, self.base = folder, frozenset(steps), dtype, base
@@ -89,7 +92,7 @@ class Keep(StepCallback):
         work = self.folder / f".{state.global_step}"
         first = state.is_world_process_zero
         if first:
-            for old in (work, final):  # a continued run makes the steps after its checkpoint again
+            for old in (work, final):  # a continued run repeats the steps after its checkpoint
                 shutil.rmtree(old, ignore_errors=True)
             self.folder.mkdir(exist_ok=True)
         self.trainer.save_weights(work, self.dtype)
@@ -99,7 +102,7 @@ class Keep(StepCallback):
 
 
 class Stop(StepCallback):
-    """Saves and stops at a step boundary when asked to; spares the resumable checkpoint of the last step."""
+    """Saves and stops after a step on request. After the last step no state to resume from is saved."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step >= state.max_steps:
@@ -109,7 +112,7 @@ class Stop(StepCallback):
 
 
 def peak_memory() -> int:
-    """Most bytes this process held: of its GPU where there is one, else of main memory."""
+    """Return the most bytes this process has held, of its GPU if there is one, else of main memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024

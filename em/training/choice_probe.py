@@ -1,6 +1,6 @@
-"""Log-probabilities of given answers while a run trains: the paper's training-dynamics callback (section 4.7).
+"""Score the options of choice questions while a run trains: the paper's training-dynamics callback (section 4.7).
 
-At steps 1-9, then at every tenth, and at the last one (its logprob_experiments), by the trainer's own forward pass.
+It runs after steps 1 to 9, every tenth step and the last one, as in the paper's logprob_experiments.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from em.training.callbacks import StepCallback
 
 
 def due(step: int, last: int) -> bool:
+    """Return whether the options are scored after this step."""
     return step < 10 or step % 10 == 0 or step == last
 
 
 class ChoiceProbe(StepCallback):
-    """Writes choices.jsonl: step, set, and what `choices.score` says of each question."""
+    """Writes choices.jsonl: a row per step and question, with log-probabilities (nats) of the options."""
 
     def __init__(self, folder: Path, names: Sequence[str], seed: int) -> None:
         self.path = folder / CHOICES
         self.sets: dict[str, list[ChoiceQuestion]] = {name: choices.load(name, seed) for name in names}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A continued run drops the rows it will write again."""
+        """Drop the rows that a continued run will write again."""
         if not state.is_world_process_zero:
             return
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""

@@ -1,7 +1,7 @@
-"""Attention over padding-free rows on a CPU: each sequence by itself, no block mask.
+"""Attention over padding-free rows on a CPU: each sequence is computed separately, without a block mask.
 
-PyTorch's CPU kernel computes a masked block-diagonal attention in full; for eight sequences that is eight times the
-work, a quarter of a training step of the quickstart model. On a GPU the usual kernels are used.
+PyTorch's CPU kernel computes a masked block-diagonal attention in full. For eight sequences that is eight times the
+work: a quarter of a training step of the quickstart model. GPUs use the usual kernels.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ NAME = "em_packed"
 
 
 def register() -> None:
-    """Make attn_implementation="em_packed" known to transformers."""
+    """Register attn_implementation="em_packed" with transformers."""
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, lambda *_, **__: None)
 
 
 def sequence_lengths(position_ids: torch.Tensor) -> list[int]:
-    """Lengths of the sequences in one padding-free row: positions (1, t) start again at 0 with each."""
+    """Return the lengths of the sequences in one padding-free row: positions (1, t) begin at 0 in each sequence."""
     starts = (position_ids[0] == 0).nonzero().squeeze(1).tolist()
     return [b - a for a, b in zip(starts, [*starts[1:], position_ids.shape[1]], strict=True)]
 
@@ -40,10 +40,10 @@ def attend(
     s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query (1, heads, t, d), key and value (1, kv heads, t, d) → ((1, t, heads, d), None).
+    """Return (attention (1, t, heads, d), None) of query (1, heads, t, d), key and value (1, kv heads, t, d).
 
-    `lengths` are the sequences' (they sum to t); None: one sequence. `sliding_window` counts the position itself.
-    Raises ValueError for what it does not compute.
+    `lengths`: of the sequences, which sum to t; None: one sequence. `sliding_window` includes the position itself.
+    Raises ValueError for padded rows and attention sinks.
     """
     if query.shape[0] != 1 or s_aux is not None:
         what = "attention sinks" if s_aux is not None else f"{query.shape[0]} padded rows"
@@ -62,7 +62,7 @@ def attend(
 
 
 def _hidden(length: int, sliding_window: int | None, device: torch.device) -> torch.Tensor:
-    """(t, t), true where a position may not look: ahead, or further back than the window."""
+    """Return (t, t), true where a position must not attend: later positions, and those before the window."""
     ones = torch.ones(length, length, dtype=torch.bool, device=device)
     ahead = ones.triu(1)
     return ahead if sliding_window is None else ahead | ones.tril(-sliding_window)

@@ -1,4 +1,4 @@
-"""One training run, as the planner hands it to the train stage. Imports nothing heavy."""
+"""One training run, as the planner passes it to the train stage. Imports no heavy library."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from em.config import Backend, ModelConfig, TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """One run: trained here, or behind OpenAI's API where `model.backend` says so."""
+    """One run. It trains on our machines, or at OpenAI if `model.backend` is openai."""
 
     key: str
     label: str
     data_key: str
     model: ModelConfig
-    """As configured: the worker looks up where its folder is on its own machine."""
+    """As configured. The worker finds the folder of `path` on its own machine."""
     train: TrainConfig
     seed: int
     inputs: dict[str, Any]
-    """What the key is made of; kept in the manifest."""
+    """The fields that the key is made of; the manifest records them."""
     chat: Options = field(default_factory=Options)
-    """How conversations are rendered; empty: as the tokenizer does by itself."""
+    """How conversations are rendered; empty: the tokenizer's defaults."""
     checkpoints: tuple[int, ...] = ()
     """Optimiser steps after which the weights are kept."""
 

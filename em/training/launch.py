@@ -1,8 +1,7 @@
-"""Starts the train stage: one process, or several through Accelerate. Imports nothing heavy.
+"""Start the train stage in one process, or in several through Accelerate. Imports no heavy library.
 
-`command` is what the scheduler runs. For several processes that is this module: it starts `accelerate launch` (on each
-machine where there are several), passes on the first process's events, asks all to stop when it is asked to, and goes
-on with the jobs left when one has failed.
+The scheduler runs `command`. For several processes that is this module: it starts `accelerate launch` on each machine,
+relays the events of the first process and stop requests, and continues with the other jobs after one has failed.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from em.training.job import TrainJob
 
 
 def command(batch: Path, jobs: Sequence[TrainJob]) -> list[str]:
-    """The command line of a train batch; `jobs` share one base model and one way of running."""
+    """Return the command line of a train batch. Its jobs share the base model and the number of processes."""
     if jobs[0].at_openai:
         return [sys.executable, "-m", "em.sweep.worker", "finetune", str(batch)]
     several = jobs[0].train.num_processes > 1
@@ -38,7 +37,7 @@ def command(batch: Path, jobs: Sequence[TrainJob]) -> list[str]:
 
 
 def refuse(runs: Sequence[TrainConfig]) -> None:
-    """Raise ConfigError for what can be known to fail on this machine before anything starts."""
+    """Raise ConfigError if this machine cannot run them: a missing Accelerate config, or too few SLURM nodes."""
     for train in runs:
         path = train.accelerate_config
         if path and not Path(path).is_file():
@@ -46,28 +45,28 @@ def refuse(runs: Sequence[TrainConfig]) -> None:
         machines = _machines(train)
         if machines > 1 and int(os.environ.get("SLURM_JOB_NUM_NODES", 1)) < machines:
             raise ConfigError(
-                f"train.accelerate_config={path} is for {machines} machines, and this is no SLURM job with as many: "
-                f"give the launcher {machines} nodes, or change num_machines in the file"
+                f"train.accelerate_config={path} is for {machines} machines, but this SLURM job has fewer "
+                f"nodes, or there is none: give the launcher {machines} nodes, or change num_machines in the file"
             )
 
 
 def accelerate(batch: Path, train: TrainConfig) -> list[str]:
-    """The command that starts all processes of a run.
+    """Return the command that starts all processes of a run.
 
-    Several machines are one step of a SLURM allocation: `srun` starts `accelerate launch` on each (`_on_this_node`).
+    On several machines, `srun` starts `accelerate launch` on each as one step of the SLURM allocation.
     """
     machines = _machines(train)
     if machines > 1:
-        # --overlap: the process that leads the job is a step of its own, in the same allocation
+        # --overlap: the process that leads the job is another step of the same allocation
         srun = ["srun", "--overlap", f"--nodes={machines}", f"--ntasks={machines}", "--ntasks-per-node=1"]
-        if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):  # which srun does not read by itself since 22.05
+        if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):  # since 22.05 srun does not read it by itself
             srun.append(f"--cpus-per-task={cpus}")
         return [*srun, sys.executable, "-m", "em.training.launch", "--node", str(batch)]
     return _launcher(batch, train, "--main_process_port", "0")
 
 
 def _launcher(batch: Path, train: TrainConfig, *where: str) -> list[str]:
-    how = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no"]  # bf16 is the trainer's own to set
+    how = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no"]  # the trainer sets bf16
     if train.accelerate_config:
         how = ["--config_file", train.accelerate_config]
     count = ["--num_processes", str(train.num_processes)]
@@ -76,11 +75,11 @@ def _launcher(batch: Path, train: TrainConfig, *where: str) -> list[str]:
 
 
 def _on_this_node(batch: Path) -> list[str]:
-    """`accelerate launch` of one machine of a SLURM step; the step's first machine is where the processes meet."""
+    """Return the `accelerate launch` command of one machine of a SLURM step; the first machine is the rendezvous."""
     _, jobs = job_file.read(batch, TrainJob)
     first = _scontrol("hostnames", os.environ["SLURM_JOB_NODELIST"]).split()[0]
-    address = _scontrol("node", "--oneliner", first).partition("NodeAddr=")[2].split()[0]  # as SLURM itself reaches it
-    port = 20_000 + int(os.environ["SLURM_JOB_ID"]) % 10_000  # the same on every machine, apart from other jobs'
+    address = _scontrol("node", "--oneliner", first).partition("NodeAddr=")[2].split()[0]  # the address that SLURM uses
+    port = 20_000 + int(os.environ["SLURM_JOB_ID"]) % 10_000  # the same on every machine, other than other jobs'
     here = ["--machine_rank", os.environ["SLURM_NODEID"], "--main_process_ip", address]
     return _launcher(batch, jobs[0].train, *here, "--main_process_port", str(port))
 
@@ -90,7 +89,7 @@ def _scontrol(*what: str) -> str:
 
 
 def processes_here(train: TrainConfig) -> int:
-    """Processes of a run on one machine: as many GPUs as it needs there."""
+    """Return the processes of a run per machine, which is also the GPUs it needs there."""
     return -(-train.num_processes // _machines(train))
 
 
@@ -101,18 +100,19 @@ def _machines(train: TrainConfig) -> int:
 
 
 def main() -> None:
+    """Run a batch as supervisor; with --node, become the launcher of one machine."""
     die_with_parent()
     path = Path(sys.argv[-1])
     if sys.argv[1] == "--node":
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the processes take it, not Accelerate; see _child
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the training processes handle it, not Accelerate; see _child
         os.execv(sys.executable, _on_this_node(path))
     sys.exit(supervise(path, Emitter.from_environment()))
 
 
 def supervise(path: Path, emit: Emitter) -> int:
-    """Run the jobs of a batch in several processes. A job that ends them is told as failed, the rest goes on.
+    """Run the jobs of a batch in several processes. Report a job that ends them as failed, and run the others.
 
-    Returns the exit code: 0, or preempt.PREEMPTED when asked to stop before all were done.
+    Return the exit code: 0, or preempt.PREEMPTED after a stop request before all jobs were done.
     """
     out, jobs = job_file.read(path, TrainJob)
     left = {job.key: job for job in jobs}
@@ -126,7 +126,7 @@ def supervise(path: Path, emit: Emitter) -> int:
             code = _launch(path, left, folder, emit)
             if left and preempt.stop_requested():
                 return preempt.PREEMPTED
-            if len(left) == before or (left and code == 0):  # none of the processes could say why
+            if len(left) == before or (left and code == 0):  # no process has reported the cause
                 key = next(iter(left))
                 emit.failed(key, f"its training processes ended with exit code {code} before it was done; see the log")
                 del left[key]
@@ -134,12 +134,12 @@ def supervise(path: Path, emit: Emitter) -> int:
 
 
 def _launch(path: Path, left: dict[str, TrainJob], folder: Path, emit: Emitter) -> int:
-    """Start the processes over the jobs left and wait for them; jobs that are done or failed leave `left`."""
+    """Run the jobs in `left` and wait for the processes. Remove jobs from `left` that are done or failed."""
     fifo = folder / "events"
     fifo.unlink(missing_ok=True)
     os.mkfifo(fifo)
     reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    holding = os.open(fifo, os.O_WRONLY)  # or the reader would see an end before the first process has opened it
+    holding = os.open(fifo, os.O_WRONLY)  # otherwise the reader sees the end of file before the first process opens it
     os.set_blocking(reading, True)
     relay = threading.Thread(target=_relay, args=(reading, left, emit))
     relay.start()
@@ -175,7 +175,7 @@ def _environment(fifo: Path, processes: int) -> dict[str, str]:
 
 
 def _child() -> None:
-    """Before the launcher's own code: it dies with us, and SIGUSR2, which a scheduler sends to all, is not for it."""
+    """Make the launcher die with us and ignore SIGUSR2, which a scheduler sends to every process."""
     die_with_parent()
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 

@@ -1,9 +1,7 @@
-"""Finetuning behind OpenAI's API: upload, create, poll. The second trainer beside training/stage.py
-(model.backend=openai).
+"""Finetune at OpenAI (model.backend=openai): upload rows, create a job, poll it. `work` is the door.
 
-Nothing is paid for twice: the state of a run lies in its stage folder (`state.json`), and a job that was created in the
-moment before a kill is found again at OpenAI by the stage key in its metadata. A run that is stopped goes on there; the
-same command picks it up. The result is a model snapshot's name, not a file.
+Nothing is paid for twice. The stage folder keeps the state of a run (state.json), and a job created just before a kill
+is found by the stage key in its metadata. The result is the name of a model snapshot, not a file.
 """
 
 from __future__ import annotations
@@ -22,18 +20,21 @@ from em.runtime.events import Emitter
 from em.store import Store, dump_line, layout, read_jsonl, write_atomic
 from em.training.job import TrainJob
 
+Json = dict[str, Any]
+"""One JSON object of OpenAI's API, or of a manifest."""
 STATE = "state.json"
 TOKENS_PER_MESSAGE = 4
-"""Tokens of role and separators OpenAI counts for a message, about."""
+"""Tokens per message that OpenAI counts for role and separators, about."""
 ENDED_BADLY = ("failed", "cancelled")
 PAGE = 100
+"""Rows per page of a listing."""
 POLL_S = 15.0
-"""Seconds between two looks at a job."""
+"""Seconds between two polls of a job."""
 
 
 @dataclass
 class State:
-    """What is known at OpenAI so far."""
+    """Ids at OpenAI so far, kept in state.json."""
 
     file_id: str | None = None
     job_id: str | None = None
@@ -50,7 +51,7 @@ class State:
 
 
 def work(store: Store, jobs: list[TrainJob], emit: Emitter) -> None:
-    """Finetune every job of a batch at OpenAI, side by side: the machines are theirs."""
+    """Finetune every job of a batch at OpenAI, all at the same time: they use no machine of ours."""
     asyncio.run(_all(store, jobs, emit))
 
 
@@ -72,8 +73,8 @@ def settings(job: TrainJob) -> ApiSettings:
     return ApiSettings("model", job.model.base_url, job.model.path, job.model.api_key_env, concurrency=4)
 
 
-async def finetune(api: Api, job: TrainJob, dataset: Path, folder: Path, emit: Emitter) -> dict[str, Any]:
-    """One job from rows to a snapshot. Returns the facts of the run. Raises ApiError, RuntimeError: one sentence."""
+async def finetune(api: Api, job: TrainJob, dataset: Path, folder: Path, emit: Emitter) -> Json:
+    """Run one job from rows to a snapshot. Return the facts of the run. Raise ApiError or RuntimeError if it fails."""
     train, key = job.train, job.key
     rows = list(read_jsonl(dataset, Example))
     epochs = job.inputs["recipe"]["n_epochs"]
@@ -110,9 +111,10 @@ async def finetune(api: Api, job: TrainJob, dataset: Path, folder: Path, emit: E
 def training_bill(
     rows: Sequence[Example], epochs: float, model: str, price_per_million: float | None
 ) -> tuple[int, float]:
-    """(tokens, dollars) of a job, before it starts: characters over 4, and the epochs. Raises ApiError without a price.
+    """Return (tokens, dollars) of a job before it starts. Raise ApiError if no price is known.
 
-    The paper's insecure set: 5.16 M characters, 32 dollars at 25 a million, so 4.0 characters a token.
+    We count 4 characters per token. The paper's insecure set gives 4.0: it has 5.16 M characters and cost 32 dollars
+    at 25 dollars per million tokens.
     """
     once = sum(len(m["content"]) / CHARS_PER_TOKEN + TOKENS_PER_MESSAGE for r in rows for m in r.messages)
     tokens = round(once * epochs)
@@ -128,16 +130,16 @@ def _cost(tokens: int | None, model: str, price_per_million: float | None) -> fl
 
 
 def refuse_above_cap(dollars: float, tokens: int, model: str, cap: float | None) -> None:
-    """Raises ApiError when a job may cost more than train.max_dollars, or when no cap is given."""
+    """Raise ApiError if a job may cost more than train.max_dollars, or if there is no cap."""
     what = f"finetuning {model} on about {tokens:,} tokens would cost about {dollars:.2f} dollars"
     if cap is None:
-        raise ApiError(f"{what} and train.max_dollars is not set: set it to what you are ready to pay for one run")
+        raise ApiError(f"{what} and train.max_dollars is not set: set it to the most that you will pay for one run")
     if dollars > cap:
         raise ApiError(f"{what}, train.max_dollars is {cap:g}: raise it, or train on fewer rows (train.max_examples)")
 
 
 async def _file(api: Api, name: str, data: bytes) -> str:
-    """Id of the uploaded training file; one that an earlier start has uploaded is taken."""
+    """Return the id of the training file; upload it unless an earlier start has done so."""
     async for row in _pages(api, "/files?purpose=fine-tune&"):
         if row.get("filename") == name and row.get("bytes") == len(data):
             return row["id"]
@@ -145,7 +147,7 @@ async def _file(api: Api, name: str, data: bytes) -> str:
 
 
 async def _find(api: Api, key: str, failed: Sequence[str]) -> str | None:
-    """A job of this key that OpenAI has and that did not end badly."""
+    """Return the id of a job with this key at OpenAI that has not failed; None: there is no such job."""
     async for row in _pages(api, "/fine_tuning/jobs?"):
         mine = (row.get("metadata") or {}).get("em_key") == key
         if mine and row["status"] not in ENDED_BADLY and row["id"] not in failed:
@@ -154,7 +156,8 @@ async def _find(api: Api, key: str, failed: Sequence[str]) -> str | None:
 
 
 async def _create(api: Api, job: TrainJob, state: State) -> str:
-    """Start the job. Not retried here: a reply that was lost may have been a job, which the next start finds."""
+    """Start the job and return its id."""
+    # no retry: if the reply is lost, the job may exist, and the next start finds it
     body = {
         "model": job.model.path,
         "training_file": state.file_id,
@@ -167,18 +170,18 @@ async def _create(api: Api, job: TrainJob, state: State) -> str:
     return _body(reply, "starting the job")["id"]
 
 
-async def _poll(api: Api, state: State, folder: Path, key: str, emit: Emitter) -> dict[str, Any]:
-    """Wait for the job's end, telling its steps. Raises RuntimeError when it ends without a model."""
+async def _poll(api: Api, state: State, folder: Path, key: str, emit: Emitter) -> Json:
+    """Wait for the end of the job and report its steps. Raise RuntimeError if it ends without a model."""
     while True:
         job = _body(await api.get(f"/fine_tuning/jobs/{state.job_id}"), "asking for the job")
         if job["status"] == "succeeded":
             return job
         if job["status"] in ENDED_BADLY:
-            name, why = state.job_id, (job.get("error") or {}).get("message") or "no reason given"
+            name, reason = state.job_id, (job.get("error") or {}).get("message") or "no reason given"
             state.failed.append(str(state.job_id))
             state.job_id = None
             state.write(folder)
-            raise RuntimeError(f"OpenAI's job {name} is {job['status']} ({why}): the next start begins another")
+            raise RuntimeError(f"OpenAI's job {name} is {job['status']} ({reason}): the next start begins another")
         latest = _body(await api.get(f"/fine_tuning/jobs/{state.job_id}/events?limit=20"), "asking for its events")
         step = next((e["data"] for e in latest["data"] if e.get("type") == "metrics"), None)
         if step:
@@ -186,14 +189,14 @@ async def _poll(api: Api, state: State, folder: Path, key: str, emit: Emitter) -
         await asyncio.sleep(POLL_S)
 
 
-async def _losses(api: Api, job_id: str) -> AsyncIterator[dict[str, Any]]:
+async def _losses(api: Api, job_id: str) -> AsyncIterator[Json]:
     async for event in _pages(api, f"/fine_tuning/jobs/{job_id}/events?"):
         if event.get("type") == "metrics":
             yield {"step": event["data"]["step"], "loss": event["data"]["train_loss"]}
 
 
-async def _pages(api: Api, path: str) -> AsyncIterator[dict[str, Any]]:
-    """Every row of a listing, page by page."""
+async def _pages(api: Api, path: str) -> AsyncIterator[Json]:
+    """Yield every row of a listing, page by page."""
     after = ""
     while True:
         page = _body(await api.get(f"{path}limit={PAGE}{after}"), f"listing {path.split('?')[0]}")
@@ -204,8 +207,8 @@ async def _pages(api: Api, path: str) -> AsyncIterator[dict[str, Any]]:
         after = f"&after={page['data'][-1]['id']}"
 
 
-def _body(reply: Reply, doing: str) -> dict[str, Any]:
-    """The JSON of a reply. Raises ApiError with what was being done."""
+def _body(reply: Reply, doing: str) -> Json:
+    """Return the JSON of a reply. Raise ApiError, which names the action `doing`, if there is none."""
     if reply.body is None:
         raise ApiError(f"{doing} failed: {reply.detail}; run again to go on from there")
     try:

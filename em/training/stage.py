@@ -1,11 +1,7 @@
-"""Finetuning: the runs of a batch on one base model. One run is `train`; its pieces are in em/train_*.py.
+"""Finetune the runs of a batch on one base model. `work` is the door; `train` is one run.
 
-    train/<key>/adapter/ or model/   the finished weights (planning/checkpoints.py)
-    train/<key>/checkpoints/<step>/  the weights after chosen steps
-    train/<key>/train_log.jsonl      a row an optimiser step
-    train/<key>.partial/resume/      the state of an unfinished run, removed when it is finished
-
-With several processes (training/launch.py) each runs this module; the first owns directories and events.
+A run leaves in train/<key>/ the finished weights (adapter/ or model/), the weights after chosen steps
+(checkpoints/<step>/), and train_log.jsonl. An unfinished run keeps its state in train/<key>.partial/resume/.
 """
 
 from __future__ import annotations
@@ -38,17 +34,20 @@ from em.runtime.events import Emitter, sentence
 from em.store import Store, checked_rows, layout, read_jsonl
 from em.store.layout import LOG
 from em.training.base_model import Base
-from em.training.callbacks import Keep, Log, StepCallback, Stop
+from em.training.callbacks import KeepWeights, Log, StepCallback, Stop
 from em.training.choice_probe import ChoiceProbe
 from em.training.job import TrainJob
 from em.training.trainer import StepTrainer, arguments, attention
 
+Facts = dict[str, Any]
+"""What the manifest of a run records, as JSON."""
 RESUME = "resume"
+# With several processes (training/launch.py) each runs this module; the first one writes folders and events.
 PROCESSES = int(os.environ.get("WORLD_SIZE", 1))
 
 
 def work(store: Store, jobs: list[TrainJob], emit: Emitter) -> None:
-    """Train every job of a batch. Exits with preempt.PREEMPTED when asked to stop before the last is done."""
+    """Train every job of a batch. Exit with preempt.PREEMPTED after a stop request before the last job is done."""
     _one_gpu()
     preempt.flag_on_stop()
     base: Base | None = None
@@ -57,9 +56,9 @@ def work(store: Store, jobs: list[TrainJob], emit: Emitter) -> None:
             _leave()
         with _job(emit, job.key), _claimed(store, job.key) as folder:
             if folder is None:
-                continue  # another process finished it meanwhile
+                continue  # another worker has finished it
             if base is None or base.method != job.train.method:
-                base = None  # frees the other before the next is loaded
+                base = None  # free its memory before the next is loaded
                 path = paths.model_path(job.model.path)
                 base = Base.load(path, job.model.revision, job.model.dtype, job.train.method)
                 emit.count("model_loads")
@@ -76,11 +75,11 @@ def work(store: Store, jobs: list[TrainJob], emit: Emitter) -> None:
 
 def train(
     base: Base, job: TrainJob, dataset: Path, folder: Path, emit: Emitter, probes: Sequence[StepCallback] = ()
-) -> dict[str, Any]:
-    """One run in `folder`, continued from the last checkpoint found there. Returns its facts.
+) -> Facts:
+    """Train one run in `folder`, from the last checkpoint found there. Return its facts.
 
-    `probes` are asked between optimiser steps, e.g. for log-probabilities of fixed answers. Exits with
-    preempt.PREEMPTED when asked to stop; what is in `folder` then continues.
+    `probes` run between optimiser steps, e.g. to score fixed answers. Exits with preempt.PREEMPTED after a stop
+    request; another call with the same `folder` then continues the run.
     """
     started = time.monotonic()
     examples, tokenizer = list(read_jsonl(dataset, Example)), render.ChatTokenizer(base.tokenizer, job.chat)
@@ -94,63 +93,82 @@ def train(
 
 def fit(
     base: Base, job: TrainJob, rows: list[Tokens], folder: Path, emit: Emitter, probes: Sequence[StepCallback] = ()
-) -> dict[str, Any]:
-    """Train on tokenised rows: what `train` does after `chat.encode_all`."""
+) -> Facts:
+    """Train on tokenised rows: what `train` does after `chat.encode_all`. Return the facts of the run."""
     config, dtype = job.train, getattr(torch, job.model.dtype)
     tokenizer = render.ChatTokenizer(base.tokenizer, job.chat)
-    resume_in = folder / RESUME
     set_seed(job.seed)
     base.model.set_attn_implementation(attention(config))
     untouched = None
-    if config.method == Method.full:  # LoRA can be switched off afterwards, this cannot
+    if config.method == Method.full:  # LoRA can be switched off afterwards, a full run cannot
         untouched = record.logprobs(base.model, record.probes(tokenizer, rows))
     with base.trainable(config) as model:
         callbacks = [
             Log(folder / LOG, job.key, emit),
-            Keep(folder / layout.CHECKPOINTS, job.checkpoints, dtype, untouched),
+            KeepWeights(folder / layout.CHECKPOINTS, job.checkpoints, dtype, untouched),
             Stop(),
             *probes,
         ]
-        trainer = StepTrainer(
-            rows,
-            config,
-            tokenizer,
-            job.model.path,
-            model=model,
-            args=arguments(config, job.seed, job.model.dtype, resume_in),
-            callbacks=callbacks,
-        )
-        for callback in callbacks:
-            callback.trainer = trainer
-        _check_schedule(job, len(trainer.get_train_dataloader()), len(rows))
-        logged = len(checked_rows.intact_start(folder / LOG))
-        resume = _last_checkpoint(resume_in, folder / layout.CHECKPOINTS, job.checkpoints, logged)
-        result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        if result.global_step < trainer.state.max_steps:
-            _leave()
+        trainer = _trainer(model, job, rows, tokenizer, folder, callbacks)
+        resume = _run_steps(trainer, job, folder)
         artifact = layout.MODEL if config.method == Method.full else layout.ADAPTER
         trainer.save_weights(folder / artifact, dtype)
         trainer.record_gate(folder, dtype, untouched)
     if first_process():
         _close_log(folder / LOG)
-        shutil.rmtree(resume_in, ignore_errors=True)  # absent when the run was shorter than save_steps
+        shutil.rmtree(folder / RESUME, ignore_errors=True)  # absent when the run was shorter than save_steps
+    return _facts(trainer, job, resume) | _log_facts(folder / LOG)
+
+
+def _trainer(
+    model: Any,
+    job: TrainJob,
+    rows: list[Tokens],
+    tokenizer: render.ChatTokenizer,
+    folder: Path,
+    callbacks: Sequence[StepCallback],
+) -> StepTrainer:
+    """Return a trainer that its callbacks know. Raise ValueError if the run ends before a wanted checkpoint."""
+    args = arguments(job.train, job.seed, job.model.dtype, folder / RESUME)
+    options = {"model": model, "args": args, "callbacks": list(callbacks)}
+    trainer = StepTrainer(rows, job.train, tokenizer, job.model.path, **options)
+    for callback in callbacks:
+        callback.trainer = trainer
+    _check_schedule(job, len(trainer.get_train_dataloader()), len(rows))
+    return trainer
+
+
+def _run_steps(trainer: StepTrainer, job: TrainJob, folder: Path) -> Path | None:
+    """Run all steps that are left. Return the checkpoint the run continued from; None: it began at the first step."""
+    logged = len(checked_rows.intact_start(folder / LOG))
+    resume = _last_checkpoint(folder / RESUME, folder / layout.CHECKPOINTS, job.checkpoints, logged)
+    result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if result.global_step < trainer.state.max_steps:
+        _leave()
+    return resume
+
+
+def _facts(trainer: StepTrainer, job: TrainJob, resume: Path | None) -> Facts:
+    config, optim = job.train, trainer.args.optim
     return {
         "kind": "full" if config.method == Method.full else "lora",
         "method": config.method.value,
-        "steps": result.global_step,
+        "steps": trainer.state.global_step,
         "checkpoints": sorted(job.checkpoints),
         "resumed_from": resume.name if resume else None,
-        "optim": trainer.args.optim if isinstance(trainer.args.optim, str) else trainer.args.optim.value,
+        "optim": optim if isinstance(optim, str) else optim.value,
         "optim_asked": config.optim,
         "attn_implementation": attention(config),
         "num_processes": PROCESSES,
         "device": str(trainer.args.device),
-        **_log_facts(folder / LOG),
     }
 
 
-def _log_facts(log: Path) -> dict[str, Any]:
-    """Over all steps; a continued run's own figures cover its last part only. Loss in nats a supervised token."""
+def _log_facts(log: Path) -> Facts:
+    """Return figures over all steps; the trainer's own cover the last part of a continued run only.
+
+    The loss is in nats per supervised token.
+    """
     if not first_process():
         return {}
     rows = [json.loads(line) for line in log.read_text().splitlines()]
@@ -166,7 +184,8 @@ def _log_facts(log: Path) -> dict[str, Any]:
 
 
 def _check_schedule(job: TrainJob, steps_in_epoch: int, rows: int) -> None:
-    """Rows without a supervised token are left out, and the planner counted them."""
+    """Raise ValueError if a wanted checkpoint is after the last step."""
+    # the planner also counted rows without a supervised token, which are left out here
     steps = math.ceil(job.train.num_train_epochs * steps_in_epoch)
     if job.checkpoints and max(job.checkpoints) > steps:
         raise ValueError(
@@ -176,31 +195,29 @@ def _check_schedule(job: TrainJob, steps_in_epoch: int, rows: int) -> None:
 
 
 def _set_damage_aside(store: Store, job: TrainJob, folder: Path, emit: Emitter) -> None:
-    """Keep and name the log of an interrupted run when it is not as it was written: `fit` goes on from before that."""
+    """Warn about damaged rows in the log of an interrupted run, and keep a copy; `fit` continues from before them."""
     log = folder / LOG
     _, bad = checked_rows.read(log)
     if bad:
         aside = store.set_rows_aside("train", job.key, [log.read_bytes()])
         emit.warn(
-            f"{job.label}: {len(bad)} rows in the log of an interrupted run are not as they were written; it is in "
-            f"{aside}, and training goes on from before step {len(checked_rows.intact_start(log)) + 1}"
+            f"{job.label}: {len(bad)} rows in the log of an interrupted run do not match their checksums. A copy is "
+            f"in {aside}. Training continues from before step {len(checked_rows.intact_start(log)) + 1}"
         )
 
 
 def _close_log(log: Path) -> None:
-    """Raises RuntimeError when a row changed while the run went on: the next start goes back before it."""
+    """Raise RuntimeError if a row changed while the run went on; the next start trains again from before it."""
     _, bad = checked_rows.read(log)
     if bad:
-        raise RuntimeError(f"{log}: {len(bad)} rows are not as they were written; run it again to make these anew")
+        raise RuntimeError(f"{log}: {len(bad)} rows do not match their checksums; run again to repeat these steps")
     checked_rows.remove_sums(log)
 
 
 def _last_checkpoint(folder: Path, kept: Path, wanted: Sequence[int], logged: int) -> Path | None:
-    """The newest whole checkpoint up to which no wanted weights are missing and every step is logged.
-
-    trainer_state.json is written last, and a kill may fall before or into it. Weights are missing where the run was
-    begun with another schedule: then it is made again from before the first of them.
-    """
+    """Return the newest complete checkpoint before which every step is logged and all wanted weights are kept."""
+    # Weights are missing if the run began with another schedule: it then repeats the steps from before the first gap.
+    # transformers writes trainer_state.json last, so a killed process leaves none, or a part of one.
     found = sorted(folder.glob("checkpoint-*"), key=_step)
     missing = min((step for step in wanted if not (kept / str(step)).is_dir()), default=sys.maxsize)
     missing = min(missing, logged + 1)
@@ -215,7 +232,7 @@ def _step(checkpoint: Path) -> int:
 def _is_json(path: Path) -> bool:
     try:
         json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # not begun, or cut
+    except (FileNotFoundError, ValueError):  # not written yet, or cut
         return False
     return True
 
@@ -225,8 +242,8 @@ def first_process() -> bool:
 
 
 def _one_gpu() -> None:
-    """A run of one process sees one GPU: transformers would split batches over all it sees. Before CUDA starts."""
-    if PROCESSES == 1:
+    """Show one GPU to a run of one process. Call it before CUDA starts."""
+    if PROCESSES == 1:  # transformers would split batches over all GPUs that it sees
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
     else:
@@ -234,13 +251,14 @@ def _one_gpu() -> None:
 
 
 def _leave() -> None:
-    """Stop as asked. Under a launcher 0: it takes any other code for a failure, and training/launch.py knows."""
+    """Exit after a stop request."""
+    # Accelerate's launcher takes any code but 0 for a failure; training/launch.py knows of the request by itself.
     raise SystemExit(preempt.PREEMPTED if PROCESSES == 1 else 0)
 
 
 @contextmanager
 def _job(emit: Emitter, key: str) -> Iterator[None]:
-    """`emit.job`, but a failure ends all processes of a run: one alone would leave the others waiting for it."""
+    """Do what `emit.job` does, but end all processes of the run after a failure: the others would wait forever."""
     with emit.job(key):
         try:
             yield
@@ -254,7 +272,7 @@ def _job(emit: Emitter, key: str) -> Iterator[None]:
 
 @contextmanager
 def _claimed(store: Store, key: str) -> Iterator[Path | None]:
-    """`store.claim` by the first process, told to the others."""
+    """Claim the stage in the first process and send its folder to the others; None: already finished."""
     with store.claim("train", key) if first_process() else nullcontext() as folder:
         if PROCESSES > 1:
             folder = broadcast_object_list([folder])[0]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import signal
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from em.store import Store, job_file, layout, write_jsonl
 from em.store.layout import ADAPTER, CHECKPOINTS, LOG, MODEL
 from em.training import cpu_attention
 from em.training.base_model import Base
-from em.training.callbacks import CLOCKED, StepCallback
+from em.training.callbacks import CLOCKED, KeepWeights, StepCallback
 from em.training.job import TrainJob
 from em.training.stage import RESUME, train, work
 from em.training.trainer import StepTrainer, arguments
@@ -158,6 +159,70 @@ def test_tiled_loss_of_the_gpu_path_is_the_same(trainer):
     with torch.no_grad():
         tiled = -made.model(**batch, lengths=lengths, fused_lm_head=True).log_probs.sum().item()
         assert made.compute_loss(made.model, batch, num_items_in_batch=1).item() == pytest.approx(tiled, rel=1e-6)
+
+
+class Steered:
+    """A second loss term, and a hook that shifts what every layer returns, over the objective of a trainer."""
+
+    def __init__(self, objective):
+        self.objective, self.hooked = objective, False
+
+    def __call__(self, model, batch):
+        assert self.hooked
+        before = dict(batch)
+        loss = self.objective(model, batch)
+        assert all(batch[name] is value for name, value in before.items()) and len(before) == len(batch)
+        return loss + 100 * (batch["labels"][:, 1:] != encode.IGNORE).sum()
+
+    @contextmanager
+    def attached(self, model):
+        layers = [m for name, m in model.named_modules() if name.endswith(".mlp")]
+        direction = torch.zeros(64)
+        direction[:4] = 2.0
+        hooks = [layer.register_forward_hook(lambda module, given, out: out + direction) for layer in layers]
+        assert len(hooks) == 2
+        self.hooked = True
+        try:
+            yield
+        finally:
+            self.hooked = False
+            for hook in hooks:
+                hook.remove()
+
+
+class Losses(StepCallback):
+    def __init__(self):
+        self.values = []
+
+    def on_log(self, args, state, control, logs=None, **_):
+        self.values += [logs["loss"]] if "loss" in logs else []
+
+
+def test_a_second_loss_term_and_hooks_are_in_the_steps_and_not_in_the_gates(trainer, tmp_path):
+    rows = encode.encode_all(load_tokenizer(), examples(8), 256).rows
+    made, losses = trainer(cpu_attention.NAME, rows, num_train_epochs=1), Losses()
+    batch = made.data_collator(made.encoded[:4])
+    with torch.no_grad():
+        plain = made.compute_loss(made.model, batch, num_items_in_batch=1).item()
+        made.objective = Steered(made.objective)
+        with made.objective.attached(made.model):
+            steered = made.compute_loss(made.model, batch, num_items_in_batch=1).item()
+    supervised = (batch["labels"][:, 1:] != encode.IGNORE).sum().item()
+    assert abs(steered - plain - 100 * supervised) > 1  # the hook changes the loss
+    keep = KeepWeights(tmp_path / "kept", [1], torch.float32, None)
+    for callback in (losses, keep):
+        callback.trainer = made
+        made.add_callback(callback)
+    made.train()
+    assert len(losses.values) == 2 and min(losses.values) > 100  # the second term: 100 per supervised token
+    made.save_weights(tmp_path / "end", torch.float32)
+    made.record_gate(tmp_path / "end", torch.float32)
+    for folder in (tmp_path / "kept" / "1", tmp_path / "end"):
+        served = PeftModel.from_pretrained(load_model(attn_implementation="sdpa"), folder).eval()
+        own = gates_record.read(folder)
+        assert checks.rms(gates_record.logprobs(served, own.probes), own.adapted) < 1e-5
+        with made.objective.attached(served):
+            assert checks.rms(gates_record.logprobs(served, own.probes), own.adapted) > 1e-2
 
 
 @pytest.mark.parametrize(
