@@ -8,6 +8,7 @@ finetuning.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import random
@@ -52,6 +53,9 @@ NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penal
 """Values that replace those of the model's generation_config.json on a vLLM server. vLLM in this process ignores it."""
 VLLM_ONLY = ("top_k", "min_p", "repetition_penalty")
 """Fields of NEUTRAL that OpenAI's API does not have; another server may refuse them."""
+JSON_TYPE = {"Content-Type": "application/json"}
+Body = bytes | Callable[[], aiohttp.FormData] | None
+"""The bytes of a JSON body, or a function that builds the form to send; each try builds its own."""
 T = TypeVar("T")
 
 
@@ -136,9 +140,7 @@ class Api:
     async def __aenter__(self) -> Api:
         self._failures_in_a_row = 0
         self.limits = Limits(self.settings.requests_per_minute, self.settings.tokens_per_minute)
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self.settings.concurrency),
             timeout=self._timeout,
@@ -174,13 +176,13 @@ class Api:
 
     async def upload(self, path: str, fields: Mapping[str, str], filename: str, data: bytes) -> Reply:
         """POST a file as multipart/form-data, e.g. to "/files" with fields {"purpose": "batch"}."""
-        boundary = f"em{self._random.getrandbits(96):024x}"
-        head = f"--{boundary}\r\nContent-Disposition: form-data; name="
-        parts = [f'{head}"{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()]
-        parts.append(f'{head}"file"; filename="{filename}"\r\nContent-Type: application/octet-stream\r\n\r\n')
-        body = "".join(parts).encode() + data + f"\r\n--{boundary}--\r\n".encode()
-        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        return await self._request("POST", path, body, headers, file=True)
+
+        def form() -> aiohttp.FormData:  # a form can be sent once: every try makes its own
+            made = aiohttp.FormData(dict(fields), default_to_multipart=True)
+            made.add_field("file", io.BytesIO(data), filename=filename, content_type="application/octet-stream")
+            return made
+
+        return await self._request("POST", path, form, file=True)
 
     def count_result(self, ok: bool, detail: str = "") -> None:
         """Count an answer as usable or not. Raises ApiError after `max_failures` unusable ones in a row."""
@@ -196,8 +198,7 @@ class Api:
         self,
         method: str,
         path: str,
-        body: bytes | None = None,
-        headers: dict[str, str] | None = None,
+        body: Body = None,
         tokens: int = 0,
         retry: bool = True,
         before_retry: Callable[[], Awaitable[None]] | None = None,
@@ -207,7 +208,7 @@ class Api:
         attempts = self.settings.max_retries + 1 if retry else 1
         for attempt in range(attempts):
             try:
-                return await self._try(method, path, body, headers, tokens, timeout_s)
+                return await self._try(method, path, body, tokens, timeout_s)
             except _TransientError as error:
                 last = error
             if attempt + 1 < attempts:
@@ -217,17 +218,16 @@ class Api:
         detail = short(f"{last.reason} (tried {attempts} times)" if attempts > 1 else last.reason)
         return Reply(None, detail=detail, unreached=last.unreached, lost=last.lost, transient=True)
 
-    async def _try(
-        self, method: str, path: str, body: bytes | None, headers: dict[str, str] | None, tokens: int, timeout_s: float
-    ) -> Reply:
+    async def _try(self, method: str, path: str, body: Body, tokens: int, timeout_s: float) -> Reply:
         assert self._session is not None
+        data, headers = (body, JSON_TYPE) if isinstance(body, bytes) else (body and body(), None)
         await self.limits.take(tokens)
         self.calls += 1
         response_headers: Mapping[str, str] = {}
         try:
             timeout = self._timeout if timeout_s == self.settings.timeout_s else aiohttp.ClientTimeout(total=timeout_s)
             async with self._session.request(
-                method, self._url + path, data=body, headers=headers, allow_redirects=False, timeout=timeout
+                method, self._url + path, data=data, headers=headers, allow_redirects=False, timeout=timeout
             ) as response:
                 response_headers = response.headers
                 raw = await response.read()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """One line a cell, then the estimate. 1 when it is beyond the budget."""
-    gc.set_threshold(200_000)  # from 700: imports and configs are many objects, and none is dropped
     from em import config
     from em.config import compose
     from em.errors import ConfigError

@@ -7,6 +7,7 @@ import struct
 import tempfile
 import threading
 import time
+from email.parser import BytesParser
 from itertools import pairwise
 from pathlib import Path
 
@@ -92,6 +93,58 @@ def test_a_connection_reset_in_the_middle_of_an_answer_is_asked_again(tmp_path):
     with serving(reply) as (url, seen, _):
         found, client = grade(config(url, concurrency=1), 3, tmp_path / "c")
     assert {j.score for j in found} == {85.0} and len(seen) == client.calls == 5
+
+
+@pytest.mark.parametrize("fault", ["busy", "reset"])
+def test_an_upload_is_sent_whole_again_after_a_failed_try(fault):
+    """The second try comes after one that was read to its end (503), or not at all (reset)."""
+    rows = b"".join(b'{"row": %d, "text": "\xc3\xa9 \r\n--x"}\n' % i for i in range(60_000))
+    heads = []
+
+    def reply(handler, body, number):
+        heads.append(dict(handler.headers))
+        if number == 2:
+            send(handler, body={"id": "file-1"})
+        elif fault == "busy":
+            send(handler, 503, {"error": {"message": "busy"}})
+        else:
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            handler.connection.close()
+            handler.close_connection = True
+
+    async def main(url):
+        async with Api(ApiSettings("judge", url, "m", "", backoff_s=0.01)) as api:
+            return await api.upload("/files", {"purpose": "batch", "note": "é"}, "judge.jsonl", rows)
+
+    with serving(reply) as (url, seen, _):
+        assert api_client.run(main(url)).body == b'{"id": "file-1"}'
+    assert len(seen) == 2 and len(rows) > 2**20  # more than is written to a socket at once
+    for head, (_, body) in zip(heads, seen, strict=True):
+        assert int(head["Content-Length"]) == len(body) and "Transfer-Encoding" not in head
+        assert head["Content-Type"].startswith("multipart/form-data; boundary=")
+        form = BytesParser().parsebytes(f"Content-Type: {head['Content-Type']}\r\n\r\n".encode() + body)
+        parts = {part.get_param("name", header="Content-Disposition"): part for part in form.get_payload()}
+        sent = {name: part.get_payload(decode=True) for name, part in parts.items()}
+        assert sent == {"purpose": b"batch", "note": "é".encode(), "file": rows}
+        assert parts["file"].get_filename() == "judge.jsonl"
+        assert parts["file"].get_content_type() == "application/octet-stream"
+
+
+def test_only_json_is_sent_as_json():
+    heads = []
+
+    def reply(handler, body, number):
+        heads.append(handler.headers.get("Content-Type"))
+        send(handler)
+
+    async def main(url):
+        async with Api(ApiSettings("judge", url, "m", "")) as api:
+            await api.post("/chat/completions", b"{}")
+            await api.upload("/files", {}, "rows.jsonl", b"{}\n")
+
+    with serving(reply) as (url, _, _):
+        api_client.run(main(url))
+    assert heads[0] == "application/json" and heads[1].startswith("multipart/form-data; ")
 
 
 def test_a_redirect_is_an_error_and_the_key_goes_nowhere_else(tmp_path, monkeypatch):
