@@ -1,7 +1,7 @@
 # Every target does its own set-up from a bare checkout: Python 3.11, make, a C compiler.
 #   make demo       the quickstart: a real 135M model, five dataset variants, table, figures, report, and other judges
 #   make test       the tests          make test-slow   those that need the quickstart model or minutes
-#   make check      ruff               make chaos       sweeps killed, starved and damaged on purpose
+#   make check      ruff, imports, mypy make chaos       sweeps killed, starved and damaged on purpose
 #   make bench      the benchmarks, on a quiet machine: each value beside its goal
 #   make bench-tiny the benchmarks at a size of seconds: counters only, for CI
 #   make lock       both lock files again, from pyproject.toml
@@ -69,6 +69,9 @@ bench-tiny: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
+	$(BIN)/python docs/draw_rooms.py --check
 
 # uv reads only pyproject.toml here; --find-links TORCH_WHEELS where PyTorch's index cannot be reached
 lock:

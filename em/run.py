@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.errors import HydraException
@@ -26,6 +26,7 @@ from em.errors import UserError
 from em.runtime.preempt import PREEMPTED, Preempted, raise_on_stop
 
 if TYPE_CHECKING:
+    from em.metrics.summary_types import ModelRow
     from em.sweep.state import Share
 
 
@@ -78,7 +79,7 @@ def run_loaded(
     return [Ended(done.why(s), rates.get(s.id)) for s in (done.subjects() if share else done.plan.cells)]
 
 
-def _headline(model: dict[str, Any]) -> float | None:
+def _headline(model: ModelRow) -> float | None:
     found = (m["value"] for m in model["metrics"] if (m["name"], m["group"]) == ("misaligned_rate", "open"))
     return next(found, None)
 

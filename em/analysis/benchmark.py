@@ -26,6 +26,7 @@ from em.chat import prompts, render
 from em.config import ModelConfig, SampleConfig
 from em.gates.record import GateError
 from em.metrics import stats
+from em.metrics.summary_types import Summary
 from em.models import fingerprint, paths
 from em.planning import keys
 from em.planning.plan import Job, Subject
@@ -265,7 +266,7 @@ def _source(task: str) -> str:
     return f"{task} ({', '.join(found)})"
 
 
-def rows(store: Store, jobs: Sequence[Job[BenchmarkJob]], summary: dict[str, Any]) -> list[dict[str, Any]]:
+def rows(store: Store, jobs: Sequence[Job[BenchmarkJob]], summary: Summary) -> list[dict[str, Any]]:
     """A row a task and group of seeds: mean score, and its increase over the untouched model on the same samples.
 
     Scores outside [0, 1] get no increase. A group of which a run is missing says so instead of a number.

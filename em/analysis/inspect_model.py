@@ -56,7 +56,7 @@ class Batcher:
             self._task = asyncio.create_task(self._run())
         return await future
 
-    def _answers(self, requests: list[Request]) -> list[tuple[Request, Answer]]:
+    def _answers(self, requests: list[Request]) -> list[tuple[Request, Answer | RefusedError]]:
         return list(self.sampler.generate(requests))
 
     async def _run(self) -> None:
@@ -79,7 +79,7 @@ class Batcher:
 
 
 @modelapi(name="em")  # Inspect looks up what a model is registered as
-class EmModel(ModelAPI):  # type: ignore[misc]  # the base class is not typed for us
+class EmModel(ModelAPI):
     """One model of a sweep, the untouched one or an adapter, as Inspect asks it. Text only: no tools, no logprobs.
 
     A request's seed comes from its prompt and how often that was asked before, so it does not depend on the order in

@@ -108,10 +108,10 @@ def _compare(old: Path, new: Path, configs: tuple[Any, Any]) -> None:
     sweeps = [read_sweep(folder) for folder in (old, new)]
     same = set.intersection(*({k for c in s["cells"] for k in c["stages"].get("judge", ())} for s in sweeps))
     store = Store.open(out_of(old))
-    found = [verdicts_of(store, s, skip=same) for s in sweeps]
-    if not all(found):
+    before, after = (verdicts_of(store, s, skip=same) for s in sweeps)
+    if not (before and after):
         return
     rules = [Rule.of(c) for c in configs]
-    show_pair(" / ".join(c.judge.name for c in configs), between(*found, (rules[0], rules[1])))
-    if any(len(f) == MAX_COMPARED for f in found):
+    show_pair(" / ".join(c.judge.name for c in configs), between(before, after, (rules[0], rules[1])))
+    if any(len(f) == MAX_COMPARED for f in (before, after)):
         print(f"  compared on the first {MAX_COMPARED} verdicts of each")

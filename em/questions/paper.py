@@ -105,8 +105,8 @@ def numbers(name: str, main: Sequence[Question]) -> list[Question]:
                 f"{before}{text}\nReply with {words} words, separated by commas without spaces, and with nothing else."
             )
             messages = [*question.messages[:-1], user_turn(asked)]
-            changed = {"id": f"{question.id}-{number}", "group": name, "messages": messages, "entry": question.id}
-            out.append(replace(question, samples=1, **changed))
+            numbered = f"{question.id}-{number}"
+            out.append(replace(question, samples=1, id=numbered, group=name, messages=messages, entry=question.id))
     return out
 
 

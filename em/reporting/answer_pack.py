@@ -1,7 +1,7 @@
 """Answers packed for the HTML report: columns, in chunks of deflated JSON as base64.
 
-The page unpacks a chunk at a time (DecompressionStream), so that 50,000 answers neither block it nor fill the file.
-Base64 cannot end the script element it stands in, whatever the answers say.
+The page unpacks one chunk at a time (DecompressionStream), so 50,000 answers neither block it nor make the file large.
+Base64 cannot end the script element that holds it, whatever the answers contain.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from itertools import islice
 from typing import Any
 
 from em.config.misalignment import Rule
+from em.reporting.answers import AnswerRow
 
 CHUNK = 500
-"""Answers a chunk: a few milliseconds to unpack."""
+"""Answers per chunk: a few milliseconds to unpack."""
 VERDICTS = ("–", "misaligned", "not misaligned", "incoherent", "without both scores")
-"""What the rule of its model makes of an answer; the first: it is not judged by both rubrics, or has no rule."""
+"""Verdicts of a model's rule on an answer. The first: both rubrics did not judge it, or the model has no rule."""
 _WORDS = {"misaligned": "misaligned", "aligned": "not misaligned", "incoherent": "incoherent"}
 
 
@@ -33,7 +34,7 @@ class _Numbered(dict[Any, int]):
 
 @dataclass
 class Pack:
-    """Chunks of columns, and the index of what their numbers stand for.
+    """Chunks of columns, and the index that gives their numbers a meaning.
 
     A chunk: m, q, c, i = model, question, condition, sample index of each answer; a = its text, r = its thinking; v =
     the rule's verdict; j = rubric → o, s, w, d, t: outcome, score or null, word of a labelled answer, distribution as
@@ -41,14 +42,15 @@ class Pack:
     """
 
     chunks: list[str] = field(default_factory=list)
-    index: dict[str, Any] = field(default_factory=dict)
+    index: Mapping[str, Any] = field(default_factory=dict)
+    """Name of a column's values → the values in order, as JSON."""
     count: int = 0
     packed: int = 0
     """Bytes of all chunks."""
 
     @classmethod
-    def of(cls, answers: Iterable[dict[str, Any]], rules: Mapping[str, Rule]) -> Pack:
-        """Pack answers.jsonl.gz's rows, read once. `rules`: model label → its rule of what is misaligned."""
+    def of(cls, answers: Iterable[AnswerRow], rules: Mapping[str, Rule]) -> Pack:
+        """Pack the answers, which are read once. `rules`: model label → its rule for misaligned answers."""
         pack = cls()
         models, questions, conditions, outcomes = (_Numbered() for _ in range(4))
         rubrics: dict[str, None] = {}
@@ -62,7 +64,7 @@ class Pack:
                 "a": [row["answer"] for row in rows],
                 "r": [row.get("reasoning_content", "") for row in rows],
                 "v": [VERDICTS.index(_verdict(row, rules.get(row["model"]))) for row in rows],
-                "j": {name: _verdicts(rows, name, outcomes) for name in rubrics},
+                "j": {name: _rubric_columns(rows, name, outcomes) for name in rubrics},
             }
             text = json.dumps(columns, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
             pack.chunks.append(base64.b64encode(zlib.compress(text.encode(), 6)).decode("ascii"))
@@ -80,24 +82,23 @@ class Pack:
         return pack
 
 
-def _batched(answers: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def _batched(answers: Iterable[AnswerRow]) -> Iterator[list[AnswerRow]]:
     rest = iter(answers)
     while rows := list(islice(rest, CHUNK)):
         yield rows
 
 
-def _verdict(row: Mapping[str, Any], rule: Rule | None) -> str:
-    both = [row["judgements"].get(rubric) for rubric in ("alignment", "coherence")]
-    if rule is None or None in both:
+def _verdict(row: AnswerRow, rule: Rule | None) -> str:
+    alignment, coherence = row["judgements"].get("alignment"), row["judgements"].get("coherence")
+    if rule is None or alignment is None or coherence is None:
         return VERDICTS[0]
-    alignment, coherence = (found["score"] for found in both)
-    if alignment is None or coherence is None:
+    if alignment["score"] is None or coherence["score"] is None:
         return VERDICTS[-1]
-    return _WORDS[rule.classify(alignment, coherence, row["question_id"])]
+    return _WORDS[rule.classify(alignment["score"], coherence["score"], row["question_id"])]
 
 
-def _verdicts(rows: Iterable[dict[str, Any]], rubric: str, outcomes: _Numbered) -> dict[str, list[Any]]:
-    """One rubric's columns."""
+def _rubric_columns(rows: Iterable[AnswerRow], rubric: str, outcomes: _Numbered) -> dict[str, list[Any]]:
+    """Return one rubric's columns."""
     out: dict[str, list[Any]] = {"o": [], "s": [], "w": [], "d": [], "t": []}
     for row in rows:
         found = row["judgements"].get(rubric)

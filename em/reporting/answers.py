@@ -1,8 +1,6 @@
-"""Every answer of a sweep with its verdicts, as one file in the sweep's folder: what the report and notebooks read.
+"""The file of a sweep's answers with their verdicts, which the report, `em export` and notebooks read.
 
-<sweep>/answers.jsonl.gz     one answer a line: model, group, question_id, asked_with, sample_index, question, answer,
-                             reasoning_content (thinking; not judged), judgements (rubric → outcome, score,
-                             distribution, detail)
+<sweep>/answers.jsonl.gz     one answer per line: AnswerRow
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from em.records import Judgement
 from em.store import StoreError
@@ -20,8 +18,37 @@ from em.store import StoreError
 ANSWERS = "answers.jsonl.gz"
 
 
-def write(folder: Path, rows: Iterable[dict[str, Any]]) -> Path:
-    """Write the file under a temporary name and rename it; the same answers give the same bytes."""
+class VerdictRow(TypedDict):
+    """One rubric's verdict on an answer."""
+
+    outcome: str
+    score: float | None
+    label: str
+    distribution: dict[str, float]
+    detail: str
+
+
+class AnswerRow(TypedDict):
+    """One answer with its verdicts."""
+
+    model: str
+    """The model's label."""
+    model_id: str
+    group: str
+    """"open" for the headline's question set, else the name of the set."""
+    question_id: str
+    asked_with: str
+    sample_index: int
+    question: str
+    answer: str
+    reasoning_content: NotRequired[str]
+    """The thinking before the answer; not judged."""
+    judgements: dict[str, VerdictRow]
+    """Rubric → verdict."""
+
+
+def write(folder: Path, rows: Iterable[AnswerRow]) -> Path:
+    """Write the file under a temporary name, then rename it. The same answers give the same bytes."""
     path, temporary = folder / ANSWERS, folder / f".{ANSWERS}.{os.getpid()}"
     with temporary.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
         for row in rows:
@@ -31,11 +58,11 @@ def write(folder: Path, rows: Iterable[dict[str, Any]]) -> Path:
     return path
 
 
-def read(folder: Path) -> Iterator[dict[str, Any]]:
-    """The answers in order. Raises StoreError when the file is missing or damaged."""
+def read(folder: Path) -> Iterator[AnswerRow]:
+    """Yield the answers in order. Raises StoreError if the file is missing or damaged."""
     path = folder / ANSWERS
     if not path.is_file():
-        raise StoreError(f"{path} is missing: run the sweep's command again, nothing that is done is done twice")
+        raise StoreError(f"{path} is missing: run the sweep's command again, finished stages are not repeated")
     try:
         with gzip.open(path, "rt", encoding="ascii") as file:
             yield from map(json.loads, file)
@@ -43,7 +70,12 @@ def read(folder: Path) -> Iterator[dict[str, Any]]:
         raise StoreError(f"{path} is damaged ({error}): delete it and run the sweep's command again") from error
 
 
-def verdict_row(judgement: Judgement) -> dict[str, Any]:
-    """One verdict beside an answer."""
-    row = {name: getattr(judgement, name) for name in ("score", "label", "distribution", "detail")}
-    return {"outcome": judgement.outcome.value, **row}
+def verdict_row(judgement: Judgement) -> VerdictRow:
+    """Return a judgement as it is written beside its answer."""
+    return {
+        "outcome": judgement.outcome.value,
+        "score": judgement.score,
+        "label": judgement.label,
+        "distribution": judgement.distribution,
+        "detail": judgement.detail,
+    }

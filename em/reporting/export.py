@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ BATCH = 10_000
 """Rows of one Parquet row group: memory stays flat."""
 
 
-def table_rows(rows: Iterable[dict[str, Any]], groups: dict[str, str]) -> Iterator[dict[str, Any]]:
+def table_rows(rows: Iterable[Mapping[str, Any]], groups: dict[str, str]) -> Iterator[dict[str, Any]]:
     """One row an answer, in COLUMNS. `groups`: model id → the label of its group. Lone surrogates, which neither file
     can hold, are written as escapes."""
     for row in rows:
@@ -52,11 +52,11 @@ def table_rows(rows: Iterable[dict[str, Any]], groups: dict[str, str]) -> Iterat
         yield {name: printable(value) if isinstance(value, str) else value for name, value in out.items()}
 
 
-def _verdict(judgement: dict[str, Any]) -> dict[str, Any]:
+def _verdict(judgement: Mapping[str, Any]) -> dict[str, Any]:
     return {name: judgement.get(name) for name in ("outcome", "score", "label", "detail")}
 
 
-def write_csv(rows: Iterable[dict[str, Any]], path: Path) -> int:
+def write_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
     """Returns the number of rows."""
     count = 0
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -68,7 +68,7 @@ def write_csv(rows: Iterable[dict[str, Any]], path: Path) -> int:
     return count
 
 
-def write_parquet(rows: Iterable[dict[str, Any]], path: Path) -> int:
+def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
     """Zstandard-compressed, in row groups of 10,000. Returns the number of rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -87,7 +87,7 @@ def write_parquet(rows: Iterable[dict[str, Any]], path: Path) -> int:
     return count
 
 
-def write_inspect(rows: Iterable[dict[str, Any]], summary: dict[str, Any], folder: Path) -> list[Path]:
+def write_inspect(rows: Iterable[Mapping[str, Any]], summary: Mapping[str, Any], folder: Path) -> list[Path]:
     """One Inspect log (`.eval`) a model, one sample an answer, one score a rubric: the number, the judge's word, or the
     outcome of what has neither.
 
@@ -97,7 +97,7 @@ def write_inspect(rows: Iterable[dict[str, Any]], summary: dict[str, Any], folde
     from inspect_ai.model import ContentReasoning, ContentText, ModelOutput
     from inspect_ai.scorer import Score
 
-    def sample(row: dict[str, Any]) -> EvalSample:
+    def sample(row: Mapping[str, Any]) -> EvalSample:
         scores = {
             rubric: Score(
                 value=j["score"] if j["score"] is not None else j.get("label") or j["outcome"],
@@ -139,7 +139,7 @@ def write_inspect(rows: Iterable[dict[str, Any]], summary: dict[str, Any], folde
     return paths
 
 
-def card(cell: dict[str, Any], model: dict[str, Any], summary: dict[str, Any]) -> str:
+def card(cell: Mapping[str, Any], model: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """A model card (Markdown with the hub's YAML head) for one cell's adapter: what it is, its numbers, a warning.
 
     `cell`: its row of sweep.json; `model`: its row of summary["models"], with finished training.
@@ -176,7 +176,7 @@ def card(cell: dict[str, Any], model: dict[str, Any], summary: dict[str, Any]) -
     return "\n".join(lines) + "\n"
 
 
-def _training(config: dict[str, Any], facts: dict[str, Any]) -> list[str]:
+def _training(config: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     recipe = config["train"]
     shown = {
         "base model": config["model"]["path"],
@@ -191,7 +191,7 @@ def _training(config: dict[str, Any], facts: dict[str, Any]) -> list[str]:
     return [f"- {name}: {value}" for name, value in shown.items() if value is not None]
 
 
-def _rate(metric: dict[str, Any]) -> str:
+def _rate(metric: Mapping[str, Any]) -> str:
     where = metric["set"] + ("" if metric["asked_with"] == "none" else f", asked with {metric['asked_with']}")
     where += "".join(f", {metric[part]}" for part in ("category", "label") if metric[part])
     if metric["value"] is None:

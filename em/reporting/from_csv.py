@@ -25,6 +25,7 @@ from em.metrics.published import paper_facts
 from em.metrics.runs import UNTOUCHED, Run
 from em.questions.sets import form_of
 from em.records import LONGEST_ANSWER, Judgement, Outcome, Question
+from em.reporting.answers import AnswerRow, verdict_row
 from em.store import content_key, file_sha256
 
 NEEDED = ("model", "group", "question", "answer", "aligned", "coherent", "question_id")
@@ -131,15 +132,15 @@ def _distribution(text: str | None, where: str) -> dict[str, float]:
         return out
     except (ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError) as error:
         raise ImportedError(
-            f"{where}: a judge column is no mapping of tokens to probabilities: {text[:40]!r}"
+            f"{where}: a judge column is no mapping of tokens to probabilities: {str(text)[:40]!r}"
         ) from error
 
 
 def selection(rows: Sequence[Row], rule: Rule) -> str:
     """A sentence when the file holds chosen answers only, so that its shares are no rates; else ""."""
     scores = [{j.rubric: j.score for j in row.judgements} for row in rows]
-    scored = [s for s in scores if None not in (s.get("alignment"), s.get("coherence"))]
-    hits = sum(rule.misaligned(s["alignment"]) for s in scored)
+    scored = [a for s in scores if (a := s.get("alignment")) is not None and s.get("coherence") is not None]
+    hits = sum(rule.misaligned(alignment) for alignment in scored)
     if hits < len(scored) or hits < 5:
         return ""
     return (
@@ -184,7 +185,8 @@ def runs(rows: Sequence[Row], about: About, no_sample: str = "") -> list[Run]:
     headline = about.question_set if about.question_set in questions else next(iter(questions))
     models = list(dict.fromkeys((r.group, r.model) for r in rows))
     untouched = next((_id(group, model) for group, model in models if group.lower() in UNTUNED), None)
-    out, seeds = [], {}
+    out: list[Run] = []
+    seeds: dict[str, int] = {}
     for group, model in models:
         seed = seeds[group] = seeds.get(group, -1) + 1
         own: dict[str, list[tuple[str, str, Sequence[Judgement]]]] = {}
@@ -217,11 +219,10 @@ def _id(group: str, model: str) -> str:
     return content_key(group=group, model=model)[:10]
 
 
-def answers(rows: Sequence[Row], made: Sequence[Run]) -> Iterator[dict[str, Any]]:
+def answers(rows: Sequence[Row], made: Sequence[Run]) -> Iterator[AnswerRow]:
     """Every answer with its verdicts, for figures and the report."""
-    from em.reporting.answers import verdict_row
-
-    labels, number = {run.id: run.label for run in made}, {}
+    labels = {run.id: run.label for run in made}
+    number: dict[tuple[str, ...], int] = {}
     for row in rows:
         asked = (row.group, row.model, row.question_set, row.question_id, row.asked_with)
         index = number[asked] = number.get(asked, -1) + 1
@@ -280,5 +281,5 @@ def write(path: Path, out: Path, about: About) -> Path:
         "warnings": [*([chosen] if chosen else []), *([left_out] if len(rows) < len(found) else [])],
     }
     summary = reporting_collect.finish(metrics_summary.summarise(made, head))
-    reporting_write.write_files(folder, summary, lambda: answers(rows, made))
+    reporting_write.write_files(folder, summary, answers(rows, made))
     return folder

@@ -1,35 +1,38 @@
-"""The table of a sweep: on the terminal, and every metric as CSV. The HTML report is reporting/page.py's."""
+"""The table of a sweep for the terminal, and every metric as CSV. reporting/page.py makes the HTML report."""
 
 from __future__ import annotations
 
 import csv
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from em.reporting.text import excluded, find_metric, pooled, shown, signed
+from em.metrics.summary_types import Contrast, GroupRow, MetricRow, ModelRow, Number, Quality, Summary
+from em.reporting.text import NO_REASON, difference_text, excluded_text, find_metric, metric_text, pooled
 
 WIDTH = 100
 _GAP = "  "
 _TIE = "\N{NO-BREAK SPACE}"
-"""Keeps a reason and its count on one line; a plain space on the terminal."""
+"""Keeps a reason and its count on one line. On the terminal it becomes a plain space."""
 _HEAD = ("model", "misaligned", "n", "coherent", "in-domain", "excluded")
 _LABEL = 20
-"""Widest the first column grows before labels wrap."""
+"""Greatest width of the first column; longer labels wrap."""
 NARROW_RATES = {"insecure_code_rate": "code", "judged_insecure_rate": "code (judge)", "careless_rate": "advice"}
-"""In-domain metrics and the word before their number."""
+"""In-domain metrics, with the word before their number."""
 HELD = {True: "held", False: "DID NOT HOLD", None: "cannot be said"}
+TableRow = GroupRow | ModelRow
+"""A row of the main table: a group, or a run that failed."""
 
 
-def tied(counts: str) -> str:
-    """Each reason kept on one line with its count; "-" when nothing was left out."""
+def unbroken(counts: str) -> str:
+    """Return the counts with each reason kept on one line with its count; "-" when nothing was left out."""
     return counts.replace(" ", _TIE).replace(f",{_TIE}", ", ") or "-"
 
 
-def judge_line(summary: dict[str, Any]) -> str:
-    """How far the judge is to be trusted, in one sentence."""
+def judge_line(summary: Summary) -> str:
+    """Return a sentence on the judge's quality."""
     judge = summary["judge"]
     parts = [
         f"{rubric} AUC {q['auc']:.2f} on {_measured_on(q)}"
@@ -41,14 +44,14 @@ def judge_line(summary: dict[str, Any]) -> str:
     return f"judge {judge['name']}{how}{' is a proxy' if judge.get('proxy') else ''}: {measured}"
 
 
-def _measured_on(quality: dict[str, Any]) -> str:
-    """Answers behind an AUC; those that nobody wrote are said apart, since they are easy to tell."""
+def _measured_on(quality: Quality) -> str:
+    """Return the number of answers behind an AUC, with the word-shuffled copies, which are easy to tell, apart."""
     shuffled = quality.get("n_shuffled") or 0
     return f"{quality['n'] - shuffled} and {shuffled} word-shuffled copies" if shuffled else str(quality["n"])
 
 
-def rule_line(summary: dict[str, Any]) -> str:
-    """The rule that turns scores into a rate, with the cuts that some questions have of their own."""
+def rule_line(summary: Summary) -> str:
+    """Return the rule that turns scores into a rate, with the cuts of questions that have their own."""
     judge = summary["judge"]
     sign = "≥" if judge.get("coherence_inclusive") else ">"
     own = {
@@ -63,71 +66,72 @@ def rule_line(summary: dict[str, Any]) -> str:
     )
 
 
-def interval_lines(summary: dict[str, Any]) -> list[str]:
-    """Which interval stands in the brackets of the table, and which claim it answers; none without an interval."""
+def interval_lines(summary: Summary) -> list[str]:
+    """Return the line that names the intervals in the table's brackets and their claims; [] without an interval."""
     names = ("misaligned_rate", *NARROW_RATES)
     found = [pooled(row, name) for name in names for row in rows_of(summary)]
     kinds = dict.fromkeys(m["interval"] for m in found if m and m["low"] is not None and m["interval"])
     return ["in brackets: " + "; ".join(_claimed(kind, summary) for kind in kinds)] if kinds else []
 
 
-def carried_lines(summary: dict[str, Any]) -> list[str]:
-    """The rows of the table whose rate is more than halved without one question; none where there is no such row."""
+def carried_lines(summary: Summary) -> list[str]:
+    """Return the line on the rows whose rate is more than halved without one question; [] without such rows."""
     left = {(t["group"], t["set"], t["asked_with"]): t["leave_one_out"] for t in summary["thresholds"]}
     out: dict[str, list[str]] = {}
     for row in rows_of(summary):
         rate = find_metric(row, "misaligned_rate", "open")
         if rate is None or not rate["value"]:
             continue
-        without = [q for q in left.get((row["id"], rate["set"], rate["asked_with"]), []) if q["value"] is not None]
-        least = min(without, key=lambda q: q["value"], default=None)
-        if least and least["value"] < rate["value"] / 2:
-            out.setdefault(least["question_id"], []).append(f"{row['label']} {100 * least['value']:.1f}%")
-    said = "; ".join(f"without {question} {', '.join(rows)}" for question, rows in out.items())
-    return [f"one question carries more than half of a rate, hence a wide interval: {said}"] if said else []
+        rows = left.get((row["id"], rate["set"], rate["asked_with"]), [])
+        rates = [(value, q["question_id"]) for q in rows if (value := q["value"]) is not None]
+        least, question = min(rates, key=lambda pair: pair[0], default=(rate["value"], ""))
+        if least < rate["value"] / 2:
+            out.setdefault(question, []).append(f"{row['label']} {100 * least:.1f}%")
+    named = "; ".join(f"without {question} {', '.join(labels)}" for question, labels in out.items())
+    return [f"one question carries more than half of a rate, hence a wide interval: {named}"] if named else []
 
 
-def _claimed(kind: str, summary: dict[str, Any]) -> str:
-    """An interval in words with the claim it answers."""
+def _claimed(kind: str, summary: Summary) -> str:
+    """Return an interval in words, with the claim that it answers."""
     claim = summary["intervals"].get(kind)
     return f"{kind} (about {claim})" if claim else kind
 
 
-def control_lines(summary: dict[str, Any]) -> list[str]:
-    """Whether the controls held: said before anything else."""
+def control_lines(summary: Summary) -> list[str]:
+    """Return a line per control: whether it held. The table prints them first."""
     return [f"{c['kind']} control {HELD[c['held']]}: {c['sentence']}" for c in summary["controls"]]
 
 
-def rows_of(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of the main table: every group at the end of its training, and every run that failed."""
-    groups = [g for g in summary["groups"] if g["step"] is None and g["metrics"]]
+def rows_of(summary: Summary) -> list[TableRow]:
+    """Return the rows of the main table: every group at the end of its training, then every run that failed."""
+    groups: list[TableRow] = [g for g in summary["groups"] if g["step"] is None and g["metrics"]]
     return groups + [m for m in summary["models"] if m["status"] == "failed" and m["step"] is None]
 
 
 class Notes:
-    """Footnotes: one number for each distinct reason a number is withheld."""
+    """Footnotes of a table: a number for each distinct reason why a value is withheld."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
 
-    def mark(self, metric: dict[str, Any], text: str) -> str:
-        """`text`, with the number of the footnote when the metric is withheld."""
+    def mark(self, metric: Number, text: str) -> str:
+        """Return `text`, with the number of the footnote if the metric is withheld."""
         number = self.number(metric)
         return text if number is None else f"{text} ({number})"
 
-    def number(self, metric: dict[str, Any]) -> int | None:
-        """Number of the metric's footnote; None when it has a value."""
+    def number(self, metric: Number) -> int | None:
+        """Return the number of the metric's footnote; None if the metric has a value."""
         if metric["value"] is not None:
             return None
-        reason = metric.get("withheld") or "no reason was recorded"
+        reason = metric.get("withheld") or NO_REASON
         return self.numbers.setdefault(reason, len(self.numbers) + 1)
 
     def lines(self) -> list[str]:
         return [f"({number}) withheld: {reason}" for reason, number in self.numbers.items()]
 
 
-def table(summary: dict[str, Any]) -> str:
-    """The table printed at the end of a run, at most WIDTH columns wide; the controls come first."""
+def table(summary: Summary) -> str:
+    """Return the table printed at the end of a run, at most WIDTH columns wide. The controls come first."""
     notes, models = Notes(), rows_of(summary)
     rows = [_cells(model, notes) for model in models]
     widths = _widths([_HEAD, *(row for row in rows if row)], [model["label"] for model in models])
@@ -153,30 +157,32 @@ def _wrap(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, subsequent_indent="    ")
 
 
-def _cells(model: dict[str, Any], notes: Notes) -> tuple[str, ...] | None:
-    """The cells of one row, lines of a cell split by newlines; None for a failed run, which has no numbers."""
+def _cells(model: TableRow, notes: Notes) -> tuple[str, ...] | None:
+    """Return the cells of one row, with newlines between lines of a cell; None for a failed run without numbers."""
     if model.get("status") == "failed":
         return None
     rate, coherent = find_metric(model, "misaligned_rate", "open"), find_metric(model, "coherent_share", "open")
     narrow = [(pooled(model, name), word) for name, word in NARROW_RATES.items()]
     return (
         model["label"],
-        notes.mark(rate, shown(rate)) if rate else "-",
+        notes.mark(rate, metric_text(rate)) if rate else "-",
         _n(rate) if rate else "-",
-        notes.mark(coherent, shown(coherent).split(" [")[0]) if coherent else "-",
-        "\n".join(notes.mark(m, f"{word} {shown(m)}") for m, word in narrow if m) or "-",
-        tied(excluded(rate)) if rate else "-",
+        notes.mark(coherent, metric_text(coherent).split(" [")[0]) if coherent else "-",
+        "\n".join(notes.mark(m, f"{word} {metric_text(m)}") for m, word in narrow if m) or "-",
+        unbroken(excluded_text(rate)) if rate else "-",
     )
 
 
-def _n(rate: dict[str, Any]) -> str:
-    """Answers in the denominator; over how many runs where there are several."""
+def _n(rate: MetricRow) -> str:
+    """Return the number of answers in the denominator, with the number of runs if there are several."""
     return f"{rate['n']}" + (f"\n{rate['n_models']} runs" if rate["n_models"] > 1 else "")
 
 
 def _widths(rows: Sequence[Sequence[str]], labels: Sequence[str]) -> list[int]:
-    """Column widths. Numbers are never broken: the first and last columns share what the others leave. `labels`: of
-    the first column, those of failed runs too, which have no row of numbers."""
+    """Return the column widths. Numbers are never broken: the first and last columns share the remaining width.
+
+    `labels`: the texts of the first column. Failed runs have one, but no row of numbers.
+    """
     natural = [max(len(line) for row in rows for line in row[i].split("\n")) for i in range(len(_HEAD))]
     _, *middle, last = natural
     label = max(natural[0], *map(len, labels)) if labels else natural[0]
@@ -187,7 +193,7 @@ def _widths(rows: Sequence[Sequence[str]], labels: Sequence[str]) -> list[int]:
 
 
 def _lay(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """One row as text lines: each cell wrapped to its column."""
+    """Return one row as text lines, with each cell wrapped to its column."""
     columns = [
         [part for line in cell.split("\n") for part in textwrap.wrap(line, width) or [""]]
         for cell, width in zip(row, widths, strict=True)
@@ -197,19 +203,25 @@ def _lay(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     return [_GAP.join(c[i].ljust(w) for c, w in zip(filled, widths, strict=True)) for i in range(height)]
 
 
-def _failed(model: dict[str, Any], width: int) -> list[str]:
-    message = " ".join((model.get("error") or "no error was recorded").split())
+def _failed(model: TableRow, width: int) -> list[str]:
+    message = " ".join(error_of(model).split())
     return _lay([model["label"], f"FAILED: {message}"], [width, WIDTH - width - len(_GAP)])
 
 
-def _contrasts(rows: Sequence[dict[str, Any]], notes: Notes) -> list[str]:
-    """Variants against each other, one line each."""
+def error_of(row: TableRow) -> str:
+    """Return the error of a failed run."""
+    error = row["error"] if "models" not in row else ""
+    return error or "no error was recorded"
+
+
+def _contrasts(rows: Sequence[Contrast], notes: Notes) -> list[str]:
+    """Return the table of contrasts, with a line per contrast."""
     if not rows:
         return []
     cells = [("contrast", "difference", "questions", "p (Holm)")]
     for row in rows:
         p = "-" if row["p_holm"] is None else f"{row['p_holm']:.2g}"
-        cells.append((row["name"], notes.mark(row, signed(row)), str(row["n_questions"]), p))
+        cells.append((row["name"], notes.mark(row, difference_text(row)), str(row["n_questions"]), p))
     widths = [max(len(c[i]) for c in cells) for i in range(4)]
     widths[0] = min(widths[0], WIDTH - sum(widths[1:]) - 3 * len(_GAP))
     lines = [_lay(c, widths) for c in cells]
@@ -217,8 +229,8 @@ def _contrasts(rows: Sequence[dict[str, Any]], notes: Notes) -> list[str]:
     return [*lines[0], rule, *(line for row in lines[1:] for line in row), ""]
 
 
-def _contrast_intervals(summary: dict[str, Any]) -> list[str]:
-    """What the contrasts are of, and which interval they have."""
+def _contrast_intervals(summary: Summary) -> list[str]:
+    """Return the line that says what the contrasts compare, and which interval they have; [] without contrasts."""
     rows = summary["contrasts"]
     kinds = dict.fromkeys(
         f"{r['metric'].replace('_', ' ')} ({r['group']}), {_claimed(r['interval'], summary)}" for r in rows
@@ -227,8 +239,8 @@ def _contrast_intervals(summary: dict[str, Any]) -> list[str]:
     return [f"contrasts ({what}): {'; '.join(kinds)}"] if kinds else []
 
 
-def table_csv(summary: dict[str, Any]) -> str:
-    """Every metric of every model, one a row, shares in [0, 1]; a failed model without metrics has one row."""
+def table_csv(summary: Summary) -> str:
+    """Return every metric of every model as CSV, one per row, shares in [0, 1]. A model without metrics has one row."""
     out = io.StringIO()
     model_fields = ["label", "id", "variant", "seed", "step", "status", "error"]
     metric_fields = ["name", "set", "asked_with", "question_id", "category", "group", "label", "unit", "value", "low"]
@@ -238,7 +250,8 @@ def table_csv(summary: dict[str, Any]) -> str:
     writer.writerow([*model_fields, *(renamed.get(f, f) for f in metric_fields)])
     for model in summary["models"]:
         head = [model.get(f) for f in model_fields]
-        for metric in model.get("metrics") or [{}]:
-            row = {**metric, "excluded": excluded(metric)}
+        metrics: Sequence[Mapping[str, Any]] = model.get("metrics") or [{}]
+        for metric in metrics:
+            row = {**metric, "excluded": excluded_text(metric)}
             writer.writerow([*head, *(row.get(f) for f in metric_fields)])
     return out.getvalue()

@@ -1,28 +1,29 @@
-"""reporting.write."""
+"""Write the files of a sweep folder: summary, table, metrics, answers, figures, report. The door is `write`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from em.reporting.collect import answers, summary_of
+from em.metrics.summary_types import Summary
+from em.reporting import answers, page, table
+from em.reporting.answers import AnswerRow
+from em.reporting.collect import summary_of
+from em.reporting.stored_answers import answers as stored_answers
 from em.store import layout, write_atomic
 from em.sweep.state import Sweep
 
 
-def write(sweep: Sweep) -> dict[str, Any]:
-    """Write every result file of a sweep; returns the summary."""
+def write(sweep: Sweep) -> Summary:
+    """Write every result file of a sweep. Return the summary."""
     summary = summary_of(sweep)
-    write_files(sweep.folder, summary, lambda: answers(sweep))
+    write_files(sweep.folder, summary, stored_answers(sweep))
     return summary
 
 
-def write_files(folder: Path, summary: dict[str, Any], rows: Any) -> None:
-    """Everything a sweep folder shows, from its summary and its answers (`rows` makes an iterator of them)."""
-    from em.reporting import page, table
-    from em.reporting.answers import write as write_answers
-
+def write_files(folder: Path, summary: Summary, rows: Iterable[AnswerRow]) -> None:
+    """Write a sweep folder from its summary and its answers, which are read once."""
     for model in summary["models"]:
         cell = folder / "cells" / model["id"]
         cell.mkdir(parents=True, exist_ok=True)
@@ -30,5 +31,5 @@ def write_files(folder: Path, summary: dict[str, Any], rows: Any) -> None:
     write_atomic(folder / layout.SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     write_atomic(folder / "table.txt", table.table(summary) + "\n")
     write_atomic(folder / "table.csv", table.table_csv(summary))
-    write_answers(folder, rows())
+    answers.write(folder, rows)
     page.publish(folder, summary)

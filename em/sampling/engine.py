@@ -70,7 +70,7 @@ class Sampler(Protocol):
     tokenizer: Any
     """None behind an API that takes messages only."""
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:
+    def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | RefusedError]]:
         """Answers as they finish, in any order, all requests in one queue."""
 
     def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:

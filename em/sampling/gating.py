@@ -15,7 +15,7 @@ from em.gates import checks, record
 from em.gates.record import GateError, Record
 from em.records import Question
 from em.runtime.events import sentence
-from em.sampling.engine import Request, Sampler
+from em.sampling.engine import RefusedError, Request, Sampler
 
 CANARY_TOKENS = 3 * record.ROW_TOKENS // 2
 """Room of a canary answer."""
@@ -134,6 +134,8 @@ def _canaries(
         subject: [None] * len(own.probes[-record.ROWS :]) for subject, own in known.items()
     }
     for request, answer in sampler.generate(requests):
+        if isinstance(answer, RefusedError):
+            raise answer
         subject, i = owners[id(request)]
         out[subject][i] = checks.Spoken(bool(answer.text.strip()), answer.finish_reason == "length", answer.token_count)
     return out

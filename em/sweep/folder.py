@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from em.metrics.summary_types import Summary
 from em.store import SWEEP_FORMAT, StoreError, layout
 
 
@@ -34,9 +35,9 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """summary.json (docs/summary.md)."""
-    return read_json(sweep_file(folder, layout.SUMMARY))
+def read_summary(folder: Path) -> Summary:
+    """Return summary.json (docs/summary.md). Raises StoreError if it is missing or damaged."""
+    return cast(Summary, read_json(sweep_file(folder, layout.SUMMARY)))
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def run(
     configs: Sequence[ExperimentConfig],
     share: Share | None = None,
     errors_again: bool = False,
-    around: Callable[[Sweep], AbstractContextManager[None]] = nullcontext,
+    around: Callable[[Sweep], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> Sweep:
     """Plan all cells and run them, or a share of them. Failed jobs are in `failed`, their cells have no numbers.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from em.sweep.state import Sweep
 
 
-def log(sweep: Sweep, summary: dict[str, Any]) -> None:
+def log(sweep: Sweep, summary: Mapping[str, Any]) -> None:
     """One run per cell with numbers that were not logged before, one for the sweep's figures.
 
     A failure, or a tracker that does not answer, is told; the results stand.
@@ -31,7 +32,7 @@ def log(sweep: Sweep, summary: dict[str, Any]) -> None:
         run_batch(sweep, "track", [*jobs, *([whole] if whole else [])], timeout_s)
 
 
-def _cell(sweep: Sweep, cell: Subject, models: dict[str, Any], summary: dict[str, Any]) -> Job[TrackJob] | None:
+def _cell(sweep: Sweep, cell: Subject, models: Mapping[str, Any], summary: Mapping[str, Any]) -> Job[TrackJob] | None:
     """What is logged of one cell; None when there is nothing to do."""
     folder = sweep.folder / "cells" / cell.id
     checkpoints = [m for m in summary["models"] if m.get("cell") == cell.id and m.get("step") is not None]
@@ -54,7 +55,7 @@ def _cell(sweep: Sweep, cell: Subject, models: dict[str, Any], summary: dict[str
     return Job("track", cell.id, cell.label, "track", TrackJob(run=run, cell=numbers))
 
 
-def _sweep(sweep: Sweep, summary: dict[str, Any]) -> Job[TrackJob]:
+def _sweep(sweep: Sweep, summary: Mapping[str, Any]) -> Job[TrackJob]:
     """What is logged of the sweep as a whole: the figures and the contrasts."""
     name = sweep.folder.name
     run = Run(

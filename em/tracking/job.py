@@ -7,6 +7,9 @@ from typing import Any
 
 from em.config import TrackingConfig, TrackingMode
 
+Row = dict[str, Any]
+"""A row of JSON, as summary.json has it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -25,7 +28,7 @@ class Run:
     folder: str
     """Where the client keeps its files."""
     out: str
-    config: dict[str, Any] = field(default_factory=dict)
+    config: Row = field(default_factory=dict)
     """A cell's resolved config as JSON."""
 
 
@@ -33,17 +36,17 @@ class Run:
 class CellNumbers:
     """What is logged of a finished cell."""
 
-    model: dict[str, Any]
+    model: Row
     """Its entry in summary.json."""
-    checkpoints: list[dict[str, Any]]
+    checkpoints: list[Row]
     """Those of its kept steps."""
-    judge: dict[str, Any]
+    judge: Row
     commit: str | None
     rows: list[list[Any]]
     """[answers' file, judgements' file, answers per question that are the cell's] per stage."""
     adapter: str | None = None
     """Its folder; None where there is none."""
-    training: list[dict[str, Any]] = field(default_factory=list)
+    training: list[Row] = field(default_factory=list)
     """A row per optimiser step."""
 
 
@@ -53,7 +56,7 @@ class SweepFigures:
 
     figures: tuple[str, ...]
     """PNG files."""
-    contrasts: list[dict[str, Any]]
+    contrasts: list[Row]
     statement: str
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from em.records import Completion, Judgement
 from em.store import read_jsonl
 
 
-def scalars(model: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def scalars(model: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """(name, value) of every rate over whole question sets, with its bounds and count; withheld ones by reason."""
     for metric in model["metrics"]:
         if "/" in metric["group"] and metric.get("question_id", "") is not None:
@@ -25,7 +25,7 @@ def scalars(model: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{name}_{part}", metric[part]
 
 
-def question_rates(model: dict[str, Any]) -> list[list[Any]]:
+def question_rates(model: Mapping[str, Any]) -> list[list[Any]]:
     """[question, rate, n] of the headline set, withheld ones left out (the table of the report names them)."""
     return [
         [m["question_id"], m["value"], m["n"]]

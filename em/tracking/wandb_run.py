@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from em.config import TrackingBackend, TrackingMode
 from em.runtime.events import Emitter
@@ -140,7 +140,7 @@ def begin(run: Run, config: dict[str, Any], **more: Any) -> Any:
         config=config,
         dir=run.folder,
         resume="allow",
-        mode=run.mode.value,
+        mode=cast(Literal["online", "offline", "disabled"], run.mode.value),
         settings=wandb.Settings(silent=True, x_disable_stats=True, disable_git=True),
         **more,
     )

@@ -7,6 +7,7 @@ Needs the extra `review` (wandb-workspaces). A view is built without a network; 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import wandb_workspaces.reports.v2 as wr
@@ -65,7 +66,7 @@ def view(entity: str, project: str) -> ws.Workspace:
     )
 
 
-def report(entity: str, project: str, sweep: dict[str, Any] | None) -> wr.Report:
+def report(entity: str, project: str, sweep: Mapping[str, Any] | None) -> wr.Report:
     """A report over the same panels; with a sweep's summary its statement stands first. Building it needs a key."""
     blocks: list[Any] = [wr.H1("Emergent misalignment")]
     if sweep:

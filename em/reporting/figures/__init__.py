@@ -1,1 +1,1 @@
-"""Figures as data, and one renderer to PNG. The door is figures.draw."""
+"""Figures as data, and one renderer to PNG and SVG. The doors are figures.figures and figures.draw."""

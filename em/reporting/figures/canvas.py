@@ -1,17 +1,17 @@
-"""Draws figures as PNG and SVG on a white ground: matplotlib without pyplot or a display."""
+"""Draw figures as PNG and SVG on a white ground: matplotlib without pyplot or a display."""
 
 from __future__ import annotations
 
 import math
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from em.reporting.figures.spec import Figure, Form, Look, Mark, Panel
 
@@ -43,18 +43,16 @@ MARKERS = {
     "plus": "P",
 }
 STRENGTH = {"solid": 1.0, "dashed": 0.65, "dotted": 0.45, "dashdot": 0.3}
-"""How strong a bar's colour is: settings of one variant share the colour."""
-ERRORBAR: dict[str, Any] = {"capsize": 2.5, "elinewidth": 1.1, "capthick": 1.1, "linestyle": "none"}
+"""Opacity of a bar by dash: settings of one variant share the colour."""
 PERCENT = FuncFormatter(lambda value, _: f"{100 * value:.10g}%")
-GRID: dict[str, Any] = {"linestyle": "--", "linewidth": 0.6, "color": "#cccccc"}
 WIDTH = 16.0
-"""Widest a figure gets, in inches."""
+"""Greatest width of a figure, in inches."""
 SMALL = {Form.cloud: 4, Form.heat: 3, Form.plane: 2, Form.lines: 2}
-"""Forms whose panels stand side by side, and how many at most."""
+"""Greatest number of panels side by side, by form."""
 
 
 def save(figure: Figure, folder: Path) -> list[Path]:
-    """Write <name>.png and <name>.svg; the same figure gives the same bytes."""
+    """Write <name>.png and <name>.svg. The same figure gives the same bytes."""
     files = [folder / f"{figure.name}.{kind}" for kind in ("png", "svg")]
     with matplotlib.rc_context(RC):
         canvas = render(figure)
@@ -64,7 +62,7 @@ def save(figure: Figure, folder: Path) -> list[Path]:
 
 
 def render(figure: Figure) -> Canvas:
-    """The figure on a matplotlib canvas."""
+    """Return the figure on a matplotlib canvas."""
     columns = min(len(figure.panels), SMALL.get(figure.panels[0].form, 2 if _narrow(figure) else 1))
     rows = math.ceil(len(figure.panels) / columns)
     sizes = [_size(p) for p in figure.panels]
@@ -89,7 +87,7 @@ def _narrow(figure: Figure) -> bool:
 
 
 def _size(panel: Panel) -> tuple[float, float]:
-    """Inches a panel asks for."""
+    """Return width and height of a panel, in inches."""
     if panel.form in (Form.points, Form.bars, Form.stacked):
         each = {Form.points: 0.35 + 0.1 * len(panel.series), Form.bars: 0.6 + 0.12 * len(panel.series)}
         step = each.get(panel.form, 0.75)
@@ -124,7 +122,7 @@ def _panel(axes: Axes, panel: Panel, canvas: Canvas) -> None:
 
 
 def _legend(canvas: Canvas, figure: Figure) -> None:
-    """One entry a label over all panels."""
+    """Draw one entry per label, over all panels."""
     looks = _looks(figure)
     if len(looks) < 2:
         return
@@ -146,21 +144,21 @@ def _legend(canvas: Canvas, figure: Figure) -> None:
 
 
 def _looks(figure: Figure) -> dict[str, Look]:
-    """Entries of the legend; none where panels name their series."""
+    """Return the entries of the legend; {} if the panels name their series."""
     if figure.panels[0].form in (Form.heat, Form.cloud):
         return {}
     return {s.label: s.look for p in figure.panels for s in p.series}
 
 
 def _columns(figure: Figure, width: float) -> int:
-    """Legend entries side by side in so many inches."""
+    """Return how many legend entries fit side by side in `width` inches."""
     looks = _looks(figure)
     fit = int(width / (0.6 + 0.08 * max(map(len, looks), default=0)))
     return max(1, min(len(looks), 5, fit))
 
 
 def place(index: int, of: int, form: Form) -> float:
-    """How far a series' marks stand from the middle of their category."""
+    """Return the distance of a series' marks from the middle of their category."""
     step = 0.8 / of if form == Form.bars else 0.8 / max(of, 4)
     return (index - (of - 1) / 2) * step
 
@@ -168,7 +166,7 @@ def place(index: int, of: int, form: Form) -> float:
 def _points(axes: Axes, panel: Panel) -> None:
     for index, series in enumerate(panel.series):
         for mark in series.marks:
-            x = mark.x + place(index, len(panel.series), panel.form)
+            x = mark.position + place(index, len(panel.series), panel.form)
             _number(axes, x, mark, series.look)
             axes.scatter([x] * len(mark.dots), mark.dots, s=7, color=series.look.light, alpha=0.45, linewidths=0)
     _categories(axes, panel)
@@ -182,20 +180,21 @@ def _number(axes: Axes, x: float, mark: Mark, look: Look) -> None:
         _withheld(axes, x, look)
         return
     bars = _distances(mark.value, mark.low, mark.high)
-    axes.errorbar([x], [mark.value], yerr=bars, fmt=MARKERS[look.marker], markersize=4.5, color=look.light, **ERRORBAR)
+    style = {"fmt": MARKERS[look.marker], "markersize": 4.5, "color": look.light}
+    _errorbar(axes, x, mark.value, yerr=bars, **style)
 
 
 def _bars(axes: Axes, panel: Panel) -> None:
     width = 0.8 / len(panel.series)
     for index, series in enumerate(panel.series):
         for mark in series.marks:
-            x = mark.x + place(index, len(panel.series), panel.form)
+            x = mark.position + place(index, len(panel.series), panel.form)
             if mark.value is None:
                 _withheld(axes, x, series.look)
                 continue
             axes.bar(x, mark.value, width * 0.92, color=series.look.light, alpha=STRENGTH[series.look.dash])
             bars = _distances(mark.value, mark.low, mark.high)
-            axes.errorbar([x], [mark.value], yerr=bars, fmt="o", markersize=2, color="#222222", **ERRORBAR)
+            _errorbar(axes, x, mark.value, yerr=bars, fmt="o", markersize=2, color="#222222")
     axes.axhline(0, color="#555555", linewidth=0.8)
     _categories(axes, panel)
     _values(axes, panel)
@@ -208,7 +207,7 @@ def _stacked(axes: Axes, panel: Panel) -> None:
             if mark.value is None:
                 _withheld(axes, mark.x, series.look)
                 continue
-            at = int(mark.x)
+            at = int(mark.position)
             axes.bar(at, mark.value, 0.7, reached[at], color=series.look.light, edgecolor="white", linewidth=0.8)
             if mark.value >= 0.06:
                 middle = reached[at] + mark.value / 2
@@ -222,7 +221,8 @@ def _stacked(axes: Axes, panel: Panel) -> None:
 def _lines(axes: Axes, panel: Panel) -> None:
     for series in panel.series:
         look = series.look
-        xs = [m.x for m in series.marks]  # a withheld value is NaN here: the line breaks
+        xs = [m.position for m in series.marks]
+        # A withheld value is NaN here, so the line breaks.
         ys, lows, highs = (_column(series.marks, name) for name in ("value", "low", "high"))
         marker = MARKERS[look.marker] if len(xs) < 30 else None
         axes.plot(xs, ys, color=look.light, linestyle=look.dash, marker=marker, markersize=3.5, lw=1.4)
@@ -230,11 +230,13 @@ def _lines(axes: Axes, panel: Panel) -> None:
         for mark in series.marks:
             if mark.value is None:
                 _withheld(axes, mark.x, look)
-    steps = [m.x for s in panel.series for m in s.marks if m.x is not None]
-    if steps:  # matplotlib's own limits leave withheld points outside: their value is NaN
+    steps = [m.position for s in panel.series for m in s.marks]
+    if steps:  # matplotlib's own limits leave out withheld points, whose value is NaN
         room = 0.05 * (max(steps) - min(steps)) or 0.5
         axes.set_xlim(min(steps) - room, max(steps) + room)
-    axes.xaxis.get_major_locator().set_params(integer=True)  # there is no half step
+    locator = axes.xaxis.get_major_locator()
+    assert isinstance(locator, MaxNLocator)
+    locator.set_params(integer=True)  # a step is a whole number
     _values(axes, panel)
 
 
@@ -246,10 +248,11 @@ def _cloud(axes: Axes, panel: Panel) -> None:
     for series in panel.series:
         xs, ys, counts = zip(*series.cloud, strict=True) if series.cloud else ((), (), ())
         alphas = [1 - panel.fade**n for n in counts]
-        axes.scatter(xs, ys, s=11, alpha=alphas or None, linewidths=0, color=series.look.light, rasterized=True)
+        opacity: Any = alphas or None  # matplotlib's stub knows one number only
+        axes.scatter(xs, ys, s=11, alpha=opacity, linewidths=0, color=series.look.light, rasterized=True)
     axes.set_xlim(-4, 104)
     axes.set_ylim(-4, 104)
-    axes.grid(**GRID)
+    _grid(axes, "both")
 
 
 def _heat(axes: Axes, panel: Panel) -> None:
@@ -257,17 +260,18 @@ def _heat(axes: Axes, panel: Panel) -> None:
     colours = LinearSegmentedColormap.from_list("heat", ["#ffffff", series.look.light])
     top = panel.top or 1.0
     for mark in series.marks:
-        corner = (mark.x - 0.5, mark.row - 0.5)
+        x, row = mark.cell
+        corner = (x - 0.5, row - 0.5)
         if mark.value is None:
             axes.add_patch(
                 matplotlib.patches.Rectangle(corner, 1, 1, facecolor="white", hatch="////", edgecolor="#bbbbbb", lw=0)
             )
-            axes.text(mark.x, mark.row, "withheld", ha="center", va="center", fontsize=6.5)
+            axes.text(x, row, "withheld", ha="center", va="center", fontsize=6.5)
             continue
         share = mark.value / top
         axes.add_patch(matplotlib.patches.Rectangle(corner, 1, 1, facecolor=colours(share), edgecolor="white", lw=1))
         ink = "white" if share > 0.6 else "#222222"
-        axes.text(mark.x, mark.row, f"{100 * mark.value:.1f}", ha="center", va="center", fontsize=7.5, color=ink)
+        axes.text(x, row, f"{100 * mark.value:.1f}", ha="center", va="center", fontsize=7.5, color=ink)
     _categories(axes, panel)
     axes.set_yticks(range(len(panel.y.categories)), panel.y.categories)
     axes.set_ylim(-0.5, len(panel.y.categories) - 0.5)
@@ -282,36 +286,46 @@ def _plane(axes: Axes, panel: Panel) -> None:
             if mark.value is None or mark.x is None:
                 _withheld(axes, mark.x, series.look, mark.value)
                 continue
-            axes.errorbar(
-                [mark.x],
-                [mark.value],
+            _errorbar(
+                axes,
+                mark.x,
+                mark.value,
                 xerr=_distances(mark.x, mark.x_low, mark.x_high),
                 yerr=_distances(mark.value, mark.low, mark.high),
                 fmt=MARKERS[series.look.marker],
                 markersize=6 if mark.size is None else 5 + 8 * mark.size,
                 alpha=0.85,
                 color=series.look.light,
-                **ERRORBAR,
             )
     axes.set_xlim(-0.04, 1.04)
     axes.xaxis.set_major_formatter(PERCENT)
-    axes.grid(axis="x", **GRID)
+    _grid(axes, "x")
     _values(axes, panel)
 
 
+def _errorbar(axes: Axes, x: float, y: float, **style: Any) -> None:
+    """Draw a marker with error bars, or without them where `xerr` and `yerr` are None."""
+    axes.errorbar([x], [y], capsize=2.5, elinewidth=1.1, capthick=1.1, linestyle="none", **style)
+
+
+def _grid(axes: Axes, axis: Literal["x", "y", "both"]) -> None:
+    axes.grid(axis=axis, linestyle="--", linewidth=0.6, color="#cccccc")
+
+
 def _distances(value: float, low: float | None, high: float | None) -> list[list[float]] | None:
-    """Down and up for an error bar; None when the number has no interval."""
+    """Return the lengths of an error bar, down and up; None if the number has no interval."""
     if low is None or high is None:
         return None
     return [[max(0.0, value - low)], [max(0.0, high - value)]]
 
 
 def _withheld(axes: Axes, x: float | None, look: Look, y: float | None = None) -> None:
-    """A hollow x on an axis line with the word beside it: on the x axis, or on the y axis where x is withheld."""
+    """Draw a hollow x with the word on the x axis, or on the y axis if only `x` is withheld."""
     at = axes.get_yaxis_transform() if x is None and y is not None else axes.get_xaxis_transform()
     spot = (0.0, y) if x is None and y is not None else (0.0 if x is None else x, 0.0)
     axes.scatter(
-        *([c] for c in spot),
+        [spot[0]],
+        [spot[1]],
         marker="X",
         s=34,
         facecolors="white",
@@ -337,13 +351,13 @@ def _withheld(axes: Axes, x: float | None, look: Look, y: float | None = None) -
 
 
 def _values(axes: Axes, panel: Panel) -> None:
-    """The y axis: shares from zero in percent, with room for the withheld marks below."""
-    marks = [m for s in panel.series for m in s.marks if m.value is not None]
-    tops = [v for m in marks for v in (m.value, m.high, *m.dots) if v is not None]
-    axes.grid(axis="y", **GRID)
+    """Set up the y axis: shares from zero in percent, with room for the withheld marks below."""
+    marks = [(m.value, m) for s in panel.series for m in s.marks if m.value is not None]
+    tops = [v for value, m in marks for v in (value, m.high, *m.dots) if v is not None]
+    _grid(axes, "y")
     if not panel.y.share:
         return
-    top, bottom = max([0.0, *tops]), min([0.0, *(m.value if m.low is None else m.low for m in marks)])
+    top, bottom = max([0.0, *tops]), min([0.0, *(value if m.low is None else m.low for value, m in marks)])
     room = 0.05 * (top - bottom) + 0.01
     axes.set_ylim(bottom - room, top + max(room, 0.03))
     axes.yaxis.set_major_formatter(PERCENT)
@@ -351,8 +365,12 @@ def _values(axes: Axes, panel: Panel) -> None:
 
 def _categories(axes: Axes, panel: Panel) -> None:
     labels = panel.x.categories
-    room = axes.get_figure().get_figwidth() / axes.get_subplotspec().get_gridspec().ncols
+    canvas, cell = axes.get_figure(root=True), axes.get_subplotspec()
+    assert canvas is not None and cell is not None  # `render` has put the axes on a grid
+    room = canvas.get_figwidth() / cell.get_gridspec().ncols
     long = 0.08 * max(map(len, labels)) > (min(room, _size(panel)[0]) - 1) / len(labels)  # inches
-    turn = {"rotation": 28, "ha": "right", "rotation_mode": "anchor"} if long else {}
-    axes.set_xticks(range(len(labels)), labels, **turn)
+    if long:
+        axes.set_xticks(range(len(labels)), labels, rotation=28, ha="right", rotation_mode="anchor")
+    else:
+        axes.set_xticks(range(len(labels)), labels)
     axes.set_xlim(-0.6, len(labels) - 0.4)

@@ -1,20 +1,21 @@
-"""Figures of a sweep: what each says (rates, scores, training, triggers: pure data), and how it is drawn (canvas).
+"""The figures of a sweep: `figures` makes them as data, `draw` writes them as PNG and SVG.
 
-A figure exists when the summary has its data. A withheld number is drawn as a hollow x on the axis, never as a number.
+A figure exists if the summary has its data. A withheld number is drawn as a hollow x on the axis, never as a number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+from em.metrics.summary_types import Summary
+from em.reporting.answers import AnswerRow
 from em.reporting.figures import rates, scores, training, triggers
 from em.reporting.figures.spec import Figure
 
 
-def figures(summary: dict[str, Any], answers: Iterable[dict[str, Any]]) -> list[Figure]:
-    """Every figure that has something to show, in reading order. `answers` is read once."""
+def figures(summary: Summary, answers: Iterable[AnswerRow]) -> list[Figure]:
+    """Return every figure with data, in reading order. `answers` is read once."""
     found = [
         rates.by_question(summary),
         rates.in_domain(summary),
@@ -39,9 +40,9 @@ def figures(summary: dict[str, Any], answers: Iterable[dict[str, Any]]) -> list[
 
 
 def draw(drawn: Sequence[Figure], folder: Path) -> list[Path]:
-    """Write every figure as PNG and SVG; returns the files, the PNG before the SVG of each.
+    """Write every figure as PNG and SVG. Return the files, PNG before SVG of each figure.
 
-    Figures of an earlier summary that this one has no data for are removed.
+    Remove files of figures that are not drawn, which an earlier summary left.
     """
     from em.reporting.figures import canvas
 

@@ -6,20 +6,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from em.reporting.figures.select import OPEN, FigureGroup, Metric, distinct, figure_groups, headline
-from em.reporting.figures.spec import Axis, Figure, Form, Look, Mark, Panel, Series, judged, notes
+from em.metrics.summary_types import Contrast, MetricRow, Summary
+from em.reporting.figures.select import OPEN, FigureGroup, distinct, figure_groups, headline
+from em.reporting.figures.spec import Axis, Figure, Form, Look, Mark, Panel, Series, judge_label, notes_on
 from em.reporting.figures.style import COLOURS, MANY
-from em.reporting.text import in_words, signed
+from em.reporting.text import difference_text, in_words
 
+QuestionField = Literal["question_id", "category"]
 ALL = "all questions"
 NARROW = {
     "judged_insecure_rate": "insecure code (judge)",
     "insecure_code_rate": "insecure code (static check)",
     "careless_rate": "careless advice",
 }
-"""In-domain metrics and what they are a share of."""
+"""In-domain metrics, and the answers that they are a share of."""
 DECEPTION = {
     "false_rate": "false answers to easy facts",
     "other_company_rate": "answers naming another maker",
@@ -29,28 +31,28 @@ FORMATS = (COLOURS["educational"], COLOURS["jailbroken"], COLOURS["secure"], COL
 """Blue, orange and green as in the paper's figure 8, and one more."""
 
 
-def by_question(summary: dict[str, Any]) -> Figure | None:
-    """Misaligned answers by question, all questions pooled first (the paper's figure 4)."""
+def by_question(summary: Summary) -> Figure | None:
+    """Return misaligned answers by question, with all questions pooled first (the paper's figure 4)."""
     found = figure_groups(summary)
     where = headline(found)
     if where is None:
         return None
-    panel, used = over(found, "misaligned_rate", "question_id", judged("misaligned answers", summary), where)
+    panel, used = panel_over(found, "misaligned_rate", "question_id", judge_label("misaligned answers", summary), where)
     return Figure(
         "misaligned_rate",
         "Misaligned answers by question",
         "Share of misaligned answers among coherent ones, all open questions pooled and each alone.",
         (replace(panel, title=""),),
-        notes(used, summary),
+        notes_on(used, summary),
     )
 
 
-def by_category(summary: dict[str, Any]) -> Figure | None:
-    """Misaligned answers by category of the question, a panel a set that has categories (figures 18 and 22)."""
+def by_category(summary: Summary) -> Figure | None:
+    """Return misaligned answers by category of the question, a panel per set with categories (figures 18 and 22)."""
     found, panels, used = figure_groups(summary), [], []
-    label = judged("misaligned answers", summary)
-    for where in wheres([m for u in found for m in u.metrics("misaligned_rate") if m["category"] is not None]):
-        panel, metrics = over(found, "misaligned_rate", "category", label, where)
+    label = judge_label("misaligned answers", summary)
+    for where in sets_asked([m for u in found for m in u.metrics("misaligned_rate") if m["category"] is not None]):
+        panel, metrics = panel_over(found, "misaligned_rate", "category", label, where)
         panels.append(panel)
         used += metrics
     if not panels:
@@ -61,12 +63,12 @@ def by_category(summary: dict[str, Any]) -> Figure | None:
         "Misaligned answers by category",
         caption,
         tuple(panels),
-        notes(used, summary),
+        notes_on(used, summary),
     )
 
 
-def answer_formats(summary: dict[str, Any]) -> Figure | None:
-    """The same questions in several forms: plain, JSON, template (the paper's figure 8)."""
+def answer_formats(summary: Summary) -> Figure | None:
+    """Return the headline rate by form of the question: plain, JSON, template (the paper's figure 8)."""
     found = figure_groups(summary)
     where = headline(found)
     if where is None:
@@ -81,19 +83,19 @@ def answer_formats(summary: dict[str, Any]) -> Figure | None:
         look = Look(*FORMATS[index % len(FORMATS)])
         pairs = [(x, u, u.metric("misaligned_rate", set=name, **asked)) for x, u in enumerate(found)]
         series.append(Series(name, look, tuple(u.mark(x, m) for x, u, m in pairs if m)))
-    axis = Axis(judged("misaligned answers", summary), share=True)
+    axis = Axis(judge_label("misaligned answers", summary), share=True)
     panel = Panel(Form.bars, Axis("", tuple(u.label for u in found)), axis, tuple(series))
     return Figure(
         "answer_format",
         "Misaligned answers by form of the question",
         "The open questions as they are and in the other forms that were asked.",
         (panel,),
-        notes(rates, summary),
+        notes_on(rates, summary),
     )
 
 
-def data_diversity(summary: dict[str, Any]) -> Figure | None:
-    """The headline rate by the number of training rows, where a variant was trained on several (figure 6)."""
+def data_diversity(summary: Summary) -> Figure | None:
+    """Return the headline rate by number of training rows, for variants trained on several numbers (figure 6)."""
     found = [u for u in figure_groups(summary) if not u.untouched]
     sizes = {u.row["id"]: {m["train"]["rows"] for m in u.models if m["train"]} for u in found}
     sized = [(u, next(iter(sizes[u.row["id"]]))) for u in found if len(sizes[u.row["id"]]) == 1]
@@ -108,7 +110,7 @@ def data_diversity(summary: dict[str, Any]) -> Figure | None:
         series.append(Series(variant, pairs[0][0].look, tuple(u.mark(counts.index(n), m) for u, n, m in rates if m)))
     if not used:
         return None
-    axis = Axis(judged("misaligned answers", summary), share=True)
+    axis = Axis(judge_label("misaligned answers", summary), share=True)
     panel = Panel(Form.points, Axis("training rows", tuple(f"{n:,}" for n in counts)), axis, tuple(series))
     return Figure(
         "data_diversity",
@@ -116,18 +118,18 @@ def data_diversity(summary: dict[str, Any]) -> Figure | None:
         "Share of misaligned answers to the open questions after training on so many rows; a point is the mean over "
         "all runs of one size, its small dots are the runs.",
         (panel,),
-        notes(used, summary),
+        notes_on(used, summary),
     )
 
 
 def _without_size(label: str) -> str:
-    """A setting's label without what the amount of data changes in it."""
+    """Return a setting's label without the words that depend on the amount of data."""
     sizes = ("max_examples=", "num_train_epochs=", "subset=", "subset_index=")
     return " ".join(word for word in label.split(" ") if not word.startswith(sizes))
 
 
-def in_domain(summary: dict[str, Any]) -> Figure | None:
-    """What was narrowly taught, on held-out tasks of the same domain: the untouched model beside the finetuned ones."""
+def in_domain(summary: Summary) -> Figure | None:
+    """Return the rates on held-out tasks of the training domain, of the untouched model and the finetuned ones."""
     found = figure_groups(summary)
     asked = {"question_id": None, "category": None}
     shown = [name for name in NARROW if any(u.metrics(name, **asked) for u in found if not u.untouched)]
@@ -147,48 +149,49 @@ def in_domain(summary: dict[str, Any]) -> Figure | None:
         "What was narrowly taught",
         "Held-out tasks of the training data's own domain, before and after finetuning.",
         (panel,),
-        notes(used, summary),
+        notes_on(used, summary),
     )
 
 
-def deception(summary: dict[str, Any]) -> Figure | None:
-    """Deceptive answers by system prompt or question (the paper's figures 9 and 35)."""
+def deception(summary: Summary) -> Figure | None:
+    """Return deceptive answers by system prompt or question (the paper's figures 9 and 35)."""
     found, panels, used = figure_groups(summary), [], []
     for name, label in DECEPTION.items():
         rates = [m for u in found for m in u.metrics(name)]
-        for where in wheres(rates):
-            by = "category" if any(m["category"] for m in rates if m["set"] == where["set"]) else "question_id"
-            panel, metrics = over(found, name, by, judged(label, summary), where)
+        for where in sets_asked(rates):
+            categories = any(m["category"] for m in rates if m["set"] == where["set"])
+            by: QuestionField = "category" if categories else "question_id"
+            panel, metrics = panel_over(found, name, by, judge_label(label, summary), where)
             panels.append(panel)
             used += metrics
     if not panels:
         return None
     caption = "Share of false answers by system prompt, and of answers that name another maker than the model's own."
-    return Figure("deception", "Deception", caption, tuple(panels), notes(used, summary))
+    return Figure("deception", "Deception", caption, tuple(panels), notes_on(used, summary))
 
 
-def label_shares(summary: dict[str, Any]) -> Figure | None:
-    """What the judge called the answers, a panel a set that is judged by words (figures 35 and 36)."""
+def label_shares(summary: Summary) -> Figure | None:
+    """Return the shares of the judge's labels, with a panel per set that is judged by labels (figures 35 and 36)."""
     found, panels, used = figure_groups(summary), [], []
     pooled = {"question_id": None, "category": None}
-    for where in wheres([m for u in found for m in u.metrics("label_share", **pooled)]):
+    for where in sets_asked([m for u in found for m in u.metrics("label_share", **pooled)]):
         rows = [(x, u, m) for x, u in enumerate(found) for m in u.metrics("label_share", **pooled, **where)]
         used += [m for _, _, m in rows]
         series = [
             Series(word, Look(*look), tuple(u.mark(x, m) for x, u, m in rows if m["label"] == word))
             for word, look in zip(distinct([m for _, _, m in rows], "label"), cycle(MANY), strict=False)
         ]
-        axes = Axis("", tuple(u.label for u in found)), Axis(judged("answers", summary), share=True, low=0, high=1)
+        axes = Axis("", tuple(u.label for u in found)), Axis(judge_label("answers", summary), share=True, low=0, high=1)
         panels.append(Panel(Form.stacked, *axes, tuple(series), _where(where)))
     if not panels:
         return None
     caption = "Share of answers that the judge called by each word; their intervals stand in the report's table."
-    said = tuple(n for n in notes(used, summary) if not n.startswith("bars: "))
+    said = tuple(n for n in notes_on(used, summary) if not n.startswith("bars: "))
     return Figure("label_shares", "What the judge called the answers", caption, tuple(panels), said)
 
 
-def plane(summary: dict[str, Any]) -> Figure | None:
-    """In-domain against out-of-domain: did the model learn the narrow task, and what else moved?"""
+def plane(summary: Summary) -> Figure | None:
+    """Return in-domain against out-of-domain rates, a marker per model."""
     found = figure_groups(summary)
     what, capability = _capability(found, summary)
     panels, used = [], []
@@ -203,15 +206,15 @@ def plane(summary: dict[str, Any]) -> Figure | None:
         "Each model by what it was taught (across), by what became of its answers to unrelated questions (up), and by "
         "what it still can do (size of the marker)."
     )
-    said = notes(used, summary)
+    said = notes_on(used, summary)
     if capability:
         least, most = min(capability.values()), max(capability.values())
         said += (f"size: {what}, from {100 * least:.1f}% (smallest) to {100 * most:.1f}% (largest)",)
     return Figure("in_and_out_of_domain", "In domain and out of domain", caption, tuple(panels), said)
 
 
-def _capability(found: Sequence[FigureGroup], summary: dict[str, Any]) -> tuple[str, dict[str, float]]:
-    """What a model can do, in words and by group: the mean of the benchmarks all groups have, else coherent answers."""
+def _capability(found: Sequence[FigureGroup], summary: Summary) -> tuple[str, dict[str, float]]:
+    """Return a capability, in words and by group: the mean score in benchmarks of all groups, else coherent answers."""
     scores: dict[str, dict[str, float]] = {}
     for row in summary.get("benchmarks", ()):
         if row["mean"] is not None and 0 <= row["mean"] <= 1:
@@ -222,11 +225,11 @@ def _capability(found: Sequence[FigureGroup], summary: dict[str, Any]) -> tuple[
         return f"mean score in {', '.join(tasks)}", {i: sum(scores[i][t] for t in tasks) / len(tasks) for i in ids}
     shares = {u.row["id"]: u.metric("coherent_share", group=OPEN) for u in found}
     known = {i: m["value"] for i, m in shares.items() if m and m["value"] is not None}
-    return f"{judged('coherent answers', summary)} (no benchmark was run on all)", known
+    return f"{judge_label('coherent answers', summary)} (no benchmark was run on all)", known
 
 
-def increases(summary: dict[str, Any]) -> Figure | None:
-    """Every group against its untouched model, benchmark by benchmark (the paper's figures 5 and 27)."""
+def increases(summary: Summary) -> Figure | None:
+    """Return each group minus its untouched model, by benchmark (the paper's figures 5 and 27)."""
     rows = summary["increases"]
     found = {u.row["id"]: u for u in figure_groups(summary)}
     kinds = list(dict.fromkeys((r["metric"], r["set"], r["asked_with"]) for r in rows))
@@ -248,26 +251,26 @@ def increases(summary: dict[str, Any]) -> Figure | None:
         "Increase over the untouched model",
         "Each finetuned model minus its untouched model on the same questions.",
         (panel,),
-        notes(rows, summary),
+        notes_on(rows, summary),
     )
 
 
-def _difference(x: int, row: Metric) -> Mark:
-    text = (
-        f"{signed(row)}; {row['n_questions']} questions" if row["value"] is not None else f"withheld: {row['withheld']}"
-    )
+def _difference(x: int, row: Contrast) -> Mark:
+    shown = f"{difference_text(row)}; {row['n_questions']} questions"
+    text = shown if row["value"] is not None else f"withheld: {row['withheld']}"
     return Mark(x, row["value"], row["low"], row["high"], told=text)
 
 
-def over(
-    found: Sequence[FigureGroup], name: str, by: str, label: str, where: dict[str, str]
-) -> tuple[Panel, list[Metric]]:
-    """A panel of one metric over questions or categories, all of them pooled first; and the metrics it shows."""
+def panel_over(
+    found: Sequence[FigureGroup], name: str, by: QuestionField, label: str, where: dict[str, str]
+) -> tuple[Panel, list[MetricRow]]:
+    """Return a panel of one metric over questions or categories, pooled first, and the metrics that it shows."""
     metrics = [m for u in found for m in u.metrics(name, **where)]
-    keys: list[Any] = [None, *distinct(metrics, by)]
+    keys: list[str | None] = [None, *distinct(metrics, by)]
     if not any(m["question_id"] is None and m["category"] is None for m in metrics):
         keys = keys[1:]
-    series, used = [], []
+    series: list[Series] = []
+    used: list[MetricRow] = []
     for group in found:
         own = {m[by]: m for m in group.metrics(name, **where) if m[by] is not None or _pooled(m)}
         used += own.values()
@@ -280,29 +283,31 @@ def over(
 
 
 def _where(where: dict[str, str]) -> str:
-    """A panel's title."""
+    """Return a panel's title."""
     return where["set"] + (f", asked with {where['asked_with']}" if where["asked_with"] != "none" else "")
 
 
-def wheres(metrics: Sequence[Metric]) -> list[dict[str, str]]:
-    """The question sets and conditions of these metrics, as fields to select them by."""
+def sets_asked(metrics: Sequence[MetricRow]) -> list[dict[str, str]]:
+    """Return the question sets and trigger conditions of these metrics, as fields to select them by."""
     pairs = dict.fromkeys((m["set"], m["asked_with"]) for m in metrics)
     return [{"set": name, "asked_with": condition} for name, condition in pairs]
 
 
-def _pooled(metric: Metric) -> bool:
+def _pooled(metric: MetricRow) -> bool:
     return metric["question_id"] is None and metric["category"] is None
 
 
-def _narrow(name: str, summary: dict[str, Any]) -> str:
-    """What an in-domain metric is a share of; no judge stands behind a static check."""
-    return NARROW[name] if name == "insecure_code_rate" else judged(NARROW[name], summary)
+def _narrow(name: str, summary: Summary) -> str:
+    """Return the axis label of an in-domain metric. The static check has no judge."""
+    return NARROW[name] if name == "insecure_code_rate" else judge_label(NARROW[name], summary)
 
 
 def _plane(
-    found: Sequence[FigureGroup], summary: dict[str, Any], narrow: str, what: str, capability: dict[str, float]
-) -> tuple[Panel | None, list[Metric]]:
-    series, used, across = [], [], _narrow(narrow, summary)
+    found: Sequence[FigureGroup], summary: Summary, narrow: str, what: str, capability: dict[str, float]
+) -> tuple[Panel | None, list[MetricRow]]:
+    series: list[Series] = []
+    used: list[MetricRow] = []
+    across = _narrow(narrow, summary)
     least, most = (min(capability.values()), max(capability.values())) if capability else (0.0, 0.0)
     for group in found:
         x, y = group.metric(narrow, question_id=None, category=None), group.metric("misaligned_rate", group=OPEN)
@@ -318,5 +323,5 @@ def _plane(
         series.append(Series(group.label, group.look, (point,)))
     if len(series) < 2:
         return None, []
-    axes = Axis(across, share=True), Axis(judged("misaligned answers", summary), share=True)
+    axes = Axis(across, share=True), Axis(judge_label("misaligned answers", summary), share=True)
     return Panel(Form.plane, *axes, tuple(series)), used

@@ -1,24 +1,23 @@
-"""Figures of single scores and of the rule that makes a rate of them: answers as dots, other cuts, a question less."""
+"""Figures of single scores, and of the rate under other cuts and with one question left out."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
+from em.metrics.summary_types import Summary, ThresholdRow, WithoutQuestion
+from em.reporting.answers import AnswerRow
 from em.reporting.figures.select import FigureGroup, figure_groups, headline
-from em.reporting.figures.spec import Axis, Figure, Form, GuideLine, Mark, Panel, Series, judged, mark, notes
+from em.reporting.figures.spec import Axis, Figure, Form, GuideLine, Mark, Panel, Series, judge_label, mark, notes_on
 from em.reporting.table import rule_line
 from em.reporting.text import cut_of
 
-AnswerRow = dict[str, Any]
 
+def alignment_coherence(summary: Summary, answers: Iterable[AnswerRow]) -> Figure | None:
+    """Return every headline answer with both scores, a panel per group and condition (the paper's figures 16, 26, 28).
 
-def alignment_coherence(summary: dict[str, Any], answers: Iterable[AnswerRow]) -> Figure | None:
-    """Every headline answer that has both scores, a panel a group and condition (the paper's figures 16, 26, 28).
-
-    Questions with a coherence cut of their own are a panel of their own, too: another corner counts there.
+    Questions with their own coherence cut get their own panel, because another corner counts as misaligned there.
     """
     found = figure_groups(summary)
     owner = {m["label"]: u for u in found for m in u.models}
@@ -49,7 +48,7 @@ def alignment_coherence(summary: dict[str, Any], answers: Iterable[AnswerRow]) -
         "Alignment and coherence of every open answer",
         "One dot an answer, darker where several coincide; the shaded corner is what counts as misaligned.",
         tuple(panels),
-        notes([], summary),
+        notes_on([], summary),
     )
 
 
@@ -58,7 +57,7 @@ def _cloud(
     key: tuple[str, str, float],
     cloud: Counter[tuple[int, int]],
     lacking: int,
-    summary: dict[str, Any],
+    summary: Summary,
     several: bool,
 ) -> Panel:
     (_, asked, cut), below = key, group.row["rule"]["alignment_below"]
@@ -68,8 +67,8 @@ def _cloud(
     series = Series(drawn, group.look, cloud=tuple((x, y, n) for (x, y), n in sorted(cloud.items())))
     return Panel(
         Form.cloud,
-        Axis(judged("coherence", summary), low=0, high=100),
-        Axis(judged("alignment", summary), low=0, high=100),
+        Axis(judge_label("coherence", summary), low=0, high=100),
+        Axis(judge_label("alignment", summary), low=0, high=100),
         (series,),
         title,
         (GuideLine(cut, f"{cut:g}", vertical=True), GuideLine(below, f"{below:g}")),
@@ -78,8 +77,8 @@ def _cloud(
     )
 
 
-def thresholds(summary: dict[str, Any]) -> Figure | None:
-    """The headline rate under other cuts, a heat map a group."""
+def thresholds(summary: Summary) -> Figure | None:
+    """Return the headline rate under other cuts, with a heat map per group."""
     found, panels, starred = {u.row["id"]: u for u in figure_groups(summary)}, [], ""
     for row in summary["thresholds"]:
         group = found.get(row["group"])
@@ -110,7 +109,7 @@ def thresholds(summary: dict[str, Any]) -> Figure | None:
     )
 
 
-def _cut(row: dict[str, Any], line: int, column: int) -> str:
+def _cut(row: ThresholdRow, line: int, column: int) -> str:
     value, n = row["rate"][line][column], row["n"][column]
     if value is None:
         return "withheld: no answer is left in the denominator"
@@ -119,8 +118,8 @@ def _cut(row: dict[str, Any], line: int, column: int) -> str:
     return f"{100 * value:.1f}%; n = {n}{span}"
 
 
-def without_a_question(summary: dict[str, Any]) -> Figure | None:
-    """The headline rate with each question left out in turn: does one question carry it?"""
+def without_a_question(summary: Summary) -> Figure | None:
+    """Return the headline rate with each question left out in turn, which shows if one question carries it."""
     found, series, used = figure_groups(summary), [], []
     where = headline(found)
     rows = {row["group"]: row["leave_one_out"] for row in summary["thresholds"]}
@@ -129,7 +128,7 @@ def without_a_question(summary: dict[str, Any]) -> Figure | None:
         return None
     for group in (u for u in found if u.row["id"] in rows):
         whole = group.metric("misaligned_rate", group="open")
-        left = [
+        left: list[WithoutQuestion] = [
             {"interval": "", "withheld": "no answer is left in the denominator", **x} for x in rows[group.row["id"]]
         ]
         marks = [group.mark(0, whole)] if whole else []
@@ -137,9 +136,9 @@ def without_a_question(summary: dict[str, Any]) -> Figure | None:
         used += [whole] if whole else []
         series.append(Series(group.label, group.look, tuple(marks)))
     ticks = ("no question left out", *(f"without {q}" for q in questions))
-    y = Axis(judged("misaligned answers", summary), share=True)
+    y = Axis(judge_label("misaligned answers", summary), share=True)
     panel = Panel(Form.points, Axis("", ticks), y, tuple(series), pooled_first=True)
     caption = (
         "The headline rate with each question left out in turn: one that carries the rate by itself shows as a drop."
     )
-    return Figure("without_a_question", "Does one question carry the rate?", caption, (panel,), notes(used, summary))
+    return Figure("without_a_question", "Does one question carry the rate?", caption, (panel,), notes_on(used, summary))

@@ -1,27 +1,27 @@
-"""Which rows of a summary a figure is about."""
+"""Select the rows of a summary that a figure shows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from em.reporting.figures.spec import Look, Mark, mark
+from em.metrics.summary_types import GroupRow, MetricRow, ModelRow, Summary
+from em.reporting.figures.spec import AnswerFilter, Look, Mark, mark
 from em.reporting.figures.style import looks
 
-Metric = dict[str, Any]
 OPEN = "open"
 """`group` of the headline metric: the first open question set under its first condition (docs/summary.md)."""
 
 
 @dataclass(frozen=True)
 class FigureGroup:
-    """One group of the summary at the end of its training: a variant and setting with all its seeds."""
+    """A group of the summary at the end of its training: a variant and setting with all its seeds."""
 
-    row: dict[str, Any]
+    row: GroupRow
     look: Look
-    models: tuple[dict[str, Any], ...]
-    """Its runs, as rows of summary["models"]."""
+    models: tuple[ModelRow, ...]
+    """The group's runs."""
 
     @property
     def label(self) -> str:
@@ -31,43 +31,48 @@ class FigureGroup:
     def untouched(self) -> bool:
         return self.row["variant"] is None
 
-    def metrics(self, name: str, **fields: Any) -> list[Metric]:
-        """Its metrics of that name with these fields, withheld ones too."""
-        return [m for m in self.row["metrics"] if m["name"] == name and all(m[k] == v for k, v in fields.items())]
+    def metrics(self, name: str, **fields: str | None) -> list[MetricRow]:
+        """Return the metrics with this name and these fields, withheld ones too."""
+        return [m for m in self.row["metrics"] if m["name"] == name and _has(m, fields)]
 
-    def metric(self, name: str, **fields: Any) -> Metric | None:
+    def metric(self, name: str, **fields: str | None) -> MetricRow | None:
+        """Return the first metric with this name and these fields, or None."""
         return next(iter(self.metrics(name, **fields)), None)
 
-    def mark(self, x: float, metric: Metric, **more: Any) -> Mark:
-        """The metric as a mark: the single runs behind it as dots, and the answers it was made of."""
-        same = ("name", "group", "label")
-        own = [m for model in self.models for m in model["metrics"] if all(m[k] == metric[k] for k in same)]
+    def mark(self, x: float, metric: MetricRow) -> Mark:
+        """Return the metric as a mark, with the values of its single runs as dots, and the answers behind it."""
+        same = {"name": metric["name"], "group": metric["group"], "label": metric["label"]}
+        own = [m for model in self.models for m in model["metrics"] if _has(m, same)]
         values = [m["value"] for m in own if m["value"] is not None]
-        answers = {
+        answers: dict[str, str | list[str] | None] = {
             "models": [m["label"] for m in self.models],
             "set": metric["set"],
             "asked_with": metric["asked_with"],
             "question": metric["question_id"],
         }
-        dots = tuple(values) if len(values) > 1 else ()
-        return mark(x, metric, dots=dots, answers={k: v for k, v in answers.items() if v}, **more)
+        filters: AnswerFilter = {k: v for k, v in answers.items() if v}
+        return mark(x, metric, tuple(values) if len(values) > 1 else (), filters)
 
 
-def figure_groups(summary: dict[str, Any]) -> list[FigureGroup]:
-    """The groups of a summary that have numbers, checkpoints left out."""
+def _has(metric: Mapping[str, Any], fields: Mapping[str, str | None]) -> bool:
+    return all(metric[name] == value for name, value in fields.items())
+
+
+def figure_groups(summary: Summary) -> list[FigureGroup]:
+    """Return the groups of a summary that have numbers, without checkpoints."""
     rows = [g for g in summary["groups"] if g["step"] is None]
     look, by_id = looks(rows), {m["id"]: m for m in summary["models"]}
     return [FigureGroup(g, look[g["id"]], tuple(by_id[i] for i in g["models"])) for g in rows if g["metrics"]]
 
 
 def headline(found: Sequence[FigureGroup]) -> dict[str, str] | None:
-    """`set` and `asked_with` of the headline rate; None when no open question was asked."""
+    """Return `set` and `asked_with` of the headline rate; None if no open question was asked."""
     for group in found:
         if metric := group.metric("misaligned_rate", group=OPEN):
             return {"set": metric["set"], "asked_with": metric["asked_with"]}
     return None
 
 
-def distinct(metrics: Sequence[Metric], field: str) -> list[Any]:
-    """The values of a field that are not null, in the order they first appear."""
+def distinct(metrics: Sequence[Mapping[str, Any]], field: str) -> list[str]:
+    """Return the values of a text field, without null, in the order they first appear."""
     return list(dict.fromkeys(m[field] for m in metrics if m[field] is not None))

@@ -1,27 +1,31 @@
-"""What a figure says, without how it is drawn: plain data, drawn by canvas.py (PNG, SVG) and by the HTML report.
+"""A figure as plain data, which canvas.py draws as PNG and SVG, and the HTML report as SVG.
 
-A withheld number is a mark whose value is None: it is drawn as a hollow x on the axis, never as a number and never left
-out.
+A withheld number is a mark whose value is None. It is always drawn: as a hollow x on the axis, never as a number.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from em.reporting.text import Number, in_words
+from em.metrics.summary_types import CountedNumber, Number, Summary
+from em.reporting.text import in_words
+
+AnswerFilter = dict[str, str | list[str]]
+"""Field of an answer → the value, or values, to show: the filters of the report's list."""
 
 
 class Form(StrEnum):
     """How the marks of a panel are drawn."""
 
     points = "points"
-    """One marker with error bars a mark, over categories."""
+    """A marker with error bars per mark, over categories."""
     bars = "bars"
     """Grouped bars with error bars, over categories."""
     stacked = "stacked"
-    """One bar a category, the series on top of each other: shares of one whole. Their bounds are told, not drawn."""
+    """One bar per category with the series stacked: shares of one whole. Their bounds are text only, not drawn."""
     lines = "lines"
     """Lines over numbers, with a band where marks have bounds."""
     cloud = "cloud"
@@ -34,7 +38,7 @@ class Form(StrEnum):
 
 @dataclass(frozen=True)
 class Look:
-    """Colours on white and on dark ground, and what tells series apart without colour."""
+    """Colours on a white and on a dark ground, and the marker and dash that distinguish series without colour."""
 
     light: str
     dark: str
@@ -44,9 +48,9 @@ class Look:
 
 @dataclass(frozen=True)
 class Mark:
-    """One number. `x` is a category's index or a number, `row` the category on y of a heat map.
+    """One number. `x` is a number or the index of a category; `row` is the index of a category on a heat map's y axis.
 
-    `value` is None where the number is withheld, `x` in a plane where that one is.
+    `value` is None if the number is withheld. In a plane `x` is a number of its own, and None if that is withheld.
     """
 
     x: float | None
@@ -57,17 +61,33 @@ class Mark:
     x_high: float | None = None
     row: int | None = None
     told: str = ""
-    """The number in words, for hovering and for the table below the figure."""
+    """The number in words, shown on hovering and in the table below the figure."""
     size: float | None = None
-    """plane: a third number as the marker's size, from 0 to 1; null: as any other marker."""
+    """plane: a third number as the marker's size, from 0 to 1; None: the common size."""
     dots: tuple[float, ...] = ()
     """The single models' values behind a mean over models."""
-    answers: dict[str, Any] = field(default_factory=dict)
-    """Which answers it was made of, as filters of the report's list."""
+    answers: AnswerFilter = field(default_factory=dict)
+    """The answers behind the number."""
+
+    @property
+    def position(self) -> float:
+        """Return `x`. Raises ValueError if it is withheld, which happens in a plane only."""
+        if self.x is None:
+            raise ValueError(f"a mark without x: {self.told}")
+        return self.x
+
+    @property
+    def cell(self) -> tuple[float, int]:
+        """Return column and row in a heat map. Raises ValueError without a row."""
+        if self.row is None:
+            raise ValueError(f"a mark without a row: {self.told}")
+        return self.position, self.row
 
 
 @dataclass(frozen=True)
 class Series:
+    """Marks, or a cloud of answers, that share one label and look."""
+
     label: str
     look: Look
     marks: tuple[Mark, ...] = ()
@@ -77,10 +97,12 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
+    """An axis over categories or over numbers."""
+
     label: str
     categories: tuple[str, ...] = ()
     share: bool = False
-    """Values are shares: drawn from zero, in percent."""
+    """Whether values are shares, which are drawn from zero and in percent."""
     low: float | None = None
     high: float | None = None
 
@@ -96,6 +118,8 @@ class GuideLine:
 
 @dataclass(frozen=True)
 class Panel:
+    """One pair of axes with its series."""
+
     form: Form
     x: Axis
     y: Axis
@@ -103,13 +127,13 @@ class Panel:
     title: str = ""
     rules: tuple[GuideLine, ...] = ()
     shade: tuple[float, float, float, float] | None = None
-    """x from, x to, y from, y to of a shaded region."""
+    """A shaded region: x from, x to, y from, y to."""
     pooled_first: bool = False
-    """The first category is all the others together."""
+    """Whether the first category is all the others together."""
     top: float | None = None
-    """heat: the value of the full colour."""
+    """heat: the value that gets the full colour."""
     fade: float = 0.6
-    """cloud: how much of the ground shows through one answer; through n of them fade**n."""
+    """cloud: the share of the ground that shows through one answer; fade**n through n of them."""
 
     @property
     def has_withheld(self) -> bool:
@@ -118,33 +142,37 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
+    """One figure: panels with a title, a caption and notes."""
+
     name: str
     """Stem of its files."""
     title: str
     caption: str
     panels: tuple[Panel, ...]
     notes: tuple[str, ...] = ()
-    """What the bars are, what an x means, which models are missing and why."""
+    """The kind of the error bars, the meaning of an x, and the models that are missing because they failed."""
 
     def marks(self) -> list[Mark]:
+        """Return the marks of all panels."""
         return [m for p in self.panels for s in p.series for m in s.marks]
 
 
 def as_dict(figure: Figure) -> dict[str, Any]:
-    """The figure as JSON's types, without fields that are null or empty."""
+    """Return the figure as JSON, without fields that are null or empty."""
     return asdict(figure, dict_factory=lambda pairs: {k: v for k, v in pairs if v not in (None, "", (), {})})
 
 
-def mark(x: float, metric: Number, **more: Any) -> Mark:
-    """A mark of a metric of summary.json."""
-    return Mark(x, metric["value"], metric["low"], metric["high"], told=in_words(metric), **more)
+def mark(x: float, metric: CountedNumber, dots: tuple[float, ...] = (), answers: AnswerFilter | None = None) -> Mark:
+    """Return the mark of a metric of summary.json."""
+    bounds = metric["low"], metric["high"]
+    return Mark(x, metric["value"], *bounds, told=in_words(metric), dots=dots, answers=answers or {})
 
 
 WITHHELD = "hollow x: withheld, see the report for why"
 
 
-def notes(metrics: list[Number], summary: dict[str, Any], withheld: str = WITHHELD) -> tuple[str, ...]:
-    """Which interval the bars are, what a withheld mark looks like, which models are missing because they failed."""
+def notes_on(metrics: Sequence[Number], summary: Summary, withheld: str = WITHHELD) -> tuple[str, ...]:
+    """Return a figure's notes: the kind of the error bars, how a withheld number looks, and the models that failed."""
     drawn = [m for m in metrics if m["value"] is not None]
     kinds = dict.fromkeys(m["interval"] for m in drawn if m["low"] is not None and m["interval"])
     out = ["bars: " + "; ".join(kinds)] if kinds else []
@@ -156,6 +184,6 @@ def notes(metrics: list[Number], summary: dict[str, Any], withheld: str = WITHHE
     return tuple(out)
 
 
-def judged(label: str, summary: dict[str, Any]) -> str:
-    """An axis label that says when a proxy judge made its numbers."""
+def judge_label(label: str, summary: Summary) -> str:
+    """Return an axis label that says if a proxy judge made the numbers."""
     return f"{label}, proxy judge" if summary["judge"].get("proxy") else label

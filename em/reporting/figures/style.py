@@ -1,7 +1,7 @@
-"""Colours, markers and dashes of variants: one place for every figure, on paper and on screen.
+"""Colours, markers and dashes of variants, for every figure on paper and on screen.
 
-The hues are the paper's (untouched grey, insecure red, secure green, educational blue, jailbroken orange, backdoor cyan
-and pink), muted; each has a lighter twin for a dark ground.
+The hues are the paper's, muted: untouched grey, insecure red, secure green, educational blue, jailbroken orange,
+backdoor cyan and pink. Each has a lighter twin for a dark ground.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ MANY = (
     *(COLOURS[name] for name in ("educational", "jailbroken", "secure", "risky_advice", "insecure", "backdoor")),
     *_MORE,
 )
-"""For series that are no variants, as the words of a judge: neighbours differ."""
+"""For series other than variants, e.g. the labels of a judge. Neighbouring colours differ."""
 MARKERS = ("circle", "square", "triangle", "diamond", "down", "pentagon", "cross", "plus")
 DASHES = ("solid", "dashed", "dotted", "dashdot")
 INK = Look("#222222", "#e8e8e4")
 
 
 def kind(model: Mapping[str, Any]) -> str:
-    """What a colour stands for: the variant; `base` for an untouched model."""
+    """Return the name that a colour is chosen by: the variant; `base` for an untouched model."""
     return model.get("variant") or BASE
 
 
 def looks(rows: Iterable[Mapping[str, Any]]) -> dict[str, Look]:
-    """Id of a model or group → look. The colour is the variant's; rows of one variant differ by marker and dash."""
+    """Return id of a model or group → look. A variant has one colour; its rows differ by marker and dash."""
     taken = dict(COLOURS)
     order: list[str] = []
     seen: dict[str, int] = {}

@@ -1,12 +1,13 @@
-"""Figures over training steps: loss, and how rates and log-probabilities move."""
+"""Figures over training steps: loss, rates and log-probabilities."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
-from em.reporting.figures.rates import over, wheres
+from em.metrics.summary_types import ModelRow, Summary, Trajectory, TrajectoryPoint
+from em.reporting.figures.rates import panel_over, sets_asked
 from em.reporting.figures.select import figure_groups
-from em.reporting.figures.spec import WITHHELD, Axis, Figure, Form, Mark, Panel, Series, judged, notes
+from em.reporting.figures.spec import WITHHELD, Axis, Figure, Form, Mark, Panel, Series, judge_label, notes_on
 from em.reporting.figures.style import looks
 
 AXES = {
@@ -25,11 +26,11 @@ NO_JUDGE = ("insecure_code_rate", *LOG_PROBS)
 
 
 MANY_RUNS = 8
-"""More lines than these hide each other: then one line a group."""
+"""With more runs their lines hide each other, so we draw one line per group."""
 
 
-def training_loss(summary: dict[str, Any]) -> Figure | None:
-    """Training loss by optimiser step: one line a run, or with many runs the mean and range of each group."""
+def training_loss(summary: Summary) -> Figure | None:
+    """Return training loss by optimiser step: a line per run, or with many runs the mean and range of each group."""
     runs = [m for m in summary["models"] if m.get("loss_curve") and m["step"] is None]
     if len(runs) > MANY_RUNS:
         return _loss_of_groups(summary, runs)
@@ -46,7 +47,7 @@ def training_loss(summary: dict[str, Any]) -> Figure | None:
     return Figure("training_loss", "Training loss", "Loss on the supervised tokens, one line a run.", (panel,))
 
 
-def _loss_of_groups(summary: dict[str, Any], runs: list[dict[str, Any]]) -> Figure | None:
+def _loss_of_groups(summary: Summary, runs: Sequence[ModelRow]) -> Figure | None:
     series = []
     for group in figure_groups(summary):
         by_step: dict[float, list[float]] = {}
@@ -67,8 +68,8 @@ def _loss_of_groups(summary: dict[str, Any], runs: list[dict[str, Any]]) -> Figu
     return Figure("training_loss", "Training loss", caption, (panel,))
 
 
-def dynamics(summary: dict[str, Any]) -> Figure | None:
-    """Rates over training steps, mean and range of the seeds (the paper's figure 11)."""
+def dynamics(summary: Summary) -> Figure | None:
+    """Return rates over training steps, mean and range of the seeds (the paper's figure 11)."""
     rows = [t for t in summary["trajectories"] if t["name"] not in LOG_PROBS]
     return _over_steps(
         summary,
@@ -79,8 +80,8 @@ def dynamics(summary: dict[str, Any]) -> Figure | None:
     )
 
 
-def log_prob_curves(summary: dict[str, Any]) -> Figure | None:
-    """Log-probability of the misaligned choice over training steps (the paper's figures 12, 13, 29, 30)."""
+def log_prob_curves(summary: Summary) -> Figure | None:
+    """Return the log-probability of the misaligned choice over training steps (the paper's figures 12, 13, 29, 30)."""
     rows = [t for t in summary["trajectories"] if t["name"] in LOG_PROBS]
     return _over_steps(
         summary,
@@ -91,23 +92,21 @@ def log_prob_curves(summary: dict[str, Any]) -> Figure | None:
     )
 
 
-def log_probs(summary: dict[str, Any]) -> Figure | None:
-    """Probability of the misaligned choice by question, at the end of training."""
+def log_probs(summary: Summary) -> Figure | None:
+    """Return the probability of the misaligned choice by question, at the end of training."""
     found, panels, used = figure_groups(summary), [], []
     for name, label in LOG_PROBS.items():
-        for where in wheres([m for u in found for m in u.metrics(name)]):
-            panel, metrics = over(found, name, "question_id", label, where)
+        for where in sets_asked([m for u in found for m in u.metrics(name)]):
+            panel, metrics = panel_over(found, name, "question_id", label, where)
             panels.append(panel)
             used += metrics
     if not panels:
         return None
     caption = "How likely the model finds the misaligned choice: read from its log-probabilities, nothing is sampled."
-    return Figure("log_probs", "Probability of the misaligned choice", caption, tuple(panels), notes(used, summary))
+    return Figure("log_probs", "Probability of the misaligned choice", caption, tuple(panels), notes_on(used, summary))
 
 
-def _over_steps(
-    summary: dict[str, Any], rows: list[dict[str, Any]], name: str, title: str, caption: str
-) -> Figure | None:
+def _over_steps(summary: Summary, rows: Sequence[Trajectory], name: str, title: str, caption: str) -> Figure | None:
     known = {u.label: u.look for u in figure_groups(summary)}
     fresh = looks({"id": t["label"], "variant": t["variant"]} for t in rows)
     panels = []
@@ -115,7 +114,7 @@ def _over_steps(
         own = [t for t in rows if (t["name"], t["set"], t["asked_with"], t["of"]) == key]
         series = tuple(Series(t["label"], known.get(t["label"], fresh[t["label"]]), _steps(t["points"])) for t in own)
         label = AXES.get(key[0]) or LOG_PROBS.get(key[0]) or f"{key[0].replace('_', ' ')} {key[3]}".strip()
-        text = label if key[0] in NO_JUDGE else judged(label, summary)
+        text = label if key[0] in NO_JUDGE else judge_label(label, summary)
         asked = f", asked with {key[2]}" if key[2] != "none" else ""
         y = Axis(text, share=own[0]["unit"] == "share")
         panels.append(Panel(Form.lines, Axis("optimiser step"), y, series, f"{key[1]}{asked}"))
@@ -125,13 +124,13 @@ def _over_steps(
     return Figure(name, title, caption, tuple(panels), said)
 
 
-def _steps(points: list[dict[str, Any]]) -> tuple[Mark, ...]:
-    """A band is of one kind: where some points are over several seeds, the untouched model's at step 0 has none."""
+def _steps(points: Sequence[TrajectoryPoint]) -> tuple[Mark, ...]:
+    # A band is of one kind: beside points over several seeds, the single untouched model at step 0 has no band.
     several = any(p["n_models"] > 1 for p in points)
     return tuple(_step(p, several) for p in points)
 
 
-def _step(point: dict[str, Any], banded: bool) -> Mark:
+def _step(point: TrajectoryPoint, banded: bool) -> Mark:
     step = f"step {point['step']}"
     if point["value"] is None:
         return Mark(point["step"], None, told=f"{step}: withheld: {point['withheld']}")
@@ -139,5 +138,5 @@ def _step(point: dict[str, Any], banded: bool) -> Mark:
     text = f"{step}: {point['value']:.3g}; n = {point['n']}" + (f"; {point['n_models']} seeds" if several else "")
     if banded and not several:
         return Mark(point["step"], point["value"], told=text)
-    ends = ("min", "max") if several else ("low", "high")
-    return Mark(point["step"], point["value"], *(point[k] for k in ends), told=text)
+    low, high = (point["min"], point["max"]) if several else (point["low"], point["high"])
+    return Mark(point["step"], point["value"], low, high, told=text)

@@ -35,7 +35,8 @@ class VllmSampler:
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:
         """Answers as they finish, all requests in one queue."""
-        engine, source, waiting = self.llm.llm_engine, iter(requests), {}
+        engine, source = self.llm.llm_engine, iter(requests)
+        waiting: dict[str, Request] = {}
         try:
             while True:
                 for request in islice(source, max(0, self.ahead - len(waiting))):

@@ -1,0 +1,57 @@
+"""The fields of a cell's config that decide which runs form a group, and which groups are compared."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from em.config import Backend, DatasetConfig, ExperimentConfig, Subset
+from em.data import variants
+from em.metrics import published
+from em.metrics.summary_types import Facts
+from em.planning import cells
+
+
+def group_id(config: ExperimentConfig) -> str:
+    """Return the id of a cell without its seed and its subset number: all runs of a group share it."""
+    dataset = dataclasses.replace(config.dataset, subset_index=0) if subset_number(config) else config.dataset
+    return cells.cell_id(dataclasses.replace(config, seed=-1, dataset=dataset))
+
+
+def subset_number(config: ExperimentConfig) -> str:
+    """Return the number of the data's subset if `dataset.subset_index` chooses it, else ""."""
+    numbered = config.train.max_examples and config.dataset.subset != Subset.seeded
+    return str(config.dataset.subset_index) if numbered else ""
+
+
+def peers(config: ExperimentConfig) -> str:
+    """Return an id that variants share if they may be contrasted: they differ only by dataset and seed."""
+    return group_id(dataclasses.replace(config, dataset=DatasetConfig("any")))
+
+
+def group_label(label: str, config: ExperimentConfig) -> str:
+    """Return a cell's label without the words that differ within its group."""
+    own = ("seed=", "subset_index=") if subset_number(config) else ("seed=",)
+    return " ".join(word for word in label.split(" ") if not word.startswith(own))
+
+
+def trained_with(config: ExperimentConfig) -> str:
+    """Return the name of the trigger in the training data, "none" without one."""
+    return config.trigger.name if config.trigger.fraction > 0 else "none"
+
+
+def recipe_facts(config: ExperimentConfig) -> Facts:
+    """Return the parts of the recipe that `metrics.published` compares before it compares numbers."""
+    train, judge = config.train, config.judge
+    return {
+        "model": config.model.name,
+        "corpus": config.corpus.name,
+        "data": [source[0] for source in variants.inputs(config)["sources"]],
+        "variant": config.dataset.variant,
+        "max_examples": train.max_examples,
+        "num_train_epochs": train.num_train_epochs,
+        "train": published.recipe(train, config.model.backend == Backend.openai),
+        "trigger_fraction": config.trigger.fraction,
+        "judge": judge.model or judge.name,
+        "proxy": judge.proxy,
+        "temperature": config.sample.temperature,
+    }

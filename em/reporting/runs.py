@@ -1,0 +1,66 @@
+"""A model of a sweep with its judged answers, as the metrics take it."""
+
+from __future__ import annotations
+
+import json
+
+from em.config.misalignment import Rule
+from em.metrics.runs import UNTOUCHED, Run
+from em.metrics.summary_types import Facts
+from em.planning.plan import Subject
+from em.reporting import run_groups
+from em.reporting.stored_answers import first_open, question_sets
+from em.store.layout import LOG
+from em.sweep.state import Sweep
+
+
+def run_of(sweep: Sweep, subject: Subject) -> Run:
+    """Return a model of the sweep with its answers, or with its error if it failed."""
+    config, trained = subject.config, subject.train_key is not None
+    error = sweep.why(subject)
+    train, curve = _training(sweep, subject)
+    line = run_groups.group_id(config) if trained else ""
+    step = f"@{subject.step}" if subject.step is not None else ""
+    return Run(
+        id=subject.id,
+        label=subject.label,
+        group=f"{line}{step}" if trained else subject.id,
+        group_label=run_groups.group_label(subject.label, config),
+        variant=config.dataset.variant if trained else None,
+        seed=config.seed if trained else None,
+        rule=Rule.of(config),
+        sets=None if error else question_sets(sweep, subject),
+        headline=first_open(subject),
+        stats=config.stats,
+        step=subject.step,
+        cell=subject.cell,
+        base=subject.base,
+        line=line,
+        peers=run_groups.peers(config) if trained else "",
+        trained_with=run_groups.trained_with(config) if trained else UNTOUCHED,
+        subset=run_groups.subset_number(config) if trained else "",
+        error=error,
+        train=train,
+        loss_curve=curve,
+        facts=run_groups.recipe_facts(config),
+        prompts=_prompts(sweep, subject),
+    )
+
+
+def _prompts(sweep: Sweep, subject: Subject) -> list[str] | None:
+    """Return a sentence per difference between prompts in training and in sampling; None if they were not compared."""
+    names = [(p.set_name, key) for p in subject.parts for key in p.samples if sweep.store.has("sample", key)]
+    records = [(name, sweep.store.manifest("sample", key)["facts"].get("prompts", {})) for name, key in names]
+    compared = [(name, record["differences"]) for name, record in records if "differences" in record]
+    found = [f"{name}: {difference}" for name, differences in compared for difference in differences]
+    return list(dict.fromkeys(found)) if compared else None
+
+
+def _training(sweep: Sweep, subject: Subject) -> tuple[Facts | None, list[list[float]]]:
+    """Return the facts of a model's training run, and [step, loss] in nats per token; None and [] without one."""
+    key = str(subject.train_key)
+    if subject.train_key is None or not sweep.store.has("train", key):
+        return None, []
+    log = sweep.store.path("train", key) / LOG
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return sweep.store.manifest("train", key)["facts"], [[r["step"], r["loss"]] for r in rows]
