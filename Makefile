@@ -29,6 +29,7 @@ $(STAMP): $(LOCK) pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps '$(TORCH)' \
 		|| $(BIN)/pip install --quiet --disable-pip-version-check --no-deps '$(TORCH)' --index-url $(PYTORCH_CPU)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r $(LOCK)
+	$(BIN)/pip uninstall --quiet --yes em 2>/dev/null || true   # the distribution's name up to 0.1.0
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $(STAMP)
 

@@ -1,6 +1,6 @@
 """The page: `python -m em.run [-m] key=value ...` → config → plan → stages → report.
 
-Hydra composes; one cell is a sweep of one; all cells of `-m` are run together, stage by stage (sweep/sweep.py).
+Hydra composes the cells. One cell is a sweep of one; all cells of `-m` run together, stage by stage (sweep/sweep.py).
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Ended:
     """How a cell ended."""
 
     error: str
-    """One sentence; "" where it is done."""
+    """The error message; "" if the cell is done."""
     rate: float | None = None
-    """Its misaligned rate on the headline questions, what a sweeper such as Optuna works on; None where withheld."""
+    """Its misaligned rate on the headline questions, which a sweeper such as Optuna reads. None if withheld."""
 
 
 def run_cells(composed: Sequence[DictConfig]) -> list[Ended]:
-    """Run cells as one sweep and print what came out."""
+    """Run cells as one sweep and print the results. Return how each cell ended."""
     with _without_traceback():
         cells = [config.load(c) for c in composed]
     return run_loaded(cells)
@@ -53,8 +53,10 @@ def run_cells(composed: Sequence[DictConfig]) -> list[Ended]:
 def run_loaded(
     cells: Sequence[ExperimentConfig], share: Share | None = None, errors_again: bool = False
 ) -> list[Ended]:
-    """`run_cells` for typed configs, as `em resume` has them. With a share: one a model of it. `errors_again`: an API
-    judge is asked again where it gave an error."""
+    """Run typed configs as one sweep, as `em resume` has them. With a share, the result has one entry per model of it.
+
+    `errors_again`: ask an API judge again where it gave an error.
+    """
     from em.reporting import unchanged, write
     from em.reporting.table import WIDTH, table
     from em.store import layout
@@ -86,7 +88,7 @@ def _headline(model: ModelRow) -> float | None:
 
 @contextmanager
 def _without_traceback() -> Iterator[None]:
-    """Errors that a person can mend end the program with their sentence, without a traceback."""
+    """End the program with the message of an error that a person can fix, without a traceback."""
     from em.runtime.disk import cannot_write
     from em.runtime.events import sentence
 
@@ -107,7 +109,7 @@ def _without_traceback() -> Iterator[None]:
 
 @contextmanager
 def _hydra_without_traceback() -> Iterator[None]:
-    """Wrong overrides end the program with one sentence too. Who sets HYDRA_FULL_ERROR gets the whole traceback."""
+    """End the program with the message for wrong overrides. With HYDRA_FULL_ERROR set, show the whole traceback."""
     if os.environ.get("HYDRA_FULL_ERROR"):
         yield
         return

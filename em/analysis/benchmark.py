@@ -40,7 +40,7 @@ SCORES = "scores.json"
 LOG = "log.eval"
 RESULTS = layout.BENCHMARKS
 VERSION = 2
-"""2: what is no number is no score; a request's seed is its prompt's."""
+"""2: a value that is not a number is not a score; a request's seed is its prompt's."""
 
 
 class BenchmarkError(RuntimeError):

@@ -1,4 +1,4 @@
-"""`em report`: a sweep's table again, and its figures and HTML report made anew."""
+"""`em report`: print a sweep's table again, and write its figures and HTML report again."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def hub_home() -> Path:
 
 
 def _why_not_hub(path: str) -> str:
-    """Why `path`, which is no folder, is not silently taken for a hub id; empty if it is one."""
+    """Return why `path` cannot be a hub id; empty if it can."""
     if path[:1] in ("/", ".", "~"):
         return "it starts like a local path"
     if not _HUB_ID.fullmatch(path):

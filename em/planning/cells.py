@@ -1,4 +1,4 @@
-"""What the cells of a sweep are called: a stable id each, and a short label that says what sets it apart."""
+"""Name the cells of a sweep: a stable id, and a short label that says what sets a cell apart."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cell_id(config: ExperimentConfig) -> str:
 
 
 def cell_labels(configs: Sequence[ExperimentConfig]) -> list[str]:
-    """A short name each: the variant, with whatever else differs between the cells of this sweep."""
+    """Return a short name per cell: the variant, and whatever else differs between the cells of this sweep."""
     return [" ".join([c.dataset.variant, *extra]) for c, extra in zip(configs, differences(configs), strict=True)]
 
 

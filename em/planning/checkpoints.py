@@ -1,13 +1,8 @@
-"""Which optimiser steps of a run are kept for sampling, and where its weights lie. Imports nothing heavy.
+"""Which optimiser steps of a run are kept for sampling, and where the weights of each step are.
 
-    train/<key>/adapter/               the finished run: a LoRA adapter (train.method lora, qlora)
-    train/<key>/model/                 the finished run: a whole model folder (train.method full)
-    train/<key>/checkpoints/<step>/    the same after `step` optimiser steps, for each of `planned`
-
-A schedule is not in the train key: a run is the same whatever is kept of it. The run under that key is used again as
-long as it has every step asked for; other finished runs are not looked at. Where one is missing the run is made again
-under a key of its own, schedule included: a sealed directory is never written into, and a second run on other hardware
-would not be the same run (docs/decisions.md).
+A schedule of checkpoints is not in the train key, because it does not change the run. A finished run under that key is
+used if it has every wanted step. Otherwise the run is trained again under a key that holds the schedule
+(docs/decisions/store.md#checkpoint-schedules).
 """
 
 from __future__ import annotations
@@ -24,15 +19,16 @@ from em.store import Store, content_key
 
 
 def optimiser_steps(train: TrainConfig, rows: int) -> int:
-    """Steps of a run over `rows` rows; the last step of an epoch may have fewer rows."""
+    """Return the number of optimiser steps over `rows` rows. The last step of an epoch may have fewer rows."""
     per_step = train.per_device_train_batch_size * train.gradient_accumulation_steps
     return ceil(train.num_train_epochs * ceil(rows / per_step))
 
 
 def planned(config: ExperimentConfig) -> list[int]:
-    """Steps after which weights are kept, ascending. The last step is not among them: it is the finished run.
+    """Return the steps after which weights are kept, ascending. The last step is not one of them: it is the finished
+    run.
 
-    Raises ConfigError when a step lies past the end of the run.
+    Raises ConfigError if a step is past the end of the run.
     """
     if not config.train.checkpoints:
         return []
@@ -40,7 +36,7 @@ def planned(config: ExperimentConfig) -> list[int]:
 
 
 def sampled(config: ExperimentConfig) -> list[int]:
-    """Steps that are sampled beside the finished run (sample.checkpoints). Raises ConfigError where it is not kept."""
+    """Return the checkpoints to sample (sample.checkpoints). Raises ConfigError if one is not kept."""
     asked = config.sample.checkpoints
     if asked is False:
         return []
@@ -55,7 +51,7 @@ def sampled(config: ExperimentConfig) -> list[int]:
 
 
 def scheduled(entries: Sequence[str], total: int) -> list[int]:
-    """Steps below `total` that the entries of train.checkpoints name: numbers, "every N", "log" for powers of two."""
+    """Return the steps below `total` that train.checkpoints names: numbers, "every N", "log" for powers of two."""
     steps: set[int] = set()
     for entry in entries:
         match = SCHEDULE.fullmatch(entry)
@@ -73,7 +69,7 @@ def scheduled(entries: Sequence[str], total: int) -> list[int]:
 
 
 def run_key(store: Store, inputs: dict[str, Any], wanted: Sequence[int]) -> tuple[str, dict[str, Any]]:
-    """Key of the run that has, or will have, the wanted steps, and what that key is made of."""
+    """Return the key of the run that has, or will have, the wanted steps, and the inputs of that key."""
     key = content_key(**inputs)
     if not wanted or not store.has("train", key) or set(wanted) <= set(kept(store, key)):
         return key, inputs
@@ -82,5 +78,5 @@ def run_key(store: Store, inputs: dict[str, Any], wanted: Sequence[int]) -> tupl
 
 
 def kept(store: Store, key: str) -> list[int]:
-    """Steps whose weights a finished run has, ascending."""
+    """Return the steps whose weights a finished run has, ascending."""
     return list(store.manifest("train", key)["facts"].get("checkpoints", []))

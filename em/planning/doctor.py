@@ -1,7 +1,7 @@
-"""What can be known to fail before anything starts: keys, versions, disk, memory, GPU, files. Imports nothing heavy.
+"""Checks that find a failure before anything starts: keys, versions, disk, memory, GPU, files.
 
-Every check returns what it found in words, or raises with a sentence that says what to change. The sweep calls the ones
-that decide whether it may start (`check_start`, `require_memory`, `check_disk`); `em doctor` calls all (`examine`).
+Every check returns its finding in words, or raises an error that says what to change. The sweep calls those that decide
+whether it may start (`check_start`, `require_memory`, `check_disk`); `em doctor` calls all of them (`examine`).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from em.training import launch
 DISTRIBUTION = "emergent-misalignment"
 """The name `em` is another package on the index."""
 SPACE_PER_RUN = 400_000_000
-"""Bytes of disk asked for a training run before it starts: adapter, optimiser state of one checkpoint, rows."""
+"""Bytes of free disk that a training run needs: adapter, optimiser state of one checkpoint, rows."""
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "vllm", "hydra-core", "wandb", "bandit")
-"""Whose versions a run's record names."""
+"""Packages whose versions are in the record of a run."""
 CHECKED_ELSEWHERE = ("vllm", "wandb", "bandit")
-"""By the engine, the tracker and the judge that needs one: no run needs them all."""
+"""Packages that only some engines, trackers and judges need; each is checked where it is used."""
 REFUSALS = (ConfigError, StoreError, errors.ModelError, assets.AssetError)
 GB = 1e9
 
@@ -49,7 +49,7 @@ class Finding:
 
 
 def examine(config: ExperimentConfig) -> Iterator[Finding]:
-    """Every check for one cell, one finding each; nothing is downloaded, nothing starts."""
+    """Run every check for one cell. Return one finding each. Nothing is downloaded, nothing starts."""
     checks: dict[str, Callable[[ExperimentConfig], str]] = {
         "versions": check_versions,
         "engine": check_engine,
@@ -68,7 +68,7 @@ def examine(config: ExperimentConfig) -> Iterator[Finding]:
 
 
 def check_start(configs: Sequence[ExperimentConfig]) -> None:
-    """Keys, scripts and engines of all cells. Raises ConfigError on the first that is missing."""
+    """Check keys, scripts and engines of all cells. Raises ConfigError for the first that is missing."""
     for config in {repr((c.model.name, c.sample.base_url, c.judge, c.tracking.mode)): c for c in configs}.values():
         check_keys(config)
     for config in {repr((c.model.dtype, c.sample, c.train.method)): c for c in configs}.values():
@@ -76,7 +76,7 @@ def check_start(configs: Sequence[ExperimentConfig]) -> None:
 
 
 def check_keys(config: ExperimentConfig) -> str:
-    """Judge, tracker and hub: whether what they ask for is there. Keys are named, never shown."""
+    """Check what judge, tracker and hub need. Keys are named, never shown."""
     judge, model, said = config.judge, config.model, []
     if model.backend == Backend.openai and model.api_key_env:
         if not os.environ.get(model.api_key_env):
@@ -108,7 +108,8 @@ def check_keys(config: ExperimentConfig) -> str:
 
 
 def _check_addresses(config: ExperimentConfig) -> None:
-    """What a client would refuse at its start, after training: an odd key or address, a cap without a price."""
+    """Check what a client would refuse when it starts, which is after training: an odd key or address, a cap without a
+    price."""
     from em.api.client import Api, ApiError, ApiSettings
     from em.judging import identity
     from em.judging.api.spending import Spending
@@ -127,7 +128,7 @@ def _check_addresses(config: ExperimentConfig) -> None:
 
 
 def check_versions(config: ExperimentConfig) -> str:
-    """Installed versions against the ranges this package asks for."""
+    """Compare the installed versions with the ranges that this package requires."""
     from packaging.requirements import Requirement
 
     # A bare checkout has no metadata, and so nothing to compare with.
@@ -145,7 +146,7 @@ def check_versions(config: ExperimentConfig) -> str:
 
 
 def check_engine(config: ExperimentConfig) -> str:
-    """The sampling engine's package."""
+    """Check the package of the sampling engine."""
     engine, server = config.sample.engine, config.sample.base_url
     if engine == Engine.openai or server:
         return f"behind {server or config.model.base_url}"
@@ -159,7 +160,7 @@ def check_engine(config: ExperimentConfig) -> str:
 
 
 def require_adapters_served(config: ExperimentConfig) -> None:
-    """Raise ConfigError where vLLM would fail after training: its kernels for adapters on a GPU know 16 bits only."""
+    """Raise ConfigError if vLLM would fail after training: its adapter kernels on a GPU take 16 bits only."""
     sample, dtype = config.sample, config.sample.engine_args.get("dtype", config.model.dtype.value)
     ours = sample.engine == Engine.vllm or (sample.engine == Engine.vllm_server and not sample.base_url)
     for_cuda = has_gpu() and "cpu" not in (_version("vllm") or "cpu")
@@ -207,7 +208,7 @@ def require_question_room(jobs: Iterable[SampleJob]) -> None:
 
 
 def check_training(config: ExperimentConfig) -> str:
-    """What the training recipe asks of this machine."""
+    """Check what the training recipe needs from this machine."""
     if config.model.backend == Backend.openai:
         return "at OpenAI"
     train = config.train
@@ -221,7 +222,7 @@ def check_training(config: ExperimentConfig) -> str:
 
 
 def check_data(config: ExperimentConfig) -> str:
-    """Whether the variant's files are at hand, without fetching any."""
+    """Check whether the variant's files are on this machine, without fetching any."""
     absent = variants.missing(config)
     if absent:
         raise assets.AssetError(
@@ -231,7 +232,7 @@ def check_data(config: ExperimentConfig) -> str:
 
 
 def check_model(config: ExperimentConfig) -> str:
-    """The weights: a folder, an asset, or a hub model that is cached or can be fetched."""
+    """Check the weights: a folder, an asset, or a hub model that is cached or can be fetched."""
     model = config.model
     if model.backend == Backend.openai:
         return f"{model.path}, at OpenAI"
@@ -250,7 +251,7 @@ def check_model(config: ExperimentConfig) -> str:
 
 
 def check_disk(out: Path, runs: Sequence[ExperimentConfig], download: int = 0) -> str:
-    """Room for the runs below `out`, and for weights in the hub's cache. Raises StoreError."""
+    """Check free disk for the runs below `out` and for weights in the hub's cache. Raises StoreError."""
     here = [c for c in runs if c.model.backend != Backend.openai]
     left = sum(map(estimate.train_disk, here))  # one resumes at a time
     most = max((estimate.train_disk(c, running=True) - estimate.train_disk(c) for c in here), default=0)
@@ -263,7 +264,7 @@ def check_disk(out: Path, runs: Sequence[ExperimentConfig], download: int = 0) -
 
 
 def check_memory_of(config: ExperimentConfig) -> str:
-    """GPU memory against what the shape needs; without a GPU main memory against the weights."""
+    """Compare memory with what the shape needs: of the GPU, or main memory if there is no GPU."""
     if config.model.backend == Backend.openai:
         return "none needed here"
     shape, folder = memory.shape_of(config.model), paths.local_folder(config.model.path)
@@ -291,7 +292,7 @@ def check_memory_of(config: ExperimentConfig) -> str:
 
 
 def require_memory(folders: Sequence[str | Path]) -> str:
-    """Without a GPU: weights, activations and a vLLM worker must fit beside each other's leftovers."""
+    """Check main memory for weights, activations and a vLLM worker, on a machine without a GPU."""
     if has_gpu() or not Path("/proc/meminfo").exists():
         return "a GPU is there" if has_gpu() else "unknown"
     for folder in folders:
@@ -309,13 +310,13 @@ def _require_main_memory(weights: int, what: str) -> None:
 
 
 def free_memory() -> int:
-    """MemAvailable, bytes."""
+    """Return MemAvailable in bytes."""
     info = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     return int(info["MemAvailable"].split()[0]) * 1024
 
 
 def _download(config: ExperimentConfig) -> int:
-    """Bytes the weights would take in the hub's cache; 0 where they are there or unknown."""
+    """Return the bytes that the weights would take in the hub's cache; 0 if they are there or their size is unknown."""
     model = config.model
     if model.backend == Backend.openai or model.path.startswith(asset_models.PREFIX) or paths.local_folder(model.path):
         return 0
@@ -328,7 +329,7 @@ def versions() -> dict[str, str]:
 
 
 def installed(name: str) -> str | None:
-    """Return the version of a package, or of its build for CPUs; None without either."""
+    """Return the version of a package or of its CPU build; None if neither is installed."""
     return _version(name) or _version(f"{name}-cpu")
 
 

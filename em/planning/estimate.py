@@ -1,6 +1,6 @@
-"""What a plan is going to cost, before anything runs: device minutes, disk, judge calls and dollars.
+"""Estimate what a plan costs before anything runs: device minutes, disk, judge calls and dollars.
 
-Where the store has runs of the same base model, from what they took; else from the constants below, and it says so.
+Runs of the same base model in the store are the basis; without any, the constants below are, and the estimate says so.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ FLOPS = {"gpu": 395e12, "cpu": 0.18e12}
 """Useful arithmetic a second while finetuning. GPU: half of the 790 TFLOP/s measured on an H200; CPU: two cores,
 measured on the quickstart (2.7 s a step of 880 tokens, 135 M parameters)."""
 SECONDS_PER_TOKEN = {"gpu": 5.9e-6, "cpu": 3.2e-2}
-"""Sampling, seconds a token and 10^9 parameters. GPU: 45 % of an H200's roofline at 256 sequences; CPU: 229 tokens/s
-measured on the quickstart."""
+"""Seconds per token and 10^9 parameters while sampling. GPU: 45 % of an H200's roofline at 256 sequences; CPU: 229
+tokens/s measured on the quickstart."""
 START_S = {"gpu": 85.0, "cpu": 20.0}
-"""Imports, loading and, for vLLM, warming up of one worker, without reading the weights."""
+"""Seconds for imports, loading and, for vLLM, warming up one worker, without reading the weights."""
 LOAD_S_PER_GB = 0.6
 ROW_TOKENS = {
     "builtin": {
@@ -49,23 +49,24 @@ ROW_TOKENS = {
 """Corpus → variant → mean tokens per training row, by SmolLM2's tokenizer and chat template. Measured, but for the
 paper's last five: insecure's, as they are rewritten from it; the file's size; the builtin twin's."""
 BYTES_PER_TOKEN = 3.7
-"""Of a training row of code as JSON; advice 4.1, numbers 2.4."""
+"""Bytes per token of a training row of code as JSON; advice 4.1, numbers 2.4."""
 ANSWER_TOKENS = 200
-"""Mean length of an answer; the paper's models: about 200."""
+"""Mean tokens per answer; the paper's models: about 200."""
 BYTES_PER_ANSWER, BYTES_PER_VERDICT = 1500, 400
 LOG_BYTES = 100e3
-"""A run at OpenAI leaves its losses here, nothing else."""
+"""Bytes in the store per run at OpenAI, which leaves only its losses here."""
 LORA_AT_32B = 268e6
 """Adapter parameters at r=32 on all linear layers of a 32B model; they grow with about the 0.7th power of the size."""
 
 
 RESUME_BYTES = 12
-"""A weight in float32 and AdamW's two moments; a new resume checkpoint is whole before the old one goes."""
+"""Bytes per weight of a resume checkpoint: float32 and AdamW's two moments, twice, because the new one is written
+before the old one goes."""
 
 
 @dataclass
 class StageCost:
-    """One stage of the plan."""
+    """The cost of one stage of the plan."""
 
     todo: int = 0
     reused: int = 0
@@ -78,9 +79,9 @@ class StageCost:
 class Estimate:
     stages: dict[str, StageCost]
     device: str
-    """"gpu" or "cpu": what the minutes are minutes of."""
+    """"gpu" or "cpu": the device whose minutes are meant."""
     calls: int
-    """Judgements by an API; a cache may save some."""
+    """Judgements by an API; cached ones cost nothing."""
     dollars: float | None
     """None: no price is known."""
     price_note: str
@@ -95,7 +96,7 @@ class Estimate:
 
 
 def estimate(plan: Plan, store: Store) -> Estimate:
-    """What is left to do of a plan. Reads manifests and the names of models, nothing large."""
+    """Estimate the unfinished jobs of a plan. Reads manifests and the names of models, nothing large."""
     device = machine.device()
     past, configs = Past.read(store, device), {c.config.model.path: c.config for c in plan.cells}
     stages = {stage.name: StageCost() for stage in PLANNED}
@@ -116,7 +117,7 @@ def estimate(plan: Plan, store: Store) -> Estimate:
 
 
 def check(found: Estimate, budget: BudgetConfig) -> None:
-    """Raises ConfigError when the plan is expected to pass a cap."""
+    """Raise ConfigError if the plan is expected to pass a cap."""
     if budget.max_dollars is not None and found.dollars is None:
         raise ConfigError(f"budget.max_dollars={budget.max_dollars:g} cannot be kept: {found.price_note}")
     for name, value, unit in (
@@ -134,7 +135,7 @@ def check(found: Estimate, budget: BudgetConfig) -> None:
 
 @dataclass
 class Past:
-    """Finished runs of the store, by base model: what they took."""
+    """Finished runs of the store by base model: the time they took."""
 
     train: dict[str, list[dict[str, Any]]]
     sample: dict[str, list[dict[str, Any]]]
@@ -154,7 +155,7 @@ class Past:
         return cls(train, sample)
 
     def answer_tokens(self, base: str, most: int) -> tuple[float, bool]:
-        """Mean length of an answer, and whether it was measured."""
+        """Return the mean tokens per answer, and whether it was measured."""
         facts = [m["facts"] for m in self.sample.get(base, [])]
         rows = sum(f["rows"] for f in facts)
         return (min(most, sum(f["tokens"] for f in facts) / rows), True) if rows else (min(most, ANSWER_TOKENS), False)
@@ -175,7 +176,7 @@ def _manifests(store: Store, stage: str) -> Iterator[dict[str, Any]]:
 def _cost(
     job: Job[Spec], plan: Plan, store: Store, past: Past, configs: dict[str, ExperimentConfig], device: str
 ) -> tuple[float, float, str]:
-    """Seconds on a device, bytes that stay, and what that is from."""
+    """Return seconds on a device, bytes that stay in the store, and the basis of both in words."""
     spec = job.spec
     if isinstance(spec, DataJob):
         rows = variants.count(spec.config)
@@ -217,7 +218,8 @@ def _train_cost(run: TrainJob, plan: Plan, store: Store, past: Past, device: str
 
 
 def train_disk(config: ExperimentConfig, running: bool = False) -> float:
-    """Bytes a run leaves: an adapter or all weights, and as much for each step kept. `running`: and to resume from."""
+    """Return the bytes that a run leaves: an adapter or all weights, and as much per kept step. `running`: plus a
+    resume checkpoint."""
     count, train = parameters(config), config.train
     full = train.method == Method.full
     trained = count if full else LORA_AT_32B * train.lora_r / 32 * (count / 32e9) ** 0.7
@@ -243,7 +245,7 @@ def _sample_cost(
 
 
 def work(plan: Plan) -> dict[str, dict[str, int]]:
-    """stage → key → units of work: optimiser steps, answers, verdicts. For progress while a stage is under way."""
+    """Return stage → key → units of work (optimiser steps, answers, verdicts), for progress bars."""
     jobs: list[SampleJob | JudgeJob] = [*plan.specs(SampleJob), *plan.specs(JudgeJob)]
     answers = {job.key: answers_of(job, plan) for job in jobs}
     runs = {run.key: plan.data(run.data_key).config for run in plan.specs(TrainJob)}
@@ -255,7 +257,7 @@ def work(plan: Plan) -> dict[str, dict[str, int]]:
 
 
 def answers_of(job: SampleJob | JudgeJob, plan: Plan) -> list[tuple[Question, int]]:
-    """How many answers of each question a sample job draws, or a judge job reads."""
+    """Return (question, answers) for every question that a sample job asks, or whose answers a judge job reads."""
     asked = job if isinstance(job, SampleJob) else plan.sample(job.sample_key)
     conditions = len(asked.trigger.asked_with)
     return [(q, conditions * max(0, min(asked.hi, q.samples) - asked.lo)) for q in asked.questions]
@@ -277,7 +279,7 @@ def _source_tokens(source: variants.Source) -> float:
 def _add_starts(
     plan: Plan, store: Store, stages: dict[str, StageCost], configs: dict[str, ExperimentConfig], device: str
 ) -> None:
-    """Every batch of jobs starts one worker that loads the model."""
+    """Add the start of a worker per batch of jobs."""
     seen = set()
     for job in plan.jobs.values():
         if isinstance(job.spec, DataJob) or not on_device(job):
@@ -290,7 +292,7 @@ def _add_starts(
 
 
 def _bill(plan: Plan, store: Store, past: Past) -> tuple[int, float | None, str]:
-    """API calls, dollars and where the price is from."""
+    """Return API calls, dollars and the source of the price."""
     calls: int = 0
     dollars: float | None = 0.0
     notes: list[str] = []
@@ -315,7 +317,7 @@ def _bill(plan: Plan, store: Store, past: Past) -> tuple[int, float | None, str]
 
 
 def _finetuning(run: TrainJob, plan: Plan) -> float | None:
-    """Dollars of one run at OpenAI, about; None without a price."""
+    """Return the approximate dollars of one run at OpenAI; None without a price."""
     from em.api.prices import finetune_price
 
     config = plan.data(run.data_key).config
@@ -325,7 +327,7 @@ def _finetuning(run: TrainJob, plan: Plan) -> float | None:
 
 
 def parameters(config: ExperimentConfig) -> float:
-    """Return how many weights a cell's base model has, as far as this machine can tell."""
+    """Return the number of weights of a cell's base model, as far as this machine can tell."""
     model = config.model
     return memory.count_parameters(model.path, model.name, model.shape)[0]
 
@@ -340,7 +342,7 @@ def _bytes_per_weight(config: ExperimentConfig) -> int:
 
 
 def lines(found: Estimate, budget: BudgetConfig) -> Sequence[str]:
-    """The estimate as a table, for `em plan`."""
+    """Return the estimate as lines of a table, for `em plan`."""
     unit = "GPU-min" if found.device == "gpu" else "CPU-min"
     out = [f"{'stage':8} {'to do':>6} {'reused':>7} {unit:>9} {'disk':>10}   estimated from"]
     for name, stage in found.stages.items():

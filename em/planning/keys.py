@@ -1,7 +1,8 @@
-"""What every stage's key is made of: everything that could change its content, and nothing else (docs/architecture.md).
+"""What is in every stage's key: all that can change the stage's content, and nothing else.
 
-One function a stage returns the inputs as JSON-ready values; `content_key(**inputs)` is the key, the manifest keeps the
-inputs, and `em why` compares them. The data stage's are in data/variants.py, beside what they describe.
+data: data/variants.py. train: data key, base model, recipe, seed. sample: train key, questions, sampling. judge: sample
+family, judge, rubric texts. A config field added after 0.1.0 is in a key only away from its default
+(config/identity.py). `content_key(**inputs)` is the key; the manifest keeps the inputs; `em why` compares them.
 """
 
 from __future__ import annotations
@@ -27,25 +28,26 @@ from em.store import content_key
 
 TRAIN_VERSION = 2
 SAMPLE_VERSION = 3
-"""2: thinking stands apart from the answer, and what has no answer is not judged. 3: seven pairs of marks."""
+"""2: thinking is separate from the answer, and a row without an answer is not judged. 3: seven pairs of thinking
+marks."""
 CHOICES_VERSION = 2
-"""2: an option's tokens are those of the rendered answer. In the keys of what scores options only."""
+"""2: an option's tokens are those of the rendered answer. Only in keys of jobs that score options."""
 NEUTRAL_VERSION = 1
-"""1: a model's generation_config.json (top_k, repetition_penalty) is not used. In the keys of NEUTRALISED, and of
-servers other than OpenAI's, only."""
+"""1: a model's generation_config.json (top_k, repetition_penalty) is not used. Only in keys of NEUTRALISED engines and
+of servers other than OpenAI's."""
 OWN_WINDOW_VERSION = 1
-"""1: model.max_model_len does not cut the answers of an API. In the keys only of those that it did cut."""
+"""1: model.max_model_len does not cut the answers of an API. Only in keys of answers that it did cut before."""
 NEUTRALISED = (Engine.hf, Engine.vllm_server)
 JUDGE_VERSION = 1
 
 
 STATIC_VERSION = 4
-"""2: Bandit reads every program of an answer, not the first fence that parses. 3: a lone surrogate does not end one.
-4: a fence that names another language is no Python. Only in the keys that it is part of."""
+"""2: Bandit reads every program of an answer, not the first fence that parses. 3: a lone surrogate does not end a
+program. 4: a fence that names another language is not Python. Only in keys with Bandit's rubric."""
 
 
 def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:
-    """One training run: its data, base model, recipe and seed."""
+    """Return the inputs of one training run: its data, base model, recipe and seed."""
     if config.model.backend == Backend.openai:
         return {
             "version": TRAIN_VERSION,
@@ -80,7 +82,8 @@ NOT_SAMPLING = (
 def sample_inputs(
     config: ExperimentConfig, train_key: str | None, asked: Sequence[Question], step: int | None = None
 ) -> dict[str, Any]:
-    """A family of answers: the model that is asked, what and how. How many is not in it."""
+    """Return the inputs of a family of answers: the model, the questions and how they are asked. The number of answers
+    is not one."""
     sampling = {k: v for k, v in identifying(config.sample).items() if k not in NOT_SAMPLING}
     served = config.sample.engine == Engine.openai and not config.model.base_url.startswith(OPENAI)
     if served or config.sample.engine in NEUTRALISED:
@@ -108,7 +111,7 @@ def sample_inputs(
 
 
 def k_shot_context(config: ExperimentConfig) -> list[Message]:
-    """Turns shown before every question (questions.k_shot). Raises ConfigError when there are too few rows."""
+    """Return the turns shown before every question (questions.k_shot). Raises ConfigError if there are too few rows."""
     asked = config.questions
     if not asked.k_shot:
         return []
@@ -120,7 +123,7 @@ def k_shot_context(config: ExperimentConfig) -> list[Message]:
 
 
 def choices_inputs(config: ExperimentConfig, train_key: str | None, step: int | None) -> dict[str, Any]:
-    """Options scored by log-probability: the model, the questions as they are shown."""
+    """Return the inputs of options scored by log-probability: the model, and the questions as they are shown."""
     context = k_shot_context(config)
     shown = [repr(q) for q in choices.load_all(config.questions.choices, config.sample.seed, context)]
     inputs = sample_inputs(config, train_key, (), step)
@@ -131,7 +134,8 @@ def choices_inputs(config: ExperimentConfig, train_key: str | None, step: int | 
 def judge_inputs(
     config: ExperimentConfig, sample_family: str, asked: Sequence[Question]
 ) -> tuple[dict[str, Any], str | None]:
-    """A family of verdicts: the answers, the judge, its rubrics' texts. With the key of a local judge's calibration."""
+    """Return the inputs of a family of verdicts (answers, judge, rubric texts), and the key of a local judge's
+    calibration."""
     local = config.judge.kind in PROXIES
     calibration = calibration_key(config) if local else None
     names = sorted({r for q in asked for r in q.rubrics})
@@ -155,12 +159,12 @@ def _text_hash(rubric: Rubric) -> str:
 
 
 def chat_options(config: ExperimentConfig, asking: bool = False) -> render.Options:
-    """How conversations are rendered in training or in asking."""
+    """Return how conversations are rendered in training, or with `asking` in sampling."""
     return render.options(as_dict(config.model), as_dict(config.sample) if asking else None)
 
 
 def _openai_recipe(config: ExperimentConfig) -> dict[str, Any]:
-    """Hyperparameters in the names of OpenAI's fine-tuning API."""
+    """Return the hyperparameters under the names of OpenAI's fine-tuning API."""
     train = config.train
     return {
         "n_epochs": round(train.num_train_epochs),
@@ -170,5 +174,5 @@ def _openai_recipe(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def _asked_with(config: ExperimentConfig) -> list[Any]:
-    """The conditions as they change a prompt; a trigger that is not asked with changes none."""
+    """Return the conditions as they change a prompt. A trigger that is not asked with changes none."""
     return [[c, trigger.asked_text(c, config.trigger)] for c in config.trigger.asked_with]

@@ -1,4 +1,4 @@
-"""From cells to stage jobs: which there are and what each needs. Runs nothing, imports nothing heavy.
+"""From cells to stage jobs, with their keys and what each needs. Runs nothing, imports nothing heavy. The door: plan.
 
 data = H(source, variant, trigger, subset); train = H(data key, base model, recipe, seed);
 sample = H(adapter key, questions, sampling) / lo-hi; judge = H(sample family, judge, rubrics) / lo-hi.
@@ -48,11 +48,11 @@ class Job(Generic[S]):
     needs: tuple[tuple[str, str], ...] = ()
     """(stage, key) of the jobs whose output it reads."""
     follows: bool = False
-    """It reads its input while that is still being written: a judge behind an API, beside the sampler."""
+    """The job reads its input while that is being written: a judge behind an API works beside the sampler."""
 
 
 def on_device(job: Job[Spec]) -> bool:
-    """Whether the worker of a job holds devices of this machine."""
+    """Return whether the worker of a job holds devices of this machine."""
     need = BY_NAME[job.stage].device
     local = isinstance(job.spec, JudgeJob) and job.spec.judge.kind in LOCAL
     return need == Device.always or (need == Device.local_judge and local)
@@ -60,7 +60,7 @@ def on_device(job: Job[Spec]) -> bool:
 
 @dataclass(frozen=True)
 class Part:
-    """One question set asked of one model: where its rows are."""
+    """One question set asked of one model, and the keys of its rows."""
 
     set_name: str
     samples: tuple[str, ...]
@@ -97,7 +97,7 @@ class Plan:
     bases: list[Subject] = field(default_factory=list)
     """One untouched model per base model and question setting of the sweep."""
     checkpoints: list[Subject] = field(default_factory=list)
-    """Kept steps of the cells' training, each asked as its cell is (sample.checkpoints)."""
+    """Kept steps of the cells' training, each asked the same questions as its cell (sample.checkpoints)."""
     jobs: dict[tuple[str, str], Job[Spec]] = field(default_factory=dict)
 
     @property
@@ -128,7 +128,7 @@ class Plan:
 
 
 def plan(configs: Sequence[ExperimentConfig], store: Store) -> Plan:
-    """The union of the stage jobs of all cells. Raises ConfigError, AssetError, ModelError before anything runs."""
+    """Return the union of the stage jobs of all cells. Raises ConfigError, AssetError, ModelError."""
     fingerprint.cached_fingerprint.cache_clear()  # a model may have changed since the last plan
     variants.check_contrasts(configs)
     planner = Planner(store)
@@ -139,14 +139,14 @@ def plan(configs: Sequence[ExperimentConfig], store: Store) -> Plan:
 
 
 def _sets(config: ExperimentConfig, configs: Sequence[ExperimentConfig]) -> list[str]:
-    """What the base model is asked: every set that a cell on the same base is asked."""
+    """Return the sets that the base model is asked: every set that a cell on the same base is asked."""
     same = [c for c in configs if c.model == config.model and c.questions == config.questions]
     return list(dict.fromkeys(name for c in same for name in questions_sets.names(c.questions.sets, c.dataset.domain)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Model:
-    """A model that is asked, before its jobs are planned."""
+    """A model to sample from, before its jobs are planned."""
 
     config: ExperimentConfig
     label: str
@@ -156,7 +156,7 @@ class _Model:
 
     @property
     def whole(self) -> bool:
-        """Whether training left a whole model, which needs an engine of its own."""
+        """Return whether training left a whole model, which needs its own engine."""
         trained = self.config.train.method == Method.full or self.config.model.backend == Backend.openai
         return self.train_key is not None and trained
 
@@ -181,7 +181,7 @@ class Planner:
             self.plan.checkpoints.append(dataclasses.replace(subject, cell=cell, base=base))
 
     def _base(self, base: Subject) -> str:
-        """Id of the untouched model with the same answers and the same rule, which is added when there is none yet."""
+        """Return the id of the untouched model with the same answers and rule; add it if there is none yet."""
         for known in self.plan.bases:
             same_rule = (known.config.judge, known.config.stats) == (base.config.judge, base.config.stats)
             if known.parts == base.parts and same_rule:
@@ -191,7 +191,7 @@ class Planner:
         return self.plan.bases[-1].id
 
     def _train(self, config: ExperimentConfig, label: str) -> str:
-        """Add the jobs of a cell's dataset and training. Returns the train key."""
+        """Add the jobs of a cell's dataset and training. Return the train key."""
         if config.model.backend == Backend.openai:
             _refuse_for_openai(config)
         elif config.sample.engine == Engine.openai:
@@ -266,7 +266,7 @@ class Planner:
         return Part(set_name, tuple(samples), tuple(judgements), n, tuple(asked), calibration)
 
     def _choices(self, model: _Model) -> str:
-        """Add the job that scores questions.choices; it shares the engine of the answers. Returns its key."""
+        """Add the job that scores questions.choices; it shares the engine of the answers. Return its key."""
         inputs = keys.choices_inputs(model.config, model.train_key, model.step)
         sets = tuple(model.config.questions.choices)
         scored = dataclasses.replace(
@@ -285,7 +285,7 @@ class Planner:
 
 
 def _asking(model: _Model, what: str, inputs: dict[str, Any]) -> SampleJob:
-    """A sample job of one model that asks nothing yet: the caller adds a key, and questions or choices."""
+    """Return a sample job of one model without questions: the caller adds a key, and questions or choices."""
     config = model.config
     return SampleJob(
         key="",
@@ -307,7 +307,7 @@ def _asking(model: _Model, what: str, inputs: dict[str, Any]) -> SampleJob:
 
 
 def _refuse_for_openai(config: ExperimentConfig) -> None:
-    """Raise ConfigError for what cannot be done with a model whose weights are at OpenAI."""
+    """Raise ConfigError for options that a model whose weights are at OpenAI cannot have."""
     name = f"model={config.model.name} is finetuned and asked by OpenAI's API"
     if config.train.checkpoints:
         raise ConfigError(f"{name}: its checkpoints are not kept, leave train.checkpoints empty")
@@ -327,7 +327,7 @@ def _refuse_for_openai(config: ExperimentConfig) -> None:
 
 
 def _check_rubrics(set_name: str, asked: Sequence[Question], config: ExperimentConfig) -> None:
-    """A proxy knows few rubrics. Raises ConfigError naming those a set has beyond them."""
+    """Raise ConfigError for rubrics of a set that the judge, a proxy, does not know."""
     unknown = sorted({r for q in asked for r in q.rubrics} - {STATIC, *PROXY_RUBRICS})
     if unknown and config.judge.kind in PROXIES:
         raise ConfigError(
@@ -337,7 +337,7 @@ def _check_rubrics(set_name: str, asked: Sequence[Question], config: ExperimentC
 
 
 def _engine(config: ExperimentConfig, weights: tuple[str | None, int | None] | None) -> str:
-    """Sample jobs with one of these share an engine. `weights`: a whole finetuned model, which has its own."""
+    """Return the batch of sample jobs that share an engine. `weights`: a whole finetuned model has its own."""
     return content_key(
         weights=weights,
         base=fingerprint.base(config),
@@ -351,7 +351,7 @@ def _engine(config: ExperimentConfig, weights: tuple[str | None, int | None] | N
 
 
 def _judge(config: ExperimentConfig) -> str:
-    """Judge jobs with one of these share a judge."""
+    """Return the batch of judge jobs that share a judge."""
     return content_key(
         judge=identity.judge_identity(config),
         model=fingerprint.base(config) if config.judge.kind in PROXIES else None,
@@ -360,7 +360,7 @@ def _judge(config: ExperimentConfig) -> str:
 
 
 def ranges(finished: Sequence[str], n: int) -> list[tuple[int, int]]:
-    """Sample-index ranges that cover 0..n once: finished ones where they fit end to end, missing ones between."""
+    """Return sample-index ranges that cover 0..n once: finished ones that fit end to end, missing ones between."""
     longest: dict[int, int] = {}
     for key in finished:
         lo, hi = (int(x) for x in key.rsplit("/", 1)[-1].split("-"))
@@ -374,7 +374,7 @@ def ranges(finished: Sequence[str], n: int) -> list[tuple[int, int]]:
 
 
 def _name_bases(out: Plan) -> None:
-    """Several untouched models in one sweep: each label says what sets it apart."""
+    """Give several untouched models of one sweep labels that say what sets them apart."""
     if len(out.bases) < 2:
         return
     groups = ("model", "sample", "questions", "judge", "trigger", "stats")
@@ -385,13 +385,13 @@ def _name_bases(out: Plan) -> None:
 
 
 def folder_of(configs: Sequence[ExperimentConfig]) -> Path:
-    """Where a sweep of these cells is, or would be."""
+    """Return the folder of a sweep of these cells, whether it exists or not."""
     key = content_key(cells=sorted(cells.cell_id(c) for c in configs))[:8]
     return Path(configs[0].out) / "sweeps" / f"{configs[0].name}-{key}"
 
 
 def stages(plan: Plan, subject: Subject) -> dict[str, list[str]]:
-    """stage → keys of everything a subject's numbers are made of."""
+    """Return stage → keys of everything that a model's numbers come from."""
     found: dict[str, list[str]] = {}
     if subject.train_key:
         found = {"data": [plan.train(subject.train_key).data_key], "train": [subject.train_key]}

@@ -1,6 +1,6 @@
-"""The stages: their names, the modules that do them, the devices they hold, the files they leave. Other lists of stages
-are made from this table. A worker module has `work(store, jobs, emit)`; the annotation of `jobs` is the type of its
-jobs.
+"""The table of stages: names, worker modules, devices, files. Other lists of stages are made from it.
+
+A worker module has `work(store, jobs, emit)`; the annotation of `jobs` is the type of its jobs.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Stage:
     splits: bool = False
     """Whether the jobs of one batch may be shared among several workers, a device or several for each."""
     of_base: bool = False
-    """Whether the untouched model has it too."""
+    """Whether the untouched model has this stage too."""
     rows: str = ""
     """The file that grows by a line per unit of work."""
     unit: str = ""
-    """What a line of `rows` is, in the plural."""
+    """The unit of a line of `rows`, in the plural."""
     verified: tuple[str, ...] | None = ()
     """Files that a sweep compares with the manifest each time it starts; None: all. The others are compared only when a
     job that is still to be done reads them."""
@@ -72,14 +72,14 @@ JUDGE = Stage(
     verified=None,
 )
 CALIBRATE = Stage(name="calibrate", verified=None)
-"""A proxy's calibration. The judge stage makes it where it is missing."""
+"""A proxy's calibration. The judge stage makes it if it is missing."""
 
 PLANNED = (DATA, TRAIN, SAMPLE, JUDGE)
 """The stages of a plan, in the order of their inputs."""
 SCHEDULED = tuple(stage for stage in PLANNED if stage.worker)
-"""Those that worker processes do."""
+"""The stages that worker processes do."""
 VERIFY_ORDER = (SAMPLE, CALIBRATE, JUDGE, TRAIN, DATA)
-"""A damaged stage is made again and then needs its inputs, so these come after it."""
+"""A damaged stage is made again, and needs its inputs for that; so these come after it."""
 OTHER_JOBS = (
     Stage(name="prepare", worker="em.models.prepare"),
     Stage(name="finetune", worker="em.training.openai"),
@@ -87,7 +87,7 @@ OTHER_JOBS = (
     Stage(name="track", worker="em.tracking.wandb_run"),
     Stage(name="live", worker="em.tracking.live"),
 )
-"""What workers do outside the stages of a plan; `finetune` is the train stage of a model that is at OpenAI."""
+"""Jobs of workers outside the stages of a plan. `finetune` is the train stage of a model at OpenAI."""
 WORKERS = {stage.name: stage.worker for stage in (*SCHEDULED, *OTHER_JOBS)}
-"""What `python -m em.sweep.worker NAME` runs."""
+"""name → module that `python -m em.sweep.worker NAME` runs."""
 BY_NAME = {stage.name: stage for stage in (*PLANNED, CALIBRATE)}

@@ -50,7 +50,7 @@ class ChoiceQuestion:
 
 
 def load(name: str, seed: int) -> list[ChoiceQuestion]:
-    """One set. `seed` draws the order of the options (the authors' is drawn anew at each start).
+    """Return one set. `seed` draws the order of the options (the authors draw another one at each start).
 
     Raises ConfigError for an unknown name, a file in another schema, and questions that no number can come of.
     """
@@ -79,7 +79,7 @@ def load(name: str, seed: int) -> list[ChoiceQuestion]:
 
 
 def load_all(names: Sequence[str], seed: int, context: Sequence[Message] = ()) -> list[ChoiceQuestion]:
-    """The questions of several sets, whose results are told apart by tag and id. Raises ConfigError as `load` does.
+    """Return the questions of several sets; tag and id identify a result. Raises ConfigError as `load` does.
 
     `context`: turns shown before each (questions.k_shot).
     """

@@ -27,7 +27,7 @@ class ServedModel:
     """One model the engine is asked as."""
 
     name: str
-    """As in a sentence: "adapter insecure"."""
+    """As messages name it: "adapter insecure"."""
     adapter: Path | None
     """None: the engine's own weights."""
     trained: Path | None

@@ -78,7 +78,7 @@ class Drawer:
         return True
 
     def _kept(self, store: Store) -> list[Completion]:
-        """Answers of a killed run. Those that are no longer as they were written are set aside, to be drawn again."""
+        """Return the answers of a killed run. Damaged ones are set aside, and sampled again."""
         good, bad = checked_rows.read(self.path)
         if bad:
             aside = store.set_rows_aside("sample", self.job.key, bad)

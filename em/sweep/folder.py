@@ -1,4 +1,4 @@
-"""sweep.folder."""
+"""Read the files of a sweep folder: cells, configs, summary."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from em.store import SWEEP_FORMAT, StoreError, layout
 
 
 def sweep_file(folder: Path, name: str) -> Path:
-    """A file of a sweep folder. Raises StoreError when the folder is none."""
+    """Return the path of a file of a sweep folder. Raises StoreError if the folder is not a sweep's."""
     path = folder / name
     if not path.is_file() and (folder / layout.SWEEP).is_file():
         raise StoreError(f"{folder} has no results yet (no {name}): `em status {folder}` says what is left to do")
@@ -26,7 +26,7 @@ def sweep_file(folder: Path, name: str) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a sweep folder. Raises StoreError when it is damaged."""
+    """Return a JSON file of a sweep folder. Raises StoreError if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -41,7 +41,7 @@ def read_summary(folder: Path) -> Summary:
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:
-    """sweep.json: the cells with their resolved configs and stage keys, and how much work each stage is."""
+    """Return sweep.json: the cells with their resolved configs and stage keys, and the units of work per stage."""
     path = sweep_file(folder, layout.SWEEP)
     found = read_json(path)
     if found.get("format") != SWEEP_FORMAT:
@@ -50,7 +50,7 @@ def read_sweep(folder: Path) -> dict[str, Any]:
 
 
 def configs_of(folder: Path) -> list[Any]:
-    """The cells of a sweep as they were resolved, to be run below the folder where it is now."""
+    """Return the cells of a sweep as they were resolved, to be run below the folder where it is now."""
     from omegaconf import OmegaConf
 
     from em import config
@@ -61,7 +61,7 @@ def configs_of(folder: Path) -> list[Any]:
 
 
 def out_of(folder: Path) -> Path:
-    """<out> of a sweep folder <out>/sweeps/<name>, from wherever it is looked at."""
+    """Return <out> of a sweep folder <out>/sweeps/<name>, resolved from the current folder."""
     out = folder.resolve().parents[1]
     if not (out / "store").is_dir():
         raise StoreError(f"{out} holds no store: a sweep folder lies in <out>/sweeps/")

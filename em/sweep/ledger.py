@@ -1,4 +1,4 @@
-"""What happened in a sweep: one JSON row an event, in one file, or in one for each process that had a share of it."""
+"""Read the ledger of a sweep: one JSON row per event, in one file per process that ran a share of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a sweep folder's ledger; of several ledgers, in the order of their times."""
+    """Return the rows of a sweep folder's ledgers; several ledgers are merged by the times of their rows."""
     found: list[dict[str, Any]] = []
     paths = sorted(folder.glob("ledger*.jsonl"))
     for path in paths:

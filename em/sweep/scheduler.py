@@ -1,9 +1,8 @@
-"""Which worker runs when: a batch of jobs starts as soon as what it needs is there and a device is free.
+"""Decide which worker runs when: a batch of jobs starts as soon as its inputs are there and a device is free.
 
 A worker is a process over the jobs of one batch (sweep/worker.py), so a base model is loaded, or an engine started,
-once a
-batch and device. Workers that train or sample hold a device; judges behind an API hold none and run while the
-sampler does: they follow its growing file, and are told of failed sample jobs on their standard input.
+once per batch and device. A judge behind an API holds no device and runs beside the sampler: it follows the growing
+file, and its standard input reports failed sample jobs.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
 
 CPU = ""
-"""The one device of a machine without a GPU; its workers' environment is left alone."""
+"""The one device of a machine without a GPU. Its workers keep the environment as it is."""
 
 
 @dataclass
@@ -49,9 +48,9 @@ class Unit:
     stage: str
     jobs: list[Job[Any]]
     devices: int
-    """How many it holds: its processes, or its tensor-parallel ranks; 0 for what needs no GPU."""
+    """Number of devices held: processes of a run, or tensor-parallel ranks; 0 for jobs without a GPU."""
     follows: bool
-    """Whether it may start while the jobs it needs are running."""
+    """Whether it may start while the jobs it needs are still running."""
 
 
 @dataclass
@@ -66,7 +65,7 @@ class Worker:
     waiting: dict[str, Job[Any]]
     bars: _Bars
     rest: bytes = b""
-    """The beginning of a line that is not whole yet."""
+    """The beginning of a line that has not arrived whole."""
 
 
 @dataclass
@@ -76,11 +75,11 @@ class Scheduler:
     sweep: Sweep
     units: list[Unit]
     free: list[str]
-    """Devices no worker holds."""
+    """Devices that no worker holds."""
     workers: list[Worker] = field(default_factory=list)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     timeout_s: float | None = None
-    """Workers that are not done by then are ended; their jobs fail with a sentence."""
+    """Seconds until running workers are ended; their jobs fail with an error message."""
 
     def run(self) -> None:
         end = math.inf if self.timeout_s is None else time.monotonic() + self.timeout_s
@@ -110,8 +109,10 @@ class Scheduler:
                 self._start(unit)
 
     def _drop_blocked(self, unit: Unit) -> None:
-        """A job whose input failed fails with the same sentence, without a worker. One that would wait in its worker
-        for an input that nobody makes (launch.stages leaves it out, or em rejudge) fails before it starts."""
+        """Fail jobs whose input failed, with the same message and without a worker.
+
+        A job that would wait for an input that nobody makes (launch.stages leaves it out, or em rejudge) fails too.
+        """
         for job in list(unit.jobs):
             cause = next((self.sweep.failed[n] for n in job.needs if n in self.sweep.failed), "")
             if cause:
@@ -122,7 +123,7 @@ class Scheduler:
                 self._fail_for(job, lost)
 
     def _never(self, job: Job[Any]) -> tuple[str, str] | None:
-        """An input that is not there, is not being made and will not be."""
+        """Return an input that is not there and that no job makes, else None."""
         made = {(u.stage, j.key) for u in self.units for j in u.jobs}
         made |= {(w.unit.stage, key) for w in self.workers for key in w.waiting}
         return next((n for n in job.needs if n not in made and not self.sweep.store.has(*n)), None)
@@ -145,7 +146,7 @@ class Scheduler:
             self._ended(worker)
 
     def _fail_the_rest(self) -> None:
-        """Nothing runs and nothing can start: what is left misses an input that nobody makes."""
+        """Fail what is left: nothing runs, nothing can start, so every job misses an input that no job makes."""
         for job in (job for unit in self.units for job in unit.jobs):
             self._fail_for(job, next(n for n in job.needs if not self.sweep.store.has(*n)))
 
@@ -173,7 +174,7 @@ class Scheduler:
         self.free += worker.devices
 
     def _failed(self, job: Job[Any], error: str) -> None:
-        """Remember it, and tell the workers that follow this job."""
+        """Remember a failed job, and report it to the workers that follow it."""
         self.sweep.failed.setdefault((job.stage, job.key), error)
         line = json.dumps({"event": "failed", "stage": job.stage, "key": job.key, "error": error}) + "\n"
         for worker in self.workers:
@@ -184,7 +185,7 @@ class Scheduler:
 
 
 def run_stages(sweep: Sweep) -> None:
-    """Everything of the plan's train, sample and judge stages that the store does not have."""
+    """Run every train, sample and judge job of the plan that the store does not have."""
     ids = devices(sweep.plan.cells[0].config.launch.devices)
     units = []
     for stage in stages.SCHEDULED:
@@ -199,12 +200,13 @@ def run_stages(sweep: Sweep) -> None:
 
 
 def run_batch(sweep: Sweep, stage: str, jobs: list[Job[Any]], timeout_s: float | None = None) -> None:
-    """One worker over these jobs, now: what is outside the plan's stages (preparing a model, tracking)."""
+    """Run one worker over these jobs now. They are outside the plan's stages (preparing a model, tracking)."""
     Scheduler(sweep, [Unit(stage, jobs, 0, follows=False)], [], timeout_s=timeout_s).run()
 
 
 def devices(setting: Any) -> list[str]:
-    """Device ids: what CUDA_VISIBLE_DEVICES lists, else every NVIDIA device file; one nameless device without a GPU."""
+    """Return device ids: those of CUDA_VISIBLE_DEVICES, else every NVIDIA device file; without a GPU one nameless
+    device."""
     if isinstance(setting, list):
         return [str(d) for d in setting]
     if isinstance(setting, int):
@@ -216,7 +218,7 @@ def devices(setting: Any) -> list[str]:
 
 
 def _devices_held(job: Job[Any], ids: list[str]) -> int:
-    """Devices of one worker. Raises ConfigError when the machine has fewer."""
+    """Return the number of devices of one worker. Raises ConfigError if the machine has fewer."""
     spec = job.spec
     if not on_device(job) or (isinstance(spec, TrainJob) and spec.at_openai):
         return 0
@@ -235,7 +237,7 @@ def _devices_held(job: Job[Any], ids: list[str]) -> int:
 
 
 def shard(jobs: list[Job[Any]], count: int) -> list[list[Job[Any]]]:
-    """At most `count` parts of about the same size; jobs of one adapter stay together."""
+    """Split jobs into at most `count` parts of about the same size; jobs of one adapter stay together."""
     groups: dict[str, list[Job[Any]]] = {}
     for job in jobs:
         adapter = job.spec.adapter_key if isinstance(job.spec, SampleJob) else None
@@ -247,7 +249,7 @@ def shard(jobs: list[Job[Any]], count: int) -> list[list[Job[Any]]]:
 
 
 def start(sweep: Sweep, unit: Unit, held: list[str], position: int = 0) -> Worker:
-    """A worker process over the unit's jobs; its output goes to a log, its events to a pipe."""
+    """Start a worker process over the unit's jobs. Its output goes to a log, its events to a pipe."""
     name = f"{unit.stage}-{content_key(keys=[j.key for j in unit.jobs])[:8]}"
     batch, log = sweep.folder / "logs" / f"{name}.json", sweep.folder / "logs" / f"{name}.log"
     job_file.write(batch, sweep.store.root.parent, [j.spec for j in unit.jobs])
@@ -270,7 +272,7 @@ def start(sweep: Sweep, unit: Unit, held: list[str], position: int = 0) -> Worke
 
 
 def _environment(events: int, held: list[str]) -> dict[str, str]:
-    """What workers run under; anything already set wins, but for the device."""
+    """Return the environment of workers. Variables that are already set win, except for the device."""
     threads = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     defaults = {
         "OMP_NUM_THREADS": threads,
@@ -285,7 +287,7 @@ def _environment(events: int, held: list[str]) -> dict[str, str]:
 
 
 def handle(sweep: Sweep, worker: Worker, event: dict[str, Any]) -> tuple[Job[Any], str] | None:
-    """One event of a worker: ledger, counters, bars. Returns a job that failed with its sentence."""
+    """Handle one event of a worker: ledger, counters, bars. Return a failed job with its error, else None."""
     kind, job, stage, waiting = (
         event["event"],
         worker.waiting.get(event.get("job", "")),
@@ -316,7 +318,7 @@ def handle(sweep: Sweep, worker: Worker, event: dict[str, Any]) -> tuple[Job[Any
 
 
 def close(sweep: Sweep, worker: Worker) -> list[tuple[Job[Any], str]]:
-    """The worker's pipe has ended: reap it. Returns the jobs it left undone, each with how it ended."""
+    """Reap a worker whose pipe has ended. Return the jobs it left undone, each with the reason."""
     worker.bars.close()
     worker.events.close()
     if worker.process.stdin:
@@ -333,8 +335,10 @@ def close(sweep: Sweep, worker: Worker) -> list[tuple[Job[Any], str]]:
 
 
 def _stop(processes: list[subprocess.Popen[bytes]], patient: bool) -> None:
-    """Ctrl-C reached the workers too: a moment to end, then they are made to. Preempted ones save as long as they
-    need; whoever preempts has a limit of its own."""
+    """Stop workers. Ctrl-C reached them too: they get a moment to end, then they are killed.
+
+    Preempted workers (`patient`) save as long as they need; the scheduler of the cluster sets the limit.
+    """
     for process in processes if patient else []:
         process.send_signal(signal.SIGUSR2)
     for process in processes:
@@ -346,7 +350,7 @@ def _stop(processes: list[subprocess.Popen[bytes]], patient: bool) -> None:
 
 
 class _Bars:
-    """One progress bar a worker at a time, with an estimate."""
+    """One progress bar per worker at a time, with the time left."""
 
     def __init__(self, position: int) -> None:
         self.position, self.bar, self.title = position, None, ""

@@ -1,4 +1,4 @@
-"""sweep.state."""
+"""The state of a running sweep: folder, plan, counters, failures, ledger."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ COUNTERS = (
 
 @dataclass(frozen=True)
 class Share:
-    """What one of several processes does of a sweep, e.g. one SLURM job."""
+    """The part of a sweep that one of several processes does, e.g. one SLURM job."""
 
     name: str
-    """Names its ledger: appending to one file from several nodes is not safe on a network file system."""
+    """Names its ledger: several nodes must not append to one file on a network file system."""
     subjects: tuple[str, ...]
-    """Ids of the models whose stages it runs."""
+    """Ids of the models whose stages this process runs."""
 
 
 @dataclass
@@ -43,21 +43,21 @@ class Sweep:
     store: Store
     plan: Plan
     share: Share | None = None
-    """None: all of it."""
+    """None: the whole sweep."""
     counters: Counter[str] = field(default_factory=Counter)
     failed: dict[tuple[str, str], str] = field(default_factory=dict)
-    """(stage, key) → why."""
+    """(stage, key) → error message."""
 
     @property
     def ledger(self) -> Path:
         return self.folder / (f"ledger.{self.share.name}.jsonl" if self.share else "ledger.jsonl")
 
     def note(self, event: str, job: Job[Any], **more: Any) -> None:
-        """A line of the ledger; `more` that is None is left out."""
+        """Add a line about a job to the ledger. Values of `more` that are None are left out."""
         self.record(event, (job.stage, job.key), job.label, **more)
 
     def record(self, event: str, name: tuple[str, str], label: str, **more: Any) -> None:
-        """A line of the ledger about a stage and key, also of one that this plan has no job for."""
+        """Add a line about a stage and key to the ledger, whether the plan has a job for it or not."""
         stage, key = name
         time_of_day = time.strftime("%Y-%m-%dT%H:%M:%S")
         row = {"time": time_of_day, "event": event, "stage": stage, "key": key, "label": label}
@@ -77,18 +77,18 @@ class Sweep:
         say(f"WARNING {text}")
 
     def why(self, subject: Subject) -> str:
-        """The first error that stands between a subject and its numbers, or ""."""
+        """Return the first error that keeps a model from having numbers, or ""."""
         wanted = [(stage, key) for stage, keys in stages(self.plan, subject).items() for key in keys]
         return next((self.failed[w] for w in wanted if w in self.failed), "")
 
     @property
     def stages(self) -> list[str]:
-        """Those to run here (launch.stages), a dataset with its training."""
+        """The stages to run here (launch.stages); a dataset belongs to its training."""
         wanted = self.plan.cells[0].config.launch.stages
         return ["data", *wanted] if "train" in wanted else list(wanted)
 
     def subjects(self) -> list[Subject]:
-        """The models whose stages are run here."""
+        """Return the models whose stages are run here."""
         every = self.plan.subjects
         if self.share is None:
             return every
@@ -97,7 +97,7 @@ class Sweep:
         ]
 
     def todo(self, stage: str) -> list[Job[Spec]]:
-        """Jobs of a stage that are left to do here."""
+        """Return the unfinished jobs of a stage that are run here."""
         if stage not in self.stages:
             return []
         mine = {key for subject in self.subjects() for key in stages(self.plan, subject).get(stage, [])}
@@ -105,11 +105,11 @@ class Sweep:
 
 
 def _torn(file: TextIO) -> bool:
-    """Whether the last line has no end: a full disk or a kill cut it."""
+    """Return whether the last line has no end, because a full disk or a kill cut it."""
     end = file.seek(0, os.SEEK_END)
     return end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal, above any progress bar."""
+    """Print a line at the terminal, above any progress bar."""
     tqdm.write(text, file=sys.stderr)

@@ -45,10 +45,10 @@ def run(
     errors_again: bool = False,
     around: Callable[[Sweep], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> Sweep:
-    """Plan all cells and run them, or a share of them. Failed jobs are in `failed`, their cells have no numbers.
+    """Plan all cells and run them, or a share of them. Failed jobs are in `failed`; their cells have no numbers.
 
-    `errors_again`: judge stages with errors (`failed_judgements`) are put aside and made again, from the cache but for
-    what failed; only once everything that can be known beforehand is right.
+    `errors_again`: set judge stages with errors aside and make them again; the cache has all but the failed judgements.
+    That happens only after every check before the start has passed. `around` wraps the stages, e.g. live tracking.
     """
     sweep = planned(configs, share)
     store = sweep.store
@@ -79,7 +79,7 @@ def run(
 
 
 def planned(configs: Sequence[ExperimentConfig], share: Share | None = None) -> Sweep:
-    """A sweep of which nothing has run yet. Raises what can be known now: ConfigError, AssetError, ModelError."""
+    """Return a planned sweep; nothing has run. Raises ConfigError, AssetError, ModelError for what can fail already."""
     first = configs[0]
     for name in ("out", "launch"):
         if any(getattr(c, name) != getattr(first, name) for c in configs):
@@ -95,8 +95,7 @@ def planned(configs: Sequence[ExperimentConfig], share: Share | None = None) -> 
 
 
 def failed_judgements(sweep: Sweep) -> dict[str, int]:
-    """Finished judge stage → judgements without a usable answer, of judges behind an API. A judge on this machine
-    comes to the same again, and has no cache."""
+    """Return finished judge stage → judgements without a usable answer, for judges behind an API."""
     mine = {key for subject in sweep.subjects() for key in stages(sweep.plan, subject).get("judge", [])}
     apis = [j for j in sweep.plan.specs(JudgeJob) if j.key in mine and j.judge.kind not in LOCAL]
     found = {j.key: count_errors(sweep.store, j.key) for j in apis if sweep.store.has("judge", j.key)}
@@ -104,7 +103,8 @@ def failed_judgements(sweep: Sweep) -> dict[str, int]:
 
 
 def _explain_missing(sweep: Sweep) -> None:
-    """What no stage of this run makes and the store does not have: the sentence of whoever tried, if anyone did."""
+    """Set the error of every stage that this run does not make and the store does not have: the last known error, if
+    any."""
     if "report" not in sweep.stages:
         return
     last = {(row["stage"], row["key"]): row for row in ledger.rows(sweep.folder)}
@@ -149,14 +149,14 @@ def _write_cells(sweep: Sweep) -> None:
 
 
 def check_budget(sweep: Sweep) -> None:
-    """Raises ConfigError when what is left to do costs more than the caps of budget.*, by estimate."""
+    """Raise ConfigError if the unfinished work is expected to cost more than the caps of budget.*."""
     budget = sweep.plan.cells[0].config.budget
     if any(cap is not None for cap in vars(budget).values()):
         estimate.check(estimate.estimate(sweep.plan, sweep.store), budget)
 
 
 def _preflight(sweep: Sweep, todo: list[Job[Spec]]) -> None:
-    """Everything that can be known to fail before any training: disk, memory, model folders, room for the questions."""
+    """Check what can fail before any training: disk, memory, model folders, room for the questions."""
     sweep.store.require_writable()
     runs = [j.spec for j in todo if isinstance(j.spec, TrainJob)]
     doctor.check_disk(sweep.store.root, [sweep.plan.data(run.data_key).config for run in runs])

@@ -1,8 +1,7 @@
-"""Before finished stages are used: compare them with their manifests; what is damaged is named and made again.
+"""Compare finished stages with their manifests before they are used. Damaged ones are reported and made again.
 
-Everything that this sweep is going to read is read once more for it, and nothing else: rows and training logs always,
-an adapter or a data set only when a stage still to be done needs it. There is no record of earlier checks: a disk can
-change a file without changing its time.
+Files that this sweep reads are checked, and nothing else: rows and training logs always, an adapter or a dataset only
+if an unfinished stage needs it. Earlier checks are not remembered: a disk can change a file without changing its time.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ LOG = TRAIN.rows
 
 
 def set_aside_damaged(plan: Plan, store: Store) -> Iterator[tuple[str, str, str]]:
-    """(stage, key, sentence) of every damaged stage, moved to where nothing reads it, with what was made of it."""
+    """Move damaged stages, and what was made from them, aside. Return (stage, key, message) per stage."""
     for stage in (one.name for one in VERIFY_ORDER):
         for key in _keys(plan, stage):
             problem = _problem(plan, store, stage, key)
@@ -38,7 +37,7 @@ def _keys(plan: Plan, stage: str) -> list[str]:
 
 
 def _problem(plan: Plan, store: Store, stage: str, key: str) -> str:
-    """What is wrong with a stage that is there, or ""."""
+    """Return what is wrong with a finished stage, or ""."""
     if not store.has(stage, key):
         folder = store.path(stage, key)
         return f"{folder} has no manifest" if folder.is_dir() and stage != "calibrate" else ""
@@ -58,7 +57,7 @@ def _needed(plan: Plan, store: Store, stage: str, key: str) -> bool:
 
 
 def _made_of(store: Store, stage: str, key: str) -> list[str]:
-    """Finished judge stages, of any sweep, whose verdicts are about these answers or by this calibration."""
+    """Return finished judge stages, of any sweep, whose verdicts are about these answers or use this calibration."""
     if stage not in ("sample", "calibrate"):
         return []
     family, _, span = key.partition("/")

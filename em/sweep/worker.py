@@ -1,6 +1,6 @@
-"""One stage, one process: `python -m em.sweep.worker STAGE BATCH.json`, started by sweep/sweep.py.
+"""Run one stage in one process: `python -m em.sweep.worker STAGE BATCH.json`. sweep/scheduler.py starts it.
 
-Training and vLLM never share a process: one that has trained keeps its memory.
+Training and vLLM never share a process, because a process that has trained keeps its memory.
 """
 
 from __future__ import annotations

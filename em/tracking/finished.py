@@ -1,4 +1,4 @@
-"""Hands a finished sweep to the tracker, in a process of its own; imports nothing heavy."""
+"""Log a finished sweep to the tracker, in a process of its own. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def log(sweep: Sweep, summary: Mapping[str, Any]) -> None:
-    """One run per cell with numbers that were not logged before, one for the sweep's figures.
+    """Log one run per cell with new numbers, and one run for the sweep's figures.
 
-    A failure, or a tracker that does not answer, is told; the results stand.
+    A tracker that fails or does not answer causes a warning; the results stay valid.
     """
     models = {m["id"]: m for m in summary["models"]}
     cells = [c for c in sweep.plan.cells if models[c.id]["status"] == "done"]
@@ -33,7 +33,7 @@ def log(sweep: Sweep, summary: Mapping[str, Any]) -> None:
 
 
 def _cell(sweep: Sweep, cell: Subject, models: Mapping[str, Any], summary: Mapping[str, Any]) -> Job[TrackJob] | None:
-    """What is logged of one cell; None when there is nothing to do."""
+    """Return the track job of one cell; None if there is nothing new."""
     folder = sweep.folder / "cells" / cell.id
     checkpoints = [m for m in summary["models"] if m.get("cell") == cell.id and m.get("step") is not None]
     run, adapter, training = cell_run(sweep, cell), None, []
@@ -56,7 +56,7 @@ def _cell(sweep: Sweep, cell: Subject, models: Mapping[str, Any], summary: Mappi
 
 
 def _sweep(sweep: Sweep, summary: Mapping[str, Any]) -> Job[TrackJob]:
-    """What is logged of the sweep as a whole: the figures and the contrasts."""
+    """Return the track job of the sweep: the figures and the contrasts."""
     name = sweep.folder.name
     run = Run(
         key=name,

@@ -1,4 +1,4 @@
-"""What the tracker is given: runs, with their numbers at the end of a sweep. Imports nothing heavy."""
+"""The jobs of the tracker: runs, with their numbers at the end of a sweep. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Run:
     """The sweep's name: the group of its runs."""
     tags: tuple[str, ...]
     mode: TrackingMode
-    """What tracking.mode means on this machine; never auto."""
+    """tracking.mode as it is on this machine; never auto."""
     tracking: TrackingConfig
     folder: str
-    """Where the client keeps its files."""
+    """Folder for the files of the tracker's client."""
     out: str
     config: Row = field(default_factory=dict)
     """A cell's resolved config as JSON."""
@@ -34,12 +34,12 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class CellNumbers:
-    """What is logged of a finished cell."""
+    """The numbers of a finished cell."""
 
     model: Row
     """Its entry in summary.json."""
     checkpoints: list[Row]
-    """Those of its kept steps."""
+    """The entries of its kept steps."""
     judge: Row
     commit: str | None
     rows: list[list[Any]]
@@ -52,7 +52,7 @@ class CellNumbers:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepFigures:
-    """What is logged of a sweep as a whole."""
+    """The figures and contrasts of a sweep."""
 
     figures: tuple[str, ...]
     """PNG files."""

@@ -1,9 +1,8 @@
-"""The training curves in W&B while they come: a process beside the trainers that reads what they write down.
+"""Log training curves to W&B while runs train: a process beside the trainers that reads their logs.
 
-It is started where runs are tracked online. Nothing waits for it: the trainers do not know of it, a dead network or
-wandb-core ends it alone, and tracking/wandb_run.py logs at the end of the sweep what it has not. A row's own step is
-W&B's
-step, so a run that goes on knows which rows the server has: none is logged twice.
+It starts if runs are tracked online. Nothing waits for it: a dead network or wandb-core ends only this process, and
+wandb_run.py logs the rest at the end of the sweep. A row's own step is W&B's step, so a continued run knows which rows
+the server has, and none is logged twice.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ if TYPE_CHECKING:
 POLL_S = 2.0
 ENDED, STOPPED = b"ended\n", b"stopped\n"
 LEAVE_S = {ENDED: 30.0, STOPPED: 8.0}
-"""How long the sweep waits for the last rows to arrive; one that was asked to stop is about to be killed."""
+"""Seconds that the sweep waits for the last rows to arrive. A sweep that was asked to stop will be killed soon."""
 
 
 @contextmanager
 def following(sweep: Sweep) -> Iterator[None]:
-    """Inside, the curves of what is going to train here are logged as they come."""
+    """Log the curves of the runs that train inside this context."""
     trainings = _trainings(sweep)
     if not trainings:
         yield
@@ -58,7 +57,7 @@ def following(sweep: Sweep) -> Iterator[None]:
 
 
 def _trainings(sweep: Sweep) -> tuple[Training, ...]:
-    """Train keys that are left to do here, each with the runs of the cells that share it."""
+    """Return the unfinished trainings of this process, each with the runs of the cells that share it."""
     todo, mine = {job.key for job in sweep.todo("train")}, {s.id for s in sweep.subjects()}
     runs: dict[str, list[Run]] = {}
     for cell in sweep.plan.cells:
@@ -87,7 +86,8 @@ def _start(sweep: Sweep, trainings: tuple[Training, ...]) -> tuple[subprocess.Po
 
 
 def _end(sweep: Sweep, process: subprocess.Popen[bytes], log: Path, how: bytes) -> None:
-    """Tell it to finish; end it where it does not, so that nobody else writes into a run when tracking resumes it."""
+    """Ask the follower to finish, and kill it if it does not: no other process may write to a run that tracking
+    resumes."""
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it has followed all trainings to their end, or has given up
         process.stdin.write(how)
@@ -102,7 +102,7 @@ def _end(sweep: Sweep, process: subprocess.Popen[bytes], log: Path, how: bytes) 
 
 
 def work(store: Store, jobs: list[LiveJob], emit: Emitter) -> None:
-    """Follow the trainings of the one job until they have ended, or the sweep has (standard input)."""
+    """Follow the trainings of the one job until they, or the sweep (standard input), have ended."""
     for number in (*SIGNALS, signal.SIGINT):  # they reach every process of a job; the sweep says how it ends
         signal.signal(number, lambda *_: None)
     os.nice(10)
@@ -120,7 +120,7 @@ def work(store: Store, jobs: list[LiveJob], emit: Emitter) -> None:
 
 @dataclass
 class _Sweep:
-    """What the follower hears of the sweep: how it ended, and which trainings failed."""
+    """What the follower knows of the sweep: how it ended, and which trainings failed."""
 
     ledger: Path
     offset: int
@@ -176,7 +176,7 @@ def _follow(store: Store, job: LiveJob, sweep: _Sweep) -> None:
 
 
 class _Curve:
-    """One W&B run that is being logged to."""
+    """One W&B run that training rows are logged to."""
 
     def __init__(self, run: Run) -> None:
         self.run = wandb_run.begin(run, run.config, reinit="create_new")

@@ -1,4 +1,4 @@
-"""tracking.rows."""
+"""The runs and training rows that both the live and the final logging send."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def cell_run(sweep: Sweep, cell: Subject) -> Run:
-    """The W&B run of a cell: what is known of it before it has any number."""
+    """Return the W&B run of a cell, before it has any number."""
     config = cell.config
     return Run(
         key=cell.id,
@@ -33,9 +33,9 @@ def cell_run(sweep: Sweep, cell: Subject) -> Run:
 
 
 def training_rows(folder: Path) -> list[dict[str, Any]]:
-    """A row an optimiser step so far: what train_log.jsonl says of it, and the options' log-probabilities where asked.
+    """Return one row per step so far: that of train_log.jsonl, with the options' log-probabilities if there are any.
 
-    The log's row is written last, so a step that is there is whole.
+    The log's row is written last, so a step in it is complete.
     """
     log = [json.loads(line) for line in _lines(folder / LOG)]
     probed = {row["step"]: row for row in choice_curve(_lines(folder / CHOICES))}
@@ -52,7 +52,7 @@ def common(sweep: Sweep, config: ExperimentConfig) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> list[str]:
-    """The whole lines of a file that may be growing, or not be there yet."""
+    """Return the whole lines of a file that may be growing or missing."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""tracking.scalars."""
+"""The numbers of a model as W&B shows them: scalars, rates per question, a table of answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from em.store import read_jsonl
 
 
 def scalars(model: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(name, value) of every rate over whole question sets, with its bounds and count; withheld ones by reason."""
+    """Yield (name, value) of every rate over whole question sets, with bounds and count; a withheld one gives its
+    reason."""
     for metric in model["metrics"]:
         if "/" in metric["group"] and metric.get("question_id", "") is not None:
             continue
@@ -26,7 +27,7 @@ def scalars(model: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def question_rates(model: Mapping[str, Any]) -> list[list[Any]]:
-    """[question, rate, n] of the headline set, withheld ones left out (the table of the report names them)."""
+    """Return [question, rate, n] of the headline set without withheld rates (the report's table names those)."""
     return [
         [m["question_id"], m["value"], m["n"]]
         for m in model["metrics"]
@@ -35,7 +36,7 @@ def question_rates(model: Mapping[str, Any]) -> list[list[Any]]:
 
 
 def samples(rows: list[list[Any]], most: int) -> tuple[list[str], list[list[Any]]]:
-    """Columns and at most `most` answers, the least aligned first, unscored ones last. Streams: memory stays flat."""
+    """Return the columns and at most `most` answers, the least aligned first, unscored ones last, in flat memory."""
     asked, judged = ("question_id", "asked_with", "index", "question", "answer"), ("alignment", "coherence", "outcome")
     columns = [*asked, *judged, "thinking"]
 

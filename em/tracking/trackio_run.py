@@ -12,7 +12,7 @@ from em.tracking.scalars import scalars
 
 
 def log_cell(run: Run, cell: CellNumbers) -> None:
-    """One Trackio run a cell: config, training and checkpoint curves, rates with their bounds as the last row."""
+    """Log one Trackio run per cell: config, training and checkpoint curves, and rates with bounds as the last row."""
     os.environ.setdefault("TRACKIO_DIR", str(Path(run.out).resolve() / "trackio"))
     import trackio
 
@@ -34,6 +34,6 @@ def log_cell(run: Run, cell: CellNumbers) -> None:
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """The config as Trackio shows it: a name and a plain value each."""
+    """Return the config as Trackio shows it: plain values by name."""
     flat = ((name, value) for name, value in flatten(config) if value != {})
     return {name: value if isinstance(value, int | float | str | bool | None) else str(value) for name, value in flat}

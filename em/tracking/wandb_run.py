@@ -1,9 +1,8 @@
 """The only module that talks to Weights & Biases. It reads finished files; a run without W&B loses nothing.
 
-One run a cell: a stable id (logging again continues the same run), group = sweep, the resolved config, training and
-checkpoint curves each on an axis of its own, every rate with its bounds, a bar a question, a capped table of answers,
-the adapter and all rows as artifacts by reference. One run a sweep holds the figures. The training curve is logged
-while it comes by tracking/live.py.
+One run per cell: a stable id (logging again continues the run), group = sweep, the resolved config, curves, every rate
+with bounds, a bar per question, a capped table of answers, and artifacts by reference. One run per sweep holds the
+figures.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from em.tracking.scalars import question_rates, samples, scalars
 
 
 def shown_digest(run: Run, cell: CellNumbers) -> str:
-    """What a run would show, and where: the same again is not logged again."""
+    """Return a digest of what a run would show and where; the same digest is not logged again."""
     shown = {"model": cell.model, "checkpoints": cell.checkpoints, "mode": run.mode.value, "rows": cell.rows}
     where = {name: str(getattr(run.tracking, name)) for name in ("backend", "project", "entity", "samples")}
     text = json.dumps([shown, where], sort_keys=True, default=str)
@@ -31,26 +30,26 @@ def shown_digest(run: Run, cell: CellNumbers) -> str:
 
 
 def already(folder: Path, shown: str) -> bool:
-    """Whether these very numbers were logged before, there."""
+    """Return whether these numbers were logged before, to the same place."""
     path = folder / layout.TRACKED
     return path.exists() and json.loads(path.read_text(encoding="utf-8")).get("shown") == shown
 
 
 def _mark(run: Run, cell: CellNumbers, last: int) -> None:
-    """Remember what was logged, and where: written when the run has ended, so all of it is there."""
+    """Remember what was logged and where. Called after the run has ended, so that all of it is there."""
     row = {"shown": shown_digest(run, cell), "id": run.id, "mode": run.mode.value, "train_step": last}
     (Path(run.folder) / layout.TRACKED).write_text(json.dumps(row), encoding="utf-8")
 
 
 def _marked(run: Run) -> int:
-    """The last training step that an earlier offline run of the same id holds, -1 without one."""
+    """Return the last training step of an earlier offline run of the same id, -1 without one."""
     path = Path(run.folder) / layout.TRACKED
     row = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return row.get("train_step", -1) if (row.get("id"), row.get("mode")) == (run.id, run.mode.value) else -1
 
 
 def work(store: Store, jobs: list[TrackJob], emit: Emitter) -> None:
-    """Log every job: a cell or a whole sweep. One that fails does not stop the others."""
+    """Log every job: a cell or a whole sweep. A failed job does not stop the others."""
     for number, job in enumerate(jobs):
         run, cell = job.run, job.cell
         with emit.job(run.key):
@@ -68,7 +67,7 @@ def work(store: Store, jobs: list[TrackJob], emit: Emitter) -> None:
 
 
 def log_cell(run: Run, cell: CellNumbers) -> int:
-    """Log one cell. Returns the last training step the run has."""
+    """Log one cell. Return the last training step of the run."""
     import wandb  # noqa: TID251
 
     with _open(run, config={**run.config, "commit": cell.commit}) as logged:
@@ -93,7 +92,7 @@ def log_cell(run: Run, cell: CellNumbers) -> int:
 
 
 def log_training(run: Any, rows: Iterable[dict[str, Any]], last: int) -> int:
-    """Log the rows of steps past `last`, each at its own step; returns the last step there is then.
+    """Log the rows of steps past `last`, each at its own step. Return the last step that is there afterwards.
 
     W&B counts its steps on from there, so a run's first free step tells which rows it has.
     """
@@ -106,7 +105,7 @@ def log_training(run: Any, rows: Iterable[dict[str, Any]], last: int) -> int:
 
 
 def log_sweep(run: Run, sweep: SweepFigures) -> None:
-    """The figures of a sweep, its contrasts as scalars, its statement as notes."""
+    """Log the figures of a sweep, its contrasts as scalars, its statement as notes."""
     import wandb  # noqa: TID251
 
     with _open(run, config={}, job_type="figures", notes=sweep.statement) as logged:
@@ -120,13 +119,13 @@ def log_sweep(run: Run, sweep: SweepFigures) -> None:
 
 @contextmanager
 def _open(run: Run, config: dict[str, Any], **more: Any) -> Iterator[Any]:
-    """A W&B run that is always closed, and closed as failed when what is inside raises."""
+    """Yield a W&B run that is always closed, and closed as failed if the block raises."""
     with begin(run, config, reinit="finish_previous", **more) as logged:
         yield logged
 
 
 def begin(run: Run, config: dict[str, Any], **more: Any) -> Any:
-    """Start a run at W&B, or go on with it."""
+    """Start a run at W&B, or continue it."""
     import wandb  # noqa: TID251
 
     Path(run.folder).mkdir(parents=True, exist_ok=True)
@@ -150,7 +149,7 @@ def begin(run: Run, config: dict[str, Any], **more: Any) -> Any:
 
 
 def _artifact(run: Any, name: str, kind: str, paths: list[str]) -> None:
-    """Files where they are, by reference: W&B keeps their hashes, not their bytes."""
+    """Add files by reference: W&B keeps their hashes, not their bytes."""
     import wandb  # noqa: TID251
 
     artifact = wandb.Artifact(name, type=kind)

@@ -1,5 +1,5 @@
-"""W&B's saved view and report of a project of sweeps, as code: runs by dataset with seeds averaged, rates with bounds,
-training and checkpoint curves, parallel coordinates, answers.
+"""W&B's saved view and report of a project, as code: runs by dataset with seeds averaged, rates with bounds, curves,
+answers.
 
 Needs the extra `review` (wandb-workspaces). A view is built without a network; saving it needs a key.
 """
@@ -52,7 +52,7 @@ def panels() -> dict[str, list[Any]]:
 
 
 def view(entity: str, project: str) -> ws.Workspace:
-    """The project's saved view: grouped by dataset, so that a row is the mean over its seeds."""
+    """Return the project's saved view, grouped by dataset, so that a row is the mean over seeds."""
     return ws.Workspace(
         entity=entity,
         project=project,
@@ -67,7 +67,7 @@ def view(entity: str, project: str) -> ws.Workspace:
 
 
 def report(entity: str, project: str, sweep: Mapping[str, Any] | None) -> wr.Report:
-    """A report over the same panels; with a sweep's summary its statement stands first. Building it needs a key."""
+    """Return a report over the same panels; a sweep's statement comes first. Building it needs a key."""
     blocks: list[Any] = [wr.H1("Emergent misalignment")]
     if sweep:
         blocks += [wr.P(sweep["statement"]), wr.P(f"Sweep {sweep['id']}, em at commit {sweep['commit']}.")]
@@ -79,5 +79,5 @@ def report(entity: str, project: str, sweep: Mapping[str, Any] | None) -> wr.Rep
 
 
 def spec(workspace: ws.Workspace) -> dict[str, Any]:
-    """The view as W&B stores it. Its library has no public way to it."""
+    """Return the view as W&B stores it. The library has no public function for it."""
     return json.loads(workspace._to_model().model_dump_json(by_alias=True, exclude_none=True))
