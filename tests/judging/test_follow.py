@@ -210,7 +210,7 @@ def test_a_stage_that_nobody_draws_is_said(store, tmp_path):
     settings = config(tmp_path)
     Sampler(store).draw(row(0))
     assert Followed(store, settings, job(settings), ended=True).join() == [
-        "sample stage s is not finished and nobody is drawing it"
+        "sample stage s is not finished and nobody is sampling it"
     ]
 
 

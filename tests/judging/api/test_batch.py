@@ -21,6 +21,7 @@ from em.api.prices import price
 from em.config import JudgeConfig, JudgeKind
 from em.config.judge import ScoreMethod
 from em.judging.api import batch as api_batch
+from em.judging.api import batch_files
 from em.judging.api.batch import BatchClient
 from em.judging.api.cache import JudgeCache
 from em.judging.api.client import JudgeRequest
@@ -157,10 +158,10 @@ def settings(url, **changes):
     return JudgeConfig(**{**fields, "max_retries": 0, **changes})
 
 
-def grade(tmp_path, config, prompts, say=lambda _: None):
+def grade(tmp_path, config, prompts, on_wait=lambda _: None):
     found = {}
     with JudgeCache(tmp_path / "cache") as cache:
-        client = BatchClient(config, cache, tmp_path / "batches", poll_s=0.01, say=say)
+        client = BatchClient(config, cache, tmp_path / "batches", poll_s=0.01, on_wait=on_wait)
         requests = [JudgeRequest(str(i), "q", "r", prompt) for i, prompt in enumerate(prompts)]
         asyncio.run(client.grade(requests, lambda r, j: found.__setitem__(r.completion_id, j)))
     client.spending = client._client.spending
@@ -189,7 +190,7 @@ def test_a_batch_gives_what_single_requests_give(tmp_path):
 
 
 def test_many_prompts_are_several_batches_and_it_says_where_they_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(api_batch, "MAX_REQUESTS", 2)
+    monkeypatch.setattr(batch_files, "MAX_REQUESTS", 2)
     vendor, said = Vendor(("in_progress", "completed")), []
     prompts = [f"say {i}" for i in range(10, 17)]
     with serving(vendor) as url:
@@ -218,12 +219,12 @@ def test_a_second_run_waits_for_the_first_and_says_so(tmp_path):
 
 MEMORY = """
 import asyncio, pathlib, resource, sys
-from em.judging.api import batch
+from em.judging.api import batch, batch_files
 from em.config import JudgeConfig, JudgeKind
 from em.judging.api.cache import JudgeCache
 from em.judging.api.client import JudgeRequest
 
-batch.MAX_BYTES = 500_000
+batch_files.MAX_BYTES = 500_000
 config = JudgeConfig(name="b", kind=JudgeKind.openai, model="m", base_url=sys.argv[1], api_key_env="", batch=True)
 for count in (200, 12_000):
     folder = pathlib.Path(sys.argv[2]) / str(count)
@@ -253,10 +254,10 @@ def test_an_outage_while_a_batch_is_waited_for_loses_nothing(tmp_path, monkeypat
     with serving(vendor) as url:
         found, _ = grade(tmp_path, dataclasses.replace(config, base_url=url), ["say 10"], said.append)
         assert found[0].score == 10.0 and vendor.polls == 6 and len(vendor.batches) == 1
-        assert any("does not say where the batch is (HTTP 503: down" in text for text in said)
+        assert any("gives no news of the batch (HTTP 503: down" in text for text in said)
         monkeypatch.setattr(api_batch, "OUTAGE_S", 0.0)
         vendor.polls = 0
-        with pytest.raises(ApiError, match=r"the state of the batch did not work \(HTTP 503: down"):
+        with pytest.raises(ApiError, match=r"the state of the batch failed \(HTTP 503: down"):
             grade(tmp_path, dataclasses.replace(config, base_url=url), ["say 11"])
 
 
@@ -355,7 +356,7 @@ def test_a_judge_that_says_numbers_digit_by_digit_is_refused_in_a_batch_too(tmp_
     prompts = [f"say {i}" for i in range(20, 45)]
     with serving(vendor) as url:
         for _ in range(2):  # the second time from the cache
-            with pytest.raises(ApiError, match="says numbers digit by digit"):
+            with pytest.raises(ApiError, match="writes numbers digit by digit"):
                 grade(tmp_path, settings(url), prompts)
 
 

@@ -447,7 +447,7 @@ def test_a_judge_that_says_numbers_digit_by_digit_is_refused(tmp_path):
     body, prompts = digits(["8", "9", "7"], 30)
     with recorder(200, json.dumps(body).encode()) as (url, _):
         for some in (prompts, prompts[:1]):
-            with pytest.raises(ApiError, match=r"says numbers digit by digit .*: set judge.score=digits"):
+            with pytest.raises(ApiError, match=r"writes numbers digit by digit .*: set judge.score=digits"):
                 grade(config(url, concurrency=4), some, tmp_path / "c")
 
 
@@ -461,7 +461,7 @@ def test_a_judge_of_whole_numbers_that_says_small_ones_is_asked_once(tmp_path):
     rules = [{"match": "^Reply with the number 85", "reply": {"status": 500}}, {"match": "", "reply": 7}]
     with scripted(tmp_path, rules) as server, pytest.raises(ApiError, match=r"gave no answer \(HTTP 500.*: run again"):
         grade(config(server.base_url, max_retries=0), ["a"], tmp_path / "c1")
-    said = r"cannot be shown .*asked for 85: the reply is none of 85: '7'"
+    said = r"does not show .*asked for 85: the reply is none of 85: '7'"
     with scripted(tmp_path, [{"match": "", "reply": 7}]) as server, pytest.raises(ApiError, match=said):
         grade(config(server.base_url), ["a"], tmp_path / "c2")
 
