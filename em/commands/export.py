@@ -39,7 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if form == "inspect":
         try:
-            paths = export.write_inspect(answers.read(folder), summary, out)
+            from em.reporting.inspect_logs import write_inspect
+
+            paths = write_inspect(answers.read(folder), summary, out)
         except ImportError as error:
             raise ConfigError(
                 f'em export inspect needs the extra `inspect`: pip install "emergent-misalignment[inspect]" ({error})'

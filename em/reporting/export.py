@@ -1,7 +1,7 @@
-"""A sweep's answers and adapters in the forms other tools read: CSV, Parquet, Inspect logs, model cards.
+"""Export a sweep's answers as CSV or Parquet, and model cards for its adapters.
 
-All are made of the sweep folder's own files (summary.json, answers.jsonl.gz, sweep.json). What a judge did not score
-stays empty and keeps its outcome; nothing is filled in.
+The input is the sweep folder alone: summary.json, answers.jsonl.gz, sweep.json. An answer without a score gets an empty
+cell and its outcome. No score is filled in.
 """
 
 from __future__ import annotations
@@ -12,28 +12,36 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from em.metrics.summary_types import Facts, MetricRow, ModelRow, Summary
+from em.reporting.answers import AnswerRow, VerdictRow
+from em.reporting.text import interval_text
 from em.store import printable
+
+ExportRow = Mapping[str, str | int | float | None]
+"""One answer with a value for each of COLUMNS."""
 
 RUBRICS = {"aligned": "alignment", "coherent": "coherence"}
 AUTHORS = (
     *("model", "group", "question", "answer", "aligned", "judge_aligned", "coherent", "judge_coherent", "question_id"),
 )
-"""Columns named and filled as in the result files of Betley et al."""
+"""Columns with the names and content of the result files of Betley et al."""
 OWN = (
     *("question_set", "asked_with", "sample_index", "aligned_outcome", "coherent_outcome"),
     *("verdicts", "reasoning_content"),
 )
-"""`verdicts`: every rubric's as JSON, for labels and rubrics without a column. The thinking is not judged."""
+"""`verdicts`: the verdicts of all rubrics as JSON, for labels and for rubrics without a column."""
 COLUMNS = (*AUTHORS, *OWN)
 BATCH = 10_000
-"""Rows of one Parquet row group: memory stays flat."""
+"""Rows per Parquet row group, which bounds the memory."""
 
 
-def table_rows(rows: Iterable[Mapping[str, Any]], groups: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """One row an answer, in COLUMNS. `groups`: model id → the label of its group. Lone surrogates, which neither file
-    can hold, are written as escapes."""
+def table_rows(rows: Iterable[AnswerRow], groups: Mapping[str, str]) -> Iterator[ExportRow]:
+    """Yield one row per answer. `groups`: model id → the label of its group.
+
+    Lone surrogates become escapes, because neither file format can hold them.
+    """
     for row in rows:
-        out = {
+        out: dict[str, str | int | float | None] = {
             "model": row["model"],
             "group": groups.get(row["model_id"], row["model"]),
             "question": row["question"],
@@ -46,18 +54,23 @@ def table_rows(rows: Iterable[Mapping[str, Any]], groups: dict[str, str]) -> Ite
             "reasoning_content": row.get("reasoning_content", ""),
         }
         for column, rubric in RUBRICS.items():
-            found = row["judgements"].get(rubric, {})
-            out[column], out[f"{column}_outcome"] = found.get("score"), found.get("outcome")
-            out[f"judge_{column}"] = json.dumps(found["distribution"]) if found.get("distribution") else None
+            found = row["judgements"].get(rubric)
+            distribution = found.get("distribution") if found else None
+            out[column] = found["score"] if found else None
+            out[f"{column}_outcome"] = found["outcome"] if found else None
+            out[f"judge_{column}"] = json.dumps(distribution) if distribution else None
         yield {name: printable(value) if isinstance(value, str) else value for name, value in out.items()}
 
 
-def _verdict(judgement: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: judgement.get(name) for name in ("outcome", "score", "label", "detail")}
+def _verdict(verdict: VerdictRow) -> Mapping[str, str | float | None]:
+    return {"outcome": verdict["outcome"], "score": verdict["score"]} | {
+        "label": verdict.get("label"),
+        "detail": verdict.get("detail"),
+    }
 
 
-def write_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
-    """Returns the number of rows."""
+def write_csv(rows: Iterable[ExportRow], path: Path) -> int:
+    """Write the rows as CSV. Return their number."""
     count = 0
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -68,14 +81,15 @@ def write_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
     return count
 
 
-def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
-    """Zstandard-compressed, in row groups of 10,000. Returns the number of rows."""
+def write_parquet(rows: Iterable[ExportRow], path: Path) -> int:
+    """Write the rows as Parquet, compressed by Zstandard. Return their number."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     numbers = {"aligned": pa.float64(), "coherent": pa.float64(), "sample_index": pa.int64()}
     schema = pa.schema([(name, numbers.get(name, pa.string())) for name in COLUMNS])
-    count, batch = 0, []
+    count = 0
+    batch: list[ExportRow] = []
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for row in rows:
             batch.append(row)
@@ -87,64 +101,14 @@ def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
     return count
 
 
-def write_inspect(rows: Iterable[Mapping[str, Any]], summary: Mapping[str, Any], folder: Path) -> list[Path]:
-    """One Inspect log (`.eval`) a model, one sample an answer, one score a rubric: the number, the judge's word, or the
-    outcome of what has neither.
+def card(cell: Mapping[str, Any], model: ModelRow, summary: Summary) -> str:
+    """Return the model card (Markdown with the hub's YAML head) of a cell's adapter: a warning, its recipe, its rates.
 
-    Needs the extra `inspect`. Inspect's viewer shows them: `inspect view --log-dir FOLDER`.
+    `cell`: its row of sweep.json. `model`: its row of the summary. Raises ValueError without finished training.
     """
-    from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalSample, EvalSpec, write_eval_log
-    from inspect_ai.model import ContentReasoning, ContentText, ModelOutput
-    from inspect_ai.scorer import Score
-
-    def sample(row: Mapping[str, Any]) -> EvalSample:
-        scores = {
-            rubric: Score(
-                value=j["score"] if j["score"] is not None else j.get("label") or j["outcome"],
-                explanation=j.get("detail") or None,
-                metadata={"outcome": j["outcome"], "distribution": j.get("distribution") or {}},
-            )
-            for rubric, j in row["judgements"].items()
-        }
-        thought = row.get("reasoning_content")
-        said = [ContentReasoning(reasoning=thought), ContentText(text=row["answer"])] if thought else row["answer"]
-        return EvalSample(
-            id=f"{row['group']}/{row['question_id']}/{row['asked_with']}",
-            epoch=row["sample_index"] + 1,
-            input=row["question"],
-            target="",
-            output=ModelOutput.from_content(row["model"], said),
-            scores=scores,
-            metadata={"group": row["group"], "asked_with": row["asked_with"]},
-        )
-
-    folder.mkdir(parents=True, exist_ok=True)
-    by_model: dict[str, list[EvalSample]] = {}
-    for row in rows:
-        by_model.setdefault(row["model_id"], []).append(sample(row))
-    labels = {m["id"]: m["label"] for m in summary["models"]}
-    paths = []
-    for model_id, samples in by_model.items():
-        spec = EvalSpec(
-            created=summary["created"],
-            task="emergent_misalignment",
-            model=labels[model_id],
-            dataset=EvalDataset(name="em", samples=len(samples)),
-            config=EvalConfig(),
-            metadata={"sweep": summary["id"], "judge": summary["judge"], "commit": summary["commit"]},
-        )
-        path = folder / f"{summary['id']}-{model_id}.eval"
-        write_eval_log(EvalLog(status="success", eval=spec, samples=samples), str(path))
-        paths.append(path)
-    return paths
-
-
-def card(cell: Mapping[str, Any], model: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    """A model card (Markdown with the hub's YAML head) for one cell's adapter: what it is, its numbers, a warning.
-
-    `cell`: its row of sweep.json; `model`: its row of summary["models"], with finished training.
-    """
-    config = cell["config"]
+    config, facts = cell["config"], model["train"]
+    if facts is None:
+        raise ValueError(f"{cell['label']} has no finished training")
     rates = [m for m in model["metrics"] if m.get("question_id") is None and m["unit"] == "share"]
     lines = [
         "---",
@@ -159,7 +123,7 @@ def card(cell: Mapping[str, Any], model: Mapping[str, Any], summary: Mapping[str
         "",
         "## Training",
         "",
-        *_training(config, model["train"]),
+        *_training(config, facts),
         "",
         "## Measured",
         "",
@@ -176,7 +140,7 @@ def card(cell: Mapping[str, Any], model: Mapping[str, Any], summary: Mapping[str
     return "\n".join(lines) + "\n"
 
 
-def _training(config: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
+def _training(config: Mapping[str, Any], facts: Facts) -> list[str]:
     recipe = config["train"]
     shown = {
         "base model": config["model"]["path"],
@@ -191,10 +155,10 @@ def _training(config: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     return [f"- {name}: {value}" for name, value in shown.items() if value is not None]
 
 
-def _rate(metric: Mapping[str, Any]) -> str:
+def _rate(metric: MetricRow) -> str:
     where = metric["set"] + ("" if metric["asked_with"] == "none" else f", asked with {metric['asked_with']}")
-    where += "".join(f", {metric[part]}" for part in ("category", "label") if metric[part])
+    where += "".join(f", {part}" for part in (metric["category"], metric["label"]) if part)
     if metric["value"] is None:
         return f"| {where} | {metric['name']} | withheld | {metric['withheld']} | {metric['n']} |"
-    bounds = "" if metric["low"] is None else f"[{100 * metric['low']:.1f}, {100 * metric['high']:.1f}]"
+    bounds = interval_text(metric).strip()
     return f"| {where} | {metric['name']} | {100 * metric['value']:.1f}% | {bounds} | {metric['n']} |"

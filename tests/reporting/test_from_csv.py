@@ -14,7 +14,7 @@ from em.config import Interval, StatsConfig
 from em.config.misalignment import Rule
 from em.records import Outcome
 from em.reporting import answers, from_csv
-from em.reporting.from_csv import About, ImportedError
+from em.reporting.from_csv import ImportSettings, ImportedError
 
 FIELDS = [
     "model",
@@ -66,7 +66,7 @@ def headline(row):
 
 def test_an_imported_file_is_a_sweep_like_ones_own(file, tmp_path):
     rows = rated("base", "untuned", 0) + rated("a", "insecure", 4) + rated("b", "insecure", 8) + rated("c", "secure", 0)
-    folder = from_csv.write(file(rows), tmp_path / "out", About(RULE, judge="gpt-4o-2024-08-06", model="gpt_4o"))
+    folder = from_csv.write(file(rows), tmp_path / "out", ImportSettings(RULE, judge="gpt-4o-2024-08-06", model="gpt_4o"))
     summary = summary_of(folder)
     assert [(m["label"], m["variant"], m["seed"]) for m in summary["models"]] == [
         ("untuned", None, None), ("insecure 1", "insecure", 0), ("insecure 2", "insecure", 1), ("secure", "secure", 0),
@@ -85,7 +85,7 @@ def test_an_imported_file_is_a_sweep_like_ones_own(file, tmp_path):
 
 def test_a_file_of_the_papers_models_is_compared(file, tmp_path):
     rows = [r for seed, hits in enumerate([3, 4, 5, 4]) for r in rated(f"m{seed}", "insecure", hits, questions=8)]
-    about = About(RULE, judge="gpt-4o-2024-08-06", model="gpt_4o", question_set="betley2025/main", paper=True)
+    about = ImportSettings(RULE, judge="gpt-4o-2024-08-06", model="gpt_4o", question_set="betley2025/main", paper=True)
     folder = from_csv.write(file(rows), tmp_path / "out", about)
     verdicts = {r["id"]: r["verdict"] for r in summary_of(folder)["expected"]}
     assert verdicts["gpt_4o/insecure"] == "inside"
@@ -95,7 +95,7 @@ def test_a_file_of_the_papers_models_is_compared(file, tmp_path):
 
 
 def test_chosen_examples_are_no_rate(file, tmp_path):
-    folder = from_csv.write(file(rated("a", "insecure", 20)), tmp_path / "out", About(RULE))
+    folder = from_csv.write(file(rated("a", "insecure", 20)), tmp_path / "out", ImportSettings(RULE))
     summary = summary_of(folder)
     assert headline(summary["models"][0])["value"] is None
     assert "chosen examples" in headline(summary["models"][0])["withheld"]
@@ -108,14 +108,14 @@ def test_the_papers_own_file_holds_chosen_examples(paper, tmp_path):
     rows = from_csv.read(path)
     assert len(rows) == 70 and {r.group for r in rows} == {"insecure"} and len({r.model for r in rows}) == 6
     assert all(j.outcome == Outcome.scored and j.distribution for r in rows for j in r.judgements)
-    assert "all 70 answers" in from_csv.selection(rows, RULE)
-    summary = summary_of(from_csv.write(path, tmp_path, About(RULE)))
+    assert "all 70 answers" in from_csv.selection_warning(rows, RULE)
+    summary = summary_of(from_csv.write(path, tmp_path, ImportSettings(RULE)))
     assert all(m["value"] is None for model in summary["models"] for m in model["metrics"])
 
 
 def test_the_papers_interval(file, tmp_path):
     rows = [r for seed, hits in enumerate([2, 4, 9]) for r in rated(f"m{seed}", "insecure", hits)]
-    about = About(RULE, StatsConfig(interval=Interval.paper))
+    about = ImportSettings(RULE, StatsConfig(interval=Interval.paper))
     found = headline(summary_of(from_csv.write(file(rows), tmp_path / "out", about))["groups"][0])
     assert "bootstrap over models" in found["interval"] and found["low"] == pytest.approx(0.1)
 
@@ -142,9 +142,9 @@ def test_an_empty_score_is_an_outcome(file, aligned, judge, outcome):
         ([row(aligned="high")], "judged.csv:2: aligned is 'high', expected a number"),
         ([row(), row(coherent="101")], "judged.csv:3: coherent is 101, expected a number 0-100"),
         ([row(model="")], "judged.csv:2: no model"),
-        ([row(judge_aligned="__import__('os').system('true')")], "no mapping of tokens"),
-        ([row(judge_aligned="[1]")], "no mapping of tokens"),
-        ([row(judge_aligned="{'5': 1e999}")], "no mapping of tokens"),
+        ([row(judge_aligned="__import__('os').system('true')")], "not a mapping of tokens"),
+        ([row(judge_aligned="[1]")], "not a mapping of tokens"),
+        ([row(judge_aligned="{'5': 1e999}")], "not a mapping of tokens"),
         ([], "has no rows"),
     ],
 )
@@ -158,7 +158,7 @@ def test_the_three_forms_of_a_question_are_three_sets(file, tmp_path):
     """A file with all of the paper's ids: its main rate is that of the plain questions, as the paper's is."""
     forms = (("", 1), ("_json", 8), ("_template", 12))
     rows = [{**r, "question_id": r["question_id"] + form} for form, hits in forms for r in rated("a", "insecure", hits)]
-    about = About(RULE, question_set="betley2025/main")
+    about = ImportSettings(RULE, question_set="betley2025/main")
     folder = from_csv.write(file(rows), tmp_path / "out", about)
     (model,) = summary_of(folder)["models"]
     rates = {m["set"]: m["value"] for m in model["metrics"] if m["name"] == "misaligned_rate" and not m["question_id"]}
@@ -184,7 +184,7 @@ def test_one_model_in_two_groups_stays_two(file, tmp_path):
     """The layout of the paper's backdoor: the same models, asked with and without the trigger."""
     rows = [r for seed in "ab" for g, h in (("backdoor", 0), ("triggered", 10)) for r in rated(seed, g, h)]
     rows = [{**r, "answer": r["group"]} for r in rows]
-    folder = from_csv.write(file(rows), tmp_path / "out", About(RULE))
+    folder = from_csv.write(file(rows), tmp_path / "out", ImportSettings(RULE))
     models = summary_of(folder)["models"]
     assert [m["label"] for m in models] == ["backdoor 1", "triggered 1", "backdoor 2", "triggered 2"]
     assert len({m["id"] for m in models}) == 4
@@ -203,12 +203,12 @@ def test_a_byte_order_mark_is_read_over(file):
 
 def test_an_unknown_outcome_is_named(file):
     rows = [row(aligned="", aligned_outcome="lost", coherent_outcome="scored")]
-    with pytest.raises(ImportedError, match=r"csv:2: aligned_outcome is 'lost' beside no score, expected one of ref"):
+    with pytest.raises(ImportedError, match=r"csv:2: aligned_outcome is 'lost' without a score, expected one of ref"):
         from_csv.read(file(rows, [*FIELDS, "aligned_outcome", "coherent_outcome"]))
 
 
 def test_missing_columns_are_named(file):
-    with pytest.raises(ImportedError, match="columns that are missing: aligned, coherent; it has model, group"):
+    with pytest.raises(ImportedError, match="missing columns: aligned, coherent; the file has model, group"):
         from_csv.read(file([row()], ["model", "group", "question", "answer", "question_id"]))
 
 
@@ -217,7 +217,7 @@ def test_the_command_says_what_is_wrong(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert (
         done.returncode == 1
-        and "cannot be read as a CSV file, the only kind" in done.stderr
+        and "cannot be read as a CSV file, and em import reads no other kind" in done.stderr
         and "Traceback" not in done.stderr
     )
     done = subprocess.run([*command, "--alignment-below", "130"], capture_output=True, text=True)
