@@ -197,7 +197,7 @@ def vllm_stub(models, status=200, row=None):
 
 def test_a_server_with_another_model_is_refused():
     """Without an adapter no gate would see it."""
-    said = pytest.raises(RuntimeError, match=r"has owner/big, not .*: set model.path to what it was started with")
+    said = pytest.raises(RuntimeError, match=r"has owner/big, not .*: set model.path to the server's model")
     with vllm_stub([{"id": "big", "root": "owner/big"}, {"id": "a", "parent": "big"}]) as configs, said:
         ServerSampler(*configs, 8)
 

@@ -458,7 +458,7 @@ def test_engine_that_loses_an_answer_is_an_error(tmp_path, monkeypatch):
 def test_lost_answer_is_named(tmp_path):
     path = tmp_path / COMPLETIONS
     checked_rows.RowWriter(path).append(Completion("q", 1, "none", [], "x", "stop", 1, 1))
-    with pytest.raises(RuntimeError, match="1 answers were not drawn, first q/none/0"):
+    with pytest.raises(RuntimeError, match="1 answers are missing, first q/none/0"):
         sampling_rows.sort_rows(path, ["q/none/0", "q/none/1"])
 
 
@@ -624,7 +624,7 @@ def test_an_answer_damaged_while_it_is_drawn_is_never_sealed(tmp_path, monkeypat
 
     store = Store.open(tmp_path)
     seen = run_jobs(store, [sample_job(hi=3)], Spoiling(["x", "y", "z"]), monkeypatch)
-    assert "1 answers are not as they were written" in failures(seen)[0]
+    assert "1 answers do not match their checksums" in failures(seen)[0]
     assert not store.has("sample", "base")
     assert not failures(run_jobs(store, [sample_job(hi=3)], Scripted(["x", "y", "z"]), monkeypatch))
     assert {r["text"] for r in rows(store)} == {"x", "y", "z"}
