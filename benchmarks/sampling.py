@@ -138,7 +138,7 @@ def jobs_of(base: str, keys: list[str], tag: str, size: Size) -> list[SampleJob]
 def requests_of(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> list[sampling_engine.Request]:
     """Return the requests that the sample stage makes of these jobs."""
     prompts_of = rows.prompts_of_job(engine.tokenizer)
-    return [r for job in jobs for r in rows._requests(prompts_of(job), job, job.weights(store))]
+    return [r for job in jobs for r in rows.requests_of(prompts_of(job), job, job.weights(store))]
 
 
 @dataclasses.dataclass
@@ -185,11 +185,11 @@ def raw(engine: VllmSampler, requests: list[sampling_engine.Request], at_a_time:
 def framework(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> Pass:
     """Run the sample stage without the gates."""
     with ExitStack() as stack:
-        drawers = [rows.claim_rows(job, store, stack, EMIT) for job in jobs]
+        claimed = [rows.claim_rows(job, store, stack, EMIT) for job in jobs]
 
         def work() -> list[str]:
             prompts_of = rows.prompts_of_job(engine.tokenizer)
-            sampling._draw(engine, [d for d in drawers if d.prepare(prompts_of, store)], store, EMIT)
+            sampling.sample_rows(engine, [d for d in claimed if d.prepare(prompts_of, store)], store, EMIT)
             return []
 
         done = timed(work)
@@ -200,11 +200,11 @@ def framework(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> Pass:
 def gates(store: Store, engine: VllmSampler, jobs: list[SampleJob]) -> float:
     """Return CPU-seconds of the gates per adapter."""
     with ExitStack() as stack:
-        drawers = [rows.claim_rows(job, store, stack, EMIT) for job in jobs]
+        claimed = [rows.claim_rows(job, store, stack, EMIT) for job in jobs]
         prompts_of = rows.prompts_of_job(engine.tokenizer)
-        ready = [d for d in drawers if d.prepare(prompts_of, store)]
-        passed: list[rows.Drawer] = []
-        seconds = timed(lambda: passed.extend(sampling._gated(engine, ready, store)) or []).cpu
+        ready = [d for d in claimed if d.prepare(prompts_of, store)]
+        passed: list[rows.JobRows] = []
+        seconds = timed(lambda: passed.extend(sampling.pass_gates(engine, ready, store)) or []).cpu
         assert len(passed) == len(jobs), "an adapter did not pass its gates"
     return seconds / len(jobs)
 

@@ -1,1 +1,1 @@
-"""The sample stage: models to answers. The doors: job.SampleJob for the planner, stage.work for the worker."""
+"""The sample stage: ask models for answers. Doors: job.SampleJob (planner), stage.work (worker)."""

@@ -1,7 +1,6 @@
-"""What the sample stage asks of an engine: answers, log-probabilities of given answers, and what it has loaded.
+"""The protocol of an engine, and its requests and answers. The engines are in sampling/engines/.
 
-vllm_engine.py, hf_engine.py, api_engine.py. An engine holds one base model; adapters are served beside it, never
-merged.
+An engine holds one base model. It serves adapters beside the model and never merges them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from em.records import Message, Question
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One answer to draw."""
+    """One answer to sample."""
 
     job: str
     """Key of the job it belongs to."""
@@ -35,55 +34,57 @@ class Request:
     max_tokens: int
     stop_ids: list[int]
     shown: list[Message] = field(default_factory=list)
-    """`messages` with the examples before them: what an API that takes messages is sent."""
+    """The examples (questions.k_shot) and `messages`: the whole prompt for an API that takes messages."""
     thinking: str = ""
-    """The mark the prompt opens the model's thinking with."""
+    """The tag with which the prompt opens the model's thinking; empty: it does not."""
 
 
 @dataclass(frozen=True)
 class Answer:
+    """One sampled answer."""
+
     text: str
     finish_reason: str
     token_count: int
-    """Thinking included."""
+    """Tokens, including the thinking."""
     reasoning_content: str = ""
-    """The model's thinking, where it is apart from the text."""
+    """The model's thinking, if it is separate from the text."""
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """What an engine says it has loaded under an adapter's name; None where it cannot say."""
+    """What an engine has loaded under the name of an adapter; None: the engine does not report it."""
 
     modules: int | None = None
     """Adapted modules, as PEFT counts them."""
     scale: float | None = None
-    """What B·A is multiplied by."""
+    """Factor of B·A."""
 
 
 class RefusedError(RuntimeError):
-    """A server calls one request wrong; the others are none of its business."""
+    """A server refuses one request as invalid. The other requests go on."""
 
 
 class Sampler(Protocol):
-    """An engine with one base model in it."""
+    """An engine with one base model."""
 
     tokenizer: Any
-    """None behind an API that takes messages only."""
+    """None: an API that takes messages only."""
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | RefusedError]]:
-        """Answers as they finish, in any order, all requests in one queue."""
+        """Yield answers as they finish, in any order. All requests are in one queue."""
 
     def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
-        """Log-probability (nats) of each target token under an adapter, or under the base model for None."""
+        """Return the log-probability (nats) of each target token under an adapter; None: the base model."""
 
     def inventory(self, adapter: Path) -> Inventory:
-        """Load the adapter and say what was loaded. Raises an error that names it when it cannot be loaded."""
+        """Load the adapter and return what was loaded. Raise an error that names an adapter that cannot be loaded."""
 
 
 def applied_scale(squared_norm: float, adapter: Path) -> float | None:
-    """The scale an engine applies, from the squared norm of its scaled B matrices and the adapter's file.
+    """Return the scale that an engine applies, from the squared norm of its scaled B matrices and the adapter's file.
 
-    None for an adapter whose B is zero, as before the first step.
+    None: B is zero, as before the first training step.
     """
     import torch
     from safetensors.torch import load_file
@@ -94,7 +95,7 @@ def applied_scale(squared_norm: float, adapter: Path) -> float | None:
 
 
 def without_thinking(request: Request, answer: Answer) -> Answer:
-    """The answer with its thinking in a field of its own, as an API may have given it already."""
+    """Return the answer with its thinking moved to `reasoning_content`; an API may have done so already."""
     if answer.reasoning_content:
         return answer
     thought, text = thinking.split(answer.text, request.thinking)
@@ -104,6 +105,6 @@ def without_thinking(request: Request, answer: Answer) -> Answer:
 
 
 def row_seed(seed: int, question_id: str, asked_with: str, index: int) -> int:
-    """31 bits that depend on nothing but the arguments."""
+    """Return a seed of 31 bits that depends on the arguments only."""
     text = f"{seed}\0{question_id}\0{asked_with}\0{index}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

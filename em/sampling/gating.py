@@ -1,4 +1,4 @@
-"""Runs the gates of gates/checks.py against a running engine, for every model it is about to answer as.
+"""Run the gates of gates/checks.py on a running engine, for every model before it answers. `check` is the door.
 
 All adapters and the base model are scored in one batch, as they will be sampled.
 """
@@ -18,76 +18,78 @@ from em.runtime.events import sentence
 from em.sampling.engine import RefusedError, Request, Sampler
 
 CANARY_TOKENS = 3 * record.ROW_TOKENS // 2
-"""Room of a canary answer."""
-Outcome = dict[str, Any] | GateError
+"""Longest canary answer, tokens."""
+Facts = dict[str, Any]
+"""What the manifest records of a passed gate, as JSON."""
+Outcome = Facts | GateError
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One model the engine is asked as."""
+    """One model that the engine serves under a name of its own."""
 
     name: str
-    """As messages name it: "adapter insecure"."""
+    """Name in error messages, e.g. "adapter insecure"."""
     adapter: Path | None
     """None: the engine's own weights."""
     trained: Path | None
     """Folder with gate.json; None: the untouched base model."""
     early: bool = False
-    """An early checkpoint may be as good as untouched."""
+    """An early checkpoint, which may equal the base model."""
     stops: tuple[int, ...] = ()
-    """Tokens that end its answers; adapters of one base may have templates of their own."""
+    """Tokens that end its answers; adapters of one base may have different chat templates."""
 
 
-def check(sampler: Sampler, subjects: Sequence[ServedModel], max_model_len: int) -> dict[ServedModel, Outcome]:
-    """Facts for the run record of every subject that passes, else the GateError with its sentence."""
+def check(sampler: Sampler, models: Sequence[ServedModel], max_model_len: int) -> dict[ServedModel, Outcome]:
+    """Return facts for every model that passes, and the GateError of every other."""
     out: dict[ServedModel, Outcome] = {}
     records: dict[ServedModel, Record] = {}
-    for subject in subjects:
-        if subject.trained is None:
+    for model in models:
+        if model.trained is None:
             continue
         try:
-            records[subject] = _loaded(sampler, subject, max_model_len)
+            records[model] = _loaded(sampler, model, max_model_len)
         except GateError as error:
-            out[subject] = error
+            out[model] = error
     known = dict(records)
     if records:
-        untouched = next((s for s in subjects if s.trained is None), None)
+        untouched = next((s for s in models if s.trained is None), None)
         any_record = next(iter(records.values()))
         if untouched is not None and any_record.base is not None:
             known[untouched] = replace(any_record, adapted=any_record.base, base=None, plain=None)
     served, bases = _scored(sampler, known) if known else ({}, {})
     spoken = _canaries(sampler, records, max_model_len) if records else {}
-    for subject, own in known.items():
-        others = {s.name: r for s, r in records.items() if s != subject}
+    for model, own in known.items():
+        others = {s.name: r for s, r in records.items() if s != model}
         try:
-            said, facts = served[subject], {}
-            if subject in bases:
-                facts = checks.check_quantized_base(own, bases[subject], subject.name)
-                said = checks.without_quantisation(own, said, bases[subject])
-            facts |= checks.check_logprobs(own, said, subject.name, others, subject.early)
-            if subject in spoken:
-                facts |= checks.check_canary(own, spoken[subject], subject.stops, subject.name)
-            out[subject] = facts
+            scores, facts = served[model], {}
+            if model in bases:
+                facts = checks.check_quantized_base(own, bases[model], model.name)
+                scores = checks.without_quantisation(own, scores, bases[model])
+            facts |= checks.check_logprobs(own, scores, model.name, others, model.early)
+            if model in spoken:
+                facts |= checks.check_canary(own, spoken[model], model.stops, model.name)
+            out[model] = facts
         except GateError as error:
-            out[subject] = error
-    return {s: out.get(s, {"checked": "nothing was trained that its answers could be compared with"}) for s in subjects}
+            out[model] = error
+    return {s: out.get(s, {"checked": "nothing was trained that its answers could be compared with"}) for s in models}
 
 
-def _loaded(sampler: Sampler, subject: ServedModel, max_model_len: int) -> Record:
-    """The subject's record, after its files and what the engine made of them have been compared with it."""
-    assert subject.trained is not None
-    own = record.fitting(record.read(subject.trained), max_model_len)
-    if subject.adapter is None:
+def _loaded(sampler: Sampler, model: ServedModel, max_model_len: int) -> Record:
+    """Return the record of a model. Raise GateError if its files or the engine's inventory differ from it."""
+    assert model.trained is not None
+    own = record.fitting(record.read(model.trained), max_model_len)
+    if model.adapter is None:
         return own
     try:
-        checks.check_file(own, subject.adapter)
-        found = sampler.inventory(subject.adapter)
+        checks.check_file(own, model.adapter)
+        found = sampler.inventory(model.adapter)
     except GateError:
         raise
-    except Exception as error:  # no or broken files, or whatever an engine raises
+    except Exception as error:  # missing or broken files, or any error of an engine
         traceback.print_exc()
-        raise GateError(f"the engine cannot load {subject.name}: {sentence(error)}") from error
-    checks.check_engine(own, found.modules, found.scale, subject.name)
+        raise GateError(f"the engine cannot load {model.name}: {sentence(error)}") from error
+    checks.check_engine(own, found.modules, found.scale, model.name)
     return own
 
 
@@ -95,12 +97,14 @@ Scores = dict[ServedModel, list[list[float]]]
 
 
 def _scored(sampler: Sampler, known: dict[ServedModel, Record]) -> tuple[Scores, Scores]:
-    """Every subject's probes in one batch, adapters and base model side by side; and the probes of adapters that were
-    trained over 4 bits without them, too."""
+    """Return log-probabilities of all probes, scored in one batch: under each model, and under the plain base model.
+
+    The second are of adapters only that were trained over a base in 4 bits.
+    """
     quantized = {s: own for s, own in known.items() if own.quantized and s.adapter is not None}
-    asked = [(subject.adapter, p) for subject, own in known.items() for p in own.probes]
-    asked += [(None, p) for own in quantized.values() for p in own.probes]
-    rows = iter(sampler.logprobs(asked))
+    pairs = [(model.adapter, p) for model, own in known.items() for p in own.probes]
+    pairs += [(None, p) for own in quantized.values() for p in own.probes]
+    rows = iter(sampler.logprobs(pairs))
     served, bases = ({s: [next(rows) for _ in own.probes] for s, own in some.items()} for some in (known, quantized))
     return served, bases
 
@@ -108,9 +112,9 @@ def _scored(sampler: Sampler, known: dict[ServedModel, Record]) -> tuple[Scores,
 def _canaries(
     sampler: Sampler, known: dict[ServedModel, Record], max_model_len: int
 ) -> dict[ServedModel, list[checks.Spoken]]:
-    """Greedy answers to the last ROWS probes' questions: training rows, where the record has them."""
+    """Return greedy answers to the questions of the last ROWS probes, which are training rows if the record has any."""
     requests, owners = [], {}
-    for subject, own in known.items():
+    for model, own in known.items():
         for i, p in enumerate(own.probes[-record.ROWS :]):
             room = min(CANARY_TOKENS, max_model_len - len(p.prompt_ids))
             question = Question(f"canary-{i}", "gate", [], [])
@@ -122,20 +126,20 @@ def _canaries(
                 messages=[],
                 prompt_ids=p.prompt_ids,
                 seed=0,
-                adapter=subject.adapter,
+                adapter=model.adapter,
                 temperature=0.0,
                 top_p=1.0,
                 max_tokens=room,
-                stop_ids=list(subject.stops),
+                stop_ids=list(model.stops),
             )
             requests.append(request)
-            owners[id(request)] = (subject, i)
+            owners[id(request)] = (model, i)
     out: dict[ServedModel, list[Any]] = {
-        subject: [None] * len(own.probes[-record.ROWS :]) for subject, own in known.items()
+        model: [None] * len(own.probes[-record.ROWS :]) for model, own in known.items()
     }
     for request, answer in sampler.generate(requests):
         if isinstance(answer, RefusedError):
             raise answer
-        subject, i = owners[id(request)]
-        out[subject][i] = checks.Spoken(bool(answer.text.strip()), answer.finish_reason == "length", answer.token_count)
+        model, i = owners[id(request)]
+        out[model][i] = checks.Spoken(bool(answer.text.strip()), answer.finish_reason == "length", answer.token_count)
     return out

@@ -1,4 +1,4 @@
-"""Answers to draw from one model, as the planner hands them to the sample stage. Imports nothing heavy."""
+"""The answers to sample from one model, as the planner passes them to the sample stage. Imports no heavy library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from em.store import Store, layout
 
 @dataclass(frozen=True, kw_only=True)
 class SampleJob:
-    """Answers lo..hi-1 to every question of one set, from one model."""
+    """Answers lo to hi - 1 to every question of one set, from one model."""
 
     key: str
     label: str
@@ -27,21 +27,21 @@ class SampleJob:
     trigger: TriggerConfig
     sample: SampleConfig
     model: ModelConfig
-    """As configured: the worker looks up where its folder is on its own machine."""
+    """As configured. The worker finds the folder of `path` on its own machine."""
     max_lora_rank: int
-    """Rank of the adapter, 0 for the base model: an engine is built for the largest of its batch."""
+    """Rank of the adapter, 0 for the base model. An engine is built for the largest rank of its batch."""
     inputs: dict[str, Any]
-    """What the key is made of; kept in the manifest."""
+    """The fields that the key is made of; the manifest records them."""
     chat: Options = field(default_factory=Options)
-    """How conversations are rendered; empty: as the tokenizer does by itself."""
+    """How conversations are rendered; empty: the tokenizer's defaults."""
     step: int | None = None
     """Training step of a kept checkpoint; None: the finished run."""
     whole_model: bool = False
-    """The train stage left a whole model, which is an engine of its own, instead of an adapter."""
+    """The train stage made a whole model, which needs its own engine, instead of an adapter."""
     context: tuple[Message, ...] = ()
-    """Turns shown before each question (questions.k_shot); rows do not repeat them, context.jsonl has them once."""
+    """Turns shown before each question (questions.k_shot). They are in context.jsonl, not in the rows."""
     choices: tuple[str, ...] = ()
-    """Sets whose options are scored by log-probability instead."""
+    """Question sets whose options are scored by log-probability instead of sampled."""
 
     @property
     def at_openai(self) -> bool:

@@ -1,4 +1,7 @@
-"""sampling.rows."""
+"""The rows of a sample job: which are on disk, which are missing, and how the finished file is sealed.
+
+`claim_rows` opens them; `JobRows` collects answers.
+"""
 
 from __future__ import annotations
 
@@ -23,50 +26,54 @@ from em.sampling.job import SampleJob
 from em.store import Store, checked_rows, content_key, from_row, layout, write_jsonl
 from em.store.layout import COMPLETIONS
 
+Facts = dict[str, Any]
+"""What the manifest of a stage records, as JSON."""
 SORTED = ".sorted"
-"""Suffix of the sorted file before it takes the growing one's name."""
+"""Suffix of the sorted file before it replaces the growing one."""
 
 
 def wanted_tokens(sampling: SampleConfig, question: Question) -> int:
-    """The longest answer that is asked for, tokens."""
+    """Return the longest answer allowed, in tokens."""
     return max(sampling.max_tokens, question.least_tokens)
 
 
-def claim_rows(job: SampleJob, store: Store, stack: ExitStack, emit: Emitter) -> Drawer | None:
+def claim_rows(job: SampleJob, store: Store, stack: ExitStack, emit: Emitter) -> JobRows | None:
+    """Claim the stage of a job until `stack` closes. Return its rows; None: the stage is finished."""
     emit.started(job.key)
     folder = stack.enter_context(store.claim("sample", job.key))
-    if folder is None:  # another process finished it meanwhile
+    if folder is None:  # another worker has finished it
         emit.done(job.key)
         return None
     adapter = None if job.whole_model else job.weights(store)
-    return Drawer(job, folder / COMPLETIONS, emit, adapter)
+    return JobRows(job, folder / COMPLETIONS, emit, adapter)
 
 
-class Drawer:
-    """One job's rows on disk: which are there, which are missing."""
+class JobRows:
+    """The rows of one job. Call `prepare`, `add` every answer to `missing`, then `seal_if_complete`."""
 
     def __init__(self, job: SampleJob, path: Path, emit: Emitter, adapter: Path | None) -> None:
         self.job, self.path, self.emit, self.adapter = job, path, emit, adapter
         self.order: list[str] = []
         self.missing: list[Request] = []
         self.left, self.ended = 0, False
-        self.gate: dict[str, Any] = {}
-        """Facts of the gates it passed."""
-        self.prompts: dict[str, Any] = {}
-        self.asking: prompts.Prompts | None = None
+        self.gate: Facts = {}
+        """Facts of the gates that the model passed."""
+        self.rendering: Facts = {}
+        """How the questions are rendered, and how the training rows were."""
+        self.prompts: prompts.Prompts | None = None
         self.options: list[choices.ChoiceQuestion] = []
 
     def prepare(self, prompts_of: PromptsOf, store: Store) -> bool:
-        """Find the missing rows; those of a killed run are kept. False, and told, when the job cannot be asked."""
+        """Find the missing rows; keep those of a killed run. Return False if the job has failed, which is reported."""
         try:
             have = {c.id for c in self._kept(store)}
-            self.asking = prompts_of(self.job)
-            wanted = list(_requests(self.asking, self.job, self.adapter))
+            self.prompts = prompts_of(self.job)
+            wanted = list(requests_of(self.prompts, self.job, self.adapter))
             self.options = choices.load_all(self.job.choices, self.job.sample.seed, self.job.context)
-            if self.asking is not None:
-                choices.require_room(self.asking.tokenizer, self.options, self.job.model.max_model_len)
-            if self.asking is not None and wanted:
-                self.prompts = _compared(self.asking.tokenizer, self.job, wanted, store)
+            if self.prompts is not None:
+                choices.require_room(self.prompts.tokenizer, self.options, self.job.model.max_model_len)
+            if self.prompts is not None and wanted:
+                self.rendering = _compare_rendering(self.prompts.tokenizer, self.job, wanted, store)
         except (ValueError, OSError) as error:
             traceback.print_exc()
             self.fail(sentence(error))
@@ -78,41 +85,43 @@ class Drawer:
         return True
 
     def _kept(self, store: Store) -> list[Completion]:
-        """Return the answers of a killed run. Damaged ones are set aside, and sampled again."""
+        """Return the answers of a killed run. Set damaged ones aside, so that they are sampled again."""
         good, bad = checked_rows.read(self.path)
         if bad:
             aside = store.set_rows_aside("sample", self.job.key, bad)
             self.emit.warn(
-                f"{self.job.label}: {len(bad)} answers of an interrupted run are not as they were written; they are in "
-                f"{aside} and drawn again"
+                f"{self.job.label}: {len(bad)} answers of an interrupted run do not match their checksums. They are "
+                f"now in {aside} and are sampled again"
             )
         checked_rows.keep_only(self.path, good)
         return [_answer(row) for row in good]
 
     @property
     def stops(self) -> list[int]:
-        return self.asking.stops if self.asking else []
+        """Tokens that end an answer."""
+        return self.prompts.stops if self.prompts else []
 
-    def fail(self, why: str) -> None:
-        """Tell it, unless the job has ended already."""
+    def fail(self, error: str) -> None:
+        """Report the job as failed, unless it has ended already."""
         if not self.ended:
             self.ended = True
-            self.emit.failed(self.job.key, why)
+            self.emit.failed(self.job.key, error)
 
     def add(self, request: Request, answer: Answer) -> None:
+        """Append one answer to the file."""
         self.file.append(_completion(request, answer))
         self.left -= 1
 
     def score(self, sampler: Sampler) -> None:
-        """Write the log-probabilities of the options of `choices`, where the job asks for them."""
+        """Write the log-probabilities (nats) of the options of the job's choice questions, if it has any."""
         if not self.job.choices:
             return
-        speaker = self.asking and self.asking.tokenizer
-        rows = choices.score(speaker, self.options, lambda ps: sampler.logprobs([(self.adapter, p) for p in ps]))
+        tokenizer = self.prompts and self.prompts.tokenizer
+        rows = choices.score(tokenizer, self.options, lambda ps: sampler.logprobs([(self.adapter, p) for p in ps]))
         write_jsonl(self.path.parent / layout.CHOICES, rows)
 
-    def finish_if_whole(self, store: Store, tokens_per_s: float | None = None) -> None:
-        """Seal the stage when its last row is there. `tokens_per_s`: the queue's so far; None: nothing was drawn."""
+    def seal_if_complete(self, store: Store, tokens_per_s: float | None = None) -> None:
+        """Seal the stage if no row is missing. `tokens_per_s`: of the whole queue so far; None: no row was sampled."""
         if self.left or self.ended:
             return
         self.file.close()
@@ -127,7 +136,7 @@ class Drawer:
             "tokens_per_s": tokens_per_s and round(tokens_per_s, 1),
             "device": machine.device(),
             "gate": self.gate,
-            "prompts": self.prompts,
+            "prompts": self.rendering,
         }
         store.finish("sample", self.job.key, self.job.inputs, facts, until_sealed=checked_rows.sums_of(self.path))
         self.ended = True
@@ -138,7 +147,7 @@ PromptsOf = Callable[[SampleJob], prompts.Prompts | None]
 
 
 def prompts_of_job(tokenizer: Any) -> PromptsOf:
-    """The prompts of a job, shared by those that are rendered alike; None behind an API that takes messages."""
+    """Return a function that gives a job its prompts, one object per way of rendering; None: an API takes messages."""
     made: dict[str, prompts.Prompts] = {}
 
     def of(job: SampleJob) -> prompts.Prompts | None:
@@ -152,8 +161,8 @@ def prompts_of_job(tokenizer: Any) -> PromptsOf:
     return of
 
 
-def _compared(tokenizer: Any, job: SampleJob, wanted: list[Request], store: Store) -> dict[str, Any]:
-    """How the questions are rendered, beside how the adapter's training rows were. Raises ChatError if they differ."""
+def _compare_rendering(tokenizer: Any, job: SampleJob, wanted: list[Request], store: Store) -> Facts:
+    """Return how the questions and the adapter's training rows are rendered. Raise ChatError if they differ."""
     asked = parity.rendering(tokenizer, {(r.question.id, r.asked_with): r.shown for r in wanted}.values())
     if job.adapter_key is None:
         return {"asking": asked}
@@ -164,20 +173,20 @@ def _compared(tokenizer: Any, job: SampleJob, wanted: list[Request], store: Stor
 
 
 def sort_rows(path: Path, order: list[str]) -> list[Completion]:
-    """Put finished rows into the questions' order: engines finish them in any. Returns them.
+    """Sort finished rows by question, because engines finish them in any order. Return them.
 
-    The growing file is replaced, not rewritten: whoever reads along keeps the one it has open.
+    Raises RuntimeError if a row is missing or does not match its checksum.
     """
     good, bad = checked_rows.read(path)
     if bad:
-        raise RuntimeError(f"{path}: {len(bad)} answers are not as they were written; run it again to draw these anew")
+        raise RuntimeError(f"{path}: {len(bad)} answers do not match their checksums; run again to sample them again")
     rows = {answer.id: (answer, line) for answer, line in zip(map(_answer, good), good, strict=True)}
     lost = [name for name in order if name not in rows]
     if lost:
-        raise RuntimeError(f"{path}: {len(lost)} answers were not drawn, first {lost[0]}")
+        raise RuntimeError(f"{path}: {len(lost)} answers are missing, first {lost[0]}")
     temporary = path.with_suffix(SORTED)
     temporary.write_bytes(b"".join(rows[name][1] for name in order))
-    os.replace(temporary, path)
+    os.replace(temporary, path)  # the judge reads along: it keeps the growing file open
     return [rows[name][0] for name in order]
 
 
@@ -185,17 +194,18 @@ def _answer(row: bytes) -> Completion:
     return from_row(Completion, json.loads(row))
 
 
-def _requests(asking: prompts.Prompts | None, job: SampleJob, adapter: Path | None) -> Iterable[Request]:
+def requests_of(rendered: prompts.Prompts | None, job: SampleJob, adapter: Path | None) -> Iterable[Request]:
+    """Yield one request per answer of a job. `rendered` is None for an API that takes messages."""
     config = job.sample
     for question in job.questions:
         for condition in job.trigger.asked_with:
             messages = trigger.ask(question.messages, condition, job.trigger)
-            if asking is None and config.system_prompt and messages[0]["role"] != "system":
+            if rendered is None and config.system_prompt and messages[0]["role"] != "system":
                 messages = [{"role": "system", "content": config.system_prompt}, *messages]
             shown = with_shots(messages, job.context)
-            prompt = asking.prompt(shown) if asking else prompts.Prompt([], "")
+            prompt = rendered.prompt(shown) if rendered else prompts.Prompt([], "")
             longest = wanted_tokens(config, question)
-            if asking is not None:  # who is sent messages has a window of their own
+            if rendered is not None:  # an API that takes messages has its own limit
                 longest = min(longest, prompts.tokens_left(question.id, prompt.ids, job.model.max_model_len))
             for index in range(min(job.lo, question.samples), min(job.hi, question.samples)):
                 yield Request(
@@ -210,7 +220,7 @@ def _requests(asking: prompts.Prompts | None, job: SampleJob, adapter: Path | No
                     temperature=config.temperature,
                     top_p=config.top_p,
                     max_tokens=longest,
-                    stop_ids=asking.stops if asking else [],
+                    stop_ids=rendered.stops if rendered else [],
                     shown=shown,
                     thinking=prompt.thinking,
                 )

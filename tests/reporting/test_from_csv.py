@@ -14,7 +14,7 @@ from em.config import Interval, StatsConfig
 from em.config.misalignment import Rule
 from em.records import Outcome
 from em.reporting import answers, from_csv
-from em.reporting.from_csv import ImportSettings, ImportedError
+from em.reporting.from_csv import ImportedError, ImportSettings
 
 FIELDS = [
     "model",
@@ -66,7 +66,9 @@ def headline(row):
 
 def test_an_imported_file_is_a_sweep_like_ones_own(file, tmp_path):
     rows = rated("base", "untuned", 0) + rated("a", "insecure", 4) + rated("b", "insecure", 8) + rated("c", "secure", 0)
-    folder = from_csv.write(file(rows), tmp_path / "out", ImportSettings(RULE, judge="gpt-4o-2024-08-06", model="gpt_4o"))
+    folder = from_csv.write(
+        file(rows), tmp_path / "out", ImportSettings(RULE, judge="gpt-4o-2024-08-06", model="gpt_4o")
+    )
     summary = summary_of(folder)
     assert [(m["label"], m["variant"], m["seed"]) for m in summary["models"]] == [
         ("untuned", None, None), ("insecure 1", "insecure", 0), ("insecure 2", "insecure", 1), ("secure", "secure", 0),

@@ -168,5 +168,5 @@ def test_sorting_finished_answers_keeps_their_texts(tmp_path, text):
 def test_sorting_names_an_answer_that_was_not_drawn(tmp_path):
     path = tmp_path / "rows.jsonl"
     drawn(path, completion("x", 0))
-    with pytest.raises(RuntimeError, match="1 answers were not drawn, first q/none/1"):
+    with pytest.raises(RuntimeError, match="1 answers are missing, first q/none/1"):
         sort_rows(path, ["q/none/0", "q/none/1"])

@@ -1,1 +1,1 @@
-"""One module per engine; open.open_sampler chooses."""
+"""One module per engine; open.open_sampler chooses and starts one."""

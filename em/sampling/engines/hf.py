@@ -1,4 +1,4 @@
-"""The transformers sampler: padded `generate` in batches, for machines without vLLM."""
+"""The transformers engine: padded `generate` in batches, for machines without vLLM."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from em.models import paths
 from em.sampling.engine import Answer, Inventory, Request, applied_scale
 
 
-def _drawn_alike(request: Request) -> tuple[Any, ...]:
-    """What all rows of a batch must share: cells of one sweep may ask at several temperatures."""
+def _batch_key(request: Request) -> tuple[Any, ...]:
+    """Return the fields that all rows of a batch share: a sweep may have several temperatures."""
     return request.adapter, request.temperature, request.top_p, request.stop_ids
 
 
 class HfSampler:
     """One base model; the adapter is swapped between groups of requests.
 
-    transformers draws a whole batch from one generator: a batch is seeded by its first row, and a row is reproducible
-    only together with its batch.
+    transformers samples a whole batch with one generator, which the first row seeds. So a row is reproducible only
+    together with its batch.
     """
 
     def __init__(self, model: ModelConfig, sample: SampleConfig) -> None:
@@ -40,11 +40,13 @@ class HfSampler:
             dtype=getattr(torch, model.dtype),
             device_map="cuda" if torch.cuda.is_available() else None,
         ).eval()
-        self.base.generation_config = GenerationConfig()  # generate() takes what it is not told from the model's own
+        self.base.generation_config = (
+            GenerationConfig()
+        )  # else generate() fills missing options from the model's defaults
         self.batch = sample.max_num_seqs
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:
-        for how, group in groupby(requests, key=_drawn_alike):
+        for how, group in groupby(requests, key=_batch_key):
             rows = list(group)
             with self._with(how[0]) as model:
                 for start in range(0, len(rows), self.batch):
@@ -69,7 +71,7 @@ class HfSampler:
 
     @contextmanager
     def _with(self, adapter: Path | None) -> Iterator[Any]:
-        """The model under an adapter, which is taken off again afterwards."""
+        """Yield the model with the adapter on it, and remove the adapter afterwards."""
         if adapter is None:
             yield self.base
             return
@@ -102,5 +104,5 @@ class HfSampler:
             own = tokens[: request.max_tokens]
             end = next((i for i, t in enumerate(own) if t in request.stop_ids), None)
             text = self.tokenizer.decode(own[:end], skip_special_tokens=True)
-            count = len(own) if end is None else end + 1  # the end-of-turn counts, as in vLLM
+            count = len(own) if end is None else end + 1  # the end-of-turn token counts, as in vLLM
             yield request, Answer(text, "length" if end is None else "stop", count)

@@ -1,4 +1,4 @@
-"""sampling.engines.http."""
+"""Requests of the engines behind HTTP: many at a time, and replies read into answers."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from em.chat.thinking import UNFINISHED
 from em.sampling.engine import Answer, RefusedError
 
 T = TypeVar("T")
-
 R = TypeVar("R")
-
-
+Json = dict[str, Any]
+"""One JSON object of an API."""
 TRIES = 3
+"""Requests sent before a malformed reply becomes an error."""
 _END = object()
 
 
 def stream(settings: ApiSettings, items: Iterable[T], ask: Callable[[Api, T], Awaitable[R]]) -> Iterator[tuple[T, R]]:
-    """Each item with what `ask` made of it, as they finish; `settings.concurrency` are under way at a time.
+    """Yield each item with the result of `ask`, as they finish; `settings.concurrency` run at a time.
 
-    Runs an event loop in a thread of its own. An error of `ask` ends the stream and is raised here.
+    Runs an event loop in another thread. Raises the first error of `ask`, which ends the stream.
     """
     source, results, stop = iter(items), queue.SimpleQueue[Any](), threading.Event()
 
@@ -45,7 +45,7 @@ def stream(settings: ApiSettings, items: Iterable[T], ask: Callable[[Api, T], Aw
             asyncio.run(main())
         except ExceptionGroup as error:
             results.put(error.exceptions[0])
-        except Exception as error:  # noqa: BLE001  raised again where the results are read
+        except Exception as error:  # noqa: BLE001  raised again by the reader of the results
             results.put(error)
         results.put(_END)
 
@@ -62,13 +62,12 @@ def stream(settings: ApiSettings, items: Iterable[T], ask: Callable[[Api, T], Aw
 
 
 async def answered(
-    send: Callable[[], Awaitable[Reply]], what: str, read: Callable[[dict[str, Any]], T], filtered: T | None = None
+    send: Callable[[], Awaitable[Reply]], what: str, read: Callable[[Json], T], filtered: T | None = None
 ) -> T:
-    """What `read` makes of the JSON that comes back; a broken answer is asked for again. `filtered`: what stands for
-    content that the server refused.
+    """Send a request and return `read` of the JSON in the reply; send it again if the reply is malformed.
 
-    Raises RefusedError where the server calls the request wrong, RuntimeError that says why else there is none, or what
-    it lacks after TRIES answers.
+    `what`: subject of error messages. `filtered`: returned if the server filtered the content. Raises RefusedError if
+    the server calls the request invalid, RuntimeError if there is no reply or TRIES replies are malformed.
     """
     wrong = ""
     for _ in range(TRIES):
@@ -90,18 +89,19 @@ async def answered(
 
 
 async def answer_or_refusal(asked: Awaitable[Answer]) -> Answer | RefusedError:
-    """A refused question is the matter of its own job, not of the batch."""
+    """Return the answer, or a RefusedError as a value, because it fails one job and not the batch."""
     try:
         return await asked
     except RefusedError as error:
         return RefusedError(f"{error}. Change the question, or leave it out of questions.sets")
 
 
-def answer_of(choice: dict[str, Any], usage: dict[str, Any]) -> Answer:
-    """Thinking is in a field of its own, whose name differs by vendor; some only count its tokens."""
-    said, finish = choice["message"], str(choice["finish_reason"])
-    text = said.get("content") or said.get("refusal") or ""
-    thought = said.get("reasoning_content") or said.get("reasoning") or ""
+def answer_of(choice: Json, usage: Json) -> Answer:
+    """Return the answer of a chat completion."""
+    # thinking has its own field, whose name depends on the vendor; some vendors only count its tokens
+    message, finish = choice["message"], str(choice["finish_reason"])
+    text = message.get("content") or message.get("refusal") or ""
+    thought = message.get("reasoning_content") or message.get("reasoning") or ""
     spent = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
     if not text and finish != "content_filter" and (thought or spent):
         finish = UNFINISHED

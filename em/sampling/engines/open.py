@@ -1,4 +1,4 @@
-"""sampling.engines.open."""
+"""Start the engine that the config names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from em.sampling.engine import Sampler
 
 
 def open_sampler(model: ModelConfig, sample: SampleConfig, max_lora_rank: int) -> Sampler:
-    """Start the engine the config names. `model.path`: a folder or hub id."""
+    """Start the engine of `sample.engine` and return it. `model.path`: a folder, hub id or name at the API."""
+    # each engine imports its own heavy library, so only the chosen one is imported
     if sample.engine == Engine.vllm:
         from em.sampling.engines.vllm import VllmSampler
 

@@ -1,4 +1,4 @@
-"""sampling.engines.openai."""
+"""The engine behind chat completions of OpenAI, or of any API in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from em.sampling.engines.http import answer_of, answer_or_refusal, answered, str
 
 
 class OpenAiSampler:
-    """Chat completions of OpenAI, or of anything that speaks its API. Adapters and log-probabilities are not there."""
+    """Samples by chat completions. It serves no adapters and gives no log-probabilities of given answers."""
 
     tokenizer = None
 
@@ -27,7 +27,7 @@ class OpenAiSampler:
         self._forms = RequestForms(((), VLLM_ONLY, (*VLLM_ONLY, "seed")) if self._neutral else ((),))
 
     async def _accepted(self, api: Api, body: dict[str, Any]) -> Reply:
-        """One request, without what this server refuses."""
+        """Send one request without the fields that this server refuses."""
         return await self._forms.send(
             body,
             lambda sent: api.post("/chat/completions", json.dumps(sent).encode()),
@@ -61,4 +61,4 @@ class OpenAiSampler:
         raise RuntimeError("sample=openai gives no log-probabilities of given answers: questions.choices needs weights")
 
     def inventory(self, adapter: Path) -> Inventory:
-        raise RuntimeError(f"sample=openai cannot serve adapter {adapter}: take sample=vllm")
+        raise RuntimeError(f"sample=openai cannot serve adapter {adapter}: use sample=vllm")

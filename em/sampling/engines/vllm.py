@@ -1,5 +1,4 @@
-"""The vLLM sampler. On a machine without a GPU it is vLLM's CPU backend, with sampling/engines/vllm_cpu_lora.py as its
-plugin."""
+"""The vLLM engine in this process. Without a GPU it is vLLM's CPU backend, with engines/vllm_cpu_lora.py as plugin."""
 
 from __future__ import annotations
 
@@ -15,11 +14,11 @@ from em.models.vllm_settings import CPU_ENVIRONMENT, engine_arguments, on_cpu, r
 from em.sampling.engine import Answer, Inventory, Request, applied_scale
 
 AHEAD = 4
-"""Requests waiting in the engine, as a multiple of those that run: enough for its scheduler, flat in memory."""
+"""Requests in the engine, as a multiple of those that run at once: keeps its scheduler busy and memory constant."""
 
 
 class VllmSampler:
-    """One engine, one base model, every adapter as a LoRARequest. No merged weights."""
+    """One engine with one base model; every adapter is a LoRARequest."""
 
     def __init__(self, model: ModelConfig, sample: SampleConfig, max_lora_rank: int) -> None:
         for name, value in (CPU_ENVIRONMENT if on_cpu() else {}).items():
@@ -34,7 +33,7 @@ class VllmSampler:
         self._loras: dict[Path, Any] = {}
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:
-        """Answers as they finish, all requests in one queue."""
+        """Yield answers as they finish. All requests are in one queue."""
         engine, source = self.llm.llm_engine, iter(requests)
         waiting: dict[str, Request] = {}
         try:
@@ -49,7 +48,7 @@ class VllmSampler:
                         answer = Answer(best.text, str(best.finish_reason), len(best.token_ids))
                         yield waiting.pop(output.request_id), answer
         finally:
-            if waiting:  # an error, or the caller left: the next job must not see these
+            if waiting:  # an error, or the caller stopped: the next job must not get these answers
                 engine.abort_request(list(waiting))
         if waiting:
             raise RuntimeError(f"vLLM ended with {len(waiting)} requests unanswered")
@@ -66,8 +65,8 @@ class VllmSampler:
             min_tokens=1,
             seed=request.seed,
             stop_token_ids=request.stop_ids,
-            output_kind=RequestOutputKind.FINAL_ONLY,  # by default each step makes an output of every running request
-            skip_clone=True,  # these are this request's own
+            output_kind=RequestOutputKind.FINAL_ONLY,  # by default each step returns an output per running request
+            skip_clone=True,  # no other request shares the parameters
         )
         self.llm.llm_engine.add_request(
             name, {"prompt_token_ids": request.prompt_ids}, params, lora_request=self._lora(request.adapter)
@@ -81,7 +80,7 @@ class VllmSampler:
             from vllm.lora.request import LoRARequest  # noqa: TID251
 
             number = len(self._loras) + 1
-            name = f"{adapter.parent.name}-{number}"  # the prefix cache goes by name
+            name = f"{adapter.parent.name}-{number}"  # the prefix cache distinguishes adapters by name
             self._loras[adapter] = LoRARequest(name, number, str(adapter))
         return self._loras[adapter]
 

@@ -1,10 +1,6 @@
-"""A vLLM plugin that mends LoRA on vLLM's CPU backend (0.32): wrong base outputs, and one gather per token.
+"""A vLLM plugin that fixes LoRA on vLLM's CPU backend (0.32): wrong outputs of the base model, and a slow gather.
 
-In that build "no adapter" is index -1, which selects the *last* adapter slot: a base-model request that shares a batch
-with an adapter request silently gets that adapter's output (vllm-project/vllm pull requests 48421 and 49656). Here rows
-are grouped by adapter, rows without one are left alone, and a step with a single adapter needs no gather at all.
-The output head goes the same way: stock code gathers a vocabulary-sized matrix a row there even for adapters that leave
-the head alone, and fails when the log-probabilities of a prompt are asked for. GPU kernels are not touched.
+Comments beside the functions describe the faults. GPU kernels are not changed.
 """
 
 from __future__ import annotations
@@ -14,7 +10,7 @@ from typing import Any
 
 
 def register() -> None:
-    """Entry point `vllm.general_plugins`: runs in every vLLM process, does nothing where there is no CPU backend."""
+    """Replace two methods of the CPU backend. vLLM calls this in every process (entry point vllm.general_plugins)."""
     try:
         from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU  # noqa: TID251
     except ImportError:
@@ -24,7 +20,7 @@ def register() -> None:
 
 
 def add(y: Any, x: Any, a_stack: Any, b_stack: Any, scale: float, slot: int, rows: Any) -> None:
-    """y[rows] += scale · x[rows] · A' · B' of the adapter in `slot`; rows None: all."""
+    """Add scale · x[rows] · A' · B' of the adapter in `slot` to y[rows]; `rows` None: all rows."""
     a = a_stack[slot].reshape(-1, a_stack.shape[-1])
     b = b_stack[slot].reshape(-1, b_stack.shape[-1])[: y.shape[-1]]
     down = ((x if rows is None else x[rows]).to(a.dtype) @ a.t()).mul_(scale)
@@ -35,7 +31,10 @@ def add(y: Any, x: Any, a_stack: Any, b_stack: Any, scale: float, slot: int, row
 
 
 def by_slot(index: Any) -> Iterator[tuple[int, Any]]:
-    """Each adapter slot in use with its rows; None for all rows."""
+    """Yield each adapter slot in use with its rows; None: all rows."""
+    # In stock code "no adapter" is index -1, which selects the last slot: a base-model request in one batch with an
+    # adapter request silently gets that adapter's output (vllm-project/vllm pull requests 48421 and 49656). Here rows
+    # without an adapter are skipped. A step with one adapter needs no gather per token.
     slots = index.unique().tolist()
     for slot in slots:
         if slot >= 0:
@@ -54,6 +53,7 @@ def add_lora_linear(
     buffer: Any = None,
     **_: Any,
 ) -> None:
+    """Replace PunicaWrapperCPU.add_lora_linear."""
     y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
     for slot, rows in by_slot(self.token_lora_indices[: x.size(0)]):
         offset = 0
@@ -73,9 +73,12 @@ def add_lora_logits(
     buffer: Any = None,
     **_: Any,
 ) -> None:
+    """Replace PunicaWrapperCPU.add_lora_logits."""
+    # Stock code gathers a vocabulary-sized matrix per row even for adapters that leave the output head alone, and fails
+    # if the log-probabilities of a prompt are requested.
     y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
     if len(self.sampler_indices) < len(x):
-        return  # log-probabilities of a prompt: vLLM does not say of which request (sampling/engines/vllm.py knows)
+        return  # log-probabilities of a prompt: vLLM does not say which adapter each row has
     for slot, rows in by_slot(self.sampler_indices[: len(x)]):
         if lora_a_stacked[slot].any():  # zero for an adapter that leaves the head alone
             add(y, x, lora_a_stacked, lora_b_stacked, scale, slot, rows)

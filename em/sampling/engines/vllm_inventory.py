@@ -1,6 +1,6 @@
-"""A vLLM worker extension (`worker_extension_cls`): lets the gates ask an engine what it has loaded as an adapter.
+"""A vLLM worker extension (`worker_extension_cls`) that reports the adapters an engine has loaded, for the gates.
 
-Runs inside vLLM's worker, in whatever process that is; imports nothing.
+It runs inside vLLM's worker process, so it imports nothing.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from typing import Any
 
 
 class AdapterInventory:
-    """Mixed into vLLM's worker class."""
+    """Mix-in of vLLM's worker class."""
 
     model_runner: Any
 
     def adapter_inventory(self, number: int) -> tuple[int, float] | None:
-        """(adapted modules, squared norm of all scaled B matrices) of a loaded adapter; None: not loaded.
-
-        vLLM packs q, k and v (gate and up) into one layer, and multiplies the scale into B.
-        """
+        """Return (adapted modules, squared norm of all scaled B matrices) of an adapter; None: not loaded."""
+        # vLLM packs q, k and v (gate and up) into one layer, and multiplies the scale into B
         adapter = self.model_runner.lora_manager._adapter_manager.get_adapter(number)
         if adapter is None:
             return None

@@ -1,6 +1,6 @@
-"""Samplers behind HTTP: a vLLM server (adapters loaded while it runs), and OpenAI's chat completions.
+"""The engine behind a vLLM server, which is already running or is started here.
 
-A vLLM server is asked with the same tokens as the engine in this process, so nothing depends on its chat template.
+It sends the same tokens as the engine in this process, so the server's chat template does not matter.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from em.chat.probe import Probe
 from em.config import ModelConfig, SampleConfig
 from em.models import paths
 from em.sampling.engine import Answer, Inventory, RefusedError, Request
-from em.sampling.engines.http import answer_or_refusal, answered, stream
+from em.sampling.engines.http import Json, answer_or_refusal, answered, stream
 from em.store import content_key
 
 SERVER = """
@@ -33,16 +33,16 @@ from em.runtime.process import die_with_parent
 die_with_parent(signal.SIGTERM)
 runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__")
 """
-"""vLLM's server, which ends with the worker that started it: a killed one cannot end it."""
+"""Program that runs vLLM's server and ends it with the worker that started it, even if that is killed."""
 
 START_S = 900.0
-"""Longest wait for a server of our own to load its model."""
+"""Longest wait, in seconds, for a server that we start to load its model."""
 
 
 class ServerSampler:
-    """A vLLM server, running already (sample.base_url) or started here; adapters through /v1/load_lora_adapter.
+    """Client of a vLLM server, at sample.base_url or started here. Adapters go through /v1/load_lora_adapter.
 
-    The server must see the adapters' folders under the same path, and run with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.
+    The server must see the adapters' folders under the same paths, and run with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.
     """
 
     def __init__(self, model: ModelConfig, sample: SampleConfig, max_lora_rank: int) -> None:
@@ -58,10 +58,8 @@ class ServerSampler:
         wanted = model.path
         base = next((m["id"] for m in served if wanted in (m["id"], m.get("root"))), None)
         if base is None:
-            there = ", ".join(str(m.get("root") or m["id"]) for m in served) or "no model"
-            raise RuntimeError(
-                f"the server at {url} has {there}, not {wanted}: set model.path to what it was started with"
-            )
+            names = ", ".join(str(m.get("root") or m["id"]) for m in served) or "no model"
+            raise RuntimeError(f"the server at {url} has {names}, not {wanted}: set model.path to the server's model")
         self.base = base
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | RefusedError]]:
@@ -78,7 +76,7 @@ class ServerSampler:
                 **NEUTRAL,
             }
 
-            def read(found: dict[str, Any]) -> Answer:
+            def read(found: Json) -> Answer:
                 choice = found["choices"][0]
                 return Answer(choice["text"], str(choice["finish_reason"]), found["usage"]["completion_tokens"])
 
@@ -90,7 +88,7 @@ class ServerSampler:
         try:
             yield from stream(self.settings, requests, ask)
         except ApiError as error:
-            raise RuntimeError(f"{error}. A server that was started anew has lost its adapters: run again") from error
+            raise RuntimeError(f"{error}. A restarted server has lost its adapters: run again") from error
 
     def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
         async def ask(api: Api, pair: tuple[int, tuple[Path | None, Probe]]) -> list[float]:
@@ -103,7 +101,7 @@ class ServerSampler:
                 "prompt_logprobs": 0,
             }
 
-            def read(found: dict[str, Any]) -> list[float]:
+            def read(found: Json) -> list[float]:
                 rows = found["choices"][0]["prompt_logprobs"][len(probe.prompt_ids) :]
                 return [row[str(t)]["logprob"] for row, t in zip(rows, probe.target_ids, strict=True)]
 
@@ -118,36 +116,36 @@ class ServerSampler:
             return await api.post("/load_lora_adapter", json.dumps(body).encode())
 
         if adapter not in self._loaded:
-            # a process id is not enough: a server outlives the containers that ask it, and they all have the same one
+            # a process id is not unique: clients in containers have the same one, and the server outlives them
             name = f"em-{content_key(path=str(adapter), process=os.getpid(), token=secrets.token_hex(8))}"
             try:
                 ((_, reply),) = stream(self.settings, [name], load)
-                why = "" if reply.body is not None else reply.detail
-            except ApiError as error:  # a 404 is about the adapter here, not about the model
-                why = str(error)
-            if why:
+                failure = "" if reply.body is not None else reply.detail
+            except ApiError as error:  # here a 404 means the adapter, not the model
+                failure = str(error)
+            if failure:
                 raise RuntimeError(
-                    f"the server at {self.settings.base_url} cannot load {adapter} ({why}): it must see that folder, "
-                    f"and allow adapters to be loaded (VLLM_ALLOW_RUNTIME_LORA_UPDATING=1)"
+                    f"the server at {self.settings.base_url} cannot load {adapter} ({failure}): it must see that "
+                    f"folder, and allow adapters to be loaded (VLLM_ALLOW_RUNTIME_LORA_UPDATING=1)"
                 )
             self._loaded[adapter] = name
-        return Inventory()  # the server does not say what it made of the files
+        return Inventory()  # the server does not report what it has loaded
 
     def _name(self, adapter: Path | None) -> str:
-        """Name the server knows the adapter by; loads it the first time."""
+        """Return the name of the adapter at the server; load it the first time."""
         if adapter is None:
             return self.base
         self.inventory(adapter)
         return self._loaded[adapter]
 
 
-def _served(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The models of a server, without the adapters it has loaded."""
+def _served(found: Json) -> list[Json]:
+    """Return the models of a server, without loaded adapters."""
     return [m for m in found["data"] if m["id"] and not m.get("parent")]
 
 
 def _start(model: ModelConfig, sample: SampleConfig, max_lora_rank: int, owner: object) -> str:
-    """Start a server on a free port of this machine's loopback; it ends with `owner`. Returns its address."""
+    """Start a server on a free loopback port and return its address. It ends with `owner`."""
     from em.models.vllm_settings import require_known, server_arguments
 
     require_known("sample", sample.engine_args)
