@@ -8,7 +8,7 @@ from em.api.client import ApiSettings
 from em.config import ExperimentConfig, JudgeConfig, JudgeKind
 from em.config.judge import PROXIES, ScoreMethod
 from em.judging import labelled
-from em.models.fingerprint import base, cached_fingerprint
+from em.models.fingerprint import base_fingerprint, cached_fingerprint
 from em.store import content_key
 
 NEUTRAL_VERSION = 1
@@ -76,7 +76,7 @@ def judge_identity(config: ExperimentConfig) -> dict[str, Any]:
     """What identifies a judgement's judge."""
     judge = config.judge
     if judge.kind in PROXIES:
-        return {"kind": judge.kind.value, "model": base(config)}
+        return {"kind": judge.kind.value, "model": base_fingerprint(config)}
     if judge.kind == JudgeKind.vllm_local:
         return vllm_judge_identity(judge) | {"max_model_len": judge.max_model_len}  # a longer rubric is an error
     pass  # moved

@@ -341,7 +341,7 @@ def _engine(config: ExperimentConfig, weights: tuple[str | None, int | None] | N
     """Sample jobs with one of these share an engine. `weights`: a whole finetuned model, which has its own."""
     return content_key(
         weights=weights,
-        base=fingerprint.base(config),
+        base=fingerprint.base_fingerprint(config),
         dtype=config.model.dtype.value,
         engine=config.sample.engine.value,
         args=config.sample.engine_args,
@@ -355,7 +355,7 @@ def _judge(config: ExperimentConfig) -> str:
     """Judge jobs with one of these share a judge."""
     return content_key(
         judge=identity.judge_identity(config),
-        model=fingerprint.base(config) if config.judge.kind in PROXIES else None,
+        model=fingerprint.base_fingerprint(config) if config.judge.kind in PROXIES else None,
         concurrency=config.judge.concurrency,
     )
 

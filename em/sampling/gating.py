@@ -107,7 +107,7 @@ def _scored(sampler: Sampler, known: dict[ServedModel, Record]) -> tuple[Scores,
 
 def _canaries(
     sampler: Sampler, known: dict[ServedModel, Record], max_model_len: int
-) -> dict[ServedModel, list[checks.Spoken]]:
+) -> dict[ServedModel, list[checks.CanaryAnswer]]:
     """Greedy answers to the last ROWS probes' questions: training rows, where the record has them."""
     requests, owners = [], {}
     for subject, own in known.items():
@@ -135,5 +135,7 @@ def _canaries(
     }
     for request, answer in sampler.generate(requests):
         subject, i = owners[id(request)]
-        out[subject][i] = checks.Spoken(bool(answer.text.strip()), answer.finish_reason == "length", answer.token_count)
+        out[subject][i] = checks.CanaryAnswer(
+            bool(answer.text.strip()), answer.finish_reason == "length", answer.token_count
+        )
     return out
