@@ -11,10 +11,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from em.gates.record import LIKELY_END, ROW_TOKENS, GateError, Record
 
+Facts = dict[str, float | list[int] | None]
+"""What a check measured, for the stage's manifest."""
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
 """Largest root mean square difference of log-probabilities (nats per token) between two engines with the same model.
 
@@ -54,7 +55,7 @@ def without_quantisation(own: Record, served: list[list[float]], served_base: li
     return [[s - b + q for s, b, q in zip(*row, strict=True)] for row in rows]
 
 
-def check_quantized_base(own: Record, served_base: list[list[float]], name: str) -> dict[str, Any]:
+def check_quantized_base(own: Record, served_base: list[list[float]], name: str) -> Facts:
     """Check that the engine's base model is the one that `name` was trained over, apart from its 4 bits.
 
     `served_base`: the engine's log-probabilities without the adapter. Returns facts. Raises GateError.
@@ -120,7 +121,7 @@ def _require_numbers(rows: Sequence[Sequence[float]], whose: str) -> None:
 
 def check_logprobs(
     own: Record, served: list[list[float]], name: str, others: Mapping[str, Record], weak_is_fine: bool = False
-) -> dict[str, Any]:
+) -> Facts:
     """Check that the engine's numbers are nearest to this adapter's, of all known models, and within the tolerance.
 
     `served`: the engine's log-probabilities (nats) of the record's targets, one list per probe; for a quantized record
@@ -134,7 +135,7 @@ def check_logprobs(
     distance = rms(served, own.adapted)
     effect = rms(own.adapted, own.base) if own.base is not None else None
     tolerance = tolerance_of(own, effect)
-    facts = {"rms_to_trainer": round(distance, 6), "rms_adapter_to_base": effect and round(effect, 6)}
+    facts: Facts = {"rms_to_trainer": round(distance, 6), "rms_adapter_to_base": effect and round(effect, 6)}
     facts |= {"tolerance": tolerance, "tokens": sum(len(p.target_ids) for p in own.probes)}
     if effect is not None and effect < least and not weak_is_fine:
         raise GateError(
@@ -165,7 +166,7 @@ class CanaryAnswer:
     """Its length."""
 
 
-def check_canary(own: Record, answers: Sequence[CanaryAnswer], stop_ids: Sequence[int], name: str) -> dict[str, Any]:
+def check_canary(own: Record, answers: Sequence[CanaryAnswer], stop_ids: Sequence[int], name: str) -> Facts:
     """Check the lengths of greedy answers: they must not all be empty, nor run on where training taught them to end.
 
     `answers`: to the questions of the last `len(answers)` probes. A model with long answers passes: we look only at
