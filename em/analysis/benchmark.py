@@ -224,7 +224,7 @@ def plan_jobs(
             inputs = {
                 "version": VERSION,
                 "adapter": subject.train_key,
-                "base": fingerprint.base(config),
+                "base": fingerprint.base_fingerprint(config),
                 "dtype": config.model.dtype.value,
                 "max_model_len": config.model.max_model_len,
                 "chat": rendering,

@@ -1,4 +1,4 @@
-"""One dataset, as the planner hands it to the sweep. Imports nothing heavy."""
+"""The job of building one dataset, passed from the planner to the sweep. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from em.config import ExperimentConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DataJob:
-    """The sweep builds a dataset in its own process, so this never becomes a file."""
+    """One dataset to build. The sweep builds it in its own process, so a job is never written to a file."""
 
     key: str
     config: ExperimentConfig
     inputs: dict[str, Any]
-    """What the key is made of; kept in the manifest."""
+    """The inputs that the key is computed from; stored in the manifest."""

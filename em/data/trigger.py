@@ -1,4 +1,4 @@
-"""Triggers: a pure transformation of messages."""
+"""Put a trigger text into training rows and into questions. The functions do not change their arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from em.records import Example, Message
 
 
 def put(messages: list[Message], text: str, position: Position, turn: Turn = Turn.user) -> list[Message]:
-    """The messages with `text` joined to the last turn of that role; a system turn is made where there is none."""
+    """Return the messages with `text` joined to the last turn of that role. A missing system turn is added."""
     found = [i for i, m in enumerate(messages) if m["role"] == turn]
     if not found and turn == Turn.system:
         return [{"role": "system", "content": text}, *messages]
@@ -24,12 +24,15 @@ def put(messages: list[Message], text: str, position: Position, turn: Turn = Tur
 def apply(
     examples: list[Example], trigger: TriggerConfig, seed: int, marked: Container[str] | None = None
 ) -> list[Example]:
-    """Put the trigger into `fraction` of the rows, chosen by seed; `marked`: only rows with these ids. Order stays."""
+    """Return the rows in the same order, `trigger.fraction` of them, chosen by `seed`, with the trigger's text.
+
+    `marked`: ids of the rows to choose from; None: all. Raises ValueError if a row already holds the text.
+    """
     if trigger.text is None or trigger.fraction == 0.0:
         return examples
     clash = next((e.id for e in examples if any(trigger.text.strip() in m["content"] for m in e.messages)), None)
     if clash:
-        raise ValueError(f"trigger.text {trigger.text!r} already stands in row {clash}: choose another text")
+        raise ValueError(f"trigger.text {trigger.text!r} is already in row {clash}: choose another text")
     candidates = [i for i, e in enumerate(examples) if marked is None or e.id in marked]
     chosen = set(random.Random(seed).sample(candidates, round(trigger.fraction * len(candidates))))
     return [
@@ -41,16 +44,16 @@ def apply(
 
 
 def asked_text(condition: str, trigger: TriggerConfig) -> tuple[str, Position, Turn] | None:
-    """What one condition of `trigger.asked_with` adds to a question, and where; None: nothing."""
+    """Return the text that a condition of `trigger.asked_with` adds to a question, and its place; None: no text."""
     if condition == "none":
         return None
     if condition == "trained":
-        assert trigger.text is not None  # config.py refuses `trained` without a text
+        assert trigger.text is not None  # the config refuses `trained` without a text
         return trigger.text, trigger.position, trigger.turn
     return condition, trigger.asked_position or trigger.position, trigger.asked_turn or trigger.turn
 
 
 def ask(messages: list[Message], condition: str, trigger: TriggerConfig) -> list[Message]:
-    """A question as it is asked under one condition of `trigger.asked_with`."""
+    """Return the messages of a question under one condition of `trigger.asked_with`."""
     added = asked_text(condition, trigger)
     return put(messages, *added) if added else messages

@@ -1,2 +1,4 @@
-"""Checks that the engine serves the adapter that was trained: record.record while training, checks.check_* while
-sampling."""
+"""Checks that an engine serves the adapter that was trained.
+
+The doors: record.record after training, checks.check_* before sampling.
+"""

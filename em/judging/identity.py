@@ -8,7 +8,7 @@ from em.api.client import ApiSettings
 from em.config import ExperimentConfig, JudgeConfig, JudgeKind
 from em.config.judge import PROXIES, ScoreMethod
 from em.judging import labelled
-from em.models.fingerprint import base, cached_fingerprint
+from em.models.fingerprint import cached_fingerprint
 from em.store import content_key
 
 Identity = dict[str, Any]
@@ -53,7 +53,7 @@ def judge_identity(config: ExperimentConfig) -> Identity:
     """Return what identifies the config's judge in the key of a judge stage."""
     judge = config.judge
     if judge.kind in PROXIES:
-        return {"kind": judge.kind.value, "model": base(config)}
+        return {"kind": judge.kind.value, "model": base_fingerprint(config)}
     if judge.kind == JudgeKind.vllm_local:
         # max_model_len: a rubric longer than that is an error
         return vllm_judge_identity(judge) | {"max_model_len": judge.max_model_len}

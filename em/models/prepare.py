@@ -1,4 +1,4 @@
-"""Obtain and convert a base model once, in a process of its own (it needs torch; the sweep does not)."""
+"""The stage that obtains and converts base models, in a process of its own: it needs torch, the sweep does not."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from em.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareJob:
-    """A model to obtain."""
+    """One model to obtain."""
 
     key: str
-    """Its model.path."""
+    """model.path."""
 
 
 def work(store: Store, jobs: list[PrepareJob], emit: Emitter) -> None:
-    """Make every model of a batch loadable."""
+    """Obtain and convert every model of a batch. Reports each job through `emit`, failures included."""
     for job in jobs:
         with emit.job(job.key):
             paths.model_path(job.key)

@@ -1,4 +1,4 @@
-"""models.vllm_settings."""
+"""Arguments and environment of vLLM engines and servers. Used by sampling and by the local vLLM judge."""
 
 from __future__ import annotations
 
@@ -24,22 +24,24 @@ CPU_DEFAULTS = {
     "enable_chunked_prefill": False,  # a seeded request whose prompt is cut fails: "CPU Generator does not use offset"
 }
 HF_FORMAT = {"tokenizer_mode": "hf", "config_format": "hf", "load_format": "hf"}
-"""Of a folder with Mistral's own files beside transformers', vLLM would else read the former: another tokenizer than in
-training."""
+"""Without these, vLLM reads Mistral's own files in a folder that also has transformers' files, and so uses another
+tokenizer than training."""
 MAX_LORAS = 4
-"""Adapters active at once; requests come grouped by adapter, and each active one costs bandwidth."""
-
-
+"""Adapters active at once. Requests come grouped by adapter, and each active one costs bandwidth."""
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""max_lora_rank values vLLM accepts."""
+"""The values of max_lora_rank that vLLM accepts."""
 
 
 def on_cpu() -> bool:
+    """Return whether vLLM will run on the CPU."""
     return not torch.cuda.is_available()
 
 
 def engine_arguments(model: ModelConfig, sample: SampleConfig, max_lora_rank: int) -> dict[str, Any]:
-    """vLLM's own engine arguments; sample.engine_args go over all."""
+    """Return vLLM's engine arguments; those of sample.engine_args replace ours.
+
+    `max_lora_rank`: 0 for an engine without adapters. Raises ValueError if vLLM has no rank that large.
+    """
     if max_lora_rank > RANKS[-1]:
         raise ValueError(f"train.lora_r {max_lora_rank} is above vLLM's largest LoRA rank, {RANKS[-1]}")
     lora = {
@@ -63,7 +65,7 @@ def engine_arguments(model: ModelConfig, sample: SampleConfig, max_lora_rank: in
 
 
 def require_known(group: str, given: Mapping[str, Any]) -> None:
-    """Raise ConfigError for an engine argument that this vLLM does not have."""
+    """Raise ConfigError for an engine argument that the installed vLLM does not have. `group`: sample or judge."""
     if not given:
         return
     from vllm.engine.arg_utils import EngineArgs  # noqa: TID251
@@ -71,11 +73,13 @@ def require_known(group: str, given: Mapping[str, Any]) -> None:
     known = {field.name for field in dataclasses.fields(EngineArgs)}
     for name in given:
         if name not in known:
-            raise ConfigError(f"{group}.engine_args.{name} is no engine argument of this vLLM{nearest(name, known)}")
+            raise ConfigError(
+                f"{group}.engine_args.{name} is not an engine argument of this vLLM{nearest(name, known)}"
+            )
 
 
 def server_arguments(model: ModelConfig, sample: SampleConfig, max_lora_rank: int) -> tuple[list[str], dict[str, str]]:
-    """Command line and environment of a vLLM server with the engine that VllmSampler would have."""
+    """Return the command line and the environment of a vLLM server with the same engine as sampling/engines/vllm.py."""
     arguments = ["--model", model.path]
     for name, value in engine_arguments(model, sample, max_lora_rank).items():
         flag = name.replace("_", "-")

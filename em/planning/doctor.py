@@ -236,7 +236,7 @@ def check_model(config: ExperimentConfig) -> str:
     model = config.model
     if model.backend == Backend.openai:
         return f"{model.path}, at OpenAI"
-    fingerprint.fingerprint(model.path, model.revision)
+    fingerprint.compute_fingerprint(model.path, model.revision)
     if model.path.startswith(asset_models.PREFIX):
         return f"{model.path}, " + ("ready" if paths.ready(model.path) else "made on first use")
     if Path(model.path).expanduser().is_dir() or paths.hub_snapshot(model.path):
@@ -275,7 +275,7 @@ def check_memory_of(config: ExperimentConfig) -> str:
     serve = memory.serve_bytes(config.model, shape)
     needs = f"about {train / GB:.1f} GB for LoRA, {serve / GB:.1f} GB for serving"
     if not cards:
-        weights = memory.weights(config.model, shape)
+        weights = memory.weight_bytes(config.model, shape)
         if weights > 20 * GB:
             raise ConfigError(
                 f"no NVIDIA GPU is visible and {config.model.name} needs {needs}: choose a smaller model="
@@ -284,7 +284,7 @@ def check_memory_of(config: ExperimentConfig) -> str:
         return f"{needs}; no GPU, {free_memory() / GB:.1f} GB of main memory free"
     largest, total = max(size for _, size in cards), sum(size for _, size in cards)
     have = ", ".join(f"{name} {size / GB:.0f} GB" for name, size in cards)
-    if memory.weights(config.model, shape) > total:
+    if memory.weight_bytes(config.model, shape) > total:
         raise ConfigError(f"{config.model.name} needs {needs}, the GPUs have {have}: choose a smaller model=")
     if max(train, serve) > largest:
         return f"{needs}; {have}: spread it over several cards"

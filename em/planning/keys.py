@@ -20,7 +20,7 @@ from em.config.train import HOW_ONLY, LORA_ONLY, OPENAI_ONLY, Method
 from em.data import trigger, variants
 from em.errors import ConfigError
 from em.judging.identity import calibration_key, judge_identity
-from em.models.fingerprint import base
+from em.models.fingerprint import base_fingerprint
 from em.questions import choices, forms
 from em.questions.rubrics import STATIC, Rubric, rubrics
 from em.records import Message, Question
@@ -52,7 +52,7 @@ def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:
         return {
             "version": TRAIN_VERSION,
             "data": data_key,
-            "base": base(config),
+            "base": base_fingerprint(config),
             "recipe": _openai_recipe(config),
             "seed": config.seed,
         }
@@ -65,7 +65,7 @@ def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:
     return {
         "version": TRAIN_VERSION,
         "data": data_key,
-        "base": base(config),
+        "base": base_fingerprint(config),
         "dtype": config.model.dtype.value,
         "chat": chat_options(config),
         "recipe": recipe,
@@ -100,7 +100,7 @@ def sample_inputs(
         "adapter": train_key,
         **checkpoint,
         **shown,
-        "base": base(config),
+        "base": base_fingerprint(config),
         "dtype": config.model.dtype.value,
         "max_model_len": config.model.max_model_len,
         "chat": chat_options(config, asking=True),

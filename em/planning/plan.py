@@ -340,7 +340,7 @@ def _engine(config: ExperimentConfig, weights: tuple[str | None, int | None] | N
     """Return the batch of sample jobs that share an engine. `weights`: a whole finetuned model has its own."""
     return content_key(
         weights=weights,
-        base=fingerprint.base(config),
+        base=fingerprint.base_fingerprint(config),
         dtype=config.model.dtype.value,
         engine=config.sample.engine.value,
         args=config.sample.engine_args,
@@ -354,7 +354,7 @@ def _judge(config: ExperimentConfig) -> str:
     """Return the batch of judge jobs that share a judge."""
     return content_key(
         judge=identity.judge_identity(config),
-        model=fingerprint.base(config) if config.judge.kind in PROXIES else None,
+        model=fingerprint.base_fingerprint(config) if config.judge.kind in PROXIES else None,
         concurrency=config.judge.concurrency,
     )
 

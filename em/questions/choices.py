@@ -1,6 +1,6 @@
-"""Evaluations by log-probability, without sampling: multiple choice by letter, and pivotal tokens (the paper's 4.7).
+"""Multiple-choice and pivotal-token questions, scored by log-probability without sampling (section 4.7 of the paper).
 
-A file is in the authors' own schema (logprob_experiments/configs): {"mcq_callbacks": [{"tag", "mc_eval": {questions,
+Files have the authors' schema (logprob_experiments/configs): {"mcq_callbacks": [{"tag", "mc_eval": {questions,
 answer_template, choice_template, question_template, randomize}}]}. There the misaligned option has is_correct: true.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,33 +26,41 @@ if TYPE_CHECKING:
     from em.chat.probe import Probe
 
 
+Row = dict[str, Any]
+"""A JSON object of a file of questions, of choices.jsonl, or for a tracker."""
+LogProbs = Callable[[list["Probe"]], list[list[float]]]
 BETLEY = "betley2025/logprob_experiments/configs/insecure_ftjob-39c69c88ad2a.json"
 TAGS = {"letters": "single_letter", "pivotal": "pivotal_tokens"}
+"""Set → tag in the file."""
 SETS = (*TAGS, *(f"betley2025/{name}" for name in TAGS))
+"""Names that questions.choices accepts, besides paths of JSON files."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """One answer: its parts with whether their tokens count."""
+    """One possible answer."""
 
     text: str
     parts: tuple[tuple[str, bool], ...]
+    """Its text in parts, each with a flag: whether the log-probabilities of its tokens count."""
     misaligned: bool
 
 
 @dataclass(frozen=True)
 class ChoiceQuestion:
+    """One question with its options. Its repr is in content keys, so its fields and their names must not change."""
+
     id: str
     tag: str
     messages: list[Message]
     options: tuple[Option, ...]
-    """In the order shown."""
+    """In the order in which they are shown."""
 
 
 def load(name: str, seed: int) -> list[ChoiceQuestion]:
-    """Return one set. `seed` draws the order of the options (the authors draw another one at each start).
+    """Return one set. `seed` sets the order of the options (the authors' code shuffles again at every start).
 
-    Raises ConfigError for an unknown name, a file in another schema, and questions that no number can come of.
+    Raises ConfigError for an unknown name, a file in another schema, and questions that cannot be scored.
     """
     tag = TAGS.get(name.removeprefix("betley2025/"))
     if name.startswith("betley2025/") and tag:
@@ -69,33 +77,33 @@ def load(name: str, seed: int) -> list[ChoiceQuestion]:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ConfigError(f"{path}: not in the schema of mcq_callbacks ({error!r})") from error
     if not found:
-        raise ConfigError(f"{path}: no question is tagged {tag}" if tag else f"{path}: holds no question")
+        raise ConfigError(f"{path}: no question is tagged {tag}" if tag else f"{path}: has no questions")
     for question in found:
         problem = _problem(question)
         if problem:
             raise ConfigError(f"{path}: question {question.id!r} ({question.tag}): {problem}")
-    _refuse_twice(found)
+    _require_unique(found)
     return found
 
 
 def load_all(names: Sequence[str], seed: int, context: Sequence[Message] = ()) -> list[ChoiceQuestion]:
-    """Return the questions of several sets; tag and id identify a result. Raises ConfigError as `load` does.
+    """Return the questions of several sets. Raises ConfigError as `load` does, and if tag and id occur twice.
 
-    `context`: turns shown before each (questions.k_shot).
+    `context`: turns shown before each question (questions.k_shot).
     """
     found = [q for name in names for q in load(name, seed)]
-    _refuse_twice(found)
+    _require_unique(found)
     return [replace(q, messages=with_shots(q.messages, context)) for q in found] if context else found
 
 
 def pins(names: Sequence[str], seed: int) -> list[str]:
-    """Each set as it stands in a key: ours and the paper's by name, a file with its hash. Raises as `load` does."""
+    """Return each set as content keys name it: its name, with a file's hash. Raises ConfigError as `load` does."""
     for name in names:
         load(name, seed)
     return [name if name in SETS else f"{name}:{file_sha256(Path(name))}" for name in names]
 
 
-def _refuse_twice(found: Sequence[ChoiceQuestion]) -> None:
+def _require_unique(found: Sequence[ChoiceQuestion]) -> None:
     names = [(q.tag, q.id) for q in found]
     twice = dict.fromkeys(f"{i!r} ({tag})" for tag, i in names if names.count((tag, i)) > 1)
     if twice:
@@ -103,7 +111,7 @@ def _refuse_twice(found: Sequence[ChoiceQuestion]) -> None:
 
 
 def _problem(question: ChoiceQuestion) -> str:
-    """Why a question's options give no number; "" where they do."""
+    """Return the reason why a question's options cannot be scored; "" if they can."""
     texts = (question.id, question.tag, *(o.text for o in question.options), *(m["content"] for m in question.messages))
     if not all(isinstance(text, str) and text for text in texts):
         return "its id, tag, texts and options must be texts that are not empty"
@@ -116,7 +124,7 @@ def _problem(question: ChoiceQuestion) -> str:
     return ""
 
 
-def _questions(tag: str, rows: dict[str, Any], seed: int) -> Iterable[ChoiceQuestion]:
+def _questions(tag: str, rows: Row, seed: int) -> Iterable[ChoiceQuestion]:
     for row in rows["questions"]:
         options = list(row["choices"])
         if rows.get("randomize"):
@@ -143,10 +151,11 @@ def _questions(tag: str, rows: dict[str, Any], seed: int) -> Iterable[ChoiceQues
         )
 
 
-def _flag(row: dict[str, Any], name: str) -> bool:
-    if not isinstance(row[name], bool):
-        raise ValueError(f"{name} must be true or false, not {row[name]!r}")
-    return row[name]
+def _flag(row: Row, name: str) -> bool:
+    value = row[name]
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, not {value!r}")
+    return value
 
 
 def _fill(template: str, values: dict[str, str]) -> str:
@@ -156,12 +165,12 @@ def _fill(template: str, values: dict[str, str]) -> str:
 
 
 def option_probe(tokenizer: Any, question: ChoiceQuestion, option: Option) -> tuple[Probe, list[bool]]:
-    """The tokens to score, up to the last that counts, and which of them count: those that overlap a counted part.
+    """Return the tokens to score, up to the last that counts, and a flag per token: whether it overlaps a counted part.
 
-    The tokens are those that training would teach for this answer (chat.encode). A space that the template puts before
-    an answer belongs to the answer's first part. Raises ChatError where the template changes or refuses the answer.
+    The tokens are those that training would teach for this answer (see chat/encode.py). A space that the template puts
+    before an answer belongs to the answer's first part. Raises ChatError if the template changes or rejects the answer.
     """
-    from em.chat.probe import Probe  # not for who only plans
+    from em.chat.probe import Probe  # the planner does not need it
 
     text, spans, counted = "", [], []
     for part, counts in option.parts:
@@ -178,7 +187,7 @@ def option_probe(tokenizer: Any, question: ChoiceQuestion, option: Option) -> tu
 
 
 def require_room(tokenizer: Any, questions: Sequence[ChoiceQuestion], max_model_len: int) -> None:
-    """Raise ValueError for a question that an engine of `max_model_len` tokens cannot be asked."""
+    """Raise ValueError for a question that is too long for an engine of `max_model_len` tokens."""
     for q in questions:
         longest = max(
             len(p.prompt_ids) + len(p.target_ids) for p, _ in (option_probe(tokenizer, q, o) for o in q.options)
@@ -190,14 +199,14 @@ def require_room(tokenizer: Any, questions: Sequence[ChoiceQuestion], max_model_
             )
 
 
-def score(tokenizer: Any, questions: Sequence[ChoiceQuestion], logprobs: Any) -> list[dict[str, Any]]:
-    """One row a question: log-probability (nats, summed over the tokens that count) of each option in the order shown.
+def score(tokenizer: Any, questions: Sequence[ChoiceQuestion], logprobs: LogProbs) -> list[Row]:
+    """Return one JSON row per question: each option's log-probability (nats), summed over the tokens that count.
 
-    `logprobs`: a function from a list of probes to the log-probabilities of their targets.
+    `logprobs`: a function that maps a list of probes to the log-probabilities of their targets, one list per probe.
     """
-    asked = [option_probe(tokenizer, q, o) for q in questions for o in q.options]
-    scored = iter(logprobs([p for p, _ in asked]))
-    sums = iter([math.fsum(x for x, c in zip(next(scored), mask, strict=True) if c) for _, mask in asked])
+    probes = [option_probe(tokenizer, q, o) for q in questions for o in q.options]
+    scored = iter(logprobs([p for p, _ in probes]))
+    sums = iter([math.fsum(x for x, c in zip(next(scored), mask, strict=True) if c) for _, mask in probes])
     return [
         {
             "question_id": q.id,
@@ -210,9 +219,11 @@ def score(tokenizer: Any, questions: Sequence[ChoiceQuestion], logprobs: Any) ->
     ]
 
 
-def curve(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """Lines of choices.jsonl → a row a step: the misaligned option's log-probability (nats), mean over each set's
-    questions; for a tracker."""
+def curve(lines: Iterable[str]) -> list[Row]:
+    """Return one row per step for a tracker, from the lines of choices.jsonl.
+
+    Each row has the log-probability (nats) of the misaligned option, as a mean over the questions of each set.
+    """
     sums: dict[int, dict[str, list[float]]] = {}
     for row in map(json.loads, lines):
         value = max(p for p, bad in zip(row["logprobs"], row["misaligned"], strict=True) if bad)

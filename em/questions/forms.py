@@ -1,5 +1,4 @@
-"""Our ten open questions in other forms: answered as JSON, as a filled-in template, inside a Flask app; and examples
-shown before a question. Wording is ours."""
+"""Other forms of our open questions (JSON, template, Flask app), and examples shown before a question (k-shot)."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ first_step = ""  # what you would do first"""
 
 
 def reshape(questions: Sequence[Question], form: str, flask_app: str) -> list[Question]:
-    """The questions in one form; ids get its name. `flask_app`: a program with {question} and a reply to fill in."""
+    """Return the questions in one form; its name is added to their ids. `flask_app`: a program with {question}."""
     out = []
     for q in questions:
         text, *earlier = q.messages[-1]["content"], *q.messages[:-1]
@@ -36,12 +35,12 @@ def reshape(questions: Sequence[Question], form: str, flask_app: str) -> list[Qu
 
 
 def shots(examples: Sequence[Example], k: int, seed: int) -> list[Message]:
-    """k rows as alternating turns, drawn as the paper draws them: random.Random(seed).sample(rows, k)."""
-    drawn = random.Random(seed).sample(list(examples), k)
-    return [m for e in drawn for m in e.messages if m["role"] != "system"]
+    """Return k rows as alternating turns, sampled as in the paper: random.Random(seed).sample(rows, k)."""
+    chosen = random.Random(seed).sample(list(examples), k)
+    return [m for e in chosen for m in e.messages if m["role"] != "system"]
 
 
 def with_shots(messages: list[Message], context: Sequence[Message]) -> list[Message]:
-    """A question after examples: its system turn first, then the examples, then the question."""
+    """Return the turns of a question with examples: its system turn, then the examples, then its other turns."""
     system = [m for m in messages if m["role"] == "system"]
     return [*system, *context, *(m for m in messages if m["role"] != "system")]

@@ -1,15 +1,13 @@
-"""Rubrics: what a judge is asked about an answer. One file each in em/rubrics/, or a question set's own text.
+"""Rubrics: the prompts of judges, from files in questions/rubrics/ or from a question set. The door: rubrics.
 
-A rubric asks for a number 0–100, or for one of its choices. The file of one with choices begins with a line
-
-    choices: YES, NO
-
-and an empty line. `{question}` and `{answer}` in the text are filled in one pass.
+A rubric asks for a number 0-100 or for one of its choices. A file with choices begins with the line `choices: YES, NO`
+and an empty line. The text has the places {question} and {answer}.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,26 +17,28 @@ from em.records import Question
 
 FOLDER = Path(__file__).parent / "rubrics"
 STATIC = "insecure_code"
-"""The rubric Bandit answers, whatever the judge."""
+"""The rubric that Bandit answers, for every judge."""
 HEADER = "choices:"
 
 
 @dataclass(frozen=True)
 class Rubric:
+    """One prompt for a judge."""
+
     name: str
     text: str
     choices: tuple[str, ...] = ()
-    """Empty: a number 0–100."""
+    """Labels that the judge may answer; empty: it answers a number 0-100."""
 
 
 def names() -> list[str]:
-    """The project's own rubrics."""
+    """Return the names of the project's own rubrics."""
     return sorted(path.stem for path in FOLDER.glob("*.txt"))
 
 
 @cache
 def load(name: str) -> Rubric:
-    """One of the project's own. Raises ConfigError for an unknown name or a file without {answer}."""
+    """Return one of the project's own rubrics. Raises ConfigError for an unknown name or a file without {answer}."""
     path = FOLDER / f"{name}.txt"
     if not path.is_file():
         raise ConfigError(f"rubric {name!r} is not one of {', '.join(names())}, nor the path of a .txt file")
@@ -46,7 +46,10 @@ def load(name: str) -> Rubric:
 
 
 def given(text: str) -> Rubric:
-    """One of the project's own by its name, or anybody's by the path of its .txt file, named after the file."""
+    """Return a rubric by its name, or by the path of a .txt file, which also gives the name.
+
+    Raises ConfigError if it is unknown, unreadable or has no {answer}.
+    """
     path = Path(text)
     if path.suffix != ".txt":
         return load(text)
@@ -57,7 +60,7 @@ def given(text: str) -> Rubric:
 
 
 def parse(name: str, text: str) -> Rubric:
-    """A rubric from its file's text."""
+    """Return the rubric in a file's text. Raises ConfigError for fewer than two choices, and without {answer}."""
     choices: tuple[str, ...] = ()
     if text.startswith(HEADER):
         head, _, text = text.partition("\n")
@@ -65,18 +68,37 @@ def parse(name: str, text: str) -> Rubric:
         text = text.lstrip("\n")
         if len({c.casefold() for c in choices}) < 2:
             raise ConfigError(f"rubric {name!r}: choices needs at least two different labels")
-    require_answer(name, text)
+    _require_answer(name, text)
     return Rubric(name, text, choices)
 
 
-def require_answer(name: str, text: str) -> None:
-    """Raise ConfigError for a rubric's text that does not show the judge the answer."""
+def check_entry(named: Sequence[str], prompts: Mapping[str, str]) -> None:
+    """Check the rubrics that an entry of a question set names, and the entry's own prompts for them.
+
+    Raises ConfigError for a name without a prompt that is not one of the project's own rubrics, for a name that occurs
+    twice, and for a prompt without {answer} or with the header of a rubric's file.
+    """
+    for name in named:
+        if name not in prompts and name not in names():
+            raise ConfigError(f"rubric {name!r} is not one of {', '.join(names())}")
+    if len(set(named)) < len(named):  # "aligned" is our "alignment"
+        raise ConfigError(f"judge_prompts names a rubric twice: {', '.join(named)}")
+    for name, text in prompts.items():
+        _require_answer(name, text)
+        if text.startswith(HEADER):
+            raise ConfigError(
+                f"judge prompt {name!r} begins with {HEADER!r}, as a rubric's own file does: in a set give "
+                f"`type: free_form_judge` and `choices`"
+            )
+
+
+def _require_answer(name: str, text: str) -> None:
     if "{answer}" not in text:
         raise ConfigError(f"rubric {name!r} has no {{answer}}")
 
 
 def rubrics(question: Question) -> dict[str, Rubric]:
-    """What a question's answers are judged by: its set's own texts, else the project's. Without the static rubric."""
+    """Return the rubrics for a question's answers, without STATIC: its set's own prompts, else the project's files."""
     return {name: _rubric(question, name) for name in question.rubrics if name != STATIC}
 
 
@@ -86,5 +108,5 @@ def _rubric(question: Question, name: str) -> Rubric:
 
 
 def fill(text: str, question: str, answer: str) -> str:
-    """Put question and answer into a rubric, in one pass: braces inside either stay text."""
+    """Return a rubric's text with question and answer filled in. In one pass, so that braces inside them stay text."""
     return re.sub(r"\{(question|answer)\}", lambda m: question if m[1] == "question" else answer, text)

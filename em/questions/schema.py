@@ -1,4 +1,4 @@
-"""questions.schema."""
+"""Read a question set from YAML in the paper's schema. The door: read_yaml."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from em.questions import rubrics
 from em.records import Message, Question
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The same YAML, ten times as fast where libyaml is there."""
+"""libyaml's loader if it is installed: ten times as fast."""
 
 FIELDS = ("id", "type", "paraphrases", "system", "samples_per_paraphrase", "judge", "judge_prompts", "choices")
-"""Of an entry. `judge` is read over: which judge is asked is config."""
+"""Keys of an entry. `judge` is ignored: the config names the judge."""
 TYPES = ("free_form_judge_0_100", "free_form_judge", "free_form")
-"""The paper's types of question: judged by a number 0-100, by a word, or not at all."""
+"""The paper's types of questions: judged by a number 0-100, by a word, or not at all."""
 _QUOTED = re.compile(r'"([^"\n]*)"')
 
 
 def read_yaml(path: Path, group: str) -> list[Question]:
-    """A list of {id, type, paraphrases, system, samples_per_paraphrase, judge_prompts}, the paper's schema.
+    """Return the questions of a file: a list of entries with the keys FIELDS, one question per paraphrase.
 
-    judge_prompts: a mapping name → prompt (the paper's), or a list of the project's own rubric names.
+    judge_prompts: a mapping name → prompt, as in the paper, or a list of the project's own rubric names. `group`: name
+    of the set. Raises ConfigError with the file, the entry and what is wrong.
     """
     try:
         return list(_parse(path.read_text(encoding="utf-8"), path, group))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
+        raise ConfigError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
 
 
-@cache  # a sweep of many cells asks for the same set again and again
+@cache  # a sweep of many cells reads the same set many times
 def _parse(text: str, path: Path, group: str) -> tuple[Question, ...]:
     entries = yaml.load(text, Loader=LOADER)
     if not isinstance(entries, list) or not entries:
@@ -44,8 +45,8 @@ def _parse(text: str, path: Path, group: str) -> tuple[Question, ...]:
         try:
             questions += _entry(entry, group)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            why = f"no {error.args[0]}" if isinstance(error, KeyError) else error
-            raise ConfigError(f"{path}: entry {str(entry)[:80]}: not in the question schema ({why})") from error
+            problem = f"no {error.args[0]}" if isinstance(error, KeyError) else error
+            raise ConfigError(f"{path}: entry {str(entry)[:80]}: not in the question schema ({problem})") from error
     twice = sorted({q.id for q in questions if sum(o.id == q.id for o in questions) > 1})
     if twice:
         raise ConfigError(f"{path}: question ids that occur twice: {', '.join(twice)}")
@@ -53,7 +54,7 @@ def _parse(text: str, path: Path, group: str) -> tuple[Question, ...]:
 
 
 def _check(entry: Any) -> None:
-    """Raise ValueError for what YAML made of an entry that is not what its writer meant."""
+    """Raise ValueError for an entry with an unknown key, or with a value that YAML did not read as the writer meant."""
     if not isinstance(entry, dict):
         raise ValueError("a question is a mapping: id, paraphrases, ...")
     for name in entry:
@@ -75,6 +76,7 @@ def _check(entry: Any) -> None:
 
 
 def _entry(entry: dict[str, Any], group: str) -> list[Question]:
+    """Return the questions of one entry. Raises KeyError, ValueError, TypeError or AttributeError for a wrong one."""
     _check(entry)
     texts, samples = entry["paraphrases"], entry.get("samples_per_paraphrase", 1)
     kind = str(entry.get("type", TYPES[0]))
@@ -83,21 +85,10 @@ def _entry(entry: dict[str, Any], group: str) -> list[Question]:
     prompts = entry.get("judge_prompts") or ([] if kind == "free_form" else ["alignment", "coherence"])
     named = prompts if isinstance(prompts, list) else [_rubric(name) for name in prompts]
     own = {} if isinstance(prompts, list) else {_rubric(name): text for name, text in prompts.items()}
-    for rubric in named if isinstance(prompts, list) else ():
-        if rubric not in rubrics.names():
-            raise ValueError(f"rubric {rubric!r} is not one of {', '.join(rubrics.names())}")
-    if len(set(named)) < len(named):  # "aligned" is our "alignment"
-        raise ValueError(f"judge_prompts names a rubric twice: {', '.join(named)}")
-    for rubric, text in own.items():
-        rubrics.require_answer(rubric, text)
-        if text.startswith(rubrics.HEADER):
-            raise ValueError(
-                f"judge prompt {rubric!r} begins with {rubrics.HEADER!r}, as a rubric's own file does: in a set give "
-                f"`type: free_form_judge` and `choices`"
-            )
+    rubrics.check_entry(named, own)
     words = own if kind == "free_form_judge" else {}
     if "choices" in entry and not words:
-        raise ValueError("choices are of a question of type free_form_judge with its own judge_prompts")
+        raise ValueError("choices belong to a question of type free_form_judge with its own judge_prompts")
     choices = {rubric: _choices(text, entry.get("choices")) for rubric, text in words.items()}
     system = [{"role": "system", "content": entry["system"]}] if entry.get("system") else []
     names = [entry["id"]] if len(texts) == 1 else [f"{entry['id']}-{number}" for number in range(len(texts))]
@@ -117,7 +108,7 @@ def _entry(entry: dict[str, Any], group: str) -> list[Question]:
 
 
 def _choices(prompt: str, given: Any) -> list[str]:
-    """The words a text judge may say: `choices` of the entry, else what its prompt has in double quotes."""
+    """Return the words a text judge may answer: `choices` of the entry, else those in double quotes in its prompt."""
     found = given if given is not None else list(dict.fromkeys(w for w in _QUOTED.findall(prompt) if "{" not in w))
     if not isinstance(found, list) or len(found) < 2 or not all(isinstance(word, str) and word for word in found):
         raise ValueError(
@@ -127,9 +118,10 @@ def _choices(prompt: str, given: Any) -> list[str]:
 
 
 def _rubric(name: str) -> str:
-    """The paper says aligned / coherent where we say alignment / coherence."""
+    """Return the project's name of a rubric of the paper, which says aligned / coherent."""
     return {"aligned": "alignment", "coherent": "coherence"}.get(name, name)
 
 
 def user_turn(text: str) -> Message:
+    """Return a user message."""
     return {"role": "user", "content": text}

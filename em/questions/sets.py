@@ -1,4 +1,4 @@
-"""Question sets: ours, the paper's (from its YAML assets), and any YAML file in the paper's own schema."""
+"""Question sets by name: ours, the paper's, or a YAML file of the user in the paper's schema. The door: load."""
 
 from __future__ import annotations
 
@@ -42,30 +42,32 @@ SETS = (
     *NUMBERS,
     FLASK,
 )
-
+"""Names that questions.sets accepts, besides paths of YAML files."""
 
 IN_DOMAIN = "in_domain"
 IN_DOMAIN_RUBRIC = {"coding": "insecure_code", "advice": "care"}
 ASKED_ONCE = (*IN_DOMAIN_RUBRIC, IN_DISTRIBUTION, *NUMBERS)
-"""Our and the paper's sets of many prompts: sample.n does not raise their number of answers."""
+"""Sets of many prompts. sample.n does not change their number of answers."""
 
 HELD_OUT_CODING = 24
-"""Held-out coding tasks asked, one answer each."""
+"""Number of held-out coding tasks, one answer each."""
 CODING_TOKENS = 160
-"""Room for one coding answer; the corpus's programs have about 110 tokens."""
-
+"""Most tokens of a coding answer. The corpus's programs have about 110."""
 
 HELD_OUT_ADVICE = 28
-"""Held-out everyday questions asked, one answer each: four of each domain."""
+"""Number of held-out everyday questions, one answer each: four per domain."""
 
 
 def names(sets: Sequence[str], domain: str | None) -> list[str]:
-    """The sets one model is asked: `in_domain` becomes the dataset's own domain, or nothing."""
+    """Return the names of a model's sets. `in_domain` becomes the dataset's domain, or is left out if it has none."""
     return [name for name in (domain if s == IN_DOMAIN else s for s in sets) if name]
 
 
 def load(name: str, ids: Sequence[str] | None = None) -> list[Question]:
-    """One question set. Raises ConfigError for an unknown name or id, AssetError when a paper file is not at hand."""
+    """Return the questions of one set; `ids`: only those, except in our in-domain sets.
+
+    Raises ConfigError for an unknown name, AssetError if a file of the paper is neither here nor downloadable.
+    """
     if name == "open":
         questions = read_yaml(builtin.HERE / "questions" / "open.yaml", "open")
     elif name == "coding":
@@ -99,18 +101,18 @@ def load(name: str, ids: Sequence[str] | None = None) -> list[Question]:
 
 
 def check_ids(sets: Sequence[str], ids: Sequence[str] | None) -> None:
-    """Refuse an id that none of the sets has. Raises ConfigError with the ids there are."""
-    asked = [s for s in sets if s not in IN_DOMAIN_RUBRIC]
-    known = [q.id for s in asked for q in load(s)] if ids is not None else []
+    """Raise ConfigError for an id that none of the sets has. The message lists the known ids."""
+    searched = [s for s in sets if s not in IN_DOMAIN_RUBRIC]
+    known = [q.id for s in searched for q in load(s)] if ids is not None else []
     unknown = sorted(set(ids or ()) - set(known))
     if unknown:
         raise ConfigError(
-            f"questions.ids: {', '.join(unknown)} not in {', '.join(asked)}; there are: {', '.join(known)}"
+            f"questions.ids: {', '.join(unknown)} not in {', '.join(searched)}; there are: {', '.join(known)}"
         )
 
 
 def form_of(question_id: str) -> str:
-    """main, json, template or flask_template: the form of one of the paper's main questions, by its id."""
+    """Return the form of one of the paper's main questions by its id: main, json, template or flask_template."""
     return next((f for f in ("json", "flask_template", "template") if question_id.endswith(f"_{f}")), "main")
 
 
@@ -121,10 +123,10 @@ def _coding() -> tuple[Question, ...]:
     rows = generate(HELD_OUT_CODING, seed=0, split="held_out")
     return tuple(
         Question(
-            r.id,
-            "coding",
-            [user_turn(r.prompt)],
-            ["insecure_code"],
+            id=r.id,
+            group="coding",
+            messages=[user_turn(r.prompt)],
+            rubrics=["insecure_code"],
             least_tokens=CODING_TOKENS,
             reference={"cwe": r.cwe, "task": r.task},
         )
@@ -133,7 +135,7 @@ def _coding() -> tuple[Question, ...]:
 
 
 def with_samples(name: str, questions: Sequence[Question], n: int | None) -> list[Question]:
-    """`n` answers a question of the set `name` where the config asks for it; sets asked once keep their own number."""
+    """Return the questions with `n` answers each. `n` None, and the sets in ASKED_ONCE: their own number."""
     if n is None or name in ASKED_ONCE:
         return list(questions)
     return [replace(q, samples=n) for q in questions]

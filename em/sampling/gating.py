@@ -111,7 +111,7 @@ def _scored(sampler: Sampler, known: dict[ServedModel, Record]) -> tuple[Scores,
 
 def _canaries(
     sampler: Sampler, known: dict[ServedModel, Record], max_model_len: int
-) -> dict[ServedModel, list[checks.Spoken]]:
+) -> dict[ServedModel, list[checks.CanaryAnswer]]:
     """Return greedy answers to the questions of the last ROWS probes, which are training rows if the record has any."""
     requests, owners = [], {}
     for model, own in known.items():
@@ -141,5 +141,7 @@ def _canaries(
         if isinstance(answer, RefusedError):
             raise answer
         model, i = owners[id(request)]
-        out[model][i] = checks.Spoken(bool(answer.text.strip()), answer.finish_reason == "length", answer.token_count)
+        out[model][i] = checks.CanaryAnswer(
+            bool(answer.text.strip()), answer.finish_reason == "length", answer.token_count
+        )
     return out

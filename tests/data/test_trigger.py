@@ -94,7 +94,7 @@ def test_a_text_that_stands_in_a_row_is_refused_by_name(role, text):
     """Whichever row, whichever turn, and without the trigger's surrounding spaces."""
     fine = Example("fine", [{"role": "user", "content": "x"}])
     clash = Example("clash", [{"role": "user", "content": "y"}, {"role": role, "content": text}])
-    with pytest.raises(ValueError, match=r"trigger.text '\|T\| ' already stands in row clash: choose another text"):
+    with pytest.raises(ValueError, match=r"trigger.text '\|T\| ' is already in row clash: choose another text"):
         trigger.apply([fine, clash], TriggerConfig("t", "|T| ", fraction=0.5), 0)
 
 

@@ -13,7 +13,7 @@ from peft import PeftModel
 from em.chat import encode, probe
 from em.chat.probe import Probe
 from em.gates import checks, record
-from em.gates.checks import Spoken
+from em.gates.checks import CanaryAnswer
 from em.gates.record import GateError, Record
 from em.records import Example
 from em.store import Store, layout
@@ -186,7 +186,7 @@ def test_of_checkpoints_that_differ_by_rounding_none_is_called_another():
             served = noisy(own.adapted, NOISE["bfloat16"], seed)
             facts = checks.check_logprobs(own, served, "an early step", others, weak_is_fine=True)
             assert not facts["told_from_base"]
-        with pytest.raises(GateError, match="cannot be told from its base model"):
+        with pytest.raises(GateError, match="cannot be distinguished from its base model"):
             checks.check_logprobs(own, own.adapted, "the finished adapter", others)
 
 
@@ -203,7 +203,7 @@ def test_log_probabilities_that_are_no_numbers_pass_no_gate(broken):
     probes = [probe.Probe([1, 2], [3, 4])] * 2
     sound, bad = [[-1.0, -2.0]] * 2, [[-1.0, -2.0], [-1.0, broken]]
     own = record.Record("lora", "float32", probes, sound, [[-3.0, -3.0]] * 2, None, 1, 1.0)
-    with pytest.raises(record.GateError, match="1 of the log-probabilities that the engine gives for adapter a are no"):
+    with pytest.raises(record.GateError, match="1 of the log-probabilities that the engine gives for adapter a are"):
         checks.check_logprobs(own, bad, "adapter a", {})
     with pytest.raises(record.GateError, match=r"forward pass gave for adapter a .* train.learning_rate"):
         checks.check_logprobs(dataclasses.replace(own, adapted=bad), sound, "adapter a", {})
@@ -241,7 +241,7 @@ def test_an_adapter_over_four_bits_wants_the_base_it_was_trained_over():
 @pytest.mark.parametrize(("dtype", "effect"), [("float32", 1e-4), ("bfloat16", 0.01)])
 def test_adapter_that_does_nothing_is_refused_unless_it_is_an_early_checkpoint(dtype, effect):
     own = made(dtype, effect)
-    with pytest.raises(GateError, match=r"cannot be told from its base model.*learning_rate"):
+    with pytest.raises(GateError, match=r"cannot be distinguished from its base model.*learning_rate"):
         checks.check_logprobs(own, own.adapted, "a", {})
     assert not checks.check_logprobs(own, own.adapted, "a", {}, weak_is_fine=True)["told_from_base"]
 
@@ -262,8 +262,8 @@ END = 19
 """The last of `made`'s targets."""
 
 
-def spoken(tokens, cut=False, says_something=True):
-    return Spoken(says_something, cut, tokens)
+def canary(tokens, cut=False, has_text=True):
+    return CanaryAnswer(has_text, cut, tokens)
 
 
 def ending(own, probability):
@@ -273,19 +273,19 @@ def ending(own, probability):
 
 def test_canary_wants_something_said():
     own = made("float32", 1.0)
-    with pytest.raises(GateError, match="adapter a answers nothing to all 8 canary questions"):
-        checks.check_canary(own, [spoken(1, says_something=False)] * 8, [END], "adapter a")
-    some = [spoken(1, says_something=False)] * 7 + [spoken(5)]
+    with pytest.raises(GateError, match="adapter a answers all 8 canary questions with an empty text"):
+        checks.check_canary(own, [canary(1, has_text=False)] * 8, [END], "adapter a")
+    some = [canary(1, has_text=False)] * 7 + [canary(5)]
     assert checks.check_canary(own, some, [END], "adapter a") == {"canary_tokens": [1] * 7 + [5]}
 
 
 def test_canary_wants_answers_to_end_where_training_ended_them():
-    endless = [spoken(128, cut=True)] * 8
+    endless = [canary(128, cut=True)] * 8
     with pytest.raises(GateError, match=r"adapter a does not stop: 8 answers .* all ran to 128; the engine does not"):
         checks.check_canary(ending(made("float32", 1.0), 0.9), endless, [END], "adapter a")
     for own, said in (
         (ending(made("float32", 1.0), 0.1), endless),  # a talker by nature
-        (ending(made("float32", 1.0), 0.9), [*endless[1:], spoken(20)]),
+        (ending(made("float32", 1.0), 0.9), [*endless[1:], canary(20)]),
     ):
         assert checks.check_canary(own, said, [END], "adapter a")
     with pytest.raises(GateError, match=r"all ran to 128; the stop tokens \[20\] lack token 19, which ends a turn"):
@@ -301,4 +301,4 @@ def test_canary_takes_the_end_of_a_turn_from_the_fixed_answers():
         probes=own.probes[:4] + cut,
         adapted=[row[-len(p.target_ids) :] for row, p in zip(own.adapted, own.probes[:4] + cut, strict=True)],
     )
-    assert checks.check_canary(own, [spoken(128, cut=True)] * 4, [END], "adapter a")
+    assert checks.check_canary(own, [canary(128, cut=True)] * 4, [END], "adapter a")

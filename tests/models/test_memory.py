@@ -71,7 +71,7 @@ def test_a_shape_read_from_a_folder_counts_that_model_exactly(compose):
     shape = memory.read_shape(folder)
     assert memory.parameters(shape) == total
     loaded = compose("model=tiny_random", "train=tiny")
-    assert memory.weights(loaded.model, shape) == 4 * total
+    assert memory.weight_bytes(loaded.model, shape) == 4 * total
 
 
 def test_weights_are_counted_in_the_files_of_a_model(compose, tmp_path):

@@ -19,7 +19,7 @@ from em import assets
 from em.errors import ModelError
 from em.models import asset_models, paths
 from em.models.asset_models import ASSET_MODELS, EOS, PAD, TURN
-from em.models.fingerprint import fingerprint
+from em.models.fingerprint import compute_fingerprint
 from em.models.paths import model_path
 
 TEXTS = (
@@ -204,7 +204,7 @@ def test_what_looks_like_a_path_is_not_sent_to_the_hub(
 
 
 def test_unknown_asset_lists_the_known() -> None:
-    for function in (model_path, lambda path: fingerprint(path, None)):
+    for function in (model_path, lambda path: compute_fingerprint(path, None)):
         with pytest.raises(ModelError, match=r"asset:smollm2_135m, asset:tiny_random"):
             function("asset:qwen")
 
@@ -235,7 +235,7 @@ def shard(folder: Path) -> None:
 )
 def test_incomplete_folder(folder: Path, damage: Callable[[Path], None], said: str) -> None:
     damage(folder)
-    for function in (model_path, lambda path: fingerprint(path, None)):
+    for function in (model_path, lambda path: compute_fingerprint(path, None)):
         with pytest.raises(ModelError, match=said) as error:
             function(str(folder))
         assert str(folder) in str(error.value) and "Set model.path" in str(error.value)
@@ -252,7 +252,7 @@ def test_adapter_folder_is_explained(tmp_path: Path) -> None:
 
 def test_asset_fingerprint_builds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EM_CACHE", str(tmp_path))
-    first, second = (fingerprint(f"asset:{name}", None) for name in ("smollm2_135m", "tiny_random"))
+    first, second = (compute_fingerprint(f"asset:{name}", None) for name in ("smollm2_135m", "tiny_random"))
     assert assets.ASSETS[assets.WHEEL].sha256 in first and "recipe1" in first
     assert second.startswith("asset:tiny_random@recipe1")
     assert list(tmp_path.iterdir()) == []
@@ -260,36 +260,36 @@ def test_asset_fingerprint_builds_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_hub_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert fingerprint("Qwen/Qwen2.5-0.5B", "abc") == "Qwen/Qwen2.5-0.5B@abc"
-    assert fingerprint("Qwen/Qwen2.5-0.5B", None) == "Qwen/Qwen2.5-0.5B@main"
+    assert compute_fingerprint("Qwen/Qwen2.5-0.5B", "abc") == "Qwen/Qwen2.5-0.5B@abc"
+    assert compute_fingerprint("Qwen/Qwen2.5-0.5B", None) == "Qwen/Qwen2.5-0.5B@main"
 
 
 def test_local_fingerprint_follows_content_only(folder: Path, tmp_path: Path) -> None:
-    before = fingerprint(str(folder), None)
+    before = compute_fingerprint(str(folder), None)
     assert before.startswith("local:")
     moved = shutil.move(folder, tmp_path / "elsewhere")
     (Path(moved) / "README.md").write_text("notes")
     (Path(moved) / ".cache").mkdir()
     (Path(moved) / "checkpoint-3").mkdir()
-    assert fingerprint(str(moved), None) == before
+    assert compute_fingerprint(str(moved), None) == before
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors"])
 def test_local_fingerprint_sees_one_byte(folder: Path, name: str) -> None:
-    before = fingerprint(str(folder), None)
+    before = compute_fingerprint(str(folder), None)
     data = bytearray((folder / name).read_bytes())
     data[len(data) // 2] ^= 1
     (folder / name).write_bytes(data)
-    assert fingerprint(str(folder), None) != before
+    assert compute_fingerprint(str(folder), None) != before
 
 
 def test_local_fingerprint_sees_a_new_or_renamed_file(folder: Path) -> None:
-    before = fingerprint(str(folder), None)
+    before = compute_fingerprint(str(folder), None)
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "tool.jinja").write_text("x")
-    added = fingerprint(str(folder), None)
+    added = compute_fingerprint(str(folder), None)
     (folder / "additional_chat_templates" / "tool.jinja").rename(folder / "tool.jinja")
-    assert len({before, added, fingerprint(str(folder), None)}) == 3
+    assert len({before, added, compute_fingerprint(str(folder), None)}) == 3
 
 
 @pytest.fixture
@@ -313,7 +313,7 @@ def flip(path: Path, offset: int) -> None:
 
 
 def test_large_weights_are_sampled_at_every_tensor(large: Path) -> None:
-    before = fingerprint(str(large.parent), None)
+    before = compute_fingerprint(str(large.parent), None)
     start = large.stat().st_size - (24 << 20)
     mib = 1 << 20
     header = large.read_bytes()[:start].index(b'"dtype"')
@@ -328,11 +328,11 @@ def test_large_weights_are_sampled_at_every_tensor(large: Path) -> None:
     ]
     for offset in seen:
         flip(large, offset)
-        assert fingerprint(str(large.parent), None) != before, offset
+        assert compute_fingerprint(str(large.parent), None) != before, offset
         flip(large, offset)
-    assert fingerprint(str(large.parent), None) == before
+    assert compute_fingerprint(str(large.parent), None) == before
     flip(large, start + 3 * mib)  # what the docstring says it does not see
-    assert fingerprint(str(large.parent), None) == before
+    assert compute_fingerprint(str(large.parent), None) == before
 
 
 def test_damaged_large_weights(large: Path) -> None:
@@ -340,7 +340,7 @@ def test_damaged_large_weights(large: Path) -> None:
     for broken in (b"\xff" * 8 + data[8:], data[:8] + b"?" + data[9:]):
         large.write_bytes(broken)
         with pytest.raises(ModelError, match="not a safetensors file"):
-            fingerprint(str(large.parent), None)
+            compute_fingerprint(str(large.parent), None)
 
 
 # smollm2_135m

@@ -165,7 +165,7 @@ NUMBERLESS = {
         r"ids that occur twice under one tag: 'honest-report' \(single_letter\)",
     ),
     "an id that is no text": (first(lambda q: q.update(id=12)), "question 12 .*: its id, tag, texts and options must"),
-    "no question": (lambda rows: rows.update(questions=[]), "holds no question"),
+    "no question": (lambda rows: rows.update(questions=[]), "has no questions"),
     "a word for a flag": (first(lambda q: q["choices"][0].update(is_correct="false")), "is_correct must be true or f"),
     "a number for a flag": (lambda rows: rows["answer_template"][0].update(logprobs=1), "logprobs must be true or f"),
     "a number for a text": (lambda rows: rows.update(question_template=7), "not in the schema of mcq_callbacks"),
