@@ -32,11 +32,16 @@ MAX_COMPARED = 200_000
 """Verdicts of a sweep that are compared with another judge's: about 200 MB for both."""
 
 
+def to_stderr(text: str) -> None:
+    """Print a sentence for a person, above a progress bar where there is one."""
+    tqdm.write(text, file=sys.stderr)
+
+
 def grade(
     config: ExperimentConfig,
     pairs: Sequence[Pair],
     on_done: Callable[[], Any] = lambda: None,
-    say: Callable[[str], Any] = lambda text: tqdm.write(text, file=sys.stderr),
+    say: Callable[[str], Any] = to_stderr,
 ) -> dict[tuple[str, str], Judgement]:
     """(completion id, rubric) → verdict of config.judge. Uses and fills the cache of config.out's store; `on_done` is
     called after each, `say` with what it waits for before that."""
