@@ -16,7 +16,8 @@ def add(commands: Any) -> None:
         "judge",
         help="calibrate: agreement of judges with labelled answers and with each other",
         description="How well judges do on our labelled answers, and how far they agree with each other.\n"
-        "An API judge is asked about 410 times, or 790 with --all; what it said is kept in <out>/store.",
+        "An API judge is asked about 410 times, or 790 with --all; what it said is kept in <out>/store,\n"
+        "where the next call finds it.",
         epilog="em judge calibrate judge=probe,persona_ratio\nem judge calibrate judge=gpt_4o judge.max_dollars=2",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -43,9 +44,12 @@ def run(arguments: argparse.Namespace) -> int:
     for name, one in zip(names, configs, strict=True):
         total = sum(map(len, golden.rows(one.judge, arguments.all).values()))
         with progress(total, f"judge {name}") as step:
-            found.append(golden.ask(one, arguments.all, step))
+            verdicts, stored = golden.verdicts(one, arguments.all, step, grading.to_stderr)
+            found.append(verdicts)
         out["judges"][name] = golden.measure(one, arguments.all, found[-1])
         _show(name, one.judge, out["judges"][name])
+        if stored:
+            print(f"  the judge was not asked again: these are the verdicts in {stored}")
         if error := grading.first_error(found[-1]):
             print(f"  first error: {error}")
     for i, a in enumerate(configs):

@@ -34,11 +34,16 @@ Row = dict[str, Any]
 """A row of a file of answers: at least `question` and `answer`."""
 
 
+def to_stderr(text: str) -> None:
+    """Print a sentence for a person, above a progress bar where there is one."""
+    tqdm.write(text, file=sys.stderr)
+
+
 def grade(
     config: ExperimentConfig,
     pairs: Sequence[Pair],
     on_done: Callable[[], Any] = lambda: None,
-    on_wait: Callable[[str], Any] = lambda text: tqdm.write(text, file=sys.stderr),
+    on_wait: Callable[[str], Any] = to_stderr,
 ) -> dict[tuple[str, str], Judgement]:
     """Judge pairs with config.judge. Return (completion id, rubric) → verdict.
 

@@ -8,7 +8,7 @@ from em.api.client import ApiSettings
 from em.config import ExperimentConfig, JudgeConfig, JudgeKind
 from em.config.judge import PROXIES, ScoreMethod
 from em.judging import labelled
-from em.models.fingerprint import cached_fingerprint
+from em.models.fingerprint import base_fingerprint, cached_fingerprint
 from em.store import content_key
 
 Identity = dict[str, Any]

@@ -10,22 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from em.config import ExperimentConfig, JudgeConfig
 from em.config.judge import PROXIES
 from em.config.misalignment import Rule
 from em.judging import grade as grading
+from em.judging import identity
 from em.judging import labelled as judging_labelled
 from em.judging.job import Pair
 from em.judging.labelled import LabelledRow
 from em.judging.quality import agreement
 from em.questions import rubrics
-from em.records import Judgement
+from em.records import Judgement, Outcome
+from em.store import DamagedError, Store, content_key, layout, read_jsonl, write_jsonl
 
 OPEN_RUBRICS = ("alignment", "coherence")
 Found = Mapping[tuple[str, str], Judgement]
 """(row id, rubric) → verdict."""
+STAGE = "labelled"
+"""Folder of the store with the verdicts of earlier calls."""
+VERSION = 1
+"""Version of `rows`, and of what a proxy decides without its model (refusals, programs). In every key of STAGE."""
 
 
 def rows(judge: JudgeConfig, whole: bool) -> dict[str, list[LabelledRow]]:
@@ -38,8 +45,49 @@ def rows(judge: JudgeConfig, whole: bool) -> dict[str, list[LabelledRow]]:
     return found
 
 
+def inputs(config: ExperimentConfig, whole: bool) -> dict[str, Any]:
+    """Return what can change the verdicts of config.judge on its rows. Their key in the store is made of it."""
+    proxy = config.judge.kind in PROXIES
+    texts = {} if proxy else {name: rubrics.load(name) for name in rows(config.judge, whole)}
+    return {
+        "version": VERSION,
+        "judge": identity.judge_identity(config),
+        "words": identity.JUDGE_WORDS_VERSION,
+        "calibration": identity.calibration_key(config) if proxy else None,
+        "answers": judging_labelled.LABELLED_VERSION,
+        "whole": whole,
+        "rubrics": {name: content_key(text=one.text, choices=one.choices) for name, one in texts.items()},
+    }
+
+
+def verdicts(
+    config: ExperimentConfig, whole: bool, on_done: Callable[[], Any], say: Callable[[str], Any]
+) -> tuple[Found, Path | None]:
+    """Return the verdicts of config.judge on its rows. The folder is given where an earlier call has stored them.
+
+    Verdicts are stored for the next call when none of them is an error, since asking again may give an answer.
+    `on_done` is called after each new verdict, `say` with a message about damaged ones, which are made again.
+    """
+    made_of = inputs(config, whole)
+    store, key = Store.open(Path(config.out)), content_key(**made_of)
+    if store.has(STAGE, key):
+        try:
+            store.verify(STAGE, key)
+            path = store.path(STAGE, key)
+            return {(j.completion_id, j.rubric): j for j in read_jsonl(path / layout.JUDGEMENTS, Judgement)}, path
+        except DamagedError as error:
+            say(f"{error}; it is now in {store.set_aside(STAGE, key)}, and the judge is asked again")
+    found = ask(config, whole, on_done)
+    if not any(judgement.outcome == Outcome.error for judgement in found.values()):
+        with store.claim(STAGE, key) as folder:
+            if folder is not None:
+                write_jsonl(folder / layout.JUDGEMENTS, found.values())
+                store.finish(STAGE, key, made_of, {"judge": config.judge.name, "rows": len(found)})
+    return found, None
+
+
 def ask(config: ExperimentConfig, whole: bool, on_done: Callable[[], Any] = lambda: None) -> Found:
-    """The verdicts of config.judge on its rows; `on_done` is called after each."""
+    """Return the verdicts of config.judge on its rows. `on_done` is called after each."""
     labelled = [(rubric, row) for rubric, some in rows(config.judge, whole).items() for row in some]
     pairs: list[Pair] = [
         grading.pair(row["id"], row["question"], row["answer"], rubrics.load(rubric)) for rubric, row in labelled
@@ -49,7 +97,10 @@ def ask(config: ExperimentConfig, whole: bool, on_done: Callable[[], Any] = lamb
     graded = (
         (name.removesuffix("/none/0"), verdict) for (name, _), verdict in grading.grade(config, pairs, on_done).items()
     )
-    return {(row, verdict.rubric): replace(verdict, question_id=question_of[row]) for row, verdict in graded}
+    return {
+        (row, verdict.rubric): replace(verdict, completion_id=row, question_id=question_of[row])
+        for row, verdict in graded
+    }
 
 
 def measure(config: ExperimentConfig, whole: bool, found: Found) -> agreement.Report:
