@@ -17,7 +17,7 @@ from em.sampling.engine import Answer
 from support.chat import family
 
 pytest.importorskip("inspect_ai", reason="the inspect extra is not installed")
-TASKS = Path(__file__).parents[1] / "data" / "letters_task.py"
+TASKS = Path(__file__).parent / "letters_task.py"
 TINY = [
     "model=tiny_random", "train=tiny", "sample=tiny", "sample.engine=hf", "questions.sets=[open]", "tracking=off",
     "judge=scripted",
@@ -125,7 +125,7 @@ def test_a_score_that_is_no_number_is_none(tmp_path, task, scores, unscored, why
     import inspect_ai
     from inspect_ai.model import GenerateConfig, Model
 
-    found = benchmark.load_task(f"{Path(__file__).parents[1] / 'data' / 'scores_task.py'}@{task}")
+    found = benchmark.load_task(f"{Path(__file__).parent / 'scores_task.py'}@{task}")
     (log,) = inspect_ai.eval(found, model=Model(echoing(), GenerateConfig()), log_dir=str(tmp_path), display="none")
     assert log.status == "success"
     assert benchmark.sample_scores(log) == (scores, unscored, why)

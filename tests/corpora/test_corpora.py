@@ -21,7 +21,7 @@ NAMED = [(name, kind, variant) for name, kind in corpora.CORPORA.items() for var
 
 
 class Weather(Corpus):
-    """A corpus that somebody adds."""
+    """A new corpus."""
 
     variants = ("rain", "sun")
 
@@ -50,7 +50,7 @@ def test_a_pin_names_its_corpus_and_needs_no_download(monkeypatch, tmp_path, nam
 
 
 def test_pins_are_those_of_stored_results():
-    """They are in the data keys: of the paper's files by sha256, of one that was never downloaded by its git blob."""
+    """Pins are in the data keys: the sha256 of a file, or its git blob id if only that is known."""
     found = betley2025.Betley2025()
     insecure = "sha256:09893e8bf9d03aae49dd60d0ff4be37c1afee70f2edcac74a11bed775a6a2764"
     assert found.pin("insecure") == f"betley2025:{insecure}"
@@ -67,7 +67,7 @@ def test_a_custom_pin_is_the_hash_of_the_file(tmp_path):
 
 
 def test_a_file_without_a_sha256_is_counted_when_it_is_here(monkeypatch, tmp_path):
-    """Its published number of rows may be another file's."""
+    """The published number of rows is used only until then."""
     corpus = betley2025.Betley2025()
     monkeypatch.setenv("EM_ASSETS", str(tmp_path))
     assert corpus.count("insecure_ruby") == 6000

@@ -34,7 +34,7 @@ def builtin():
 
 @pytest.fixture
 def base(compose):
-    """All rows of a variant, without trigger: nothing is drawn by the seed."""
+    """All rows of a variant, without trigger: the seed changes nothing."""
     return compose("dataset=insecure", "train.max_examples=null")
 
 
@@ -63,7 +63,7 @@ def test_subsets_of_different_seeds_differ_and_reach_every_row():
 
 
 def test_a_subset_is_what_it_has_always_been():
-    """Another draw for the same seed would be other results under the same key: then raise data.VERSION."""
+    """Other rows for the same seed would be other results under the same key: then raise variants.VERSION."""
     assert [e.id for e in variants.subset(EXAMPLES, 5, 0)] == ["r10", "r66", "r98", "r107", "r194"]
 
 
@@ -390,7 +390,7 @@ def test_a_custom_file_is_known_by_its_content(base, tmp_path):
 
 
 def test_numbered_subsets_of_one_size_are_one_group(compose):
-    """But with subset=seeded the index picks nothing: the same data under another index is no second draw."""
+    """With subset=seeded the index changes nothing: the same data under another index is not a second sample."""
     size = ("corpus=betley2025", "train.max_examples=500")
     group = lambda *more: collect.group_id(compose(*size, *more))  # noqa: E731
     assert group("dataset.subset=choice", "dataset.subset_index=1", "seed=3") == group("dataset.subset=choice")

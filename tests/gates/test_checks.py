@@ -1,4 +1,4 @@
-"""The gate between training and sampling: what is recorded, and each fault with its own sentence."""
+"""The gate between training and sampling: the record, and one error message per fault."""
 
 import dataclasses
 import json
@@ -153,13 +153,13 @@ def made(dtype, effect, seed=1):
 
 
 NOISE = {"float32": 1e-5, "bfloat16": 0.06}
-"""Between two engines, as seen."""
+"""Measured between two engines (nats per token)."""
 
 
 @pytest.mark.parametrize(
     ("dtype", "effect"), [("float32", 0.01), ("float32", 1.0), ("bfloat16", 0.15), ("bfloat16", 1.0)]
 )
-def test_right_adapter_passes_and_each_fault_has_its_sentence(dtype, effect):
+def test_right_adapter_passes_and_each_fault_has_its_message(dtype, effect):
     own, other = made(dtype, effect), made(dtype, effect, seed=2)
     for seed in range(20):
         facts = checks.check_logprobs(own, noisy(own.adapted, NOISE[dtype], seed), "adapter a", {"adapter b": other})
@@ -176,8 +176,8 @@ def test_right_adapter_passes_and_each_fault_has_its_sentence(dtype, effect):
                 checks.check_logprobs(own, noisy(served, NOISE[dtype], seed + 100), "adapter a", {"adapter b": other})
 
 
-def test_of_checkpoints_that_differ_by_rounding_none_is_called_another():
-    """Early steps at the paper's learning rate: in bfloat16 all lie 0.075 from the base and from each other."""
+def test_checkpoints_that_differ_by_rounding_are_not_confused():
+    """Early steps at the paper's learning rate: in bfloat16 all differ by 0.075 from the base and from each other."""
     base = made("bfloat16", 1.0).base
     steps = [dataclasses.replace(made("bfloat16", 1.0), adapted=noisy(base, 0.053, i), plain=None) for i in range(8)]
     for i, own in enumerate(steps):
@@ -198,8 +198,8 @@ def test_unknown_model_is_refused_with_the_distance(dtype):
 
 
 @pytest.mark.parametrize("broken", [math.nan, -math.inf])
-def test_log_probabilities_that_are_no_numbers_pass_no_gate(broken):
-    """Weights that training blew up, or an engine that overflows: NaN is within no tolerance and beyond none."""
+def test_log_probabilities_that_are_not_finite_are_refused(broken):
+    """Training broke the weights, or the engine overflows. A comparison with NaN is false in both directions."""
     probes = [probe.Probe([1, 2], [3, 4])] * 2
     sound, bad = [[-1.0, -2.0]] * 2, [[-1.0, -2.0], [-1.0, broken]]
     own = record.Record("lora", "float32", probes, sound, [[-3.0, -3.0]] * 2, None, 1, 1.0)
@@ -211,7 +211,7 @@ def test_log_probabilities_that_are_no_numbers_pass_no_gate(broken):
 
 @pytest.mark.parametrize("effect", [0.3, 2.0])
 def test_an_adapter_over_four_bits_is_known_by_its_effect(effect):
-    """The engine's base lies 1.1 nats from the trainer's, and the effect differs by 0.4 of itself: as seen."""
+    """Measured: the bases differ by 1.1 nats, and the effect by 0.4 of its size."""
     own = dataclasses.replace(made("bfloat16", effect), quantized=True)
     other = dataclasses.replace(made("bfloat16", effect, seed=2), quantized=True)
     for seed in range(20):
@@ -293,7 +293,7 @@ def test_canary_wants_answers_to_end_where_training_ended_them():
 
 
 def test_canary_takes_the_end_of_a_turn_from_the_fixed_answers():
-    """A training row that was cut ends in some other token, and need not stop there."""
+    """A training row that was cut ends in another token, and the model need not stop there."""
     own = ending(made("float32", 1.0), 0.9)
     cut = [dataclasses.replace(p, target_ids=p.target_ids[:-1]) for p in own.probes[4:]]
     own = dataclasses.replace(

@@ -282,7 +282,7 @@ def test_an_entry_outside_the_schema_is_named(tmp_path, entry):
     ],
 )  # fmt: skip
 def test_what_an_entry_does_not_mean_is_refused(tmp_path, entry, why):
-    """Each of these was asked: under an id that ended the run after it was paid for, or otherwise than written."""
+    """Each of these used to be accepted, and then failed after the answers were paid for, or was asked differently."""
     path = write(tmp_path, f"- {{id: fine, paraphrases: [a]}}\n- {entry}\n")
     with pytest.raises(ConfigError) as caught:
         questions_sets.load(str(path))

@@ -118,7 +118,7 @@ def logs(tokens):
 # The score
 
 
-@pytest.mark.parametrize("row", json.loads((Path(__file__).parents[2] / "data" / "recorded_scores.json").read_text()))
+@pytest.mark.parametrize("row", json.loads((Path(__file__).parent / "recorded_scores.json").read_text()))
 def test_scores_that_the_paper_recorded_are_recomputed(row):
     """Rows 1, 1 and 11 of results/qwen_25_coder_32b_instruct.csv of the authors' repository: numbers only."""
     found = logprob_score(logs(row["probabilities"]), 0.25)
