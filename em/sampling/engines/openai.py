@@ -57,7 +57,7 @@ class OpenAiSampler:
 
         yield from stream(self.settings, requests, ask)
 
-    def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
+    def logprobs(self, pairs: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
         raise RuntimeError("sample=openai gives no log-probabilities of given answers: questions.choices needs weights")
 
     def inventory(self, adapter: Path) -> Inventory:
