@@ -233,13 +233,13 @@ def _id(request: Request) -> str:
 def _completion(request: Request, answer: Answer) -> Completion:
     answer = without_thinking(request, answer)
     return Completion(
-        request.question.id,
-        request.index,
-        request.asked_with,
-        request.messages,
-        answer.text,
-        answer.finish_reason,
-        answer.token_count,
-        request.seed,
-        answer.reasoning_content,
+        question_id=request.question.id,
+        sample_index=request.index,
+        asked_with=request.asked_with,
+        messages=request.messages,
+        text=answer.text,
+        finish_reason=answer.finish_reason,
+        token_count=answer.token_count,
+        seed=request.seed,
+        reasoning_content=answer.reasoning_content,
     )

@@ -182,7 +182,7 @@ class StepTrainer(SFTTrainer):
         model = self.accelerator.unwrap_model(self.model)
         first = self.args.process_index == 0
         with nullcontext(folder) if first else TemporaryDirectory() as where:
-            record.record(model, self.tokenizer, Path(where), self.rows, base, dtype)
+            record.record(model, self.tokenizer, Path(where), self.rows, base=base, dtype=dtype)
 
 
 class _StepLoader(DataLoader):

@@ -49,7 +49,12 @@ class ServerSampler:
         self.tokenizer = paths.tokenizer(model.path, model.revision)
         url = sample.base_url or _start(model, sample, max_lora_rank, self)
         self.settings = ApiSettings(
-            "sample", url, model.path, sample.api_key_env, sample.max_num_seqs, sample.timeout_s
+            option="sample",
+            base_url=url,
+            model=model.path,
+            api_key_env=sample.api_key_env,
+            concurrency=sample.max_num_seqs,
+            timeout_s=sample.timeout_s,
         )
         self._loaded: dict[Path, str] = {}
         ((_, served),) = stream(
