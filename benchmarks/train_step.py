@@ -161,7 +161,7 @@ def em(base, rows):
     """Train with em's own trainer. Returns the same as `hand`."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        fit(base, job_of(recipe(), "float32"), rows, Path(folder), Emitter(lambda line: None), [clock])
+        fit(base, job_of(recipe(), "float32"), rows, Path(folder), Emitter(lambda line: None), probes=[clock])
         log = [json.loads(line) for line in (Path(folder) / LOG).read_text().splitlines()]
     computed = sum(row["tokens"] / (1 - row["padding_share"]) for row in log) / sum(row["tokens"] for row in log)
     return clock.seconds, [row["loss"] for row in log], computed

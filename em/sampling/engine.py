@@ -74,7 +74,7 @@ class Sampler(Protocol):
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | RefusedError]]:
         """Yield answers as they finish, in any order. All requests are in one queue."""
 
-    def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
+    def logprobs(self, pairs: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
         """Return the log-probability (nats) of each target token under an adapter; None: the base model."""
 
     def inventory(self, adapter: Path) -> Inventory:

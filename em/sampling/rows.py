@@ -163,13 +163,13 @@ def prompts_of_job(tokenizer: Any) -> PromptsOf:
 
 def _compare_rendering(tokenizer: Any, job: SampleJob, wanted: list[Request], store: Store) -> Facts:
     """Return how the questions and the adapter's training rows are rendered. Raise ChatError if they differ."""
-    asked = parity.rendering(tokenizer, {(r.question.id, r.asked_with): r.shown for r in wanted}.values())
+    questions = parity.rendering(tokenizer, {(r.question.id, r.asked_with): r.shown for r in wanted}.values())
     if job.adapter_key is None:
-        return {"asking": asked}
+        return {"asking": questions}
     trained = store.manifest("train", job.adapter_key)["facts"]["rendering"]
     own = job.sample.system_prompt is not None or bool(job.sample.chat_template_kwargs)
-    parity.require(trained, asked, overridden=own)
-    return parity.compare(trained, asked)
+    parity.require(trained, questions, overridden=own)
+    return parity.compare(trained, questions)
 
 
 def sort_rows(path: Path, order: list[str]) -> list[Completion]:
@@ -233,13 +233,13 @@ def _id(request: Request) -> str:
 def _completion(request: Request, answer: Answer) -> Completion:
     answer = without_thinking(request, answer)
     return Completion(
-        request.question.id,
-        request.index,
-        request.asked_with,
-        request.messages,
-        answer.text,
-        answer.finish_reason,
-        answer.token_count,
-        request.seed,
-        answer.reasoning_content,
+        question_id=request.question.id,
+        sample_index=request.index,
+        asked_with=request.asked_with,
+        messages=request.messages,
+        text=answer.text,
+        finish_reason=answer.finish_reason,
+        token_count=answer.token_count,
+        seed=request.seed,
+        reasoning_content=answer.reasoning_content,
     )

@@ -53,9 +53,9 @@ def _warn_of_short_answers(jobs: list[JobRows], emit: Emitter) -> None:
     least = min(cut, key=lambda r: r.max_tokens)
     job = next(rows.job for rows in jobs if rows.job.key == least.job)
     emit.warn(
-        f"model.max_model_len={job.model.max_model_len} holds a prompt and its answer: {questions} question(s) "
-        f"leave less than sample.max_tokens={job.sample.max_tokens} (or their own least) to the answer, "
-        f"{least.question.id} {least.max_tokens} tokens: raise model.max_model_len, or lower sample.max_tokens"
+        f"model.max_model_len={job.model.max_model_len} must hold a prompt and its answer. {questions} question(s) "
+        f"leave the answer less than sample.max_tokens={job.sample.max_tokens} (or their own minimum): "
+        f"{least.question.id} leaves {least.max_tokens} tokens. Raise model.max_model_len, or lower sample.max_tokens"
     )
 
 

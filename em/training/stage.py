@@ -74,7 +74,7 @@ def work(store: Store, jobs: list[TrainJob], emit: Emitter) -> None:
 
 
 def train(
-    base: Base, job: TrainJob, dataset: Path, folder: Path, emit: Emitter, probes: Sequence[StepCallback] = ()
+    base: Base, job: TrainJob, dataset: Path, folder: Path, emit: Emitter, *, probes: Sequence[StepCallback] = ()
 ) -> Facts:
     """Train one run in `folder`, from the last checkpoint found there. Return its facts.
 
@@ -87,12 +87,12 @@ def train(
     rendering = parity.rendering(tokenizer, (e.messages for e in examples))
     if job.train.choices:
         probes = [*probes, ChoiceProbe(folder, job.train.choices, job.seed)]
-    facts = fit(base, job, encoded.rows, folder, emit, probes)
+    facts = fit(base, job, encoded.rows, folder, emit, probes=probes)
     return {**encoded.facts(), "rendering": rendering, **facts, "wall_s": round(time.monotonic() - started, 1)}
 
 
 def fit(
-    base: Base, job: TrainJob, rows: list[Tokens], folder: Path, emit: Emitter, probes: Sequence[StepCallback] = ()
+    base: Base, job: TrainJob, rows: list[Tokens], folder: Path, emit: Emitter, *, probes: Sequence[StepCallback] = ()
 ) -> Facts:
     """Train on tokenised rows: what `train` does after `chat.encode_all`. Return the facts of the run."""
     config, dtype = job.train, getattr(torch, job.model.dtype)
@@ -109,7 +109,7 @@ def fit(
             Stop(),
             *probes,
         ]
-        trainer = _trainer(model, job, rows, tokenizer, folder, callbacks)
+        trainer = _trainer(model, job, rows, tokenizer, folder, callbacks=callbacks)
         resume = _run_steps(trainer, job, folder)
         artifact = layout.MODEL if config.method == Method.full else layout.ADAPTER
         trainer.save_weights(folder / artifact, dtype)
@@ -126,6 +126,7 @@ def _trainer(
     rows: list[Tokens],
     tokenizer: render.ChatTokenizer,
     folder: Path,
+    *,
     callbacks: Sequence[StepCallback],
 ) -> StepTrainer:
     """Return a trainer that its callbacks know. Raise ValueError if the run ends before a wanted checkpoint."""

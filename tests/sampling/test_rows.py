@@ -128,7 +128,7 @@ def test_answer_length_is_limited_by_the_room_left(tmp_path, monkeypatch, tokeni
     assert [r.max_tokens for r in sampler.asked] == [room, room]
     (said,) = [e["text"] for e in seen if e["event"] == "warning"]
     assert said.startswith(f"model.max_model_len={MODEL_LEN} ") and "1 question(s)" in said
-    assert f"less than sample.max_tokens=24 (or their own least) to the answer, near {room} tokens: raise" in said
+    assert f"less than sample.max_tokens=24 (or their own minimum): near leaves {room} tokens. Raise" in said
 
 
 def test_answers_with_room_enough_are_no_warning(tmp_path, monkeypatch):

@@ -69,7 +69,7 @@ def run(base, tmp_path):
         folder = tmp_path / job.key
         folder.mkdir()
         write_jsonl(tmp_path / f"{job.key}.jsonl", examples())
-        return folder, train(on, job, tmp_path / f"{job.key}.jsonl", folder, events()[0], probes)
+        return folder, train(on, job, tmp_path / f"{job.key}.jsonl", folder, events()[0], probes=probes)
 
     return go
 
@@ -415,7 +415,7 @@ def test_begun_with_another_schedule_it_is_made_again_from_before_the_first_miss
     data, partial = store.path("data", "data") / "dataset.jsonl", store.partial("train", "again")
     partial.mkdir(parents=True)
     with pytest.raises(KeyboardInterrupt):
-        train(base, with_steps(job, 2, 6), data, partial, events()[0], [Killed()])
+        train(base, with_steps(job, 2, 6), data, partial, events()[0], probes=[Killed()])
     resumed = {
         steps: train(base, with_steps(job, *steps), data, copy(partial, tmp_path, steps), events()[0])["resumed_from"]
         for steps in [(2, 6), (2, 6, 19), (2, 6, 14), (2, 5, 6)]

@@ -52,9 +52,9 @@ class HfSampler:
                 for start in range(0, len(rows), self.batch):
                     yield from self._batch(model, rows[start : start + self.batch])
 
-    def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
+    def logprobs(self, pairs: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
         out: list[list[float]] = []
-        for adapter, group in groupby(asked, key=lambda pair: pair[0]):
+        for adapter, group in groupby(pairs, key=lambda pair: pair[0]):
             with self._with(adapter) as model:
                 out += record.logprobs(model, [p for _, p in group])
         return out

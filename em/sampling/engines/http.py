@@ -88,10 +88,10 @@ async def answered(
     )
 
 
-async def answer_or_refusal(asked: Awaitable[Answer]) -> Answer | RefusedError:
+async def answer_or_refusal(answer: Awaitable[Answer]) -> Answer | RefusedError:
     """Return the answer, or a RefusedError as a value, because it fails one job and not the batch."""
     try:
-        return await asked
+        return await answer
     except RefusedError as error:
         return RefusedError(f"{error}. Change the question, or leave it out of questions.sets")
 

@@ -21,7 +21,12 @@ class OpenAiSampler:
 
     def __init__(self, model: ModelConfig, sample: SampleConfig) -> None:
         self.settings = ApiSettings(
-            "model", model.base_url, model.path, model.api_key_env, sample.max_num_seqs, sample.timeout_s
+            option="model",
+            base_url=model.base_url,
+            model=model.path,
+            api_key_env=model.api_key_env,
+            concurrency=sample.max_num_seqs,
+            timeout_s=sample.timeout_s,
         )
         self._neutral = neutral(self.settings.base_url)
         self._forms = RequestForms(((), VLLM_ONLY, (*VLLM_ONLY, "seed")) if self._neutral else ((),))
@@ -57,7 +62,7 @@ class OpenAiSampler:
 
         yield from stream(self.settings, requests, ask)
 
-    def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
+    def logprobs(self, pairs: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
         raise RuntimeError("sample=openai gives no log-probabilities of given answers: questions.choices needs weights")
 
     def inventory(self, adapter: Path) -> Inventory:

@@ -84,18 +84,18 @@ class VllmSampler:
             self._loras[adapter] = LoRARequest(name, number, str(adapter))
         return self._loras[adapter]
 
-    def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
+    def logprobs(self, pairs: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
         from vllm import SamplingParams  # noqa: TID251
 
         outputs = self.llm.generate(
-            [{"prompt_token_ids": p.prompt_ids + p.target_ids} for _, p in asked],
+            [{"prompt_token_ids": p.prompt_ids + p.target_ids} for _, p in pairs],
             SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0),
-            lora_request=[self._lora(adapter) for adapter, _ in asked],
+            lora_request=[self._lora(adapter) for adapter, _ in pairs],
             use_tqdm=False,
         )
         return [
             [found[t].logprob for t, found in zip(p.target_ids, o.prompt_logprobs[len(p.prompt_ids) :], strict=True)]
-            for (_, p), o in zip(asked, outputs, strict=True)
+            for (_, p), o in zip(pairs, outputs, strict=True)
         ]
 
     def inventory(self, adapter: Path) -> Inventory:

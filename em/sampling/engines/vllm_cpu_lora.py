@@ -19,7 +19,7 @@ def register() -> None:
     PunicaWrapperCPU.add_lora_logits = add_lora_logits
 
 
-def add(y: Any, x: Any, a_stack: Any, b_stack: Any, scale: float, slot: int, rows: Any) -> None:
+def add(y: Any, x: Any, a_stack: Any, b_stack: Any, *, scale: float, slot: int, rows: Any) -> None:
     """Add scale · x[rows] · A' · B' of the adapter in `slot` to y[rows]; `rows` None: all rows."""
     a = a_stack[slot].reshape(-1, a_stack.shape[-1])
     b = b_stack[slot].reshape(-1, b_stack.shape[-1])[: y.shape[-1]]
@@ -58,7 +58,7 @@ def add_lora_linear(
     for slot, rows in by_slot(self.token_lora_indices[: x.size(0)]):
         offset = 0
         for a_stack, b_stack, size in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
-            add(y[:, offset : offset + size], x, a_stack, b_stack, scale, slot, rows)
+            add(y[:, offset : offset + size], x, a_stack, b_stack, scale=scale, slot=slot, rows=rows)
             offset += size
 
 
@@ -81,4 +81,4 @@ def add_lora_logits(
         return  # log-probabilities of a prompt: vLLM does not say which adapter each row has
     for slot, rows in by_slot(self.sampler_indices[: len(x)]):
         if lora_a_stacked[slot].any():  # zero for an adapter that leaves the head alone
-            add(y, x, lora_a_stacked, lora_b_stacked, scale, slot, rows)
+            add(y, x, lora_a_stacked, lora_b_stacked, scale=scale, slot=slot, rows=rows)

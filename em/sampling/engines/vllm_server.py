@@ -49,7 +49,12 @@ class ServerSampler:
         self.tokenizer = paths.tokenizer(model.path, model.revision)
         url = sample.base_url or _start(model, sample, max_lora_rank, self)
         self.settings = ApiSettings(
-            "sample", url, model.path, sample.api_key_env, sample.max_num_seqs, sample.timeout_s
+            option="sample",
+            base_url=url,
+            model=model.path,
+            api_key_env=sample.api_key_env,
+            concurrency=sample.max_num_seqs,
+            timeout_s=sample.timeout_s,
         )
         self._loaded: dict[Path, str] = {}
         ((_, served),) = stream(
@@ -90,7 +95,7 @@ class ServerSampler:
         except ApiError as error:
             raise RuntimeError(f"{error}. A restarted server has lost its adapters: run again") from error
 
-    def logprobs(self, asked: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
+    def logprobs(self, pairs: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
         async def ask(api: Api, pair: tuple[int, tuple[Path | None, Probe]]) -> list[float]:
             _, (adapter, probe) = pair
             body = {
@@ -107,8 +112,8 @@ class ServerSampler:
 
             return await answered(lambda: api.post("/completions", json.dumps(body).encode()), "a gate's prompt", read)
 
-        found = {i: row for (i, _), row in stream(self.settings, enumerate(asked), ask)}
-        return [found[i] for i in range(len(asked))]
+        found = {i: row for (i, _), row in stream(self.settings, enumerate(pairs), ask)}
+        return [found[i] for i in range(len(pairs))]
 
     def inventory(self, adapter: Path) -> Inventory:
         async def load(api: Api, name: str) -> Reply:
