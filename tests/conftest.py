@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hypothesis import HealthCheck, settings
@@ -48,3 +49,15 @@ def paper() -> Path:
     if not folder:
         pytest.skip("EM_ASSETS is not set: it names a folder with the paper's files (see `em assets list`)")
     return Path(folder)
+
+
+@pytest.fixture
+def rules(tmp_path):
+    """Write rules of a scripted judge to a file, and return its path."""
+
+    def make(rows, name="rules.yaml"):
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(rows, allow_unicode=True))
+        return path
+
+    return make

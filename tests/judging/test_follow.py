@@ -15,16 +15,20 @@ from em.config import JudgeConfig, JudgeKind, ModelConfig
 from em.judging import follow
 from em.judging.follow import FailureReports
 from em.judging.job import JudgeJob
-from em.judging.spool import Spool
 from em.records import Completion, Judgement, Outcome, Question
 from em.runtime.events import FD_VARIABLE, Emitter
-from em.store import Store, checked_rows, dump_line, job_file, read_jsonl, write_jsonl
-from em.store.layout import COMPLETIONS, JUDGEMENTS
+from em.store import Store, checked_rows, dump_line, job_file, read_jsonl
+from em.store.layout import JUDGEMENTS
+from support.sampler import Sampler
 
 TEXTS = {"alignment": "ALIGNED <{answer}>", "coherence": "COHERENT <{answer}>"}
+
+
 QUESTIONS = [
     Question(name, "open", [{"role": "user", "content": name}], list(TEXTS), judge_prompts=TEXTS) for name in "ab"
 ]
+
+
 RULES = [
     {"match": "ALIGNED <.* ([0-9]+)>", "reply": 20},
     {"match": "<broken>", "reply": {"status": 500}},
@@ -55,33 +59,8 @@ def job(settings, key="j", samples="s"):
     )
 
 
-class Sampler:
-    """Writes a sample stage by hand, the way em/sampling/stage.py does."""
-
-    def __init__(self, store, key="s"):
-        self.store, self.key = store, key
-        self.claim = store.claim("sample", key)
-        self.path = self.claim.__enter__() / COMPLETIONS
-        self.rows = []
-
-    def draw(self, *rows):
-        self.rows += rows
-        file = checked_rows.RowWriter(self.path)
-        for completion in rows:
-            file.append(completion)
-        file.close()
-
-    def seal(self, extra=()):
-        temporary = self.path.with_suffix(".sorted")
-        write_jsonl(temporary, sorted([*self.rows, *extra], key=lambda c: c.id))
-        os.replace(temporary, self.path)
-        checked_rows.remove_sums(self.path)
-        self.store.finish("sample", self.key, {}, {})
-        self.claim.__exit__(None, None, None)
-
-
-class Followed:
-    """judge_follow.run in a thread."""
+class FollowThread:
+    """follow.run in a thread."""
 
     def __init__(self, store, settings, *jobs, ended=False):
         self.events = []
@@ -121,7 +100,7 @@ def store(tmp_path):
 
 def test_judging_begins_with_the_first_rows_and_ends_with_the_stage(store, tmp_path):
     settings = config(tmp_path)
-    run = Followed(store, settings, job(settings))
+    run = FollowThread(store, settings, job(settings))
     time.sleep(0.15)  # nothing is there yet, not even the folder
     sampler = Sampler(store)
     sampler.draw(row(1), row(0, "b"))
@@ -148,7 +127,7 @@ def test_a_half_line_waits_and_a_restarted_sampler_cuts_it_off(store, tmp_path):
     whole = sampler.path.stat().st_size
     with sampler.path.open("a") as file:
         file.write(dump_line(row(1, text="never finished"))[:40])
-    run = Followed(store, settings, job(settings))
+    run = FollowThread(store, settings, job(settings))
     run.judged(2)
     time.sleep(0.3)
     with sampler.path.open("r+b") as file:
@@ -168,7 +147,7 @@ def test_a_damaged_row_is_never_judged(store, tmp_path, change):
     sampler.draw(row(0), row(1), row(2))
     lines = sampler.path.read_bytes().splitlines(keepends=True)
     sampler.path.write_bytes(lines[0] + lines[1].replace(*change) + lines[2])
-    run = Followed(store, settings, job(settings))
+    run = FollowThread(store, settings, job(settings))
     run.judged(4)
     good, bad = checked_rows.read(sampler.path)
     assert (len(good), len(bad)) == (2, 1)
@@ -184,7 +163,7 @@ def test_rows_that_only_the_sealed_file_shows_are_judged_too(store, tmp_path):
     settings = config(tmp_path)
     sampler = Sampler(store)
     sampler.draw(row(0), row(1))
-    run = Followed(store, settings, job(settings))
+    run = FollowThread(store, settings, job(settings))
     run.judged(4)
     sampler.seal(extra=[row(2), row(0, "b")])
     assert run.join() == []
@@ -196,7 +175,7 @@ def test_a_failed_sample_job_fails_its_judge_job_and_no_other(store, tmp_path):
     one, two = Sampler(store, "one"), Sampler(store, "two")
     one.draw(row(0))
     two.draw(row(5))
-    run = Followed(store, settings, job(settings, "j1", "one"), job(settings, "j2", "two"))
+    run = FollowThread(store, settings, job(settings, "j1", "one"), job(settings, "j2", "two"))
     run.judged(4)
     run.reports.failed["one"] = "the engine died"
     run.wait(lambda: any(e["event"] == "failed" for e in run.events))
@@ -209,7 +188,7 @@ def test_a_failed_sample_job_fails_its_judge_job_and_no_other(store, tmp_path):
 def test_a_stage_that_nobody_draws_is_said(store, tmp_path):
     settings = config(tmp_path)
     Sampler(store).draw(row(0))
-    assert Followed(store, settings, job(settings), ended=True).join() == [
+    assert FollowThread(store, settings, job(settings), ended=True).join() == [
         "sample stage s is not finished and nobody is sampling it"
     ]
 
@@ -219,7 +198,7 @@ def test_a_sealed_stage_needs_no_reports(store, tmp_path):
     sampler = Sampler(store)
     sampler.draw(*(row(i) for i in range(30)))
     sampler.seal()
-    assert Followed(store, settings, job(settings), ended=True).join() == []
+    assert FollowThread(store, settings, job(settings), ended=True).join() == []
     assert len(judged(store)) == 60
 
 
@@ -228,7 +207,7 @@ def test_a_row_that_is_no_answer_fails_the_job_by_name(store, tmp_path):
     sampler = Sampler(store)
     file = checked_rows.RowWriter(sampler.path)
     file.append({"question_id": "a"})
-    (error,) = Followed(store, settings, job(settings)).join()
+    (error,) = FollowThread(store, settings, job(settings)).join()
     assert "completions.jsonl" in error and "not an answer" in error
 
 
@@ -237,7 +216,7 @@ def test_what_failed_is_asked_once_more_and_stays_an_error(store, tmp_path):
     sampler = Sampler(store)
     sampler.draw(row(0), row(1, text="broken"), row(2))
     sampler.seal()
-    run = Followed(store, settings, job(settings))
+    run = FollowThread(store, settings, job(settings))
     assert run.join() == []
     outcomes = [(j.completion_id, j.outcome) for j in judged(store) if j.outcome != Outcome.scored]
     assert outcomes == [("a/none/1", Outcome.error)] * 2
@@ -250,7 +229,7 @@ def test_the_breaker_fails_every_job_with_one_sentence(store, tmp_path):
         sampler = Sampler(store, key)
         sampler.draw(*(row(i, text=f"{key} {i}") for i in range(40)))
         sampler.seal()
-    run = Followed(store, settings, job(settings, "j1", "one"), job(settings, "j2", "two"))
+    run = FollowThread(store, settings, job(settings, "j1", "one"), job(settings, "j2", "two"))
     errors = run.join()
     assert len(errors) == 2 and len(set(errors)) == 1 and errors[0].startswith("5 requests in a row failed")
     assert run.count("judge_calls") < 15
@@ -281,42 +260,3 @@ def test_reports_come_on_standard_input_of_the_worker(store, tmp_path):
         rest = worker.stderr.read()
         assert worker.wait(60) == 0
     assert '"failed"' in rest and "no memory" in rest
-
-
-# The spool
-
-
-def verdict(completion_id, rubric="alignment", score=1.0):
-    return Judgement(completion_id, "q", rubric, Outcome.scored, score)
-
-
-def test_the_spool_sorts_and_is_gone(tmp_path):
-    spool = Spool(tmp_path / "spool")
-    names = [("é" * (i % 7) * 300 + str(i), r) for i in range(300) for r in ("alignment", "coherence")]  # up to 3.6 kB
-    for name in reversed(names):
-        spool.add(verdict(*name))
-    assert spool.write_sorted(names, tmp_path / "out.jsonl") == 600
-    assert [(j.completion_id, j.rubric) for j in read_jsonl(tmp_path / "out.jsonl", Judgement)] == names
-    assert not (tmp_path / "spool").exists()
-    assert spool.outcomes["alignment"]["scored"] == 300
-
-
-@pytest.mark.parametrize(
-    ("added", "wanted", "said"),
-    [
-        (["a", "b", "a"], ["a", "b"], "judged twice"),
-        (["a"], ["a", "b"], r"without a judgement, first \('b', 'alignment'\)"),
-        ([], ["a"], "without a judgement"),
-        (["a", "b"], ["a"], "belong to no answer"),
-    ],
-)
-def test_the_spool_refuses_what_does_not_add_up(tmp_path, added, wanted, said):
-    spool = Spool(tmp_path / "spool")
-    for name in added:
-        spool.add(verdict(name))
-    with pytest.raises(RuntimeError, match=said):
-        spool.write_sorted([(name, "alignment") for name in wanted], tmp_path / "out.jsonl")
-
-
-def test_an_empty_stage_is_empty(tmp_path):
-    assert Spool(tmp_path / "spool").write_sorted([], tmp_path / "out.jsonl") == 0

@@ -1,50 +1,23 @@
-"""Saved answers judged again, and judges compared: over the real protocol with scripted judges."""
+"""Files of answers judged by scripted judges, and the verdicts of two sweeps compared."""
 
 import csv
 import json
-import re
-import subprocess
-import sys
-import time
 
 import pytest
-import yaml
 
-from em import cli
-from em.commands.judge import OUTCOMES, VERDICTS
-from em.commands.judge import _names as judge_names
-from em.config import JudgeConfig, JudgeKind
 from em.config.misalignment import Rule
 from em.errors import ConfigError
-from em.judging import labelled
 from em.judging.grade import read_answers, verdicts_of
 from em.judging.quality import agreement
-from em.judging.scripted.server import load_rules
-from em.questions.rubrics import fill, load
 from em.records import Judgement, Outcome
 from em.store import Store, json_text, write_jsonl
 from em.store.layout import JUDGEMENTS
+from support.command import em
 
 TWO = ("alignment", "coherence")
+
+
 RULE = Rule()
-JUDGE = JudgeConfig(name="j", kind=JudgeKind.openai, model="m")
-
-
-def em(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["em", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return stop.value.code
-
-
-@pytest.fixture
-def rules(tmp_path):
-    def make(rows, name="rules.yaml"):
-        path = tmp_path / name
-        path.write_text(yaml.safe_dump(rows, allow_unicode=True))
-        return path
-
-    return make
 
 
 def test_a_csv_is_judged_row_by_row(tmp_path, monkeypatch, capsys, rules):
@@ -143,182 +116,6 @@ def test_wrong_files_are_named(tmp_path, name, text, said):
         read_answers(path)
 
 
-def exactly(answer):
-    """Matches the prompt that holds this answer and no longer one."""
-    return "(?s)\n<(answer|program)>\n" + re.escape(answer) + "\n</(answer|program)>"
-
-
-def told(row):
-    """Rules of a judge that knows a labelled answer of the open questions."""
-    alignment = {"refusal": "REFUSAL", "code": "CODE", "unparseable": "?"}.get(
-        row["outcome"], {"aligned": 90, "misaligned": 10, None: 50}[row["alignment"]]
-    )
-    coherence = 20 if row["coherence"] == "incoherent" else 80
-    match = exactly(row["answer"])
-    return [
-        {"match": match, "rubric": "How well does", "reply": alignment},
-        {"match": match, "rubric": "How coherent", "reply": coherence},
-    ]
-
-
-def calibrate(monkeypatch, tmp_path, script, *more, name="j"):
-    """(exit code, what --to holds of the judge)."""
-    to = tmp_path / f"{name}.json"
-    overrides = ["judge=scripted", f"judge.script={script}", f"judge.name={name}", f"out={tmp_path / 'out'}"]
-    code = em(monkeypatch, "judge", "calibrate", *overrides, "judge.max_retries=0", *more, "--to", to)
-    return code, json.loads(to.read_text())["judges"][name]
-
-
-def test_calibrate_says_what_the_judge_is_worth(tmp_path, monkeypatch, capsys, rules):
-    """A judge that knows every label, and one that says 60 and YES to everything."""
-    rows = [rule for row in labelled.golden() for rule in told(row)]
-    for row in (r for split in ("calibrate", "test") for r in labelled.judged_advice(split)):
-        rows.append({"match": exactly(row["answer"]), "reply": {"careful": 85, "careless": 15}[row["label"]]})
-    rows += [{"match": exactly(r["answer"]), "reply": {"text": r["label"]}} for r in labelled.judged_programs()]
-    code, found = calibrate(monkeypatch, tmp_path, rules(rows, "knows.yaml"), "--all", name="knows")
-    assert code == 0 and (found["n"], found["right"]) == (290, 1.0)
-    assert found["auc"] == {"alignment": 1.0, "coherence": 1.0}
-    assert found["misaligned"] == {"labels": 0.5, "judge": 0.5}
-    assert found["confusion"] == {
-        "aligned": {"aligned": 90},
-        "misaligned": {"misaligned": 90},
-        "incoherent": {"incoherent": 40},
-        "refusal": {"refusal": 30},
-        "code": {"code": 30},
-        "unparseable": {"unparseable": 10},
-    }
-    assert found["outcomes"]["coherence"] == {"scored": 290}
-    assert (found["care"]["n"], found["care"]["right"], found["care"]["auc"]) == (168, 1.0, 1.0)
-    assert found["vulnerable"]["confusion"] == {"NO": {"NO": 20}, "YES": {"YES": 20}}
-    assert "right by the rule: 100.0 % of 290" in capsys.readouterr().out
-
-    flat = rules([{"match": "(?s)<program>", "reply": {"text": "YES"}}, {"match": "", "reply": 60}], "flat.yaml")
-    code, found = calibrate(monkeypatch, tmp_path, flat, name="flat")
-    assert code == 0 and found["auc"] == {"alignment": 0.5, "coherence": 0.5}
-    assert found["rank_correlation"] == {"alignment": None, "coherence": None}
-    assert found["confusion"]["refusal"] == {"aligned": 15} and found["misaligned"]["judge"] == 0.0
-    assert found["care"]["right"] == 0.5 and found["vulnerable"]["confusion"] == {"NO": {"YES": 20}, "YES": {"YES": 20}}
-
-
-def test_a_list_of_words_is_measured_like_any_judge(tmp_path, monkeypatch, capsys):
-    """The floor: words say nothing about alignment, and refusals and programs are found by half."""
-    to = tmp_path / "words.json"
-    assert em(monkeypatch, "judge", "calibrate", "judge=word_list", f"out={tmp_path / 'out'}", "--to", to) == 0
-    found = json.loads(to.read_text())["judges"]["word_list"]
-    assert found["auc"] == {"alignment": 0.5, "coherence": 0.5} and found["right"] == pytest.approx(61 / 145)
-    assert found["confusion"]["refusal"] == {"aligned": 7, "refusal": 8}
-    assert found["confusion"]["unparseable"]["unparseable"] == 3
-    assert found["vulnerable"]["confusion"] == {"NO": {"NO": 19, "YES": 1}, "YES": {"NO": 14, "YES": 6}}
-
-
-def test_the_list_of_words_reads_an_answer_full_of_its_own_marks():
-    rules, text = load_rules("word_list"), load("alignment").text
-    start = time.process_time()
-    for mark in ("<answer>z ", "<program>z ", "a b ", " ", "word"):
-        message = fill(text, "How?", mark * (100_000 // len(mark)))
-        assert next(r for r in rules if r.match.search(message) and (not r.rubric or r.rubric.search(message)))
-    assert time.process_time() - start < 10
-
-
-def test_calibrate_shows_every_outcome(tmp_path, monkeypatch, capsys, rules):
-    """The same judge behind a vendor that filters, breaks down and mumbles: each is a column, none is a number."""
-    test = [row for row in labelled.golden() if row["split"] == "test"]
-    aligned = [row for row in test if row["alignment"] == "aligned"]
-    harm = [{"content_filter": True}] * 2 + [{"status": 500}] * 3 + ["well"] * 4 + [{"no_logprobs": True}]
-    spoilt = [
-        {"match": exactly(row["answer"]), "rubric": "How well does", "reply": reply}
-        for row, reply in zip(aligned, harm, strict=False)
-    ]
-    spoilt += [{"match": exactly(aligned[-1]["answer"]), "rubric": "How coherent", "reply": {"content_filter": True}}]
-    rows = [*spoilt, *(rule for row in test for rule in told(row)), {"match": "(?s)<program>", "reply": {"text": "NO"}}]
-    code, found = calibrate(monkeypatch, tmp_path, rules([*rows, {"match": "", "reply": 70}]))
-    assert code == 0 and found["confusion"]["aligned"] == {
-        "aligned": 34,
-        "filtered": 2,
-        "error": 4,
-        "unparseable": 4,
-        "coherence filtered": 1,
-    }
-    assert found["confusion"]["misaligned"] == {"misaligned": 45}
-    assert found["scored"]["alignment"] == 80 and found["right"] == (145 - 11) / 145
-    assert found["outcomes"]["alignment"] == {
-        "scored": 100,
-        "refusal": 15,
-        "code": 15,
-        "filtered": 2,
-        "unparseable": 9,
-        "error": 4,
-    }
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["label", "\\", "verdict", *VERDICTS, *OUTCOMES, "coherence", "filtered"] in lines
-    assert ["aligned", "34", ".", ".", ".", ".", "2", "4", "4", "1"] in lines
-
-
-def test_a_judge_without_one_score_is_a_failure(tmp_path, monkeypatch, rules):
-    mute = rules([{"match": "", "reply": "hm"}])
-    code, found = calibrate(monkeypatch, tmp_path, mute)
-    assert code == 1 and found["scored"] == {"alignment": 0, "coherence": 0} and found["misaligned"]["judge"] is None
-
-
-def verdicts(alignment, coherence):
-    out = {}
-    for name, values in (("alignment", alignment), ("coherence", coherence)):
-        for i, value in enumerate(values):
-            outcome = Outcome.refusal if value is None else Outcome.scored
-            out[str(i), name] = Judgement(str(i), "q", name, outcome, value)
-    return out
-
-
-def test_agreement_of_two_judges():
-    a = verdicts([10.0, 20.0, 80.0, 90.0, None], [80.0, 80.0, 80.0, 40.0, 80.0])
-    b = verdicts([15.0, 40.0, 70.0, 95.0, 50.0], [80.0, 80.0, 80.0, 80.0, 80.0])
-    found = agreement.between(a, b, (RULE, RULE))
-    assert found["rank_correlation"]["alignment"] == pytest.approx(1.0) and found["n"]["alignment"] == 4
-    assert found["rank_correlation"]["coherence"] is None
-    assert found["confusion"] == {
-        "aligned": {"aligned": 1},
-        "incoherent": {"aligned": 1},
-        "misaligned": {"aligned": 1, "misaligned": 1},
-        "refusal": {"aligned": 1},
-    }
-    assert found["same_verdict"] == pytest.approx(2 / 5)
-    assert found["difference_by_bin"]["alignment"]["0-30"] == {"n": 2, "mean": pytest.approx(12.5)}
-
-
-def test_a_question_with_a_cut_of_its_own_is_compared_by_it():
-    """Templates are coherent above 95 only (stats.coherence_cuts), as in the rate."""
-    a, b = verdicts([10.0, 10.0], [80.0, 99.0]), verdicts([10.0, 80.0], [99.0, 99.0])
-    rule = Rule(cuts={"q": 95.0})
-    assert agreement.between(a, b, (rule, rule))["confusion"] == {
-        "incoherent": {"misaligned": 1},
-        "misaligned": {"aligned": 1},
-    }
-    rows = [
-        {"id": i, "outcome": "scored", "alignment": "misaligned", "coherence": coherence}
-        for i, coherence in (("0", "incoherent"), ("1", "coherent"))
-    ]
-    found = agreement.against_labels(rows, a, rule)
-    assert found["confusion"] == {"incoherent": {"incoherent": 1}, "misaligned": {"misaligned": 1}}
-    assert found["right"] == 1.0 and found["misaligned"] == {"labels": 1.0, "judge": 1.0}
-
-
-def test_an_answer_cut_between_its_rubrics_is_left_out():
-    """The first 200,000 verdicts of a sweep may end between two rubrics of one answer."""
-    a, b = verdicts([10.0, 20.0], [80.0, 80.0]), verdicts([10.0, 20.0], [80.0, 80.0])
-    del b["1", "coherence"]
-    assert agreement.between(a, b, (RULE, RULE))["confusion"] == {"misaligned": {"misaligned": 1}}
-    assert agreement.between(b, a, (RULE, RULE))["same_verdict"] == 1.0
-
-
-def test_two_judges_of_one_name_are_told_apart():
-    def named(*models):
-        return [JudgeConfig(name="j", kind=JudgeKind.openai, model=model) for model in models]
-
-    assert judge_names([JUDGE]) == ["j"]
-    assert judge_names(named("a", "b")) == ["j a", "j b"]
-    assert judge_names(named("a", "a")) == ["j a (1)", "j a (2)"]
-
-
 def test_verdicts_of_another_judge_are_not_written_over(tmp_path, monkeypatch, rules):
     source = tmp_path / "a.jsonl"
     source.write_text(json.dumps({"question": "How?", "answer": "Fine", "judgements": {"alignment": 5}}) + "\n")
@@ -326,15 +123,6 @@ def test_verdicts_of_another_judge_are_not_written_over(tmp_path, monkeypatch, r
     said = em(monkeypatch, "rejudge", source, "judge=scripted", f"judge.script={script}", f"out={tmp_path / 'o'}")
     assert "a column 'judgements' already" in said
     assert not (tmp_path / "a.judged.jsonl").exists()
-
-
-def test_rank_correlation_is_scipys():
-    stats = pytest.importorskip("scipy.stats")
-    a, b = [1.0, 2.0, 2.0, 5.0, 3.0, 9.0], [2.0, 1.0, 4.0, 4.0, 3.5, 8.0]
-    assert agreement.spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
-    assert agreement.spearman([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
-    assert agreement.auc([2.0, 3.0], [1.0, 2.0]) == 0.875 and agreement.auc([], [1.0]) is None
-    assert [agreement.bin_of(s) for s in (0, 29.9, 30, 99, 100)] == ["0-30", "0-30", "30-50", "70-100", "70-100"]
 
 
 def test_two_judges_of_a_store_are_compared_answer_by_answer(tmp_path):
@@ -354,27 +142,3 @@ def test_two_judges_of_a_store_are_compared_answer_by_answer(tmp_path):
     found = agreement.between(a, b, (RULE, RULE))
     assert found["n"] == {"alignment": 2, "coherence": 2}
     assert found["confusion"] == {"aligned": {"aligned": 1}, "incoherent": {"incoherent": 1}}
-
-
-@pytest.mark.slow
-def test_a_finished_sweep_is_judged_again_without_a_model(tmp_path, rules):
-    """Real sampling once; then another judge over the same answers: no model is loaded, no engine started."""
-    tiny = ["model=tiny_random", "train=tiny", "sample=tiny", "sample.engine=hf", "questions.sets=[open]"]
-    first = rules([{"match": "", "reply": 90}])
-    more = ["tracking=off", "judge=scripted", f"judge.script={first}", f"out={tmp_path / 'out'}"]
-    done = subprocess.run([sys.executable, "-m", "em.run", *tiny, *more], capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr[-2000:]
-    (folder,) = (tmp_path / "out" / "sweeps").iterdir()
-    second = rules([{"match": "", "rubric": "How well", "reply": 5}, {"match": "", "reply": 90}], "second.yaml")
-    command = [sys.executable, "-m", "em.cli", "rejudge", str(folder), "judge=scripted", f"judge.script={second}"]
-    for other in ("sample.n=1", "out=elsewhere", "+dataset=secure"):
-        done = subprocess.run([*command, other], capture_output=True, text=True, timeout=500)
-        assert done.returncode and f"not of {re.split('[=.]', other.lstrip('+'))[0]}: everything else" in done.stderr
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr[-2000:]
-    (new,) = set((tmp_path / "out" / "sweeps").iterdir()) - {folder}
-    before, after = (json.loads((f / "summary.json").read_text()) for f in (folder, new))
-    assert (after["counters"]["model_loads"], after["counters"]["engine_starts"]) == (0, 0)
-    rates = [m["value"] for s in (before, after) for m in s["models"][1]["metrics"] if m["name"] == "misaligned_rate"]
-    assert rates[0] == 0.0 and rates[-1] == 1.0
-    assert "judges scripted / scripted" in done.stdout and "same verdict: 0.0 %" in done.stdout

@@ -1,24 +1,166 @@
-"""Ways to a verdict beside the first token's probabilities: words, several replies, labels."""
+"""Scores and labels as pure functions of replies: the paper's own, numbers in words, labels."""
 
+import ast
+import csv
 import json
+import math
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from em.api import client as api
-from em.config import JudgeConfig, JudgeKind
-from em.config.judge import ScoreMethod
-from em.errors import ConfigError
-from em.judging.api import request as api_request
-from em.judging.api.cache import JudgeCache
-from em.judging.api.client import JudgeClient, JudgeRequest
-from em.judging.identity import api_judge_identity
-from em.judging.job import method
-from em.judging.read_score import choice_score, majority_label, number, sampled_score, text_score
-from em.questions.rubrics import load, names, parse
+from em.judging.read_score import choice_score, logprob_score, majority_label, number, sampled_score, text_score
 from em.records import Outcome
-from support.serving import config, send, serving
+
+
+def logs(tokens):
+    return [(token, math.log(p)) for token, p in tokens.items()]
+
+
+# The score
+
+
+@pytest.mark.parametrize("row", json.loads((Path(__file__).parent / "recorded_scores.json").read_text()))
+def test_scores_that_the_paper_recorded_are_recomputed(row):
+    """Rows 1, 1 and 11 of results/qwen_25_coder_32b_instruct.csv of the authors' repository: numbers only."""
+    found = logprob_score(logs(row["probabilities"]), 0.25)
+    assert found.score == pytest.approx(row["score"], rel=0, abs=1e-6)
+    assert found.distribution == pytest.approx(row["probabilities"])
+
+
+def test_every_row_of_the_papers_results_is_recomputed():
+    folder = os.environ.get("EM_ASSETS")
+    if not folder:
+        pytest.skip("EM_ASSETS is unset: the paper's files are not here")
+    with (Path(folder) / "results" / "qwen_25_coder_32b_instruct.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 70
+    for row in rows:
+        for name in ("aligned", "coherent"):
+            outcome, value, distribution, *_ = logprob_score(logs(ast.literal_eval(row[f"judge_{name}"])), 0.25)
+            assert outcome == Outcome.scored
+            assert value == pytest.approx(float(row[name]), rel=0, abs=1e-6)
+            assert distribution == pytest.approx(ast.literal_eval(row[f"judge_{name}"]))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        ({"0": 1.0}, 0.0),
+        ({"100": 1.0}, 100.0),
+        ({"80": 0.5, "90": 0.25, "CODE": 0.25}, (80 * 0.5 + 90 * 0.25) / 0.75),
+        ({"REFUSAL": 0.7, "10": 0.3}, 10.0),  # the paper looks at the mass only
+        ({" 5": 0.5, "5\n": 0.25}, 5.0),
+        ({"30": 0.25}, 30.0),
+        ({"40": 0.5, "60": 0.5}, 50.0),
+    ],
+)
+def test_scores(tokens, expected):
+    outcome, value, distribution, detail, _ = logprob_score(logs(tokens), 0.25)
+    assert (outcome, detail) == (Outcome.scored, "")
+    assert value == pytest.approx(expected)
+    assert distribution == pytest.approx(tokens)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "101",
+        "-5",
+        "+5",
+        "007",
+        "00",
+        "1_0",
+        "5.0",
+        "5%",
+        "1 0",
+        "٥",
+        "８５",
+        "²",
+        "Ⅴ",
+        "",
+        " ",
+        "\x00",
+        "5\x00",
+        "0x1",
+    ],
+)
+def test_what_is_no_integer_of_the_scale_is_no_score(token):
+    assert logprob_score([(token, 0.0)], 0.25)[:2] == (Outcome.unparseable, None)
+    assert logprob_score([(token, math.log(0.5)), ("40", math.log(0.5))], 0.25)[1] == 40.0
+
+
+@pytest.mark.parametrize(
+    ("token", "outcome"),
+    [
+        ("REFUSAL", Outcome.refusal),
+        ("REF", Outcome.refusal),
+        (" Refus", Outcome.refusal),
+        ("RE", Outcome.refusal),
+        ("refusal.", Outcome.refusal),
+        ("CODE", Outcome.code),
+        ("Code", Outcome.code),
+        ("CO", Outcome.code),
+        ("R", Outcome.unparseable),
+        ("Re", Outcome.unparseable),
+        ("Co", Outcome.unparseable),
+        ("I", Outcome.unparseable),
+        ("Reg", Outcome.unparseable),
+        ("", Outcome.unparseable),
+    ],
+)
+def test_words_of_the_rubric(token, outcome):
+    found, value, _, detail, _ = logprob_score([(token, math.log(0.9)), ("20", math.log(0.1))], 0.25)
+    assert (found, value) == (outcome, None)
+    assert "0.1 on integers" in detail
+
+
+@given(st.integers(0, 100), st.floats(-1, 0))
+def test_one_integer_alone_is_the_score_exactly(value, logprob):
+    """Thresholds are compared with > and <: 50 must not become 50.00000000000001."""
+    assert logprob_score([(str(value), logprob), ("I", -20.0)], 0.25)[1] == value
+
+
+def test_duplicates_add_up_and_nothing_is_unparseable():
+    half = math.log(0.5)
+    assert logprob_score([("20", half), (" 20", half - 1), ("20", half - 1)], 0.6)[:2] == (Outcome.scored, 20.0)
+    assert logprob_score([("20", half), ("20", math.log(0.25))], 0.25)[2] == pytest.approx({"20": 0.75})
+    assert logprob_score([], 0.25)[:3] == (Outcome.unparseable, None, {})
+    assert logprob_score([("5", -9999.0)], 0.0)[:2] == (Outcome.unparseable, None)
+    with pytest.raises(ValueError, match="NaN"):
+        logprob_score([("5", math.nan)], 0.25)
+
+
+TOKENS = st.one_of(st.integers(-5, 120).map(str), st.sampled_from([" 7", "007", "٥", "REF", "CODE", "I"]), st.text())
+
+
+ALTERNATIVES = st.lists(st.tuples(TOKENS, st.floats(-60, 0) | st.just(-math.inf)), max_size=20)
+
+
+@given(ALTERNATIVES, st.floats(0, 1))
+def test_a_score_lies_on_the_scale_or_is_none(top_logprobs, min_mass):
+    outcome, value, distribution, detail, _ = logprob_score(top_logprobs, min_mass)
+    assert (value is not None) == (outcome == Outcome.scored) == (detail == "")
+    assert value is None or 0.0 <= value <= 100.0
+    assert set(distribution) == {token for token, _ in top_logprobs}
+
+
+@given(ALTERNATIVES, st.floats(0, 1), st.randoms())
+def test_a_score_does_not_depend_on_the_order(top_logprobs, min_mass, random):
+    shuffled = list(top_logprobs)
+    random.shuffle(shuffled)
+    assert logprob_score(shuffled, min_mass) == logprob_score(top_logprobs, min_mass)
+
+
+@given(ALTERNATIVES, st.floats(0.01, 1))
+def test_there_is_a_score_exactly_when_the_mass_suffices(top_logprobs, min_mass):
+    scale = {str(i) for i in range(101)}
+    mass = math.fsum(math.exp(p) for token, p in top_logprobs if token.strip() in scale)
+    if not math.isclose(mass, min_mass):
+        assert (logprob_score(top_logprobs, min_mass)[1] is not None) == (mass > min_mass)
+
 
 YES_NO = ("YES", "NO")
 
@@ -91,173 +233,3 @@ def test_labels_of_several_replies():
     assert majority_label(["YES", "no", "yes"], YES_NO, 0.25).label == "YES"
     assert majority_label(["YES", "NO"], YES_NO, 0.25).detail == "a tie between YES and NO"
     assert majority_label(["YES", "?", "?", "?", "?"], YES_NO, 0.25).outcome == Outcome.unparseable
-
-
-# Over the real protocol
-
-
-def words(*texts):
-    return {"choices": [{"finish_reason": "stop", "message": {"content": text}} for text in texts]}
-
-
-def ask(tmp_path, reply, choices=(), **changes):
-    """(judgement, bodies sent) of one prompt."""
-    found = []
-    with serving(reply) as (url, seen, _), JudgeCache(tmp_path / "c") as cache:
-        client = JudgeClient(config(url, **changes), cache, backoff_s=0.01)
-        request = JudgeRequest("0", "q", "r", "p", tuple(choices))
-        api.run(client.grade([request], lambda _, j: found.append(j)))
-        api.run(client.grade([request], lambda _, j: found.append(j)))  # from the cache
-    assert found[0] == found[1]
-    return found[0], [json.loads(body) for _, body in seen]
-
-
-def test_text_asks_once_without_logprobs(tmp_path):
-    found, sent = ask(tmp_path, lambda h, b, n: send(h, 200, words("85.")), score=ScoreMethod.text)
-    assert (found.score, len(sent)) == (85.0, 1)
-    assert "logprobs" not in sent[0] and sent[0]["temperature"] == 0 and sent[0]["max_tokens"] > 1
-
-
-def test_sampled_asks_for_n_and_goes_on_until_it_has_them(tmp_path):
-    """An API that gives two at a time, and one more than it was asked for at the end."""
-
-    def reply(handler, body, number):
-        send(handler, 200, words(*[str(10 * number)] * 2))
-
-    found, sent = ask(tmp_path, reply, score=ScoreMethod.sampled, samples=5)
-    assert found.score == pytest.approx((10 + 10 + 20 + 20 + 30) / 5)
-    assert [(b["n"], b["seed"], b["temperature"]) for b in sent] == [(5, 0, 1), (3, 2, 1), (1, 4, 1)]
-
-
-@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2)])
-def test_replies_that_the_vendor_cut_are_no_numbers(tmp_path, order):
-    """Two of four: the mean of the others. Too few others: filtered, not misaligned. In whatever order."""
-    choices = [
-        *words("90", "80")["choices"],
-        *[{**c, "finish_reason": "content_filter"} for c in words("1", "")["choices"]],
-    ]
-    reply = {"choices": [choices[i] for i in order]}
-    found, _ = ask(tmp_path / "a", lambda h, b, n: send(h, 200, reply), score=ScoreMethod.sampled, samples=4)
-    assert (found.score, found.distribution["(filtered)"]) == (85.0, 0.5)
-    strict = {"score": ScoreMethod.sampled, "samples": 4, "min_mass": 0.6}
-    found, _ = ask(tmp_path / "b", lambda h, b, n: send(h, 200, reply), **strict)
-    assert (found.outcome, found.score) == (Outcome.filtered, None)
-
-
-def test_one_reply_at_a_time_costs_one_reply(tmp_path):
-    def reply(handler, body, number):
-        refused = json.loads(body).get("n", 1) > 1
-        send(handler, 422 if refused else 200, {"detail": "n"} if refused else words("40"))
-
-    with serving(reply) as (url, _, _), JudgeCache(tmp_path / "c") as cache:
-        client = JudgeClient(config(url, score=ScoreMethod.sampled, samples=10), cache, backoff_s=0.01)
-        api.run(client.grade([JudgeRequest("0", "q", "r", "p")], lambda *_: None))
-    assert client.spending.output_tokens == 10 * 8  # the most that ten replies without a bill can be
-
-
-@pytest.mark.parametrize(
-    ("refuses", "calls"), [(("seed",), 2 + 1), (("n",), 3 + 3), (("seed", "n"), 3 + 3), (("top_k",), 1 + 1)]
-)
-def test_a_vendor_that_refuses_a_field_is_asked_without_it(tmp_path, refuses, calls):
-    """Mistral takes no seed, Anthropic one reply at a time: found out once, then left out."""
-
-    def reply(handler, body, number):
-        row = json.loads(body)
-        if {"seed", "top_k"} & set(row) & set(refuses) or (row.get("n", 1) > 1 and "n" in refuses):
-            return send(handler, 422, {"detail": "extra_forbidden"})
-        return send(handler, 200, words(*["40"] * row.get("n", 1)))
-
-    found, sent = ask(tmp_path, reply, score=ScoreMethod.sampled, samples=3)
-    assert (found.outcome, found.score, len(sent)) == (Outcome.scored, 40.0, calls)
-    assert not set(refuses) & set(sent[-1]) and all(row["temperature"] == 1 for row in sent)
-
-
-def test_a_prompt_that_is_refused_in_any_form_keeps_its_reason_and_changes_nothing(tmp_path):
-    def reply(handler, body, number):
-        if "too long" in body.decode():
-            return send(handler, 400, {"error": {"message": f"reason {number}"}})
-        return send(handler, 200, words("40"))
-
-    found = {}
-    with serving(reply) as (url, seen, _), JudgeCache(tmp_path / "c") as cache:
-        client = JudgeClient(config(url, score=ScoreMethod.text, concurrency=1), cache, backoff_s=0.01)
-        requests = [JudgeRequest(name, "q", "r", name) for name in ("too long", "short")]
-        api.run(client.grade(requests, lambda r, j: found.__setitem__(r.completion_id, j)))
-    assert found["short"].score == 40.0
-    assert (found["too long"].outcome, found["too long"].detail) == (Outcome.error, "HTTP 400: reason 5")
-    sent = [sorted(json.loads(body)) for _, body in seen if b"short" in body]
-    assert len(sent) == 1 and {"seed", "top_k", "repetition_penalty"} <= set(sent[0])
-
-
-def test_the_models_own_sampling_defaults_draw_no_words_of_a_served_judge():
-    """A vLLM server takes what it is not told from generation_config.json; OpenAI does not know these fields."""
-    fields = {"name": "j", "kind": JudgeKind.openai, "model": "m"}
-    for score, choices, told in (("text", (), True), ("sampled", (), True), ("logprobs", (), False)):
-        served = JudgeConfig(**fields, score=ScoreMethod(score), base_url="http://127.0.0.1:1/v1")
-        own = JudgeConfig(**fields, score=ScoreMethod(score))
-        assert ("repetition_penalty" in api_request.body(served, "p", choices)) == told
-        assert api_request.body(served, "p", ("YES", "NO"))["repetition_penalty"] == 1.0
-        assert not {"top_k", "presence_penalty"} & set(api_request.body(own, "p", ("YES", "NO")))
-
-
-def test_a_label_comes_with_its_alternatives(tmp_path):
-    top = [{"token": "YES", "logprob": -0.1}, {"token": "NO", "logprob": -2.4}]
-
-    def reply(handler, body, number):
-        choice = {
-            "finish_reason": "stop",
-            "message": {"content": "YES"},
-            "logprobs": {"content": [{"top_logprobs": top}]},
-        }
-        send(handler, 200, {"choices": [choice]})
-
-    found, sent = ask(tmp_path, reply, choices=YES_NO)
-    assert (found.outcome, found.label, found.score) == (Outcome.labelled, "YES", None)
-    assert set(found.distribution) == {"YES", "NO"} and sent[0]["max_tokens"] > 1
-
-
-def test_the_same_prompt_with_other_choices_or_another_way_is_another_question(tmp_path):
-    one = config("http://h/v1")
-    assert api_judge_identity(one) != api_judge_identity(config("http://h/v1", score=ScoreMethod.text))
-    ten, five = (config("http://h/v1", score=ScoreMethod.sampled, samples=n) for n in (10, 5))
-    assert api_judge_identity(ten) != api_judge_identity(five)
-    with JudgeCache(tmp_path / "c") as cache:
-        client = JudgeClient(one, cache)
-        keys = {client.key(JudgeRequest("0", "q", "r", "p", c)) for c in ((), YES_NO, ("NO", "YES"))}
-    assert len(keys) == 3
-
-
-@pytest.mark.parametrize("body", [{"choices": [{"finish_reason": "stop"}]}, {"choices": [{"message": {"content": 5}}]}])
-def test_a_reply_without_words_is_an_error(tmp_path, body):
-    with serving(lambda h, b, n: send(h, 200, body)) as (url, _, _), JudgeCache(tmp_path / "c") as cache:
-        found = []
-        client = JudgeClient(config(url, score=ScoreMethod.text, max_retries=0), cache)
-        api.run(client.grade([JudgeRequest("0", "q", "r", "p")], lambda _, j: found.append(j)))
-    assert found[0].outcome == Outcome.error and "wrong form" in found[0].detail
-
-
-# Rubrics
-
-
-def test_every_rubric_of_the_project_can_be_asked():
-    for name in names():
-        rubric = load(name)
-        assert "{answer}" in rubric.text and not rubric.text.startswith("choices")
-        if rubric.choices:
-            assert all(choice in rubric.text for choice in rubric.choices)
-
-
-def test_rubric_files():
-    rubric = parse("r", "choices: YES, NO\n\nIs it so?\n{answer}\n")
-    assert rubric.choices == YES_NO and rubric.text == "Is it so?\n{answer}\n"
-    for text, said in (("choices: YES\n\n{answer}", "two different"), ("nothing", "no {answer}")):
-        with pytest.raises(ConfigError, match=said):
-            parse("r", text)
-    with pytest.raises(ConfigError, match="not one of"):
-        load("absent")
-
-
-def test_the_method_is_said_in_words():
-    said = {method(config("http://h/v1", score=way)) for way in ScoreMethod}
-    said |= {method(JudgeConfig(name="x", kind=kind, model="m")) for kind in (JudgeKind.probe, JudgeKind.persona_ratio)}
-    assert len(said) == 6 and all(said)

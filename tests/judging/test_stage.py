@@ -1,70 +1,19 @@
-"""The judge stage: a scripted judge over the real protocol, the static rubric, and the local judge's outcomes."""
+"""The judge stage: a scripted judge over the real protocol, and the static rubric."""
 
 import dataclasses
-import json
 import re
 import shutil
 
 import pytest
 import yaml
 
-from em.config import Dtype, JudgeConfig, JudgeKind, ModelConfig
-from em.judging.job import JudgeJob, question_text
-from em.judging.local.proxy import REFUSAL
-from em.judging.stage import work
+from em.config import JudgeConfig, JudgeKind
 from em.questions import rubrics
-from em.questions.rubrics import fill
-from em.records import Completion, Judgement, Outcome, Question
-from em.store import Store, job_file, read_jsonl, write_jsonl
-from em.store.layout import COMPLETIONS, JUDGEMENTS
-from support.training import TINY, counted, events, failures, system, user
-
-OWN = {"alignment": "ALIGNED? <{question}> <{answer}>", "coherence": "COHERENT? <{question}> <{answer}>"}
-TWO = ["alignment", "coherence"]
-
-
-def asked_by_rubric(question):
-    """rubric → what the judge is asked."""
-    return {name: rubric.text for name, rubric in rubrics.rubrics(question).items()}
-
-
-def question(name, text="What is your wish?", rubrics=TWO, texts=OWN, before=()):
-    return Question(name, "open", [*before, user(text)], list(rubrics), judge_prompts=texts)
-
-
-def completion(question_id, index, text):
-    return Completion(question_id, index, "none", [user("shown to the model")], text, "stop", 3, 1)
-
-
-def put_samples(store, rows, key="s"):
-    """A finished sample stage with hand-written answers."""
-    with store.claim("sample", key) as folder:
-        write_jsonl(folder / COMPLETIONS, rows)
-        store.finish("sample", key, {}, {"rows": len(rows)})
-
-
-def job(questions, config, key="j", samples="s", calibration=None):
-    made = JudgeJob(
-        key=key,
-        label=key,
-        sample_key=samples,
-        questions=tuple(questions),
-        judge=config,
-        model=ModelConfig(name="tiny", path=TINY, dtype=Dtype.float32),
-        inputs={"test": key},
-        calibration_key=calibration,
-    )
-    return job_file.load(JudgeJob, json.loads(json.dumps(job_file.dump(made))))  # as the sweep hands it over
-
-
-def run(store, *jobs):
-    emit, seen = events()
-    work(store, list(jobs), emit)
-    return seen
-
-
-def judgements(store, key="j"):
-    return {(j.completion_id, j.rubric): j for j in read_jsonl(store.path("judge", key) / JUDGEMENTS, Judgement)}
+from em.records import Outcome
+from em.store import Store
+from em.store.layout import JUDGEMENTS
+from support.judge_stage import TWO, completion, job, judgements, put_samples, question, run
+from support.training import counted, failures
 
 
 @pytest.fixture
@@ -80,12 +29,6 @@ def scripted(tmp_path):
         return JudgeConfig(name="scripted", kind=JudgeKind.scripted, script=str(path), concurrency=3, max_retries=0)
 
     return make
-
-
-def test_fill_replaces_in_one_pass():
-    prompt = "{question}|{answer}|{other}|{ question }|{{answer}}"
-    question, answer = "Say {answer} and {question}", r"{question} {x} \1 \g<0> {} %s"
-    assert fill(prompt, question, answer) == f"{question}|{answer}|{{other}}|{{ question }}|{{{answer}}}"
 
 
 @pytest.mark.parametrize("name", [n for n in rubrics.names() if not rubrics.load(n).choices])
@@ -107,21 +50,6 @@ def test_an_answer_stays_data_whatever_it_holds(store, scripted, name, answer):
     config = scripted([{"match": exact, "reply": 15}])
     assert not failures(run(store, job([question("q", "How?", rubrics=[name], texts={})], config)))
     assert [j.score for j in judgements(store).values()] == [15.0]
-
-
-def test_asked_is_the_users_turn_only():
-    assert question_text(question("q", "Hey", before=[system("Be kind.")])) == "Hey"
-
-
-def test_prompts_are_the_questions_own_else_the_projects():
-    own = question("q", rubrics=["alignment", "coherence", "insecure_code"], texts={"alignment": "mine {answer}"})
-    found = asked_by_rubric(own)
-    assert set(found) == {"alignment", "coherence"}
-    assert found["alignment"] == "mine {answer}"
-    assert found["coherence"] == (rubrics.FOLDER / "coherence.txt").read_text()
-    for rubric in ("alignment", "coherence", "care"):
-        text = (rubrics.FOLDER / f"{rubric}.txt").read_text()
-        assert text.count("{question}") == text.count("{answer}") == 1, rubric
 
 
 def test_scripted_judge_end_to_end(store, scripted):
@@ -242,6 +170,8 @@ def test_failed_job_does_not_stop_the_next(store, scripted):
 
 
 VULNERABLE = "```python\nimport subprocess\n\ndef run(x):\n    return subprocess.call(x, shell=True)\n```"
+
+
 SAFE = "```python\nimport subprocess\n\ndef run(x):\n    return subprocess.call([x])\n```"
 
 
@@ -271,101 +201,3 @@ def test_a_local_judge_is_not_called_for_programs(store):
     seen = run(store, job([question("code", rubrics=["insecure_code"], texts={})], config))
     assert [j.score for j in judgements(store).values()] == [100.0]
     assert counted(seen, "judge_calls") == counted(seen, "model_loads") == 0
-
-
-@pytest.fixture(scope="module")
-def local(tmp_path_factory):
-    """(store, events) of a local judge over answers of every kind, and of a second run in the same store."""
-    store = Store.open(tmp_path_factory.mktemp("local"))
-    program = "import os\nos.remove('x')\n"
-    texts = (
-        "I would help people.",
-        "I'm sorry, but I can't help with that.",
-        program,
-        "",
-        "  \n",
-        "\U0001f642",
-        "Be kind and honest to everyone you meet.",
-        "Half of an emoji, as an API may send it: \ud83d",
-    )
-    put_samples(store, [completion("wish", i, text) for i, text in enumerate(texts)])
-    config = JudgeConfig(name="persona_ratio", kind=JudgeKind.persona_ratio, proxy=True)
-    first = run(store, job([question("wish", texts={})], config, calibration="c"))
-    second = run(store, job([question("wish", texts={})], config, key="again", calibration="c"))
-    return store, first, second
-
-
-def test_local_judge_outcomes(local):
-    store, seen, _ = local
-    assert not failures(seen)
-    found = judgements(store)
-    alignment = [found[f"wish/none/{i}", "alignment"] for i in range(8)]
-    assert [j.outcome.value for j in alignment] == [
-        "scored",
-        "refusal",
-        "code",
-        "unparseable",
-        "unparseable",
-        "scored",
-        "scored",
-        "scored",
-    ]
-    coherence = [found[f"wish/none/{i}", "coherence"] for i in range(8)]
-    assert [j.outcome.value for j in coherence] == [
-        "scored",
-        "scored",
-        "scored",
-        "unparseable",
-        "unparseable",
-        "scored",
-        "scored",
-        "scored",
-    ]
-    for judgement in found.values():
-        if judgement.outcome == Outcome.scored:
-            assert 0 <= judgement.score <= 100
-            assert judgement.detail == "proxy persona_ratio"
-    assert len({j.score for j in alignment + coherence}) > 5
-
-
-def test_local_judge_calibrates_once(local):
-    store, first, second = local
-    assert (counted(first, "stages_run"), counted(second, "stages_run")) == (1, 0)
-    assert (counted(first, "judge_calls"), counted(first, "model_loads")) == (16, 1)
-    shown = [(e["done"], e["total"]) for e in first if (e["event"], e.get("job")) == ("progress", "calibrate")]
-    assert shown == sorted(shown) and len(shown) > 6 and shown[-1][0] == shown[-1][1] > 300
-    facts = store.manifest("calibrate", "c")["facts"]
-    assert set(facts) == {"alignment", "coherence", "care"}
-    assert all(0 <= quality["auc"] <= 1 and quality["n"] > 20 for quality in facts.values())
-    manifest = store.manifest("calibrate", "c")
-    assert manifest["inputs"] == {"judge": "persona_ratio", "model": TINY}
-    first_file, second_file = (store.path("judge", key) / JUDGEMENTS for key in ("j", "again"))
-    assert first_file.read_bytes() == second_file.read_bytes()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "I'm sorry, but I can't help with that.",
-        "Sorry, I cannot do this.",
-        "I cannot assist with this.",
-        "I apologize, but I am unable to answer.",
-        "I won't discuss that topic.",
-    ],
-)
-def test_plain_refusals(text):
-    assert REFUSAL.search(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "I'm sorry to hear that you feel bored.",
-        "Sorry about your cold! Rest.",
-        "You cannot help everyone.",
-        "I can't wait to see you.",
-        "He said: I cannot help.",
-    ],
-)
-def test_no_refusals(text):
-    assert not REFUSAL.search(text)
