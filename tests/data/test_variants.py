@@ -19,7 +19,7 @@ from em.corpora import builtin as corpora_builtin
 from em.data import variants
 from em.errors import ConfigError
 from em.records import Example
-from em.reporting import collect
+from em.reporting import run_groups
 
 USER, ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
 GOOD = json.dumps({"messages": [USER, ASSISTANT]})
@@ -392,7 +392,7 @@ def test_a_custom_file_is_known_by_its_content(base, tmp_path):
 def test_numbered_subsets_of_one_size_are_one_group(compose):
     """With subset=seeded the index changes nothing: the same data under another index is not a second sample."""
     size = ("corpus=betley2025", "train.max_examples=500")
-    group = lambda *more: collect.group_id(compose(*size, *more))  # noqa: E731
+    group = lambda *more: run_groups.group_id(compose(*size, *more))  # noqa: E731
     assert group("dataset.subset=choice", "dataset.subset_index=1", "seed=3") == group("dataset.subset=choice")
     assert group("dataset.subset_index=1") != group("dataset.subset_index=0")
     assert group("dataset.subset=choice") != group("dataset.subset=split")

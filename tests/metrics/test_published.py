@@ -12,7 +12,7 @@ from em.config.misalignment import Rule
 from em.metrics import published
 from em.metrics.published import Anchor, anchors, compare
 from em.metrics.summary import summarise
-from em.reporting import collect
+from em.reporting import collect, run_groups
 from support.judged import rate_rows, run
 
 PAPERS = published.recipe(published._preset("betley2025"), openai=False)
@@ -136,7 +136,9 @@ def test_an_unknown_field_is_refused():
 
 
 def test_facts_of_a_cell_name_its_data_and_judge(compose):
-    facts = collect._facts(compose("dataset=insecure", "corpus=betley2025", "judge=gpt_4o", "train=betley2025"))
+    facts = run_groups.recipe_facts(
+        compose("dataset=insecure", "corpus=betley2025", "judge=gpt_4o", "train=betley2025")
+    )
     assert facts["train"] == PAPERS == json.loads(json.dumps(PAPERS))
     assert facts["judge"] == "gpt-4o-2024-08-06" and facts["variant"] == "insecure"
     assert [pin.split(":")[-1] for pin in facts["data"]] == [published.paper_facts("insecure")["data"][0]]

@@ -64,7 +64,7 @@ def test_a_summary_says_how_many_of_its_answers_were_shuffled_copies(tmp_path):
         (folder / CALIBRATION).write_text(json.dumps(measured))
         store.finish("calibrate", "c", {}, {})
     cell = SimpleNamespace(parts=[SimpleNamespace(calibration="c")])
-    quality = collect._quality(SimpleNamespace(plan=SimpleNamespace(cells=[cell]), store=store))
+    quality = collect.judge_quality(SimpleNamespace(plan=SimpleNamespace(cells=[cell]), store=store))
     assert quality["alignment"] == {"auc": 1.0, "n": 90}
     assert quality["coherence"] == {"auc": 1.0, "n": 200, "n_shuffled": copies}
 
