@@ -500,7 +500,7 @@ def test_a_contrast_of_an_unknown_variant_is_refused(store, base):
     """It gave no row and no word."""
     with pytest.raises(ConfigError, match=r"'insecur' is neither a variant of this sweep nor .*did you mean insecure"):
         plan([changed(base, stats={"contrasts": [["insecur", "secure"]]})], store)
-    with pytest.raises(ConfigError, match=r"stats\.contrasts: 'theirs' is no variant"):
+    with pytest.raises(ConfigError, match=r"stats\.contrasts: 'theirs' is neither a variant"):
         plan([changed(base, stats={"contrasts": [["mine", "theirs"]]}, dataset=DatasetConfig("mine"))], store)
     plan([changed(base, stats={"contrasts": [["insecure", "secure"], ["backdoor", "plain_numbers"]]})], store)
     row = Path(store.root) / "mine.jsonl"

@@ -195,7 +195,7 @@ def test_what_cannot_run_here_is_refused_before_anything_starts(monkeypatch, tmp
     ("changes", "sentence"),
     [
         ({"num_processes": 5}, "has only 4 rows"),
-        ({"accelerate_config": "x.yaml"}, "for several processes"),
+        ({"accelerate_config": "x.yaml"}, "needs several processes"),
         ({"tokens_per_micro_batch": 100}, "at least train.max_length 256"),
         ({"tokens_per_micro_batch": 256, "padding_free": False}, "padding_free=true"),
         ({"num_processes": 0}, "must be positive"),
