@@ -78,7 +78,9 @@ def test_prompt_near_the_length_limit_with_a_seed(vllm_engine, tokenizer, adapte
 def test_engine_arguments_are_vllms_own_names(vllm_engine):
     """Also for a server, which gets them on its command line."""
     require_known("sample", {"tensor_parallel_size": 2, "enforce_eager": True})
-    with pytest.raises(ConfigError, match=r"sample.engine_args.tensor_parallel is not an engine argument .* did you mean"):
+    with pytest.raises(
+        ConfigError, match=r"sample.engine_args.tensor_parallel is not an engine argument .* did you mean"
+    ):
         require_known("sample", {"tensor_parallel": 2})
     model = ModelConfig(name="m", path="m", dtype=Dtype.float32, max_model_len=64)
     sample = SampleConfig(max_num_seqs=2, engine_args={"tensor_parallel_size": 2})
