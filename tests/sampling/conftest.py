@@ -16,16 +16,7 @@ from em.store import Store
 from em.store.layout import ADAPTER
 from em.training.stage import work as train_work
 from support.sampling import ADAPTERS, ASKED, RANK, SENTENCE, greedy, model_config, sample_config
-from support.training import (
-    assistant,
-    events,
-    failures,
-    load_model,
-    load_tokenizer,
-    put_data,
-    train_job,
-    user,
-)
+from support.training import assistant, events, failures, load_model, load_tokenizer, put_data, train_job, user
 
 
 @pytest.fixture(scope="session")

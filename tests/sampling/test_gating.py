@@ -15,15 +15,8 @@ from em.sampling import gating
 from em.sampling.engine import Inventory
 from em.store import Store
 from em.store.layout import ADAPTER, COMPLETIONS
-from support.sampling import (
-    ADAPTERS,
-    rows,
-    run_jobs,
-    sample_job,
-)
-from support.training import (
-    EOS,
-)
+from support.sampling import ADAPTERS, rows, run_jobs, sample_job
+from support.training import EOS
 
 
 def run_gated(adapters, engine, tmp_path, monkeypatch, names, spoil=lambda folder: None):

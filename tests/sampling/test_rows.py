@@ -14,24 +14,8 @@ from em.sampling import rows as sampling_rows
 from em.sampling.engine import row_seed
 from em.store import Store, checked_rows, layout
 from em.store.layout import COMPLETIONS
-from support.sampling import (
-    MODEL_LEN,
-    QUESTIONS,
-    SENTENCE,
-    Scripted,
-    rows,
-    run_jobs,
-    sample_job,
-    trained_stage,
-)
-from support.training import (
-    assistant,
-    counted,
-    failures,
-    load_model,
-    load_tokenizer,
-    user,
-)
+from support.sampling import MODEL_LEN, QUESTIONS, SENTENCE, Scripted, rows, run_jobs, sample_job, trained_stage
+from support.training import assistant, counted, failures, load_model, load_tokenizer, user
 
 
 def test_rows_are_in_the_order_of_the_questions(tmp_path, monkeypatch):

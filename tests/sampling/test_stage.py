@@ -12,28 +12,8 @@ from em.sampling.engine import Answer, row_seed
 from em.store import Store
 from em.store.layout import ADAPTER, COMPLETIONS
 from em.training.stage import work as train_work
-from support.sampling import (
-    ASKED,
-    QUESTIONS,
-    RANK,
-    SENTENCE,
-    Scripted,
-    rows,
-    run_jobs,
-    sample_job,
-    trained_stage,
-)
-from support.training import (
-    assistant,
-    counted,
-    events,
-    failures,
-    kill_when,
-    put_data,
-    start_worker,
-    train_job,
-    user,
-)
+from support.sampling import ASKED, QUESTIONS, RANK, SENTENCE, Scripted, rows, run_jobs, sample_job, trained_stage
+from support.training import assistant, counted, events, failures, kill_when, put_data, start_worker, train_job, user
 
 
 def test_answers_of_several_jobs_reach_their_own_stage(tmp_path, monkeypatch, adapters):

@@ -16,13 +16,7 @@ from em.sampling.engine import Answer, Inventory, Request
 from em.sampling.job import SampleJob
 from em.store import MANIFEST
 from em.store.layout import COMPLETIONS
-from support.training import (
-    EOS,
-    assistant,
-    events,
-    load_tokenizer,
-    user,
-)
+from support.training import EOS, assistant, events, load_tokenizer, user
 
 MODEL_LEN = 512
 SENTENCE = "The quick brown fox jumps over the lazy dog."

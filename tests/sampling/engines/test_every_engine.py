@@ -9,26 +9,8 @@ from em.questions.forms import shots
 from em.records import Example, Question
 from em.store import Store
 from em.store.layout import ADAPTER
-from support.sampling import (
-    ADAPTERS,
-    ASKED,
-    SENTENCE,
-    answers,
-    ask,
-    greedy,
-    rows,
-    run_jobs,
-    sample_job,
-    spoken,
-)
-from support.training import (
-    EOS,
-    assistant,
-    failures,
-    load_model,
-    system,
-    user,
-)
+from support.sampling import ADAPTERS, ASKED, SENTENCE, answers, ask, greedy, rows, run_jobs, sample_job, spoken
+from support.training import EOS, assistant, failures, load_model, system, user
 
 
 def test_adapters_differ_from_base_and_from_each_other(tokenizer, expected):

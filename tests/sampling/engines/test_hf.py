@@ -8,21 +8,8 @@ from em.config import Engine
 from em.models.paths import model_path
 from em.sampling.engines.hf import HfSampler
 from em.store import Store
-from support.sampling import (
-    ASKED,
-    answers,
-    ask,
-    model_config,
-    rows,
-    run_jobs,
-    sample_config,
-    sample_job,
-    spoken,
-)
-from support.training import (
-    EOS,
-    failures,
-)
+from support.sampling import ASKED, answers, ask, model_config, rows, run_jobs, sample_config, sample_job, spoken
+from support.training import EOS, failures
 
 
 def test_hf_uses_no_sampling_default_of_the_model(hf_engine, tokenizer, adapters, tmp_path):
