@@ -292,7 +292,7 @@ def test_what_a_batch_leaves_out_is_said_kept_apart_and_asked_alone_next_time(tm
     vendor = Vendor(("expired",))
     vendor.drop = {"say 20"}
     with serving(vendor) as url:
-        with pytest.raises(ApiError, match="1 judgements are not in what the batch brought back: run again"):
+        with pytest.raises(ApiError, match="1 judgements are not in the results of the batch: run again"):
             grade(tmp_path, settings(url), PROMPTS)
         vendor.drop = set()
         found, client = grade(tmp_path, settings(url), PROMPTS)
@@ -306,7 +306,7 @@ def test_a_prompt_the_api_refuses_is_an_error_and_stops_no_other(tmp_path):
         found, _ = grade(tmp_path, settings(url), ["say 10", "too long"])
         assert [(j.outcome, j.score) for j in found] == [(Outcome.scored, 10.0), (Outcome.error, None)]
         assert "HTTP 400" in found[1].detail and "too many tokens" in found[1].detail
-        with pytest.raises(ApiError, match="1 judgements are not in what the batch brought back"):
+        with pytest.raises(ApiError, match="1 judgements are not in the results of the batch"):
             grade(tmp_path, settings(url), ["later", "too long"])
 
 
