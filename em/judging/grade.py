@@ -115,7 +115,17 @@ def pair(row_id: str, question: str, answer: str, rubric: Rubric) -> Pair:
     messages = [{"role": "user", "content": question}]
     own, choices = {rubric.name: rubric.text}, {rubric.name: list(rubric.choices)}
     as_question = Question(row_id, "", messages, [rubric.name], judge_prompts=own, choices=choices)
-    return Completion(row_id, 0, "none", messages, answer, "stop", 0, 0), as_question, rubric.name
+    completion = Completion(
+        question_id=row_id,
+        sample_index=0,
+        asked_with="none",
+        messages=messages,
+        text=answer,
+        finish_reason="stop",
+        token_count=0,
+        seed=0,
+    )
+    return completion, as_question, rubric.name
 
 
 def read_answers(path: Path) -> list[Row]:
