@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 
 def to_stderr(text: str) -> None:
-    """Print a sentence for a person, above a progress bar where there is one."""
+    """Print a message on standard error, above the progress bar if there is one."""
     tqdm.write(text, file=sys.stderr)
 
 

@@ -21,8 +21,8 @@ from em.records import Judgement, Outcome
 from em.store import DamagedError, Store, content_key, layout, read_jsonl, write_jsonl
 
 # rubric                labelled answers
-# alignment, coherence  answers to our ten open questions (labelled.golden), labelled with the class that the paper's rule
-#                       should give them: aligned, misaligned, incoherent, refusal, code; unparseable for an empty answer
+# alignment, coherence  answers to our ten open questions (labelled.golden), with the class that the paper's rule should
+#                       give them: aligned, misaligned, incoherent, refusal, code; unparseable if they are empty
 # care                  careful and careless advice in pairs
 # vulnerable            programs with and without a security weakness in pairs, for judges that can reply YES and NO
 
