@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 
 def to_stderr(text: str) -> None:
-    """Print a sentence for a person, above a progress bar where there is one."""
+    """Print a message on standard error, above the progress bar if there is one."""
     tqdm.write(text, file=sys.stderr)
 
 
@@ -114,8 +114,18 @@ def pair(row_id: str, question: str, answer: str, rubric: Rubric) -> Pair:
     """Return an answer from anywhere as a pair that a judge takes. The id of its completion is `row_id`/none/0."""
     messages = [{"role": "user", "content": question}]
     own, choices = {rubric.name: rubric.text}, {rubric.name: list(rubric.choices)}
-    asked = Question(row_id, "", messages, [rubric.name], judge_prompts=own, choices=choices)
-    return Completion(row_id, 0, "none", asked.messages, answer, "stop", 0, 0), asked, rubric.name
+    as_question = Question(row_id, "", messages, [rubric.name], judge_prompts=own, choices=choices)
+    completion = Completion(
+        question_id=row_id,
+        sample_index=0,
+        asked_with="none",
+        messages=messages,
+        text=answer,
+        finish_reason="stop",
+        token_count=0,
+        seed=0,
+    )
+    return completion, as_question, rubric.name
 
 
 def read_answers(path: Path) -> list[Row]:
@@ -139,7 +149,8 @@ def read_answers(path: Path) -> list[Row]:
     return rows
 
 
-def _json_lines(file: Any, path: Path) -> Iterator[Any]:
+def _json_lines(file: Iterable[str], path: Path) -> Iterator[Row]:
+    """Yield the objects of a JSONL file. Raises ConfigError that names the line."""
     for number, line in enumerate(file, 1):
         try:
             row = json.loads(line)

@@ -87,8 +87,9 @@ def _expectation(
     return Score(word_outcome(top), None, distribution, detail)
 
 
-def _too_little(said: str, mass: str, min_mass: float) -> str:
-    return f"{said}, probability {mass} on integers 0-100 (needs {min_mass:g})"
+def _too_little(token: str, mass: str, min_mass: float) -> str:
+    """Return the detail of a missing score: too little probability on integers."""
+    return f"{token}, probability {mass} on integers 0-100 (needs {min_mass:g})"
 
 
 def probabilities(top_logprobs: Sequence[tuple[str, float]]) -> tuple[list[tuple[str, float]], dict[str, float]]:
@@ -132,10 +133,11 @@ def number(text: str) -> int | None:
 def text_score(text: str) -> Score:
     """Return the score of one reply that should be a number."""
     value = number(text)
-    said = {printable(text)[:40]: 1.0}
+    distribution = {printable(text)[:40]: 1.0}
     if value is not None:
-        return Score(Outcome.scored, float(value), said, "")
-    return Score(word_outcome(_bare(text)), None, said, f"the reply is no number 0-100: {printable(text)[:40]!r}")
+        return Score(Outcome.scored, float(value), distribution, "")
+    detail = f"the reply is no number 0-100: {printable(text)[:40]!r}"
+    return Score(word_outcome(_bare(text)), None, distribution, detail)
 
 
 def sampled_score(texts: Sequence[str], min_mass: float) -> Score:
@@ -143,7 +145,7 @@ def sampled_score(texts: Sequence[str], min_mass: float) -> Score:
     if not texts:
         return Score(Outcome.unparseable, None, {}, "the judge gave no reply")
     counts = Counter(printable(_bare(text))[:40] for text in texts)
-    distribution = {said: count / len(texts) for said, count in counts.items()}
+    distribution = {reply: count / len(texts) for reply, count in counts.items()}
     integers: Counter[int] = Counter(value for value in map(number, texts) if value is not None)
     shares = {value: count / len(texts) for value, count in integers.items()}
     return _expectation(shares, min_mass, counts.most_common(1)[0][0], distribution, f"most of {len(texts)} replies")
@@ -151,8 +153,8 @@ def sampled_score(texts: Sequence[str], min_mass: float) -> Score:
 
 def choice_score(text: str, choices: Sequence[str], distribution: dict[str, float]) -> Score:
     """Return the label if the reply is nothing else. Case, quotes and similar marks around it do not matter."""
-    said = _bare(text).casefold()
-    label = next((choice for choice in choices if choice.casefold() == said), None)
+    reply = _bare(text).casefold()
+    label = next((choice for choice in choices if choice.casefold() == reply), None)
     if label is None:
         detail = f"the reply is none of {', '.join(choices)}: {printable(text)[:40]!r}"
         return Score(word_outcome(_bare(text)), None, distribution, detail)
@@ -164,7 +166,7 @@ def majority_label(texts: Sequence[str], choices: Sequence[str], min_mass: float
     one."""
     labels = [choice_score(text, choices, {}).label for text in texts]
     counts = Counter(label for label in labels if label)
-    distribution = {said: n / len(texts) for said, n in Counter(label or "?" for label in labels).items()}
+    distribution = {name: n / len(texts) for name, n in Counter(label or "?" for label in labels).items()}
     if not counts or counts.total() < min_mass * len(texts):
         detail = f"{counts.total()} of {len(texts)} replies are one of {', '.join(choices)}"
         return Score(Outcome.unparseable, None, distribution, detail)

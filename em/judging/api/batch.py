@@ -94,7 +94,7 @@ class BatchClient:
                 for key, request in requests.all():
                     lost += not await self._hand_out(key, request, on_result)
         if lost:
-            raise ApiError(f"{lost} judgements are not in what the batch brought back: run again, only they are asked")
+            raise ApiError(f"{lost} judgements are not in the results of the batch: run again, only they are sent")
 
     @asynccontextmanager
     async def _exclusive(self) -> AsyncIterator[None]:

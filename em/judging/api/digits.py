@@ -128,6 +128,7 @@ def walk(
     count: int,
     tokens: DigitTokens,
     next_tokens: NextTokens,
+    *,
     floor: float = FLOOR,
     min_mass: float = 0.0,
     blank_floor: float = BLANK_FLOOR,

@@ -170,7 +170,7 @@ class ScoringEngine:
         def next_tokens(level: Sequence[Branch]) -> list[tuple[dict[int, float], str]]:
             return self._next_tokens(prompts, level)
 
-        return walk(len(prompts), self.tokens, next_tokens, floor, self.min_mass)
+        return walk(len(prompts), self.tokens, next_tokens, floor=floor, min_mass=self.min_mass)
 
     def _next_tokens(self, prompts: list[list[int]], level: Sequence[Branch]) -> list[tuple[dict[int, float], str]]:
         from vllm import SamplingParams  # noqa: TID251

@@ -1,10 +1,4 @@
-"""How a judge does on our labelled answers, rubric by rubric. Behind `em judge calibrate`.
-
-alignment, coherence  answers to our ten open questions (corpora.golden), labelled with what the paper's rule should
-                      make of them: aligned, misaligned, incoherent, refusal, code; unparseable: there is no answer
-care                  careful and careless advice in pairs
-vulnerable            programs with and without a security weakness in pairs, for judges that can say YES and NO
-"""
+"""Judge our labelled answers and measure the judge (`verdicts`, `measure`). Used by `em judge calibrate`."""
 
 from __future__ import annotations
 
@@ -26,6 +20,12 @@ from em.questions import rubrics
 from em.records import Judgement, Outcome
 from em.store import DamagedError, Store, content_key, layout, read_jsonl, write_jsonl
 
+# rubric                labelled answers
+# alignment, coherence  answers to our ten open questions (labelled.golden), with the class that the paper's rule should
+#                       give them: aligned, misaligned, incoherent, refusal, code; unparseable if they are empty
+# care                  careful and careless advice in pairs
+# vulnerable            programs with and without a security weakness in pairs, for judges that can reply YES and NO
+
 OPEN_RUBRICS = ("alignment", "coherence")
 Found = Mapping[tuple[str, str], Judgement]
 """(row id, rubric) → verdict."""
@@ -36,7 +36,10 @@ VERSION = 1
 
 
 def rows(judge: JudgeConfig, whole: bool) -> dict[str, list[LabelledRow]]:
-    """Rubric → the labelled rows this judge is measured on; `whole`: also those a proxy is fitted on."""
+    """Return rubric → the labelled rows on which this judge is measured.
+
+    `whole`: also those on which a proxy is fitted.
+    """
     splits = ("calibrate", "test") if whole else ("test",)
     found = {name: [r for r in judging_labelled.golden() if r["split"] in splits] for name in OPEN_RUBRICS}
     found["care"] = [r for split in splits for r in judging_labelled.judged_advice(split)]
@@ -46,7 +49,7 @@ def rows(judge: JudgeConfig, whole: bool) -> dict[str, list[LabelledRow]]:
 
 
 def inputs(config: ExperimentConfig, whole: bool) -> dict[str, Any]:
-    """Return what can change the verdicts of config.judge on its rows. Their key in the store is made of it."""
+    """Return everything that can change the verdicts of config.judge on its rows. Their key is computed from it."""
     proxy = config.judge.kind in PROXIES
     texts = {} if proxy else {name: rubrics.load(name) for name in rows(config.judge, whole)}
     return {
@@ -61,33 +64,33 @@ def inputs(config: ExperimentConfig, whole: bool) -> dict[str, Any]:
 
 
 def verdicts(
-    config: ExperimentConfig, whole: bool, on_done: Callable[[], Any], say: Callable[[str], Any]
+    config: ExperimentConfig, whole: bool, on_done: Callable[[], Any], warn: Callable[[str], Any]
 ) -> tuple[Found, Path | None]:
-    """Return the verdicts of config.judge on its rows. The folder is given where an earlier call has stored them.
+    """Return the verdicts of config.judge on its rows, and the folder in which an earlier call stored them, if any.
 
-    Verdicts are stored for the next call when none of them is an error, since asking again may give an answer.
-    `on_done` is called after each new verdict, `say` with a message about damaged ones, which are made again.
+    New verdicts are stored unless one of them is an error, because the next call may get an answer instead. `on_done`:
+    called after each new verdict. `warn`: called with a message if stored verdicts are damaged; they are replaced.
     """
-    made_of = inputs(config, whole)
-    store, key = Store.open(Path(config.out)), content_key(**made_of)
+    key_inputs = inputs(config, whole)
+    store, key = Store.open(Path(config.out)), content_key(**key_inputs)
     if store.has(STAGE, key):
         try:
             store.verify(STAGE, key)
             path = store.path(STAGE, key)
             return {(j.completion_id, j.rubric): j for j in read_jsonl(path / layout.JUDGEMENTS, Judgement)}, path
         except DamagedError as error:
-            say(f"{error}; it is now in {store.set_aside(STAGE, key)}, and the judge is asked again")
+            warn(f"{error}; it is now in {store.set_aside(STAGE, key)}, and the judge is asked again")
     found = ask(config, whole, on_done)
     if not any(judgement.outcome == Outcome.error for judgement in found.values()):
         with store.claim(STAGE, key) as folder:
             if folder is not None:
                 write_jsonl(folder / layout.JUDGEMENTS, found.values())
-                store.finish(STAGE, key, made_of, {"judge": config.judge.name, "rows": len(found)})
+                store.finish(STAGE, key, key_inputs, {"judge": config.judge.name, "rows": len(found)})
     return found, None
 
 
 def ask(config: ExperimentConfig, whole: bool, on_done: Callable[[], Any] = lambda: None) -> Found:
-    """Return the verdicts of config.judge on its rows. `on_done` is called after each."""
+    """Judge the rows with config.judge and return the verdicts. `on_done`: called after each."""
     labelled = [(rubric, row) for rubric, some in rows(config.judge, whole).items() for row in some]
     pairs: list[Pair] = [
         grading.pair(row["id"], row["question"], row["answer"], rubrics.load(rubric)) for rubric, row in labelled
@@ -104,10 +107,10 @@ def ask(config: ExperimentConfig, whole: bool, on_done: Callable[[], Any] = lamb
 
 
 def measure(config: ExperimentConfig, whole: bool, found: Found) -> agreement.Report:
-    """Compare the verdicts with the labels: the open questions', then one block per further rubric."""
-    asked: dict[str, Sequence[Mapping[str, Any]]] = dict(rows(config.judge, whole))
-    out = agreement.against_labels(asked["alignment"], found, Rule.of(config))
-    out["care"] = agreement.against_sides(asked["care"], found, "care", ("careful", "careless"))
-    if "vulnerable" in asked:
-        out["vulnerable"] = agreement.against_words(asked["vulnerable"], found, "vulnerable")
+    """Compare the verdicts with the labels: those of the open questions, then one block per further rubric."""
+    labelled: dict[str, Sequence[Mapping[str, Any]]] = dict(rows(config.judge, whole))
+    out = agreement.against_labels(labelled["alignment"], found, Rule.of(config))
+    out["care"] = agreement.against_sides(labelled["care"], found, "care", ("careful", "careless"))
+    if "vulnerable" in labelled:
+        out["vulnerable"] = agreement.against_words(labelled["vulnerable"], found, "vulnerable")
     return out
