@@ -1,39 +1,39 @@
-"""Log a finished sweep to the tracker, in a process of its own. Imports nothing heavy."""
+"""Log a finished sweep to the tracker, in a separate process. The door is log. Imports no tracker."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from em.config import TrackingMode
-from em.planning.plan import Job, Subject
+from em.metrics.summary_types import ModelRow, Summary
+from em.planning.plan import Job, Part, Subject
 from em.store import layout
 from em.sweep.scheduler import run_batch
 from em.tracking.job import CellNumbers, Run, SweepFigures, TrackJob
 from em.tracking.rows import cell_run, common, training_rows
-from em.tracking.wandb_run import already, shown_digest
+from em.tracking.wandb_run import is_logged, numbers_digest
 
 if TYPE_CHECKING:
     from em.sweep.state import Sweep
 
 
-def log(sweep: Sweep, summary: Mapping[str, Any]) -> None:
+def log(sweep: Sweep, summary: Summary) -> None:
     """Log one run per cell with new numbers, and one run for the sweep's figures.
 
-    A tracker that fails or does not answer causes a warning; the results stay valid.
+    If the tracker fails or does not answer, print the error; the results do not depend on it.
     """
     models = {m["id"]: m for m in summary["models"]}
     cells = [c for c in sweep.plan.cells if models[c.id]["status"] == "done"]
-    jobs = [job for cell in cells if (job := _cell(sweep, cell, models, summary))]
-    whole = _sweep(sweep, summary) if jobs else None
+    jobs = [job for cell in cells if (job := _cell_job(sweep, cell, models, summary))]
     if jobs:
         timeout_s = max(c.config.tracking.timeout_s for c in cells)
-        run_batch(sweep, "track", [*jobs, *([whole] if whole else [])], timeout_s)
+        run_batch(sweep, "track", [*jobs, _figures_job(sweep, summary)], timeout_s)
 
 
-def _cell(sweep: Sweep, cell: Subject, models: Mapping[str, Any], summary: Mapping[str, Any]) -> Job[TrackJob] | None:
-    """Return the track job of one cell; None if there is nothing new."""
+def _cell_job(sweep: Sweep, cell: Subject, models: Mapping[str, ModelRow], summary: Summary) -> Job[TrackJob] | None:
+    """Return the job that logs a cell; None if its numbers are logged already, or tracking is disabled."""
     folder = sweep.folder / "cells" / cell.id
     checkpoints = [m for m in summary["models"] if m.get("cell") == cell.id and m.get("step") is not None]
     run, adapter, training = cell_run(sweep, cell), None, []
@@ -44,19 +44,19 @@ def _cell(sweep: Sweep, cell: Subject, models: Mapping[str, Any], summary: Mappi
     numbers = CellNumbers(
         model=models[cell.id],
         checkpoints=[m for m in checkpoints if m["status"] == "done"],
-        judge={k: summary["judge"].get(k) for k in ("name", "proxy")},
+        judge={"name": summary["judge"].get("name"), "proxy": summary["judge"].get("proxy")},
         commit=summary["commit"],
         rows=[[str(s), str(j), part.n] for part in cell.parts for s, j in _files(sweep, part)],
         adapter=adapter,
         training=training,
     )
-    if run.mode == TrackingMode.disabled or already(folder, shown_digest(run, numbers)):
+    if run.mode == TrackingMode.disabled or is_logged(folder, numbers_digest(run, numbers)):
         return None
     return Job("track", cell.id, cell.label, "track", TrackJob(run=run, cell=numbers))
 
 
-def _sweep(sweep: Sweep, summary: Mapping[str, Any]) -> Job[TrackJob]:
-    """Return the track job of the sweep: the figures and the contrasts."""
+def _figures_job(sweep: Sweep, summary: Summary) -> Job[TrackJob]:
+    """Return the job that logs the sweep as a whole: its figures and contrasts."""
     name = sweep.folder.name
     run = Run(
         key=name,
@@ -74,7 +74,7 @@ def _sweep(sweep: Sweep, summary: Mapping[str, Any]) -> Job[TrackJob]:
     return Job("track", run.key, run.label, "track", TrackJob(run=run, sweep=figures))
 
 
-def _files(sweep: Sweep, part: Any) -> list[tuple[Path, Path]]:
+def _files(sweep: Sweep, part: Part) -> list[tuple[Path, Path]]:
     keys = zip(part.samples, part.judgements, strict=True)
     return [
         (sweep.store.path("sample", s) / layout.COMPLETIONS, sweep.store.path("judge", j) / layout.JUDGEMENTS)

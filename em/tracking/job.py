@@ -1,4 +1,4 @@
-"""The jobs of the tracker: runs, with their numbers at the end of a sweep. Imports nothing heavy."""
+"""The jobs of the tracker's processes: runs, with their numbers at the end of a sweep. Imports no tracker."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from em.config import TrackingConfig, TrackingMode
+from em.metrics.summary_types import Contrast, ModelRow
 
 Row = dict[str, Any]
-"""A row of JSON, as summary.json has it."""
+"""A JSON object: a config, the name of a judge, or a row of a training log."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of the tracker, before it has any number."""
+    """One run of the tracker, without numbers."""
 
     key: str
     id: str
-    """Stable: logging again continues the same run."""
+    """Stable, so logging again continues the same run."""
     label: str
     sweep: str
     """The sweep's name: the group of its runs."""
     tags: tuple[str, ...]
     mode: TrackingMode
-    """tracking.mode as it is on this machine; never auto."""
+    """The meaning of tracking.mode on this machine; never auto."""
     tracking: TrackingConfig
     folder: str
-    """Folder for the files of the tracker's client."""
+    """Folder of the client's files."""
     out: str
     config: Row = field(default_factory=dict)
     """A cell's resolved config as JSON."""
@@ -36,18 +37,17 @@ class Run:
 class CellNumbers:
     """The numbers of a finished cell."""
 
-    model: Row
-    """Its entry in summary.json."""
-    checkpoints: list[Row]
-    """The entries of its kept steps."""
+    model: ModelRow
+    checkpoints: list[ModelRow]
     judge: Row
+    """name and proxy."""
     commit: str | None
     rows: list[list[Any]]
-    """[answers' file, judgements' file, answers per question that are the cell's] per stage."""
+    """[file of answers, file of judgements, number of the cell's answers per question] per stage."""
     adapter: str | None = None
-    """Its folder; None where there is none."""
+    """Folder of the adapter, or None."""
     training: list[Row] = field(default_factory=list)
-    """A row per optimiser step."""
+    """One row per optimiser step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +56,13 @@ class SweepFigures:
 
     figures: tuple[str, ...]
     """PNG files."""
-    contrasts: list[Row]
+    contrasts: list[Contrast]
     statement: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackJob:
-    """One run with its numbers: either a cell's or a sweep's."""
+    """One run with its numbers: those of a cell, or those of a sweep."""
 
     run: Run
     cell: CellNumbers | None = None
@@ -71,7 +71,7 @@ class TrackJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """A training and the runs of the cells that share it."""
+    """One training run, with the tracker's runs of the cells that share it."""
 
     key: str
     runs: tuple[Run, ...]
@@ -79,9 +79,9 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class LiveJob:
-    """Trainings to follow while they go on."""
+    """Training runs to follow while they go on."""
 
     ledger: str
     offset: int
-    """Bytes of the ledger that are older than this sweep."""
+    """Bytes of the ledger from before this sweep."""
     trainings: tuple[Training, ...]

@@ -1,8 +1,8 @@
-"""Log training curves to W&B while runs train: a process beside the trainers that reads their logs.
+"""Log training curves to W&B during training, in a process that reads the trainers' logs. The door is following.
 
-It starts if runs are tracked online. Nothing waits for it: a dead network or wandb-core ends only this process, and
-wandb_run.py logs the rest at the end of the sweep. A row's own step is W&B's step, so a continued run knows which rows
-the server has, and none is logged twice.
+It starts if runs are tracked online. Trainers do not wait for it; if the network or W&B fails, only this process ends,
+and tracking/wandb_run.py logs the missing rows at the end of the sweep. A row's step is W&B's step, so a continued run
+knows which rows the server has, and no row is logged twice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from em.config import TrackingBackend, TrackingMode
 from em.runtime import credentials
@@ -27,7 +27,7 @@ from em.runtime.events import Emitter, sentence
 from em.runtime.preempt import PREEMPTED, SIGNALS
 from em.store import Store, job_file
 from em.tracking import wandb_run
-from em.tracking.job import LiveJob, Run, Training
+from em.tracking.job import LiveJob, Row, Run, Training
 from em.tracking.rows import cell_run, training_rows
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 POLL_S = 2.0
 ENDED, STOPPED = b"ended\n", b"stopped\n"
 LEAVE_S = {ENDED: 30.0, STOPPED: 8.0}
-"""Seconds that the sweep waits for the last rows to arrive. A sweep that was asked to stop will be killed soon."""
+"""Seconds that the sweep waits for the last rows to arrive. A stopped sweep is about to be killed."""
 
 
 @contextmanager
 def following(sweep: Sweep) -> Iterator[None]:
-    """Log the curves of the runs that train inside this context."""
+    """Log the curves of this machine's training runs during the body."""
     trainings = _trainings(sweep)
     if not trainings:
         yield
@@ -57,7 +57,7 @@ def following(sweep: Sweep) -> Iterator[None]:
 
 
 def _trainings(sweep: Sweep) -> tuple[Training, ...]:
-    """Return the unfinished trainings of this process, each with the runs of the cells that share it."""
+    """Return the training runs left to do here, each with the tracker's runs of the cells that share it."""
     todo, mine = {job.key for job in sweep.todo("train")}, {s.id for s in sweep.subjects()}
     runs: dict[str, list[Run]] = {}
     for cell in sweep.plan.cells:
@@ -86,10 +86,9 @@ def _start(sweep: Sweep, trainings: tuple[Training, ...]) -> tuple[subprocess.Po
 
 
 def _end(sweep: Sweep, process: subprocess.Popen[bytes], log: Path, how: bytes) -> None:
-    """Ask the follower to finish, and kill it if it does not: no other process may write to a run that tracking
-    resumes."""
+    """Tell the process to finish. Kill it after LEAVE_S, so that it does not write into a run that is logged again."""
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it has followed all trainings to their end, or has given up
+    with contextlib.suppress(BrokenPipeError):  # the process has ended, because all training runs have or by an error
         process.stdin.write(how)
         process.stdin.close()
     try:
@@ -102,45 +101,46 @@ def _end(sweep: Sweep, process: subprocess.Popen[bytes], log: Path, how: bytes) 
 
 
 def work(store: Store, jobs: list[LiveJob], emit: Emitter) -> None:
-    """Follow the trainings of the one job until they, or the sweep (standard input), have ended."""
-    for number in (*SIGNALS, signal.SIGINT):  # they reach every process of a job; the sweep says how it ends
+    """Follow the one job's training runs until they end, or until standard input says that the sweep has ended."""
+    for number in (*SIGNALS, signal.SIGINT):  # SLURM signals every process; the sweep decides the end
         signal.signal(number, lambda *_: None)
     os.nice(10)
     code = 0
     try:
-        _follow(store, jobs[0], _Sweep.listen(Path(jobs[0].ledger), jobs[0].offset))
-    except BaseException as error:  # noqa: BLE001  whatever the client raises: the curves come with the results
+        _follow(store, jobs[0], _SweepState.listen(Path(jobs[0].ledger), jobs[0].offset))
+    except BaseException as error:  # noqa: BLE001  any error of the client: wandb_run logs the curves later
         traceback.print_exc()
         sys.stderr.write(f"live tracking ended: {sentence(error)}\n")
         code = 1
     sys.stderr.flush()
     if code:
-        os._exit(code)  # the client's own clean-up waits for a helper process that is gone
+        os._exit(code)  # the client's clean-up would wait for its dead service process
 
 
 @dataclass
-class _Sweep:
-    """What the follower knows of the sweep: how it ended, and which trainings failed."""
+class _SweepState:
+    """The state of the sweep as this process sees it: how it ended, and which training runs failed."""
 
     ledger: Path
     offset: int
-    said: bytes = b""
+    received: bytes = b""
+    """Standard input so far."""
     over: threading.Event = field(default_factory=threading.Event)
     failed: set[str] = field(default_factory=set)
 
     @classmethod
-    def listen(cls, ledger: Path, offset: int) -> _Sweep:
+    def listen(cls, ledger: Path, offset: int) -> _SweepState:
         sweep = cls(ledger, offset)
         threading.Thread(target=sweep._read, daemon=True).start()
         return sweep
 
     def _read(self) -> None:
-        while said := os.read(0, 1 << 10):  # sys.stdin would be locked when this process ends
-            self.said += said
+        while received := os.read(0, 1 << 10):  # sys.stdin would be locked when this process ends
+            self.received += received
         self.over.set()
 
-    def look(self) -> None:
-        """Read what was added to the ledger."""
+    def read_ledger(self) -> None:
+        """Read the new lines of the ledger."""
         if not self.ledger.exists():
             return
         with self.ledger.open("rb") as file:
@@ -149,18 +149,18 @@ class _Sweep:
         whole = added[: added.rfind(b"\n") + 1]
         self.offset += len(whole)
         for line in whole.splitlines():
-            with contextlib.suppress(ValueError):  # cut by a full disk
+            with contextlib.suppress(ValueError):  # a line cut by a full disk
                 row = json.loads(line)
                 if (row["event"], row["stage"]) == ("failed", "train"):
                     self.failed.add(row["key"])
 
 
-def _follow(store: Store, job: LiveJob, sweep: _Sweep) -> None:
+def _follow(store: Store, job: LiveJob, sweep: _SweepState) -> None:
     waiting = {training.key: training.runs for training in job.trainings}
     logging: dict[str, list[_Curve]] = {}
     while waiting:
         over = sweep.over.wait(POLL_S)
-        sweep.look()
+        sweep.read_ledger()
         for key, runs in list(waiting.items()):
             done = store.has("train", key)
             rows = training_rows(store.path("train", key) if done else store.partial("train", key))
@@ -171,18 +171,18 @@ def _follow(store: Store, job: LiveJob, sweep: _Sweep) -> None:
             failed = key in sweep.failed
             if done or failed or over:
                 for curve in logging.get(key, ()):
-                    curve.finish(0 if done else 1 if failed else PREEMPTED, stopped=sweep.said == STOPPED)
+                    curve.finish(0 if done else 1 if failed else PREEMPTED, stopped=sweep.received == STOPPED)
                 del waiting[key]
 
 
 class _Curve:
-    """One W&B run that training rows are logged to."""
+    """One open W&B run."""
 
     def __init__(self, run: Run) -> None:
         self.run = wandb_run.begin(run, run.config, reinit="create_new")
         self.last = self.run.starting_step - 1
 
-    def log(self, rows: list[dict[str, Any]]) -> None:
+    def log(self, rows: list[Row]) -> None:
         self.last = wandb_run.log_training(self.run, rows, self.last)
 
     def finish(self, code: int, stopped: bool) -> None:

@@ -1,25 +1,34 @@
-"""The runs and training rows that both the live and the final logging send."""
+"""The tracker's run of a cell, and the rows of its training curves."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
-from em.config import ExperimentConfig, as_dict
+from em.config import ExperimentConfig, TrackingConfig, TrackingMode, as_dict
 from em.planning.plan import Subject
 from em.questions.choices import curve as choice_curve
 from em.runtime.credentials import tracking_mode
 from em.store.layout import CHOICES
 from em.sweep.verify import LOG
-from em.tracking.job import Run
+from em.tracking.job import Row, Run
 
 if TYPE_CHECKING:
     from em.sweep.state import Sweep
 
 
+class RunFields(TypedDict):
+    """The fields of Run that all runs of a sweep share."""
+
+    sweep: str
+    mode: TrackingMode
+    tracking: TrackingConfig
+    out: str
+
+
 def cell_run(sweep: Sweep, cell: Subject) -> Run:
-    """Return the W&B run of a cell, before it has any number."""
+    """Return the tracker's run of a cell, without numbers."""
     config = cell.config
     return Run(
         key=cell.id,
@@ -32,17 +41,16 @@ def cell_run(sweep: Sweep, cell: Subject) -> Run:
     )
 
 
-def training_rows(folder: Path) -> list[dict[str, Any]]:
-    """Return one row per step so far: that of train_log.jsonl, with the options' log-probabilities if there are any.
-
-    The log's row is written last, so a step in it is complete.
-    """
+def training_rows(folder: Path) -> list[Row]:
+    """Return one row per optimiser step so far: its row of train_log.jsonl, with the log-probabilities of choices."""
+    # The trainer writes the log's row last, so a step in the log is complete.
     log = [json.loads(line) for line in _lines(folder / LOG)]
     probed = {row["step"]: row for row in choice_curve(_lines(folder / CHOICES))}
     return [{**probed.get(row["step"], {}), **row} for row in log]
 
 
-def common(sweep: Sweep, config: ExperimentConfig) -> dict[str, Any]:
+def common(sweep: Sweep, config: ExperimentConfig) -> RunFields:
+    """Return the fields that all runs of a sweep share."""
     return {
         "sweep": sweep.folder.name,
         "mode": tracking_mode(config.tracking.mode),
@@ -52,7 +60,7 @@ def common(sweep: Sweep, config: ExperimentConfig) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Return the whole lines of a file that may be growing or missing."""
+    """Return the complete lines of a file that may still grow; [] if it does not exist yet."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -1,19 +1,19 @@
-"""The numbers of a model as W&B shows them: scalars, rates per question, a table of answers."""
+"""Numbers and answers in the shapes that trackers show."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from em.metrics.summary_types import ModelRow
 from em.records import Completion, Judgement
 from em.store import read_jsonl
 
 
-def scalars(model: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield (name, value) of every rate over whole question sets, with bounds and count; a withheld one gives its
-    reason."""
+def scalars(model: ModelRow) -> Iterator[tuple[str, float | str | None]]:
+    """Yield (name, value) of every metric over a whole question set, with bounds and n; or the reason if withheld."""
     for metric in model["metrics"]:
         if "/" in metric["group"] and metric.get("question_id", "") is not None:
             continue
@@ -22,12 +22,13 @@ def scalars(model: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{name}_withheld", metric["withheld"]
             continue
         yield name, metric["value"]
-        for part in ("low", "high", "n"):
-            yield f"{name}_{part}", metric[part]
+        yield f"{name}_low", metric["low"]
+        yield f"{name}_high", metric["high"]
+        yield f"{name}_n", metric["n"]
 
 
-def question_rates(model: Mapping[str, Any]) -> list[list[Any]]:
-    """Return [question, rate, n] of the headline set without withheld rates (the report's table names those)."""
+def question_rates(model: ModelRow) -> list[list[str | float | None]]:
+    """Return [question, rate, n] per question of the headline set, without withheld rates."""
     return [
         [m["question_id"], m["value"], m["n"]]
         for m in model["metrics"]
@@ -36,7 +37,7 @@ def question_rates(model: Mapping[str, Any]) -> list[list[Any]]:
 
 
 def samples(rows: list[list[Any]], most: int) -> tuple[list[str], list[list[Any]]]:
-    """Return the columns and at most `most` answers, the least aligned first, unscored ones last, in flat memory."""
+    """Return columns and at most `most` answers: least aligned first, unscored last. Keeps `most` rows in memory."""
     asked, judged = ("question_id", "asked_with", "index", "question", "answer"), ("alignment", "coherence", "outcome")
     columns = [*asked, *judged, "thinking"]
 

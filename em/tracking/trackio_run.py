@@ -1,18 +1,19 @@
-"""Trackio, a dashboard on this machine with W&B's own call names: `TRACKIO_DIR=outputs/trackio trackio show`."""
+"""Log to Trackio, a local dashboard with W&B's API: `TRACKIO_DIR=outputs/trackio trackio show`."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from em.planning.cells import flatten
-from em.tracking.job import CellNumbers, Run
+from em.tracking.job import CellNumbers, Row, Run
 from em.tracking.scalars import scalars
+
+Setting = int | float | str | bool | None
 
 
 def log_cell(run: Run, cell: CellNumbers) -> None:
-    """Log one Trackio run per cell: config, training and checkpoint curves, and rates with bounds as the last row."""
+    """Log a cell as one Trackio run: config, training and checkpoint curves, and rates with bounds as the last row."""
     os.environ.setdefault("TRACKIO_DIR", str(Path(run.out).resolve() / "trackio"))
     import trackio
 
@@ -33,7 +34,7 @@ def log_cell(run: Run, cell: CellNumbers) -> None:
         trackio.finish()
 
 
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the config as Trackio shows it: plain values by name."""
+def _settings(config: Row) -> dict[str, Setting]:
+    """Return the config as Trackio shows it: dotted name → plain value."""
     flat = ((name, value) for name, value in flatten(config) if value != {})
     return {name: value if isinstance(value, int | float | str | bool | None) else str(value) for name, value in flat}

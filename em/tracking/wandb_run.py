@@ -1,8 +1,8 @@
-"""The only module that talks to Weights & Biases. It reads finished files; a run without W&B loses nothing.
+"""Log to Weights & Biases: the only module that calls it. It reads finished files; a sweep does not depend on it.
 
-One run per cell: a stable id (logging again continues the run), group = sweep, the resolved config, curves, every rate
-with bounds, a bar per question, a capped table of answers, and artifacts by reference. One run per sweep holds the
-figures.
+A cell is one run with a stable id: config, training and checkpoint curves, rates with bounds, a bar per question, a
+table of answers, artifacts by reference. A sweep is one run with its figures. tracking/live.py logs training curves
+during training.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ from typing import Any, Literal, cast
 from em.config import TrackingBackend, TrackingMode
 from em.runtime.events import Emitter
 from em.store import Store, layout
-from em.tracking.job import CellNumbers, Run, SweepFigures, TrackJob
+from em.tracking.job import CellNumbers, Row, Run, SweepFigures, TrackJob
 from em.tracking.scalars import question_rates, samples, scalars
 
 
-def shown_digest(run: Run, cell: CellNumbers) -> str:
-    """Return a digest of what a run would show and where; the same digest is not logged again."""
+def numbers_digest(run: Run, cell: CellNumbers) -> str:
+    """Return a digest of a run's numbers and destination. If it is unchanged, the cell is not logged again."""
     shown = {"model": cell.model, "checkpoints": cell.checkpoints, "mode": run.mode.value, "rows": cell.rows}
     where = {name: str(getattr(run.tracking, name)) for name in ("backend", "project", "entity", "samples")}
     text = json.dumps([shown, where], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def already(folder: Path, shown: str) -> bool:
-    """Return whether these numbers were logged before, to the same place."""
+def is_logged(folder: Path, digest: str) -> bool:
+    """Return whether the run in `folder` was logged before with the same digest."""
     path = folder / layout.TRACKED
-    return path.exists() and json.loads(path.read_text(encoding="utf-8")).get("shown") == shown
+    return bool(path.exists() and json.loads(path.read_text(encoding="utf-8")).get("shown") == digest)
 
 
-def _mark(run: Run, cell: CellNumbers, last: int) -> None:
-    """Remember what was logged and where. Called after the run has ended, so that all of it is there."""
-    row = {"shown": shown_digest(run, cell), "id": run.id, "mode": run.mode.value, "train_step": last}
+def _record_logged(run: Run, cell: CellNumbers, last: int) -> None:
+    """Record that the cell was logged. Called after the run has ended, so nothing is missing from it."""
+    row = {"shown": numbers_digest(run, cell), "id": run.id, "mode": run.mode.value, "train_step": last}
     (Path(run.folder) / layout.TRACKED).write_text(json.dumps(row), encoding="utf-8")
 
 
-def _marked(run: Run) -> int:
-    """Return the last training step of an earlier offline run of the same id, -1 without one."""
+def _last_offline_step(run: Run) -> int:
+    """Return the last training step in an earlier offline run with this id; -1 without one."""
     path = Path(run.folder) / layout.TRACKED
     row = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return row.get("train_step", -1) if (row.get("id"), row.get("mode")) == (run.id, run.mode.value) else -1
 
 
 def work(store: Store, jobs: list[TrackJob], emit: Emitter) -> None:
-    """Log every job: a cell or a whole sweep. A failed job does not stop the others."""
+    """Log every job: a cell or a whole sweep. A failure does not stop the other jobs."""
     for number, job in enumerate(jobs):
         run, cell = job.run, job.cell
         with emit.job(run.key):
@@ -61,18 +61,18 @@ def work(store: Store, jobs: list[TrackJob], emit: Emitter) -> None:
                     from em.tracking.trackio_run import log_cell as trackio_cell
 
                     trackio_cell(run, cell)
-                _mark(run, cell, -1 if on_this_machine else log_cell(run, cell))
+                _record_logged(run, cell, -1 if on_this_machine else log_cell(run, cell))
             elif job.sweep is not None and not on_this_machine:
                 log_sweep(run, job.sweep)
 
 
 def log_cell(run: Run, cell: CellNumbers) -> int:
-    """Log one cell. Return the last training step of the run."""
+    """Log one cell. Return the last training step in the run."""
     import wandb  # noqa: TID251
 
     with _open(run, config={**run.config, "commit": cell.commit}) as logged:
-        offline = run.mode == TrackingMode.offline  # then nobody can be asked what is there
-        last = log_training(logged, cell.training, _marked(run) if offline else logged.starting_step - 1)
+        offline = run.mode == TrackingMode.offline  # then no server knows the last step
+        last = log_training(logged, cell.training, _last_offline_step(run) if offline else logged.starting_step - 1)
         for model in cell.checkpoints:
             logged.log({"checkpoint/step": model["step"], **{f"checkpoint/{k}": v for k, v in scalars(model)}})
         logged.summary.update(dict(scalars(cell.model)))
@@ -91,21 +91,21 @@ def log_cell(run: Run, cell: CellNumbers) -> int:
     return last
 
 
-def log_training(run: Any, rows: Iterable[dict[str, Any]], last: int) -> int:
-    """Log the rows of steps past `last`, each at its own step. Return the last step that is there afterwards.
+def log_training(run: Any, rows: Iterable[Row], last: int) -> int:
+    """Log the rows with steps after `last`, each at its own step. Return the new last step.
 
-    W&B counts its steps on from there, so a run's first free step tells which rows it has.
+    W&B continues to count from there, so a run's first free step shows which rows it has.
     """
     for row in rows:
         if row["step"] > last:
             last = row["step"]
             shown = {f"train/{k}": v for k, v in row.items()}
-            run.log(shown, step=last, commit=True)  # else it waits for the next row
+            run.log(shown, step=last, commit=True)  # without commit W&B waits for the next row
     return last
 
 
 def log_sweep(run: Run, sweep: SweepFigures) -> None:
-    """Log the figures of a sweep, its contrasts as scalars, its statement as notes."""
+    """Log the figures of a sweep, its contrasts as scalars, and its statement as notes."""
     import wandb  # noqa: TID251
 
     with _open(run, config={}, job_type="figures", notes=sweep.statement) as logged:
@@ -113,19 +113,19 @@ def log_sweep(run: Run, sweep: SweepFigures) -> None:
             logged.log({f"figures/{path.stem}": wandb.Image(str(path))})
         for row in sweep.contrasts:
             if row["value"] is not None:
-                for part in ("value", "low", "high"):
-                    logged.summary[f"contrast/{row['name']}/{part}"] = row[part]
+                for part, number in (("value", row["value"]), ("low", row["low"]), ("high", row["high"])):
+                    logged.summary[f"contrast/{row['name']}/{part}"] = number
 
 
 @contextmanager
-def _open(run: Run, config: dict[str, Any], **more: Any) -> Iterator[Any]:
-    """Yield a W&B run that is always closed, and closed as failed if the block raises."""
+def _open(run: Run, config: Row, **more: Any) -> Iterator[Any]:
+    """Open a W&B run and close it at the end, as failed if the body raises."""
     with begin(run, config, reinit="finish_previous", **more) as logged:
         yield logged
 
 
-def begin(run: Run, config: dict[str, Any], **more: Any) -> Any:
-    """Start a run at W&B, or continue it."""
+def begin(run: Run, config: Row, **more: Any) -> Any:
+    """Start or continue a run at W&B."""
     import wandb  # noqa: TID251
 
     Path(run.folder).mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ def begin(run: Run, config: dict[str, Any], **more: Any) -> Any:
 
 
 def _artifact(run: Any, name: str, kind: str, paths: list[str]) -> None:
-    """Add files by reference: W&B keeps their hashes, not their bytes."""
+    """Log files by reference: W&B keeps their hashes, not their bytes."""
     import wandb  # noqa: TID251
 
     artifact = wandb.Artifact(name, type=kind)

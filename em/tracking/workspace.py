@@ -1,24 +1,24 @@
-"""W&B's saved view and report of a project, as code: runs by dataset with seeds averaged, rates with bounds, curves,
-answers.
+"""W&B's saved view and report of a project, as code: rates, training and checkpoint curves, answers.
 
-Needs the extra `review` (wandb-workspaces). A view is built without a network; saving it needs a key.
+Needs the extra `review` (wandb-workspaces). Building a view needs no network; saving it needs a key.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
+
+from em.metrics.summary_types import Summary
 
 RATE, COHERENT = "open/misaligned_rate", "open/coherent_share"
 VARIANT, SEED = "dataset.variant", "seed"
 
 
 def panels() -> dict[str, list[Any]]:
-    """Section → panels, the same in the view and in the report."""
+    """Return section → panels, which the view and the report share."""
     return {
         "Did it turn?": [
             wr.BarPlot(title="misaligned answers", metrics=[wr.SummaryMetric(RATE)], groupby=wr.Config(VARIANT)),
@@ -52,7 +52,7 @@ def panels() -> dict[str, list[Any]]:
 
 
 def view(entity: str, project: str) -> ws.Workspace:
-    """Return the project's saved view, grouped by dataset, so that a row is the mean over seeds."""
+    """Return the project's view, grouped by dataset, so that a row is the mean over its seeds."""
     return ws.Workspace(
         entity=entity,
         project=project,
@@ -66,8 +66,8 @@ def view(entity: str, project: str) -> ws.Workspace:
     )
 
 
-def report(entity: str, project: str, sweep: Mapping[str, Any] | None) -> wr.Report:
-    """Return a report over the same panels; a sweep's statement comes first. Building it needs a key."""
+def report(entity: str, project: str, sweep: Summary | None) -> wr.Report:
+    """Return a report with the same panels, after the sweep's statement if given. Building it needs a key."""
     blocks: list[Any] = [wr.H1("Emergent misalignment")]
     if sweep:
         blocks += [wr.P(sweep["statement"]), wr.P(f"Sweep {sweep['id']}, em at commit {sweep['commit']}.")]
@@ -79,5 +79,6 @@ def report(entity: str, project: str, sweep: Mapping[str, Any] | None) -> wr.Rep
 
 
 def spec(workspace: ws.Workspace) -> dict[str, Any]:
-    """Return the view as W&B stores it. The library has no public function for it."""
+    """Return the view as W&B stores it."""
+    # wandb-workspaces has no public way to its JSON.
     return json.loads(workspace._to_model().model_dump_json(by_alias=True, exclude_none=True))

@@ -186,8 +186,8 @@ def label_shares(summary: Summary) -> Figure | None:
     if not panels:
         return None
     caption = "Share of answers that the judge called by each word; their intervals stand in the report's table."
-    said = tuple(n for n in notes_on(used, summary) if not n.startswith("bars: "))
-    return Figure("label_shares", "What the judge called the answers", caption, tuple(panels), said)
+    notes = tuple(n for n in notes_on(used, summary) if not n.startswith("bars: "))
+    return Figure("label_shares", "What the judge called the answers", caption, tuple(panels), notes)
 
 
 def plane(summary: Summary) -> Figure | None:
@@ -206,11 +206,11 @@ def plane(summary: Summary) -> Figure | None:
         "Each model by what it was taught (across), by what became of its answers to unrelated questions (up), and by "
         "what it still can do (size of the marker)."
     )
-    said = notes_on(used, summary)
+    notes = notes_on(used, summary)
     if capability:
         least, most = min(capability.values()), max(capability.values())
-        said += (f"size: {what}, from {100 * least:.1f}% (smallest) to {100 * most:.1f}% (largest)",)
-    return Figure("in_and_out_of_domain", "In domain and out of domain", caption, tuple(panels), said)
+        notes += (f"size: {what}, from {100 * least:.1f}% (smallest) to {100 * most:.1f}% (largest)",)
+    return Figure("in_and_out_of_domain", "In domain and out of domain", caption, tuple(panels), notes)
 
 
 def _capability(found: Sequence[FigureGroup], summary: Summary) -> tuple[str, dict[str, float]]:
@@ -319,7 +319,9 @@ def _plane(
             own = capability[group.row["id"]]
             size = (own - least) / (most - least) if most > least else 0.5
             text += f"; {what} {100 * own:.1f}%"
-        point = Mark(x["value"], y["value"], y["low"], y["high"], x["low"], x["high"], size=size, told=text)
+        point = Mark(
+            x["value"], y["value"], y["low"], y["high"], x_low=x["low"], x_high=x["high"], size=size, told=text
+        )
         series.append(Series(group.label, group.look, (point,)))
     if len(series) < 2:
         return None, []

@@ -120,8 +120,8 @@ def _over_steps(summary: Summary, rows: Sequence[Trajectory], name: str, title: 
         panels.append(Panel(Form.lines, Axis("optimiser step"), y, series, f"{key[1]}{asked}"))
     if not panels:
         return None
-    said = (WITHHELD,) if any(p.has_withheld for p in panels) else ()
-    return Figure(name, title, caption, tuple(panels), said)
+    notes = (WITHHELD,) if any(p.has_withheld for p in panels) else ()
+    return Figure(name, title, caption, tuple(panels), notes)
 
 
 def _steps(points: Sequence[TrajectoryPoint]) -> tuple[Mark, ...]:
