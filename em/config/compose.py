@@ -22,8 +22,9 @@ from hydra import compose, initialize_config_dir
 # splits "a=1,2" into cells, and a splitter of our own could disagree with `-m`. tests/config/test_compose.py compares
 # the result with Hydra's own; run it before raising the upper bound.
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Glob, Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -43,12 +44,23 @@ def cells(overrides: Sequence[str]) -> list[DictConfig]:
     """Return every cell of overrides that may hold commas, ranges and globs. Raises ConfigError with a one-line
     message."""
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-        vectors = [v for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for v in batch]
         with initialize_config_dir(version_base="1.3", config_dir=CONF_DIR):
-            return compose_all(vectors)
+            parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+            parsed = parser.parse_overrides(list(overrides))
+            require_matches(parsed)
+            return compose_all([v for batch in BasicSweeper.split_arguments(parsed, None) for v in batch])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(message(error)) from error
+
+
+def require_matches(parsed: Sequence[Override]) -> None:
+    """Raise HydraException if a glob matches no option: Hydra would make no cells at all and say nothing."""
+    for override in parsed:
+        if isinstance(override.value(), Glob) and not list(override.sweep_iterator()):
+            group, loader = override.key_or_group, override.config_loader
+            options = loader.get_group_options(group) if loader else []
+            there = f"{group} has {', '.join(options)}" if options else f"there is no config group {group}"
+            raise HydraException(f"{override.input_line} matches no option; {there}")
 
 
 def message(error: Exception) -> str:
