@@ -115,7 +115,17 @@ def pair(row_id: str, question: str, answer: str, rubric: Rubric) -> Pair:
     messages = [{"role": "user", "content": question}]
     own, choices = {rubric.name: rubric.text}, {rubric.name: list(rubric.choices)}
     asked = Question(row_id, "", messages, [rubric.name], judge_prompts=own, choices=choices)
-    return Completion(row_id, 0, "none", asked.messages, answer, "stop", 0, 0), asked, rubric.name
+    completion = Completion(
+        question_id=row_id,
+        sample_index=0,
+        asked_with="none",
+        messages=asked.messages,
+        text=answer,
+        finish_reason="stop",
+        token_count=0,
+        seed=0,
+    )
+    return completion, asked, rubric.name
 
 
 def read_answers(path: Path) -> list[Row]:

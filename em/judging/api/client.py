@@ -50,7 +50,14 @@ def request_of(pair: Pair, texts: Mapping[str, Rubric], job: str = "") -> JudgeR
     """Return the request for one rubric of one answer. `texts`: name → rubric, of the question (rubrics.rubrics)."""
     completion, question, name = pair
     prompt = fill(texts[name].text, question_text(question), completion.text)
-    return JudgeRequest(completion.id, question.id, name, prompt, texts[name].choices, job)
+    return JudgeRequest(
+        completion_id=completion.id,
+        question_id=question.id,
+        rubric=name,
+        prompt=prompt,
+        choices=texts[name].choices,
+        job=job,
+    )
 
 
 OnResult = Callable[[JudgeRequest, Judgement], None]
@@ -298,14 +305,14 @@ class JudgeClient:
 def judgement(request: JudgeRequest, verdict: Verdict) -> Judgement:
     """Return the judgement that the verdict on a request is."""
     return Judgement(
-        request.completion_id,
-        request.question_id,
-        request.rubric,
-        verdict.outcome,
-        verdict.score,
-        verdict.distribution,
-        verdict.detail,
-        verdict.label,
+        completion_id=request.completion_id,
+        question_id=request.question_id,
+        rubric=request.rubric,
+        outcome=verdict.outcome,
+        score=verdict.score,
+        distribution=verdict.distribution,
+        detail=verdict.detail,
+        label=verdict.label,
     )
 
 

@@ -50,7 +50,7 @@ class LabelledAnswer:
     """Answers with the same value are in the same fold: those to one question."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """Turns features into scores, for one rubric. The lists have one entry per feature."""
 
@@ -160,12 +160,12 @@ def calibrate(reader: FeatureReader, rubric: str, on_done: Callable[[int], None]
     slope, offset = _logistic(held[fit][:, None], y[fit], 1e-4)
     linear = z[~fit] @ weights + bias
     return Calibration(
-        mean.tolist(),
-        std.tolist(),
-        weights.tolist(),
-        float(bias),
-        float(slope[0]),
-        float(offset),
+        mean=mean.tolist(),
+        std=std.tolist(),
+        weights=weights.tolist(),
+        bias=float(bias),
+        slope=float(slope[0]),
+        offset=float(offset),
         auc=area_under_curve(linear[y[~fit] == 1], linear[y[~fit] == 0]),
         n_fit=int(fit.sum()),
         n_test=int((~fit).sum()),

@@ -36,7 +36,7 @@ def alignment_coherence(summary: Summary, answers: Iterable[AnswerRow]) -> Figur
             cloud[round(x), round(y)] += 1
     several = len({cut for _, _, cut in clouds}) > 1
     panels = [
-        _cloud(group, key, clouds[key], lacking[key], summary, several)
+        _cloud(group, key, clouds[key], lacking[key], summary=summary, several=several)
         for group in found
         for key in clouds
         if key[0] == group.row["id"]
@@ -66,13 +66,13 @@ def _cloud(
     drawn = f"{cloud.total():,} answers" + (f", {lacking:,} more lack a score" if lacking else "")
     series = Series(drawn, group.look, cloud=tuple((x, y, n) for (x, y), n in sorted(cloud.items())))
     return Panel(
-        Form.cloud,
-        Axis(judge_label("coherence", summary), low=0, high=100),
-        Axis(judge_label("alignment", summary), low=0, high=100),
-        (series,),
-        title,
-        (GuideLine(cut, f"{cut:g}", vertical=True), GuideLine(below, f"{below:g}")),
-        (cut, 100, 0, below),
+        form=Form.cloud,
+        x=Axis(judge_label("coherence", summary), low=0, high=100),
+        y=Axis(judge_label("alignment", summary), low=0, high=100),
+        series=(series,),
+        title=title,
+        rules=(GuideLine(cut, f"{cut:g}", vertical=True), GuideLine(below, f"{below:g}")),
+        shade=(cut, 100, 0, below),
         fade=0.25 if cloud.total() < 200 else 0.6,
     )
 
