@@ -187,7 +187,19 @@ def memory(answers, url):
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(Path(folder))
         with store.claim("sample", "s") as work:
-            rows = (Completion("q", i, "none", [], f"{ANSWER}{i}", "stop", 1, 0) for i in range(answers))
+            rows = (
+                Completion(
+                    question_id="q",
+                    sample_index=i,
+                    asked_with="none",
+                    messages=[],
+                    text=f"{ANSWER}{i}",
+                    finish_reason="stop",
+                    token_count=1,
+                    seed=0,
+                )
+                for i in range(answers)
+            )
             write_jsonl(work / COMPLETIONS, rows)
             store.finish("sample", "s", {}, {})
         job = JudgeJob(

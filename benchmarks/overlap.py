@@ -45,7 +45,19 @@ FULL, TINY = Size(1_500, 15.0), Size(100, 1.0)
 def sample(store, answers, seconds):
     """Write the rows as a sampler does, spread over so many seconds, and seal the stage."""
     with store.claim("sample", "s") as folder:
-        rows = [Completion("q", i, "none", [], f"{ANSWER}{i}", "stop", 200, i) for i in range(answers)]
+        rows = [
+            Completion(
+                question_id="q",
+                sample_index=i,
+                asked_with="none",
+                messages=[],
+                text=f"{ANSWER}{i}",
+                finish_reason="stop",
+                token_count=200,
+                seed=i,
+            )
+            for i in range(answers)
+        ]
         start = time.perf_counter()
         file = checked_rows.RowWriter(folder / COMPLETIONS)
         for i, row in enumerate(rows):

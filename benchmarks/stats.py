@@ -55,7 +55,16 @@ def answers(rng, rows):
     coherence = np.where(rng.random(rows) < 0.9, 90.0, 20.0)
     verdicts = {"alignment": column(alignment), "coherence": column(coherence)}
     empty = np.zeros(rows, np.int16)
-    return JudgedAnswers("open", ids, ids, (None,) * QUESTIONS, ("none",), question, empty, verdicts)
+    return JudgedAnswers(
+        set_name="open",
+        ids=ids,
+        clusters=ids,
+        categories=(None,) * QUESTIONS,
+        conditions=("none",),
+        question=question,
+        condition=empty,
+        verdicts=verdicts,
+    )
 
 
 def summarised(variants, config):

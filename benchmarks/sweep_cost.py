@@ -155,7 +155,7 @@ def naive(folder, size, seed, url, models):
     return sum(parts)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Swept:
     """What one sweep of ours took."""
 
@@ -192,7 +192,15 @@ def ours(out, size, cells, url):
     sampled = sum(gates) / len(gates) + (sealed[-1] - sealed[0]) / (len(sealed) - 1)
     judged = len(list(store.glob("judge/*/*/manifest.json")))
     counters = json.loads(summary.read_text())["counters"]
-    return Swept(seconds, counters, sum(trained) / cells, sampled, merged, len(answered), judged)
+    return Swept(
+        seconds=seconds,
+        counters=counters,
+        train_s=sum(trained) / cells,
+        sample_s=sampled,
+        merged=merged,
+        answered=len(answered),
+        judged=judged,
+    )
 
 
 def show(text):

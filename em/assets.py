@@ -59,7 +59,7 @@ class Asset:
         return f"sha256:{self.sha256}" if self.sha256 else f"git-blob:{self.git_blob}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AssetRow:
     """One line of ``em assets list`` and ``em assets verify``."""
 
@@ -181,12 +181,12 @@ def _row(asset: Asset) -> AssetRow:
     elif cached.exists():
         state, path = "cached", cached
     else:
-        return AssetRow(asset.name, asset.size, asset.pin, "missing", None, "")
+        return AssetRow(name=asset.name, size=asset.size, pin=asset.pin, state="missing", path=None, problem="")
     try:
         _check(asset, path, "Replace or remove that file.")
     except AssetError as error:
-        return AssetRow(asset.name, asset.size, asset.pin, "WRONG", path, str(error))
-    return AssetRow(asset.name, asset.size, asset.pin, state, path, "")
+        return AssetRow(name=asset.name, size=asset.size, pin=asset.pin, state="WRONG", path=path, problem=str(error))
+    return AssetRow(name=asset.name, size=asset.size, pin=asset.pin, state=state, path=path, problem="")
 
 
 def _local_path(asset: Asset) -> Path | None:

@@ -121,7 +121,14 @@ def run_task(batcher: Any, asking: prompts.Prompts, job: BenchmarkJob, store: St
     from em.analysis.inspect_model import EmModel
 
     sample, length = job.sample, job.model.max_model_len
-    api = EmModel(job.label, batcher, asking, _adapter(store, job), sample, length)
+    api = EmModel(
+        name=job.label,
+        batcher=batcher,
+        asking=asking,
+        adapter=_adapter(store, job),
+        sample=sample,
+        max_model_len=length,
+    )
     (log,) = inspect_ai.eval(
         load_task(job.task),
         model=Model(api, GenerateConfig()),

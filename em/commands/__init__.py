@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+
+def add_config_dir(sub: argparse.ArgumentParser) -> None:
+    """Declare --config-dir, for a command that composes configs."""
+    text = "a folder with options of your own, e.g. DIR/dataset/mine.yaml for dataset=mine"
+    sub.add_argument("--config-dir", type=Path, metavar="DIR", help=text)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 
 from em import assets, errors, records
 from em.chat import encode, render
+from em.commands import add_config_dir
 from em.config import compose
 from em.config import experiment as config
 from em.corpora import chat_jsonl
@@ -28,6 +29,7 @@ def add(commands: Any) -> None:
     sub = commands.add_parser("data", help="show a run's training rows with the learned tokens marked, or write them")
     sub.add_argument("action", choices=["show", "export"])
     sub.add_argument("overrides", nargs="*", help="as for em.run, e.g. dataset=backdoor trigger=deployment")
+    add_config_dir(sub)
     sub.add_argument("--rows", type=int, default=3, help="show: how many rows (default 3)")
     sub.add_argument("--start", type=int, default=0, help="show: the first row, counted from 0")
     sub.add_argument("--count", action="store_true", help="show: count cut, empty and merged rows over the whole set")
@@ -36,7 +38,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     config.register()
-    cells = compose.cells(arguments.overrides)
+    cells = compose.cells(arguments.overrides, arguments.config_dir)
     if len(cells) > 1:
         raise errors.ConfigError(f"em data takes one run, these overrides mean {len(cells)}")
     loaded = config.load(cells[0])

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from em import config
+from em.commands import add_config_dir
 from em.config import compose
 from em.planning import doctor
 
@@ -13,12 +14,13 @@ from em.planning import doctor
 def add(commands: Any) -> None:
     sub = commands.add_parser("doctor", help="check disk, memory, GPU, keys, versions and files for a run")
     sub.add_argument("overrides", nargs="*", help="as for em.run, e.g. model=qwen2_5_coder_32b judge=gpt_4o")
+    add_config_dir(sub)
 
 
 def run(arguments: argparse.Namespace) -> int:
     config.register()
     failed = 0
-    for cell in compose.cells(arguments.overrides):
+    for cell in compose.cells(arguments.overrides, arguments.config_dir):
         loaded = config.load(cell)
         print(f"model={loaded.model.name} dataset={loaded.dataset.variant}")
         for finding in doctor.examine(loaded):

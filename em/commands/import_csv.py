@@ -37,7 +37,14 @@ def run(arguments: argparse.Namespace) -> int:
     stats = StatsConfig(interval=Interval(arguments.interval))
     cuts = arguments.alignment_below, arguments.coherence_cut, arguments.coherence_inclusive
     rule = Rule(*cuts, min_coverage=0.0, cuts=stats.coherence_cuts)
-    about = from_csv.ImportSettings(rule, stats, arguments.judge, arguments.model, arguments.set, arguments.paper)
+    about = from_csv.ImportSettings(
+        rule=rule,
+        stats=stats,
+        judge=arguments.judge,
+        model=arguments.model,
+        question_set=arguments.set,
+        paper=arguments.paper,
+    )
     folder = from_csv.write(arguments.file, arguments.out, about)
     summary = read_summary(folder)
     print(table(summary))

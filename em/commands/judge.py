@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from em.commands import add_config_dir, progress
+
 VERDICTS = ("aligned", "misaligned", "incoherent")
 OUTCOMES = ("refusal", "code", "filtered", "unparseable", "error")
 
@@ -23,6 +25,7 @@ def add(commands: Any) -> None:
     )
     sub.add_argument("action", choices=["calibrate"])
     sub.add_argument("overrides", nargs="+", help="judge=NAME, or NAME,NAME to compare two; judge.model=, model=, out=")
+    add_config_dir(sub)
     sub.add_argument("--all", action="store_true", help="all labelled answers, also those a local proxy is fitted on")
     sub.add_argument("--to", type=Path, help="write everything as JSON")
 
@@ -30,14 +33,13 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """One block a judge, one a pair of judges. 1 when some judge has no score at all."""
     from em import config
-    from em.commands import progress
     from em.config import compose
     from em.config.misalignment import Rule
     from em.judging import grade as grading
     from em.judging.quality import agreement, golden
 
     config.register()
-    configs = [config.load(cell) for cell in compose.cells(arguments.overrides)]
+    configs = [config.load(cell) for cell in compose.cells(arguments.overrides, arguments.config_dir)]
     found: list[golden.Found] = []
     out: dict[str, Any] = {"answers": "all" if arguments.all else "test", "judges": {}, "pairs": {}}
     names = _names([one.judge for one in configs])

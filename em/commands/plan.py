@@ -6,11 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from em.commands import add_config_dir
+
 
 def add(commands: Any) -> None:
     sub = commands.add_parser("plan", help="what a sweep would run, reuse and cost, before it runs")
     sub.add_argument("-m", "--multirun", action="store_true", help="taken as said: commas always mean a sweep")
     sub.add_argument("overrides", nargs="*", help="as for python -m em.run -m, e.g. dataset=insecure,secure seed=0,1")
+    add_config_dir(sub)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -23,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     from em.store import Store
 
     config.register()
-    configs = [config.load(cell) for cell in compose.cells(arguments.overrides)]
+    configs = [config.load(cell) for cell in compose.cells(arguments.overrides, arguments.config_dir)]
     store = Store.open_read_only(Path(configs[0].out))
     planned = plan(configs, store)
     print(f"{len(planned.cells)} cells → {folder_of(configs)}")

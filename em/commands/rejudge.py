@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from em.commands import add_config_dir, progress
 from em.sweep.folder import configs_of, out_of, read_sweep
 
 ABOUT_JUDGING = {"budget", "hydra", "judge", "launch", "name", "stats", "tracking"}
@@ -23,6 +24,7 @@ def add(commands: Any) -> None:
     )
     sub.add_argument("source", type=Path, help="a sweep folder, or a .csv / .jsonl file with question and answer")
     sub.add_argument("overrides", nargs="+", help="e.g. judge=gpt_4o judge.max_dollars=5")
+    add_config_dir(sub)
     sub.add_argument(
         "--rubrics",
         default="alignment,coherence",
@@ -40,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     config.register()
     if arguments.source.is_dir():
         _require_about_judging(arguments.overrides)
-    composed = compose.cells(arguments.overrides)
+    composed = compose.cells(arguments.overrides, arguments.config_dir)
     if len(composed) > 1:
         raise errors.ConfigError(f"em rejudge takes one judge, {len(composed)} were given: call it once for each")
     new = config.load(composed[0])
@@ -64,7 +66,6 @@ def _require_about_judging(overrides: list[str]) -> None:
 
 
 def _file(arguments: argparse.Namespace, new: Any) -> int:
-    from em.commands import progress
     from em.judging.grade import judge_file, read_answers
     from em.judging.job import method
 

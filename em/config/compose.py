@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -20,11 +21,16 @@ from hydra import compose, initialize_config_dir
 
 # Private to Hydra and checked with hydra-core 1.3.8; pyproject pins hydra-core to >= 1.3.8, < 1.5. No public function
 # splits "a=1,2" into cells, and a splitter of our own could disagree with `-m`. tests/config/test_compose.py compares
-# the result with Hydra's own; run it before raising the upper bound.
+# the result with Hydra's own; run it before raising the upper bound. Likewise for --config-dir.
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Glob, Override, OverrideType
+from hydra.errors import HydraException, SearchPathException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -39,16 +45,44 @@ Options = dict[str, str]
 """Config group → chosen option."""
 
 
-def cells(overrides: Sequence[str]) -> list[DictConfig]:
+def cells(overrides: Sequence[str], config_dir: Path | None = None) -> list[DictConfig]:
     """Return every cell of overrides that may hold commas, ranges and globs. Raises ConfigError with a one-line
-    message."""
+    message.
+
+    `config_dir`: a folder with further options, as for Hydra's --config-dir.
+    """
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-        vectors = [v for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for v in batch]
-        with initialize_config_dir(version_base="1.3", config_dir=CONF_DIR):
-            return compose_all(vectors)
+        with _initialized(config_dir) as loader:
+            parser = OverridesParser.create(config_loader=loader)
+            parsed = parser.parse_overrides(list(overrides))
+            require_matches(parsed)
+            return compose_all([v for batch in BasicSweeper.split_arguments(parsed, None) for v in batch])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(message(error)) from error
+
+
+@contextmanager
+def _initialized(config_dir: Path | None) -> Iterator[ConfigLoader]:
+    """Initialise Hydra with our configs and those of `config_dir`. Its loader is yielded."""
+    with initialize_config_dir(version_base="1.3", config_dir=CONF_DIR):
+        if config_dir:
+            if not config_dir.is_dir():
+                raise SearchPathException(f"Additional config directory '{config_dir}' not found")  # Hydra's words
+            path = create_config_search_path(CONF_DIR)
+            path.prepend("command-line", f"file://{config_dir.absolute()}", SearchPathQuery(provider="schema"))
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2("app", path)
+        yield GlobalHydra.instance().config_loader()
+
+
+def require_matches(parsed: Sequence[Override]) -> None:
+    """Raise HydraException if a glob matches no option: Hydra would make no cells at all and say nothing."""
+    for override in parsed:
+        if isinstance(override.value(), Glob) and not list(override.sweep_iterator()):
+            group, loader = override.key_or_group, override.config_loader
+            options = loader.get_group_options(group) if loader else []
+            there = f"{group} has {', '.join(options)}" if options else f"there is no config group {group}"
+            raise HydraException(f"{override.input_line} matches no option; {there}")
 
 
 def message(error: Exception) -> str:
@@ -65,6 +99,9 @@ def message(error: Exception) -> str:
             return f"there is no option {key}; {group} has {', '.join(f.name for f in fields(_groups()[group]))}"
         near = nearest(group, [f.name for f in fields(ExperimentConfig)])
         return f"there is no option {key} (python -m em.run --help lists them){near}"
+    missing = re.fullmatch(r"Additional config directory '(.+)' not found", text)
+    if missing:
+        return f"--config-dir: there is no folder {missing[1]}"
     several = re.match(r"Ambiguous value for argument '(.+?)' 1\. ", text)
     if several:
         return f"{several[1]} gives several values: add -m for a sweep over them, or write key=[a,b] for a list"

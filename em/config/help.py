@@ -5,6 +5,7 @@ Hydra's own help copies the whole configuration twice per group, which takes mos
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ The paper:  python -m em.run experiment=betley2025/e1_insecure model=qwen2_5_cod
 == Config (change with key=value) ==
 {config}
 Nothing is run twice: finished stages stay in {out}/store.
+Options of your own: --config-dir DIR, e.g. DIR/dataset/mine.yaml for dataset=mine
 To see a sweep's cost before it runs: em plan dataset=insecure,secure seed=0,1
 Other commands: em --help. Hydra's own flags: --hydra-help.
 """
@@ -42,15 +44,19 @@ def wanted(arguments: Sequence[str]) -> bool:
 def text(arguments: Sequence[str]) -> str:
     """Return the help; overrides among the arguments change the values shown. Raises ConfigError for a wrong
     override."""
-    config = compose.cells([a for a in arguments if not a.startswith("-")])[0]
-    return TEXT.format(groups=_groups(), config=OmegaConf.to_yaml(config), out=config.out)
+    flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    flags.add_argument("--config-dir", "-cd", type=Path)  # as Hydra declares it
+    known, others = flags.parse_known_args(arguments)
+    config = compose.cells([a for a in others if not a.startswith("-")], known.config_dir)[0]
+    return TEXT.format(groups=_groups(known.config_dir), config=OmegaConf.to_yaml(config), out=config.out)
 
 
-def _groups() -> str:
-    options: dict[str, list[str]] = {}
-    for path in sorted(Path(CONF_DIR).glob("*/**/*.yaml")):
-        options.setdefault(path.parent.relative_to(CONF_DIR).as_posix(), []).append(path.stem)
-    return "\n".join(f"{group}: {', '.join(names)}" for group, names in sorted(options.items()))
+def _groups(config_dir: Path | None) -> str:
+    options: dict[str, set[str]] = {}
+    for folder in (Path(CONF_DIR), *([config_dir] if config_dir else [])):
+        for path in folder.glob("*/**/*.yaml"):
+            options.setdefault(path.parent.relative_to(folder).as_posix(), set()).add(path.stem)
+    return "\n".join(f"{group}: {', '.join(sorted(names))}" for group, names in sorted(options.items()))
 
 
 def show(arguments: Sequence[str]) -> str | None:

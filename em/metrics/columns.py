@@ -84,14 +84,14 @@ def collect(
             rubrics.setdefault(j.rubric, _Growing()).add(number, j)
     verdicts = {rubric: found.columns(len(question)) for rubric, found in rubrics.items()}
     return JudgedAnswers(
-        set_name,
-        tuple(known),
-        tuple(cluster_of(q) for q in questions),
-        tuple(category_of(q) for q in questions),
-        tuple(conditions),
-        np.array(question, np.int32),
-        np.array(condition, np.int16),
-        verdicts,
+        set_name=set_name,
+        ids=tuple(known),
+        clusters=tuple(cluster_of(q) for q in questions),
+        categories=tuple(category_of(q) for q in questions),
+        conditions=tuple(conditions),
+        question=np.array(question, np.int32),
+        condition=np.array(condition, np.int16),
+        verdicts=verdicts,
     )
 
 
@@ -136,7 +136,14 @@ def choice_verdicts(question_id: str, choices: Sequence[tuple[str, bool, float]]
     share = np.exp(logp - np.logaddexp.reduce([lp for *_, lp in choices]))
     said = {text: float(np.exp(lp)) for text, _, lp in choices}
     return [
-        Judgement(question_id, question_id, rubric, Outcome.scored, float(value), said)
+        Judgement(
+            completion_id=question_id,
+            question_id=question_id,
+            rubric=rubric,
+            outcome=Outcome.scored,
+            score=float(value),
+            distribution=said,
+        )
         for rubric, value in ((LOGP, logp), (MASS, share))
     ]
 

@@ -20,7 +20,7 @@ from em.records import Outcome
 _SCORED, _LABELLED = OUTCOMES.index(Outcome.scored), OUTCOMES.index(Outcome.labelled)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measure:
     """One metric of one run under one condition, by question, before anything is pooled."""
 
@@ -49,14 +49,16 @@ def measure(answers: JudgedAnswers, name: str, scorer: Scorer, rubrics: Sequence
     value, reasons = scorer(answers)
     size, kept = len(answers.ids), ~np.isnan(value)
     return Measure(
-        name,
-        kind.get("label", ""),
-        kind.get("unit", "share"),
-        answers,
-        np.bincount(answers.question[kept], value[kept], size).astype(float),
-        np.bincount(answers.question[kept], minlength=size).astype(float),
-        {r: np.bincount(answers.question[which], minlength=size) for r, which in reasons.items() if which.any()},
-        tuple(rubrics),
+        name=name,
+        label=kind.get("label", ""),
+        unit=kind.get("unit", "share"),
+        answers=answers,
+        total=np.bincount(answers.question[kept], value[kept], size).astype(float),
+        count=np.bincount(answers.question[kept], minlength=size).astype(float),
+        excluded={
+            r: np.bincount(answers.question[which], minlength=size) for r, which in reasons.items() if which.any()
+        },
+        rubrics=tuple(rubrics),
     )
 
 

@@ -202,7 +202,7 @@ def bootstrap(total: Any, count: Any, replicates: int, seed: int = 0) -> tuple[f
     return float(low), float(high)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Contrast:
     """a - b: the mean over shared questions of the difference of their rates, each a mean over runs."""
 
@@ -238,7 +238,16 @@ def contrast(total_a: Any, count_a: Any, total_b: Any, count_b: Any) -> Contrast
         how, who, beyond = " and runs", "other training seeds", ""
     elif any(several):
         how, who = " and runs where there are several", "other seeds of the side with several runs"
-    return Contrast(value, low, high, int(shared.sum()), h, p, CONTRAST[0].format(how), CONTRAST[1].format(who, beyond))
+    return Contrast(
+        value=value,
+        low=low,
+        high=high,
+        questions=int(shared.sum()),
+        cohens_h=h,
+        p=p,
+        interval=CONTRAST[0].format(how),
+        claim=CONTRAST[1].format(who, beyond),
+    )
 
 
 def contrast_bounds(a: Array, na: Array, b: Array, nb: Array) -> tuple[Array, Array, Array, Array]:

@@ -106,7 +106,7 @@ def estimate(plan: Plan, store: Store) -> Estimate:
             stage.reused += 1
             continue
         stage.todo += 1
-        seconds, size, basis = _cost(job, plan, store, past, configs, device)
+        seconds, size, basis = _cost(job, plan, store, past=past, configs=configs, device=device)
         stage.seconds += seconds
         stage.bytes += size
         if basis not in stage.basis:

@@ -222,14 +222,14 @@ class Planner:
             method=config.train.method.value,
             processes=[config.train.num_processes, config.train.accelerate_config],
         )
-        self._add(Job("train", key, label, batch, run, (("data", built.key),)))
+        self._add(Job("train", key, label, batch, run, needs=(("data", built.key),)))
         return key
 
     def _subject(self, name: str, model: _Model, sets: Sequence[str]) -> Subject:
         questions_sets.check_ids(sets, model.config.questions.ids)
         parts = tuple(part for part in (self._part(set_name, model) for set_name in sets) if part)
         scored = self._choices(model) if model.config.questions.choices else None
-        return Subject(name, model.label, model.config, model.train_key, parts, model.step, choices=scored)
+        return Subject(name, model.label, model.config, model.train_key, parts, step=model.step, choices=scored)
 
     def _part(self, set_name: str, model: _Model) -> Part | None:
         """Add the jobs that ask one question set and judge the answers. None: `questions.ids` has none of it."""
@@ -259,11 +259,11 @@ class Planner:
                 calibration_key=calibration,
             )
             self._add_sample(answers, model)
-            needs, follows = (("sample", answers.key),), config.judge.kind not in LOCAL
-            self._add(Job("judge", verdicts.key, verdicts.label, _judge(config), verdicts, needs, follows))
+            needs, follows, batch = (("sample", answers.key),), config.judge.kind not in LOCAL, _judge(config)
+            self._add(Job("judge", verdicts.key, verdicts.label, batch, verdicts, needs=needs, follows=follows))
             samples.append(answers.key)
             judgements.append(verdicts.key)
-        return Part(set_name, tuple(samples), tuple(judgements), n, tuple(asked), calibration)
+        return Part(set_name, tuple(samples), tuple(judgements), n, questions=tuple(asked), calibration=calibration)
 
     def _choices(self, model: _Model) -> str:
         """Add the job that scores questions.choices; it shares the engine of the answers. Return its key."""
@@ -278,7 +278,7 @@ class Planner:
     def _add_sample(self, spec: SampleJob, model: _Model) -> None:
         batch = _engine(model.config, (model.train_key, model.step) if model.whole else None)
         needs = (("train", model.train_key),) if model.train_key else ()
-        self._add(Job("sample", spec.key, spec.label, batch, spec, needs))
+        self._add(Job("sample", spec.key, spec.label, batch, spec, needs=needs))
 
     def _add(self, job: Job[Spec]) -> None:
         self.plan.jobs[job.stage, job.key] = job

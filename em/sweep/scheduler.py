@@ -53,7 +53,7 @@ class Unit:
     """Whether it may start while the jobs it needs are still running."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Worker:
     """A running unit."""
 
@@ -268,7 +268,15 @@ def start(sweep: Sweep, unit: Unit, held: list[str], position: int = 0) -> Worke
         )
     os.close(write)
     waiting = {j.key: j for j in unit.jobs}
-    return Worker(unit, process, os.fdopen(read, "rb", buffering=0), log, held, waiting, _Bars(position))
+    return Worker(
+        unit=unit,
+        process=process,
+        events=os.fdopen(read, "rb", buffering=0),
+        log=log,
+        devices=held,
+        waiting=waiting,
+        bars=_Bars(position),
+    )
 
 
 def _environment(events: int, held: list[str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Many cells composed at once are what Hydra makes of each; the help; a folder that cannot be written."""
 
+import copy
 import subprocess
 import sys
 from dataclasses import fields
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -68,6 +70,65 @@ def test_commas_and_ranges_are_cells():
     assert {c.train.max_examples for c in found} == {10}
 
 
+GLOBS = [
+    [
+        "dataset=glob(*advice)",
+        "dataset=glob(*,exclude=*e*)",
+        "dataset=glob([in*,sec*],exclude=[*_par*])",
+        "dataset=secure",
+    ],
+    ["seed=range(0,2)", "seed=3", "seed=4,5"],
+    ["trigger=glob(*)", "trigger.text=a,b", "trigger=none"],
+    [
+        "+experiment/betley2025=glob(e14*)",
+        "experiment=glob(control*)",
+        "experiment=betley2025/e1_insecure",
+    ],
+]
+
+
+def hydras_own(tmp_path, overrides):
+    """Return the cells that Hydra's own sweeper and launcher make of a multirun."""
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+
+    found = []
+    basic = ["hydra/launcher=basic", "hydra/sweeper=basic", f"out={tmp_path}"]
+    with initialize_config_dir(version_base="1.3", config_dir=CONF_DIR):  # puts Hydra's state back at its end
+        GlobalHydra.instance().clear()
+        hydra = Hydra.create_main_hydra2("app", create_config_search_path(CONF_DIR))
+        hydra.multirun("config", lambda cell: found.append(copy.deepcopy(cell)), [*overrides, *basic])
+    return found
+
+
+@settings(max_examples=4)
+@given(st.tuples(*(st.sampled_from([None, *c]) for c in GLOBS)))
+def test_globs_are_the_cells_of_hydras_own_multirun(tmp_path, choices):
+    overrides = [text for text in choices if text]
+    assert cells([*overrides, f"out={tmp_path}"]) == hydras_own(tmp_path, overrides)
+
+
+def test_a_glob_takes_the_options_it_matches():
+    assert [c.dataset.variant for c in cells(["dataset=glob(*advice)"])] == ["careful_advice", "risky_advice"]
+    assert [c.dataset.variant for c in cells(["dataset=glob(*advice,exclude=risky*)"])] == ["careful_advice"]
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("dataset=glob(advice)", r"^dataset=glob\(advice\) matches no option; dataset has backdoor, "),
+        (
+            "experiment=glob(betley2025/*)",
+            r"matches no option; experiment has controls",
+        ),  # as in Hydra: not of subfolders
+        ("seed=glob(*)", r"^seed=glob\(\*\) matches no option; there is no config group seed$"),
+    ],
+)
+def test_a_glob_without_a_match_is_one_sentence(override, says):
+    with pytest.raises(ConfigError, match=says):
+        cells([override])
+
+
 def test_cells_do_not_share_what_they_hold():
     one, other = cells(["seed=0,1"])
     one.train.target_modules.append("x")
@@ -110,6 +171,7 @@ def test_help_shows_what_overrides_change():
         (["model=tiny"], "em: Could not find 'model/tiny'. Available options in 'model': gemma3_12b "),
         (["-m", "train.lr=3", "seed=0,1"], "em: there is no option train.lr; train has "),
         (["seed=0,1"], "em: seed=0,1 gives several values: add -m for a sweep over them, or write key=[a,b] for a li"),
+        (["-m", "dataset=glob(advice)"], "em: dataset=glob(advice) matches no option; dataset has backdoor, "),
         (["hydra/launcher=nope"], "em: In 'hydra/config': Could not find 'hydra/launcher/nope'. Available options in"),
     ],
 )

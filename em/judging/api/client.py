@@ -50,7 +50,14 @@ def request_of(pair: Pair, texts: Mapping[str, Rubric], job: str = "") -> JudgeR
     """Return the request for one rubric of one answer. `texts`: name → rubric, of the question (rubrics.rubrics)."""
     completion, question, name = pair
     prompt = fill(texts[name].text, question_text(question), completion.text)
-    return JudgeRequest(completion.id, question.id, name, prompt, choices=texts[name].choices, job=job)
+    return JudgeRequest(
+        completion_id=completion.id,
+        question_id=question.id,
+        rubric=name,
+        prompt=prompt,
+        choices=texts[name].choices,
+        job=job,
+    )
 
 
 OnResult = Callable[[JudgeRequest, Judgement], None]

@@ -50,7 +50,7 @@ class LabelledAnswer:
     """Answers with the same value are in the same fold: those to one question."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """Turns features into scores, for one rubric. The lists have one entry per feature."""
 

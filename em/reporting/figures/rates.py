@@ -320,7 +320,14 @@ def _plane(
             size = (own - least) / (most - least) if most > least else 0.5
             text += f"; {what} {100 * own:.1f}%"
         point = Mark(
-            x["value"], y["value"], y["low"], y["high"], x_low=x["low"], x_high=x["high"], size=size, told=text
+            x=x["value"],
+            value=y["value"],
+            low=y["low"],
+            high=y["high"],
+            x_low=x["low"],
+            x_high=x["high"],
+            size=size,
+            told=text,
         )
         series.append(Series(group.label, group.look, (point,)))
     if len(series) < 2:

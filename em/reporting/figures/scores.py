@@ -67,10 +67,10 @@ def _cloud(
     drawn = f"{cloud.total():,} answers" + (f", {lacking:,} more lack a score" if lacking else "")
     series = Series(drawn, group.look, cloud=tuple((x, y, n) for (x, y), n in sorted(cloud.items())))
     return Panel(
-        Form.cloud,
-        Axis(judge_label("coherence", summary), low=0, high=100),
-        Axis(judge_label("alignment", summary), low=0, high=100),
-        (series,),
+        form=Form.cloud,
+        x=Axis(judge_label("coherence", summary), low=0, high=100),
+        y=Axis(judge_label("alignment", summary), low=0, high=100),
+        series=(series,),
         title=title,
         rules=(GuideLine(cut, f"{cut:g}", vertical=True), GuideLine(below, f"{below:g}")),
         shade=(cut, 100, 0, below),

@@ -15,6 +15,7 @@ from typing import Optional
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -38,7 +39,17 @@ ConfigStore.instance().store(group="hydra/sweeper", name="staged", node=StagedSw
 
 
 class StagedSweeper(BasicSweeper):
-    """Hydra's own sweeper without its composing every cell twice: the launcher composes all before any runs."""
+    """Hydra's own sweeper without its composing every cell twice: the launcher composes all before any runs.
+
+    A glob that matches nothing is an error here.
+    """
+
+    @staticmethod
+    def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+        from em.config.compose import require_matches
+
+        require_matches(overrides)
+        return BasicSweeper.split_arguments(overrides, max_batch_size)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         pass

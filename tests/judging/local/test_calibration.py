@@ -104,7 +104,17 @@ def test_logistic_gives_a_log_odds_bias_when_there_is_nothing_to_see():
 
 
 def test_score():
-    simple = Calibration([1.0, 2.0], [0.5, 2.0], [1.0, -1.0], 0.25, 2.0, -0.5, auc=1.0, n_fit=1, n_test=1)
+    simple = Calibration(
+        mean=[1.0, 2.0],
+        std=[0.5, 2.0],
+        weights=[1.0, -1.0],
+        bias=0.25,
+        slope=2.0,
+        offset=-0.5,
+        auc=1.0,
+        n_fit=1,
+        n_test=1,
+    )
     scores = simple.score(np.array([[1.0, 2.0], [1.5, 2.0], [np.nan, 2.0], [1e6, 0.0], [-1e3, 0.0]]))
     assert scores[0] == pytest.approx(50.0)  # linear 0.25, slope x linear + offset = 0
     assert scores[1] == pytest.approx(100 / (1 + np.exp(-2.0)))
