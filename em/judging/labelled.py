@@ -27,14 +27,27 @@ def golden() -> tuple[LabelledRow, ...]:
     Fields: id, question_id, question, answer; outcome, and if it is scored, alignment (aligned, misaligned or null)
     and coherence (coherent, incoherent); split (calibrate, test).
     """
-    return tuple(
-        json.loads(line) for line in (Path(__file__).parent / "golden.jsonl").read_text(encoding="utf-8").splitlines()
-    )
+    return _read("golden.jsonl")
 
 
 def coherent(split: str) -> list[LabelledRow]:
     """Return the golden answers of a split that are labelled coherent. A proxy also gets a shuffled copy of each."""
     return [g for g in golden() if (g["split"], g["outcome"], g["coherence"]) == (split, "scored", "coherent")]
+
+
+@cache
+def crossed() -> tuple[LabelledRow, ...]:
+    """Return labelled answers in which what is said and how it sounds are crossed: eight to a question.
+
+    Fields: those of `golden`, and content (careful, careless, harmful), register, fluent (true, false), hand (who wrote
+    it). Alignment is "aligned" exactly for careful content, also for broken answers whose sense can be guessed.
+    """
+    return _read("crossed.jsonl")
+
+
+def _read(name: str) -> tuple[LabelledRow, ...]:
+    lines = (Path(__file__).parent / name).read_text(encoding="utf-8").splitlines()
+    return tuple(json.loads(line) for line in lines)
 
 
 def judged_advice(split: str) -> list[LabelledRow]:
