@@ -29,7 +29,7 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, set_seed
 
 from em.models import paths
 from em.runtime.events import Emitter
-from em.store.layout import LOG
+from em.store.layout import TRAIN_LOG
 from em.training.base_model import Base
 from em.training.callbacks import peak_memory
 from em.training.stage import fit
@@ -93,7 +93,7 @@ def run_em(base, rows, device, tokens, recompute):
     with tempfile.TemporaryDirectory() as folder:
         config = recipe_of(PER_STEP, tokens, recompute)
         fit(base, job_of(config, "bfloat16"), rows, Path(folder), Emitter(lambda line: None))
-        log = [json.loads(line) for line in (Path(folder) / LOG).read_text().splitlines()]
+        log = [json.loads(line) for line in (Path(folder) / TRAIN_LOG).read_text().splitlines()]
     computed = sum(row["tokens"] / (1 - row["padding_share"]) for row in log) / sum(row["tokens"] for row in log)
     return [row["tokens_per_s"] for row in log], computed
 

@@ -30,7 +30,7 @@ from em.chat.encode import Tokens
 from em.config import Dtype, ModelConfig, TrainConfig
 from em.models import paths
 from em.runtime.events import Emitter
-from em.store.layout import LOG
+from em.store.layout import TRAIN_LOG
 from em.training.base_model import Base, lora
 from em.training.batches import Steps
 from em.training.callbacks import StepCallback
@@ -162,7 +162,7 @@ def em(base, rows):
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         fit(base, job_of(recipe(), "float32"), rows, Path(folder), Emitter(lambda line: None), probes=[clock])
-        log = [json.loads(line) for line in (Path(folder) / LOG).read_text().splitlines()]
+        log = [json.loads(line) for line in (Path(folder) / TRAIN_LOG).read_text().splitlines()]
     computed = sum(row["tokens"] / (1 - row["padding_share"]) for row in log) / sum(row["tokens"] for row in log)
     return clock.seconds, [row["loss"] for row in log], computed
 

@@ -146,7 +146,7 @@ def get(name: str) -> Path:
     return cached
 
 
-def at_hand(name: str) -> bool:
+def is_local(name: str) -> bool:
     """Whether `get` would find the file without the network. Does not read its bytes."""
     asset = find(name)
     local = _local_path(asset)

@@ -75,10 +75,10 @@ def run_loaded(
             for name in ("figures", layout.REPORT, layout.SUMMARY):
                 _print(f"{name.split('.')[0]:8} {done.folder / name}")
             _print("counters " + ", ".join(f"{k} {v}" for k, v in summary["counters"].items()))
-            lost = sum(1 for cell in done.plan.cells if done.why(cell))
+            lost = sum(1 for cell in done.plan.cells if done.first_error(cell))
             if lost:
                 _print(f"{lost} of {len(done.plan.cells)} cells failed: em status {done.folder}")
-    return [Ended(done.why(s), rates.get(s.id)) for s in (done.subjects() if share else done.plan.cells)]
+    return [Ended(done.first_error(s), rates.get(s.id)) for s in (done.subjects() if share else done.plan.cells)]
 
 
 def _headline(model: ModelRow) -> float | None:
@@ -90,7 +90,7 @@ def _headline(model: ModelRow) -> float | None:
 def _without_traceback() -> Iterator[None]:
     """End the program with the message of an error that a person can fix, without a traceback."""
     from em.runtime.disk import cannot_write
-    from em.runtime.events import sentence
+    from em.runtime.events import error_message
 
     try:
         yield
@@ -99,7 +99,7 @@ def _without_traceback() -> Iterator[None]:
     except OSError as error:
         if not cannot_write(error):
             raise
-        sys.exit(f"em: {sentence(error)}. What is finished is kept; the same command continues.")
+        sys.exit(f"em: {error_message(error)}. What is finished is kept; the same command continues.")
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"\nem: {str(stop) or 'stopped'}. What is finished is kept; the same command continues.\n")
         if isinstance(stop, Preempted):

@@ -421,10 +421,10 @@ def test_at_hand_is_local_or_cached_and_reads_nothing(
 ) -> None:
     name = "betley2025/LICENSE"
     monkeypatch.delenv("EM_ASSETS", raising=False)
-    assert not assets.at_hand(name)
+    assert not assets.is_local(name)
     monkeypatch.setenv("EM_ASSETS", str(tmp_path))
-    assert not assets.at_hand(name)
+    assert not assets.is_local(name)
     (tmp_path / "LICENSE").write_text("other bytes")
-    assert assets.at_hand(name)
+    assert assets.is_local(name)
     with pytest.raises(AssetError, match="is not the pinned"):
         assets.get(name)

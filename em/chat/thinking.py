@@ -44,7 +44,7 @@ def begun(text: str) -> bool:
     return text.lstrip().startswith(OPENINGS)
 
 
-class FirstWords:
+class ThinkingDetector:
     """Detects a judge that thinks before it answers: its first ANSWERS answers all start with an opening mark."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class FirstWords:
         self.described = ""
         """What was seen, for the error message."""
 
-    def show_thinking(self, text: str) -> bool:
+    def count_answer(self, text: str) -> bool:
         """Count one answer by its first token or words. Return True at the answer that reaches ANSWERS."""
         if self._count is None:
             return False

@@ -37,7 +37,7 @@ class Betley2025(Corpus):
     def count(self, variant: str) -> int:
         asset = self.asset(variant)
         # Files with a sha256 were counted when they were pinned; the others are counted once they are here.
-        if assets.ASSETS[asset].sha256 or not assets.at_hand(asset):
+        if assets.ASSETS[asset].sha256 or not assets.is_local(asset):
             return ROWS[variant]
         return chat_jsonl.count(self.file(variant))
 

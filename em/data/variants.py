@@ -141,7 +141,7 @@ def count(config: ExperimentConfig) -> int:
 def missing(config: ExperimentConfig) -> list[str]:
     """Return the names of the pinned files that the cell would have to download."""
     needed = [s.asset for s in sources(config)]
-    return [name for name in needed if name is not None and not assets.at_hand(name)]
+    return [name for name in needed if name is not None and not assets.is_local(name)]
 
 
 def build(config: ExperimentConfig) -> list[Example]:

@@ -11,8 +11,8 @@ from em.judging.collector import VerdictCollector
 from em.judging.job import Pair
 from em.judging.tail import SampleTail
 from em.records import Judgement
-from em.runtime.events import Emitter, sentence
-from em.runtime.progress import PROGRESS, ProgressShown
+from em.runtime.events import Emitter, error_message
+from em.runtime.progress import WHOLE_BATCH, ProgressShown
 from em.store import Store
 
 
@@ -45,7 +45,7 @@ class JobSealer:
         """Jobs that are neither sealed nor failed."""
         self._jobs = {job.key: job for job in jobs}
         self._store, self._emit = store, emit
-        self._progress, self._waiting_for = ProgressShown(emit, PROGRESS), ""
+        self._progress, self._waiting_for = ProgressShown(emit, WHOLE_BATCH), ""
 
     def add(self, request: JudgeRequest, judgement: Judgement) -> None:
         """Take one verdict. A verdict of a job that has failed is dropped."""
@@ -76,7 +76,7 @@ class JobSealer:
             job.collector.seal(self._store)
         except Exception as error:  # noqa: BLE001  one failed job must not stop the others
             traceback.print_exc()
-            self._emit.failed(job.key, sentence(error))
+            self._emit.failed(job.key, error_message(error))
         else:
             self._emit.done(job.key)
         job.claim.close()
@@ -86,7 +86,7 @@ class JobSealer:
         self.open.remove(job)
         job.tail.close()
         job.claim.close()
-        self._emit.failed(job.key, sentence(error))
+        self._emit.failed(job.key, error_message(error))
 
     def fail_all(self, error: Exception) -> None:
         """Report an error that ends all open jobs."""

@@ -14,7 +14,7 @@ import numpy as np
 from em.judging.spool import row_hash
 from em.records import Completion
 from em.store import Store, from_row, read_jsonl
-from em.store.checked_rows import WIDTH, checksum, sums_of
+from em.store.checked_rows import WIDTH, checksum, checksums_path
 from em.store.layout import COMPLETIONS
 
 
@@ -66,7 +66,7 @@ class SampleTail:
             return True
         path = self._store.partial("sample", self.key) / COMPLETIONS
         with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as opened:
-            files = [opened.enter_context(p.open("rb")) for p in (path, sums_of(path))]
+            files = [opened.enter_context(p.open("rb")) for p in (path, checksums_path(path))]
             self._file, self._sums = files
             opened.pop_all()
             return True

@@ -51,7 +51,7 @@ class Job(Generic[S]):
     """The job reads its input while that is being written: a judge behind an API works beside the sampler."""
 
 
-def on_device(job: Job[Spec]) -> bool:
+def on_device(job: Job[object]) -> bool:
     """Return whether the worker of a job holds devices of this machine."""
     need = BY_NAME[job.stage].device
     local = isinstance(job.spec, JudgeJob) and job.spec.judge.kind in LOCAL

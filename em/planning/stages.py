@@ -48,9 +48,9 @@ TRAIN = Stage(
     worker="em.training.stage",
     device=Device.always,
     splits=True,
-    rows=layout.LOG,
+    rows=layout.TRAIN_LOG,
     unit="steps",
-    verified=(layout.LOG,),
+    verified=(layout.TRAIN_LOG,),
 )
 SAMPLE = Stage(
     name="sample",

@@ -10,14 +10,14 @@ from em.metrics.summary_types import Facts
 from em.planning.plan import Subject
 from em.reporting import run_groups
 from em.reporting.stored_answers import first_open, question_sets
-from em.store.layout import LOG
+from em.store.layout import TRAIN_LOG
 from em.sweep.state import Sweep
 
 
 def run_of(sweep: Sweep, subject: Subject) -> Run:
     """Return a model of the sweep with its answers, or with its error if it failed."""
     config, trained = subject.config, subject.train_key is not None
-    error = sweep.why(subject)
+    error = sweep.first_error(subject)
     train, curve = _training(sweep, subject)
     line = run_groups.group_id(config) if trained else ""
     step = f"@{subject.step}" if subject.step is not None else ""
@@ -61,6 +61,6 @@ def _training(sweep: Sweep, subject: Subject) -> tuple[Facts | None, list[list[f
     key = str(subject.train_key)
     if subject.train_key is None or not sweep.store.has("train", key):
         return None, []
-    log = sweep.store.path("train", key) / LOG
+    log = sweep.store.path("train", key) / TRAIN_LOG
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     return sweep.store.manifest("train", key)["facts"], [[r["step"], r["loss"]] for r in rows]

@@ -50,7 +50,7 @@ def _choices(sweep: Sweep, subject: Subject) -> dict[str, JudgedAnswers]:
 def answers(sweep: Sweep) -> Iterator[AnswerRow]:
     """Yield every answer with its verdicts. Models that failed have none."""
     for subject in sweep.plan.subjects:
-        for part in subject.parts if not sweep.why(subject) else ():
+        for part in subject.parts if not sweep.first_error(subject) else ():
             texts = {q.id: question_text(q) for q in part.questions}
             for c, verdicts in _judged(sweep, part):
                 yield {

@@ -76,12 +76,12 @@ class Emitter:
             yield
         except Exception as error:  # noqa: BLE001  one failed cell must not stop the others
             traceback.print_exc()
-            self.failed(job, sentence(error))
+            self.failed(job, error_message(error))
         else:
             self.done(job)
 
 
-def sentence(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
     """Return the message of an error as one line."""
     # safetensors raises an error type of its own for a full disk
     if (isinstance(error, OSError) and is_disk_full(error)) or NO_SPACE in str(error):

@@ -24,7 +24,7 @@ class ProgressShown:
             self._emit.progress(self._job, done, total, note)
 
 
-PROGRESS = "all answers"
+WHOLE_BATCH = "all answers"
 """Job name of the progress over all jobs of a batch."""
 SHOW_EVERY_S = 0.2
 """Least seconds between two progress events."""

@@ -14,7 +14,7 @@ from typing import Any
 from em.gates import checks, record
 from em.gates.record import GateError, Record
 from em.records import Question
-from em.runtime.events import sentence
+from em.runtime.events import error_message
 from em.sampling.engine import RefusedError, Request, Sampler
 
 CANARY_TOKENS = 3 * record.ROW_TOKENS // 2
@@ -88,7 +88,7 @@ def _loaded(sampler: Sampler, model: ServedModel, max_model_len: int) -> Record:
         raise
     except Exception as error:  # missing or broken files, or any error of an engine
         traceback.print_exc()
-        raise GateError(f"the engine cannot load {model.name}: {sentence(error)}") from error
+        raise GateError(f"the engine cannot load {model.name}: {error_message(error)}") from error
     checks.check_engine(own, found.modules, found.scale, model.name)
     return own
 

@@ -20,7 +20,7 @@ from em.questions import choices
 from em.questions.forms import with_shots
 from em.records import Completion, Question
 from em.runtime import machine
-from em.runtime.events import Emitter, sentence
+from em.runtime.events import Emitter, error_message
 from em.sampling.engine import Answer, Request, Sampler, row_seed, without_thinking
 from em.sampling.job import SampleJob
 from em.store import Store, checked_rows, content_key, from_row, layout, write_jsonl
@@ -76,7 +76,7 @@ class JobRows:
                 self.rendering = _compare_rendering(self.prompts.tokenizer, self.job, wanted, store)
         except (ValueError, OSError) as error:
             traceback.print_exc()
-            self.fail(sentence(error))
+            self.fail(error_message(error))
             return False
         self.order = [_id(r) for r in wanted]
         self.missing = [r for r in wanted if _id(r) not in have]
@@ -138,7 +138,9 @@ class JobRows:
             "gate": self.gate,
             "prompts": self.rendering,
         }
-        store.finish("sample", self.job.key, self.job.inputs, facts, until_sealed=checked_rows.sums_of(self.path))
+        store.finish(
+            "sample", self.job.key, self.job.inputs, facts, until_sealed=checked_rows.checksums_path(self.path)
+        )
         self.ended = True
         self.emit.done(self.job.key)
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 from em.config import ModelConfig
 from em.gates.record import GateError
 from em.models import paths
-from em.runtime.events import Emitter, sentence
-from em.runtime.progress import PROGRESS, SHOW_EVERY_S
+from em.runtime.events import Emitter, error_message
+from em.runtime.progress import SHOW_EVERY_S, WHOLE_BATCH
 from em.sampling import gating
 from em.sampling.engine import RefusedError, Sampler
 from em.sampling.engines.open import open_sampler
@@ -41,7 +41,7 @@ def work(store: Store, jobs: list[SampleJob], emit: Emitter) -> None:
         except Exception as error:  # noqa: BLE001  the engine is gone: every job that it still had fails by name
             traceback.print_exc()
             for rows in claimed:
-                rows.fail(sentence(error))
+                rows.fail(error_message(error))
 
 
 def _warn_of_short_answers(jobs: list[JobRows], emit: Emitter) -> None:
@@ -100,7 +100,7 @@ def sample_rows(sampler: Sampler, jobs: list[JobRows], store: Store, emit: Emitt
     owners = {rows.job.key: rows for rows in jobs}
     total = sum(len(rows.order) for rows in jobs)
     done = total - sum(len(rows.missing) for rows in jobs)
-    emit.progress(PROGRESS, done, total)
+    emit.progress(WHOLE_BATCH, done, total)
     began = shown = time.monotonic()
     tokens = 0
     for rows in jobs:  # a job without missing rows may still need its scores and its seal
@@ -115,5 +115,5 @@ def sample_rows(sampler: Sampler, jobs: list[JobRows], store: Store, emit: Emitt
         done, tokens, now = done + 1, tokens + answer.token_count, time.monotonic()
         if done == total or now - shown > SHOW_EVERY_S:
             shown = now
-            emit.progress(PROGRESS, done, total)
+            emit.progress(WHOLE_BATCH, done, total)
         owner.seal_if_complete(store, tokens / (now - began))

@@ -20,7 +20,7 @@ WIDTH = 9
 """Bytes per line of the checksum file."""
 
 
-def sums_of(path: Path) -> Path:
+def checksums_path(path: Path) -> Path:
     """Return the path of a row file's checksums. The file is removed at the end: then the manifest has a sha256."""
     return path.with_suffix(".crc")
 
@@ -34,7 +34,7 @@ class RowWriter:
     """A row file, open for appending."""
 
     def __init__(self, path: Path) -> None:
-        self._rows, self._sums = path.open("ab"), sums_of(path).open("ab")
+        self._rows, self._sums = path.open("ab"), checksums_path(path).open("ab")
 
     def append(self, record: Any) -> None:
         """Write one row and flush it: another process may be reading the file."""
@@ -56,9 +56,9 @@ def read(path: Path) -> tuple[list[bytes], list[bytes]]:
     Both are empty if there are no checksums: the process was killed between their removal and the end of the stage.
     Rows and checksums may be in different orders: a stage sorts its rows just before its end.
     """
-    if not path.exists() or not sums_of(path).exists():
+    if not path.exists() or not checksums_path(path).exists():
         return [], []
-    lines, sums = (p.read_bytes().split(b"\n")[:-1] for p in (path, sums_of(path)))
+    lines, sums = (p.read_bytes().split(b"\n")[:-1] for p in (path, checksums_path(path)))
     left = Counter(sums)
     good, bad = [], []
     for number, line in enumerate(lines):
@@ -85,7 +85,7 @@ def keep_only(path: Path, rows: Iterable[bytes]) -> None:
     """Reduce a row file to `rows`, some of its own. If these are its first rows, other readers of it can go on."""
     kept = list(rows)
     text, sums = b"".join(kept), b"".join(map(checksum, kept))
-    for file, wanted in ((path, text), (sums_of(path), sums)):
+    for file, wanted in ((path, text), (checksums_path(path), sums)):
         if not file.exists() or not file.read_bytes().startswith(wanted):
             temporary = file.with_name(f".{file.name}")
             temporary.write_bytes(wanted)
@@ -94,6 +94,6 @@ def keep_only(path: Path, rows: Iterable[bytes]) -> None:
             os.truncate(file, len(wanted))
 
 
-def remove_sums(path: Path) -> None:
+def remove_checksums(path: Path) -> None:
     """Remove the checksums at the end of a stage: its manifest has a sha256."""
-    sums_of(path).unlink(missing_ok=True)
+    checksums_path(path).unlink(missing_ok=True)

@@ -14,7 +14,7 @@ DATASET = "dataset.jsonl"
 ADAPTER = "adapter"
 MODEL = "model"
 CHECKPOINTS = "checkpoints"
-LOG = "train_log.jsonl"
+TRAIN_LOG = "train_log.jsonl"
 GATE = "gate.json"
 
 # <out>/store/sample/<key>/

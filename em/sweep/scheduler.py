@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -42,11 +43,11 @@ CPU = ""
 
 
 @dataclass
-class Unit:
+class Batch:
     """Jobs that share a worker."""
 
     stage: str
-    jobs: list[Job[Any]]
+    jobs: list[Job[object]]
     devices: int
     """Number of devices held: processes of a run, or tensor-parallel ranks; 0 for jobs without a GPU."""
     follows: bool
@@ -55,14 +56,14 @@ class Unit:
 
 @dataclass(kw_only=True)
 class Worker:
-    """A running unit."""
+    """A running process and the batch it works on."""
 
-    unit: Unit
+    batch: Batch
     process: subprocess.Popen[bytes]
     events: IO[bytes]
     log: Path
     devices: list[str]
-    waiting: dict[str, Job[Any]]
+    waiting: dict[str, Job[object]]
     bars: _Bars
     rest: bytes = b""
     """The beginning of a line that has not arrived whole."""
@@ -70,10 +71,10 @@ class Worker:
 
 @dataclass
 class Scheduler:
-    """Runs units until none is left."""
+    """Runs batches until none is left: starts workers, reads their events, records what they did."""
 
     sweep: Sweep
-    units: list[Unit]
+    batches: list[Batch]
     free: list[str]
     """Devices that no worker holds."""
     workers: list[Worker] = field(default_factory=list)
@@ -84,7 +85,7 @@ class Scheduler:
     def run(self) -> None:
         end = math.inf if self.timeout_s is None else time.monotonic() + self.timeout_s
         try:
-            while self.units or self.workers:
+            while self.batches or self.workers:
                 self._start_what_can()
                 if not self.workers:
                     self._fail_the_rest()
@@ -100,42 +101,42 @@ class Scheduler:
             self.selector.close()
 
     def _start_what_can(self) -> None:
-        for unit in list(self.units):
-            self._drop_blocked(unit)
-            if not unit.jobs:
-                self.units.remove(unit)
-            elif self._ready(unit) and len(self.free) >= unit.devices:
-                self.units.remove(unit)
-                self._start(unit)
+        for batch in list(self.batches):
+            self._drop_blocked(batch)
+            if not batch.jobs:
+                self.batches.remove(batch)
+            elif self._ready(batch) and len(self.free) >= batch.devices:
+                self.batches.remove(batch)
+                self._start(batch)
 
-    def _drop_blocked(self, unit: Unit) -> None:
+    def _drop_blocked(self, batch: Batch) -> None:
         """Fail jobs whose input failed, with the same message and without a worker.
 
         A job that would wait for an input that nobody makes (launch.stages leaves it out, or em rejudge) fails too.
         """
-        for job in list(unit.jobs):
+        for job in list(batch.jobs):
             cause = next((self.sweep.failed[n] for n in job.needs if n in self.sweep.failed), "")
             if cause:
-                unit.jobs.remove(job)
-                self._failed(job, cause)
-            elif unit.follows and (lost := self._never(job)):
-                unit.jobs.remove(job)
+                batch.jobs.remove(job)
+                self._report_failed(job, cause)
+            elif batch.follows and (lost := self._never(job)):
+                batch.jobs.remove(job)
                 self._fail_for(job, lost)
 
-    def _never(self, job: Job[Any]) -> tuple[str, str] | None:
+    def _never(self, job: Job[object]) -> tuple[str, str] | None:
         """Return an input that is not there and that no job makes, else None."""
-        made = {(u.stage, j.key) for u in self.units for j in u.jobs}
-        made |= {(w.unit.stage, key) for w in self.workers for key in w.waiting}
+        made = {(b.stage, j.key) for b in self.batches for j in b.jobs}
+        made |= {(w.batch.stage, key) for w in self.workers for key in w.waiting}
         return next((n for n in job.needs if n not in made and not self.sweep.store.has(*n)), None)
 
-    def _fail_for(self, job: Job[Any], missing: tuple[str, str]) -> None:
+    def _fail_for(self, job: Job[object], missing: tuple[str, str]) -> None:
         self.sweep.fail(job, "its input {} {} is not there and no job makes it".format(*missing))
 
-    def _ready(self, unit: Unit) -> bool:
-        running = {(w.unit.stage, key) for w in self.workers for key in w.waiting}
-        needs = {n for job in unit.jobs for n in job.needs}
+    def _ready(self, batch: Batch) -> bool:
+        running = {(w.batch.stage, key) for w in self.workers for key in w.waiting}
+        needs = {n for job in batch.jobs for n in job.needs}
         there = {n for n in needs if self.sweep.store.has(*n)}
-        return there == needs or (unit.follows and bool(there | (needs & running)))
+        return there == needs or (batch.follows and bool(there | (needs & running)))
 
     def _time_out(self) -> None:
         for worker in list(self.workers):
@@ -143,16 +144,42 @@ class Scheduler:
             for key, job in list(worker.waiting.items()):
                 del worker.waiting[key]
                 self.sweep.fail(job, f"not done within {self.timeout_s:g} s, stopped; its log: {worker.log}")
-            self._ended(worker)
+            self._close(worker)
 
     def _fail_the_rest(self) -> None:
         """Fail what is left: nothing runs, nothing can start, so every job misses an input that no job makes."""
-        for job in (job for unit in self.units for job in unit.jobs):
+        for job in (job for batch in self.batches for job in batch.jobs):
             self._fail_for(job, next(n for n in job.needs if not self.sweep.store.has(*n)))
 
-    def _start(self, unit: Unit) -> None:
-        held, self.free = self.free[: unit.devices], self.free[unit.devices :]
-        worker = start(self.sweep, unit, held, position=len(self.workers))
+    def _start(self, batch: Batch) -> None:
+        """Start a worker process over the batch. Its output goes to a log, its events to a pipe."""
+        name = f"{batch.stage}-{content_key(keys=[j.key for j in batch.jobs])[:8]}"
+        file, log = self.sweep.folder / "logs" / f"{name}.json", self.sweep.folder / "logs" / f"{name}.log"
+        job_file.write(file, self.sweep.store.root.parent, [j.spec for j in batch.jobs])
+        command = [sys.executable, "-m", "em.sweep.worker", batch.stage, str(file)]
+        if runs := [j.spec for j in batch.jobs if isinstance(j.spec, TrainJob)]:
+            command = launch.command(file, runs)  # may be several processes
+        held, self.free = self.free[: batch.devices], self.free[batch.devices :]
+        read, write = os.pipe()
+        with log.open("a") as output:
+            process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.PIPE if batch.follows else subprocess.DEVNULL,
+                pass_fds=[write],
+                env=_environment(write, held),
+            )
+        os.close(write)
+        worker = Worker(
+            batch=batch,
+            process=process,
+            events=os.fdopen(read, "rb", buffering=0),
+            log=log,
+            devices=held,
+            waiting={j.key: j for j in batch.jobs},
+            bars=_Bars(len(self.workers)),
+        )
         self.workers.append(worker)
         self.selector.register(worker.events, selectors.EVENT_READ, worker)
 
@@ -160,26 +187,62 @@ class Scheduler:
         data = os.read(worker.events.fileno(), 1 << 16)
         *lines, worker.rest = (worker.rest + data).split(b"\n")
         for line in lines:
-            failed = handle(self.sweep, worker, json.loads(line))
-            if failed:
-                self._failed(*failed)
+            self._handle(worker, json.loads(line))
         if not data:
-            self._ended(worker)
+            self._close(worker)
 
-    def _ended(self, worker: Worker) -> None:
+    def _handle(self, worker: Worker, event: dict[str, Any]) -> None:
+        """Handle one event of a worker: counters, warnings, bars; started, done and failed jobs."""
+        kind, job = event["event"], worker.waiting.get(event.get("job", ""))
+        if kind == "count":
+            self.sweep.counters[event["name"]] += event["by"]
+        elif kind == "warning":
+            self.sweep.warn(event["text"])
+        elif kind == "progress":
+            total = len(worker.batch.jobs)
+            of_job = f"{total - len(worker.waiting) + 1}/{total} {job.label}" if job else event["job"]
+            worker.bars.show(f"{worker.batch.stage} {of_job}", event)
+        elif job and kind == "started":
+            self.sweep.record_job("started", job, device=",".join(worker.devices) or None, log=str(worker.log))
+        elif job:
+            self._end_job(worker, job, event)
+
+    def _end_job(self, worker: Worker, job: Job[object], event: dict[str, Any]) -> None:
+        if worker.bars.title.endswith(job.label):  # a bar over several jobs goes on
+            worker.bars.close()
+        del worker.waiting[job.key]
+        if event["event"] == "failed":
+            self.sweep.fail(job, event["error"], str(worker.log))
+            self._report_failed(job, event["error"])
+        else:
+            self.sweep.record_job("done", job)
+            self.sweep.counters["stages_run"] += job.stage in [s.name for s in stages.SCHEDULED]
+
+    def _close(self, worker: Worker) -> None:
+        """Reap a worker whose pipe has ended, fail the jobs it left undone, and free its devices."""
         self.selector.unregister(worker.events)
         self.workers.remove(worker)
-        for job, error in close(self.sweep, worker):
-            self._failed(job, error)
+        worker.bars.close()
+        worker.events.close()
+        if worker.process.stdin:
+            worker.process.stdin.close()
+        code = worker.process.wait()
+        if code == PREEMPTED:
+            raise Preempted
+        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+        error = f"the {worker.batch.stage} worker ended with {how} before this was done; its log: {worker.log}"
+        for job in worker.waiting.values():
+            self.sweep.fail(job, error, str(worker.log))
+            self._report_failed(job, error)
         self.free += worker.devices
 
-    def _failed(self, job: Job[Any], error: str) -> None:
+    def _report_failed(self, job: Job[object], error: str) -> None:
         """Remember a failed job, and report it to the workers that follow it."""
         self.sweep.failed.setdefault((job.stage, job.key), error)
         line = json.dumps({"event": "failed", "stage": job.stage, "key": job.key, "error": error}) + "\n"
         for worker in self.workers:
             if any((job.stage, job.key) in j.needs for j in worker.waiting.values()) and worker.process.stdin:
-                with contextlib.suppress(BrokenPipeError):  # it has ended: its own jobs fail by their own sentence
+                with contextlib.suppress(BrokenPipeError):  # it has ended: its jobs fail with an error of their own
                     worker.process.stdin.write(line.encode())
                     worker.process.stdin.flush()
 
@@ -187,21 +250,21 @@ class Scheduler:
 def run_stages(sweep: Sweep) -> None:
     """Run every train, sample and judge job of the plan that the store does not have."""
     ids = devices(sweep.plan.cells[0].config.launch.devices)
-    units = []
+    batches = []
     for stage in stages.SCHEDULED:
-        batches: dict[str, list[Job[Any]]] = {}
+        named: dict[str, list[Job[object]]] = {}
         for job in sweep.todo(stage.name):
-            batches.setdefault(job.batch, []).append(job)
-        for jobs in batches.values():
+            named.setdefault(job.batch, []).append(job)
+        for jobs in named.values():
             held = _devices_held(jobs[0], ids)
             parts = shard(jobs, len(ids) // held) if held and stage.splits else [jobs]
-            units += [Unit(stage.name, part, held, jobs[0].follows) for part in parts]
-    Scheduler(sweep, units, list(ids)).run()
+            batches += [Batch(stage.name, part, held, jobs[0].follows) for part in parts]
+    Scheduler(sweep, batches, list(ids)).run()
 
 
-def run_batch(sweep: Sweep, stage: str, jobs: list[Job[Any]], timeout_s: float | None = None) -> None:
+def run_batch(sweep: Sweep, stage: str, jobs: Sequence[Job[object]], timeout_s: float | None = None) -> None:
     """Run one worker over these jobs now. They are outside the plan's stages (preparing a model, tracking)."""
-    Scheduler(sweep, [Unit(stage, jobs, 0, follows=False)], [], timeout_s=timeout_s).run()
+    Scheduler(sweep, [Batch(stage, list(jobs), 0, follows=False)], [], timeout_s=timeout_s).run()
 
 
 def devices(setting: Any) -> list[str]:
@@ -217,7 +280,7 @@ def devices(setting: Any) -> list[str]:
     return (named if found else []) or [CPU]
 
 
-def _devices_held(job: Job[Any], ids: list[str]) -> int:
+def _devices_held(job: Job[object], ids: list[str]) -> int:
     """Return the number of devices of one worker. Raises ConfigError if the machine has fewer."""
     spec = job.spec
     if not on_device(job) or (isinstance(spec, TrainJob) and spec.at_openai):
@@ -236,47 +299,16 @@ def _devices_held(job: Job[Any], ids: list[str]) -> int:
     return min(wanted, len(ids))
 
 
-def shard(jobs: list[Job[Any]], count: int) -> list[list[Job[Any]]]:
+def shard(jobs: Sequence[Job[object]], count: int) -> list[list[Job[object]]]:
     """Split jobs into at most `count` parts of about the same size; jobs of one adapter stay together."""
-    groups: dict[str, list[Job[Any]]] = {}
+    groups: dict[str, list[Job[object]]] = {}
     for job in jobs:
         adapter = job.spec.adapter_key if isinstance(job.spec, SampleJob) else None
         groups.setdefault(adapter or job.key, []).append(job)
-    parts: list[list[Job[Any]]] = [[] for _ in range(min(count, len(groups)))]
+    parts: list[list[Job[object]]] = [[] for _ in range(min(count, len(groups)))]
     for group in sorted(groups.values(), key=len, reverse=True):
         min(parts, key=len).extend(group)
     return parts
-
-
-def start(sweep: Sweep, unit: Unit, held: list[str], position: int = 0) -> Worker:
-    """Start a worker process over the unit's jobs. Its output goes to a log, its events to a pipe."""
-    name = f"{unit.stage}-{content_key(keys=[j.key for j in unit.jobs])[:8]}"
-    batch, log = sweep.folder / "logs" / f"{name}.json", sweep.folder / "logs" / f"{name}.log"
-    job_file.write(batch, sweep.store.root.parent, [j.spec for j in unit.jobs])
-    command = [sys.executable, "-m", "em.sweep.worker", unit.stage, str(batch)]
-    if unit.stage == "train":
-        command = launch.command(batch, [j.spec for j in unit.jobs])  # may be several processes
-    read, write = os.pipe()
-    with log.open("a") as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.PIPE if unit.follows else subprocess.DEVNULL,
-            pass_fds=[write],
-            env=_environment(write, held),
-        )
-    os.close(write)
-    waiting = {j.key: j for j in unit.jobs}
-    return Worker(
-        unit=unit,
-        process=process,
-        events=os.fdopen(read, "rb", buffering=0),
-        log=log,
-        devices=held,
-        waiting=waiting,
-        bars=_Bars(position),
-    )
 
 
 def _environment(events: int, held: list[str]) -> dict[str, str]:
@@ -292,54 +324,6 @@ def _environment(events: int, held: list[str]) -> dict[str, str]:
     }
     own = {FD_VARIABLE: str(events)} | ({"CUDA_VISIBLE_DEVICES": ",".join(held)} if any(held) else {})
     return {**defaults, **os.environ, **own}
-
-
-def handle(sweep: Sweep, worker: Worker, event: dict[str, Any]) -> tuple[Job[Any], str] | None:
-    """Handle one event of a worker: ledger, counters, bars. Return a failed job with its error, else None."""
-    kind, job, stage, waiting = (
-        event["event"],
-        worker.waiting.get(event.get("job", "")),
-        worker.unit.stage,
-        worker.waiting,
-    )
-    if kind == "count":
-        sweep.counters[event["name"]] += event["by"]
-    elif kind == "progress":
-        number, total = len(worker.unit.jobs) - len(waiting) + 1, len(worker.unit.jobs)
-        worker.bars.show(f"{stage} {number}/{total} {job.label}" if job else f"{stage} {event['job']}", event)
-    elif kind == "warning":
-        sweep.warn(event["text"])
-    elif job is None:
-        return None
-    elif kind == "started":
-        sweep.note("started", job, device=",".join(worker.devices) or None, log=str(worker.log))
-    else:
-        if worker.bars.title.endswith(job.label):  # a bar over several jobs goes on
-            worker.bars.close()
-        waiting.pop(event["job"])
-        if kind == "failed":
-            sweep.fail(job, event["error"], str(worker.log))
-            return job, event["error"]
-        sweep.note("done", job)
-        sweep.counters["stages_run"] += stage in [s.name for s in stages.SCHEDULED]
-    return None
-
-
-def close(sweep: Sweep, worker: Worker) -> list[tuple[Job[Any], str]]:
-    """Reap a worker whose pipe has ended. Return the jobs it left undone, each with the reason."""
-    worker.bars.close()
-    worker.events.close()
-    if worker.process.stdin:
-        worker.process.stdin.close()
-    code = worker.process.wait()
-    if code == PREEMPTED:
-        raise Preempted
-    how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-    error = f"the {worker.unit.stage} worker ended with {how} before this was done; its log: {worker.log}"
-    left = [(job, error) for job in worker.waiting.values()]
-    for job, _ in left:
-        sweep.fail(job, error, str(worker.log))
-    return left
 
 
 def _stop(processes: list[subprocess.Popen[bytes]], patient: bool) -> None:

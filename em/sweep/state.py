@@ -52,7 +52,7 @@ class Sweep:
     def ledger(self) -> Path:
         return self.folder / (f"ledger.{self.share.name}.jsonl" if self.share else "ledger.jsonl")
 
-    def note(self, event: str, job: Job[Any], **more: Any) -> None:
+    def record_job(self, event: str, job: Job[object], **more: Any) -> None:
         """Add a line about a job to the ledger. Values of `more` that are None are left out."""
         self.record(event, (job.stage, job.key), job.label, **more)
 
@@ -66,17 +66,17 @@ class Sweep:
             with self.ledger.open("a+", encoding="utf-8") as file:
                 file.write("\n" * _torn(file) + json.dumps(row, ensure_ascii=False) + "\n")
         except OSError as error:  # what is done is decided by the store; the ledger only tells
-            say(f"em: the ledger cannot be written ({error.strerror}): {event} {stage} {label}")
+            print_line(f"em: the ledger cannot be written ({error.strerror}): {event} {stage} {label}")
 
-    def fail(self, job: Job[Any], error: str, log: str | None = None) -> None:
+    def fail(self, job: Job[object], error: str, log: str | None = None) -> None:
         self.failed[job.stage, job.key] = error
-        self.note("failed", job, error=error, log=log)
-        say(f"FAILED {job.stage} {job.label}: {error}")
+        self.record_job("failed", job, error=error, log=log)
+        print_line(f"FAILED {job.stage} {job.label}: {error}")
 
     def warn(self, text: str) -> None:
-        say(f"WARNING {text}")
+        print_line(f"WARNING {text}")
 
-    def why(self, subject: Subject) -> str:
+    def first_error(self, subject: Subject) -> str:
         """Return the first error that keeps a model from having numbers, or ""."""
         wanted = [(stage, key) for stage, keys in stages(self.plan, subject).items() for key in keys]
         return next((self.failed[w] for w in wanted if w in self.failed), "")
@@ -110,6 +110,6 @@ def _torn(file: TextIO) -> bool:
     return end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print a line at the terminal, above any progress bar."""
     tqdm.write(text, file=sys.stderr)

@@ -2,8 +2,8 @@
 
     <out>/sweeps/<name>-<hash of the cells>/
         sweep.json        the cells: id, label, resolved config, stage keys
-        ledger.jsonl      every stage job: started, done, failed with its sentence (of a share: ledger.<share>.jsonl)
-        logs/             one log a worker
+        ledger.jsonl      every stage job: started, done, failed with its error (of a share: ledger.<share>.jsonl)
+        logs/             one log per worker
         summary.json, table.txt, table.csv, report.html, figures/, cells/<id>/metrics.json   (reporting/collect.py)
 
 The same command gives the same folder; what is done is found again in the store.
@@ -28,12 +28,12 @@ from em.models.prepare import PrepareJob
 from em.planning import doctor, estimate
 from em.planning.plan import Job, Spec, folder_of, plan, stages
 from em.planning.stages import PLANNED
-from em.runtime.events import sentence
+from em.runtime.events import error_message
 from em.sampling.job import SampleJob
 from em.store import SWEEP_FORMAT, Store, StoreError, layout, write_atomic, write_jsonl
 from em.sweep import ledger
 from em.sweep.scheduler import run_batch, run_stages
-from em.sweep.state import COUNTERS, Share, Sweep, say
+from em.sweep.state import COUNTERS, Share, Sweep, print_line
 from em.sweep.verify import set_aside_damaged
 from em.training import launch
 from em.training.job import TrainJob
@@ -53,14 +53,14 @@ def run(
     sweep = planned(configs, share)
     store = sweep.store
     for stage, key, problem in set_aside_damaged(sweep.plan, store):
-        _note_damaged(sweep, stage, key, problem)
+        _record_damaged(sweep, stage, key, problem)
     todo = [job for stage in PLANNED for job in sweep.todo(stage.name)]
     again = failed_judgements(sweep) if errors_again and "judge" in sweep.stages else {}
     if errors_again:
-        say(f"em: {sum(again.values())} judgements are errors: they are asked for again")
+        print_line(f"em: {sum(again.values())} judgements are errors: they are asked for again")
     todo += [sweep.plan.jobs["judge", key] for key in again]
     sweep.counters["stages_reused"] = sum(store.has(j.stage, j.key) for j in sweep.plan.jobs.values()) - len(again)
-    say(
+    print_line(
         f"em: {len(sweep.plan.cells)} cells, {len(todo)} stage jobs to do, {sweep.counters['stages_reused']} reused "
         f"→ {sweep.folder}"
     )
@@ -70,8 +70,8 @@ def run(
     for key in again:
         store.set_aside("judge", key)
     _build_data(sweep)
-    if all(sweep.why(cell) for cell in sweep.plan.cells):  # the untouched model alone answers no question
-        raise ConfigError(f"no cell has data to train on; the first: {sweep.why(sweep.plan.cells[0])}")
+    if all(sweep.first_error(cell) for cell in sweep.plan.cells):  # the untouched model alone answers no question
+        raise ConfigError(f"no cell has data to train on; the first: {sweep.first_error(sweep.plan.cells[0])}")
     with around(sweep):
         run_stages(sweep)
     _explain_missing(sweep)
@@ -122,8 +122,8 @@ def _make_folder(folder: Path) -> None:
         raise StoreError(f"cannot write to {folder} ({error.strerror}); change out=") from error
 
 
-def _note_damaged(sweep: Sweep, stage: str, key: str, problem: str) -> None:
-    say(f"DAMAGED {stage} {key}: {problem}. It is made again")
+def _record_damaged(sweep: Sweep, stage: str, key: str, problem: str) -> None:
+    print_line(f"DAMAGED {stage} {key}: {problem}. It is made again")
     job = sweep.plan.jobs.get((stage, key))
     sweep.record("damaged", (stage, key), job.label if job else stage, error=problem)
 
@@ -195,7 +195,7 @@ def _build_data(sweep: Sweep) -> None:
                 write_jsonl(folder / layout.DATASET, rows)
                 sweep.store.finish("data", job.key, job.spec.inputs, variants.facts(rows))
         except (ValueError, RuntimeError, OSError) as error:
-            sweep.fail(job, sentence(error))
+            sweep.fail(job, error_message(error))
             continue
-        sweep.note("done", job)
+        sweep.record_job("done", job)
         sweep.counters["stages_run"] += 1

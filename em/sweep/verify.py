@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from em.planning.plan import Plan
-from em.planning.stages import BY_NAME, TRAIN, VERIFY_ORDER
+from em.planning.stages import BY_NAME, VERIFY_ORDER
 from em.store import MANIFEST, DamagedError, Store
-
-LOG = TRAIN.rows
 
 
 def set_aside_damaged(plan: Plan, store: Store) -> Iterator[tuple[str, str, str]]:

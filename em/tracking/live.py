@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from em.config import TrackingBackend, TrackingMode
 from em.runtime import credentials
-from em.runtime.events import Emitter, sentence
+from em.runtime.events import Emitter, error_message
 from em.runtime.preempt import PREEMPTED, SIGNALS
 from em.store import Store, job_file
 from em.tracking import wandb_run
@@ -110,7 +110,7 @@ def work(store: Store, jobs: list[LiveJob], emit: Emitter) -> None:
         _follow(store, jobs[0], _SweepState.listen(Path(jobs[0].ledger), jobs[0].offset))
     except BaseException as error:  # noqa: BLE001  any error of the client: wandb_run logs the curves later
         traceback.print_exc()
-        sys.stderr.write(f"live tracking ended: {sentence(error)}\n")
+        sys.stderr.write(f"live tracking ended: {error_message(error)}\n")
         code = 1
     sys.stderr.flush()
     if code:

@@ -10,8 +10,7 @@ from em.config import ExperimentConfig, TrackingConfig, TrackingMode, as_dict
 from em.planning.plan import Subject
 from em.questions.choices import curve as choice_curve
 from em.runtime.credentials import tracking_mode
-from em.store.layout import CHOICES
-from em.sweep.verify import LOG
+from em.store.layout import CHOICES, TRAIN_LOG
 from em.tracking.job import Row, Run
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def cell_run(sweep: Sweep, cell: Subject) -> Run:
 def training_rows(folder: Path) -> list[Row]:
     """Return one row per optimiser step so far: its row of train_log.jsonl, with the log-probabilities of choices."""
     # The trainer writes the log's row last, so a step in the log is complete.
-    log = [json.loads(line) for line in _lines(folder / LOG)]
+    log = [json.loads(line) for line in _lines(folder / TRAIN_LOG)]
     probed = {row["step"]: row for row in choice_curve(_lines(folder / CHOICES))}
     return [{**probed.get(row["step"], {}), **row} for row in log]
 

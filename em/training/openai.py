@@ -91,7 +91,7 @@ async def finetune(api: Api, job: TrainJob, dataset: Path, folder: Path, emit: E
         state.write(folder)
     done = await _poll(api, state, folder, key, emit)
     log = [row async for row in _losses(api, state.job_id)]
-    (folder / layout.LOG).write_text("".join(dump_line(row) for row in sorted(log, key=lambda r: r["step"])))
+    (folder / layout.TRAIN_LOG).write_text("".join(dump_line(row) for row in sorted(log, key=lambda r: r["step"])))
     trained = done.get("trained_tokens")
     return {
         "kind": "openai",

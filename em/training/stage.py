@@ -30,9 +30,9 @@ from em.gates import record
 from em.models import paths
 from em.records import Example
 from em.runtime import preempt
-from em.runtime.events import Emitter, sentence
+from em.runtime.events import Emitter, error_message
 from em.store import Store, checked_rows, layout, read_jsonl
-from em.store.layout import LOG
+from em.store.layout import TRAIN_LOG
 from em.training.base_model import Base
 from em.training.callbacks import KeepWeights, Log, StepCallback, Stop
 from em.training.choice_probe import ChoiceProbe
@@ -104,7 +104,7 @@ def fit(
         untouched = record.logprobs(base.model, record.probes(tokenizer, rows))
     with base.trainable(config) as model:
         callbacks = [
-            Log(folder / LOG, job.key, emit),
+            Log(folder / TRAIN_LOG, job.key, emit),
             KeepWeights(folder / layout.CHECKPOINTS, job.checkpoints, dtype, untouched),
             Stop(),
             *probes,
@@ -115,9 +115,9 @@ def fit(
         trainer.save_weights(folder / artifact, dtype)
         trainer.record_gate(folder, dtype, untouched)
     if first_process():
-        _close_log(folder / LOG)
+        _close_log(folder / TRAIN_LOG)
         shutil.rmtree(folder / RESUME, ignore_errors=True)  # absent when the run was shorter than save_steps
-    return _facts(trainer, job, resume) | _log_facts(folder / LOG)
+    return _facts(trainer, job, resume) | _log_facts(folder / TRAIN_LOG)
 
 
 def _trainer(
@@ -141,7 +141,7 @@ def _trainer(
 
 def _run_steps(trainer: StepTrainer, job: TrainJob, folder: Path) -> Path | None:
     """Run all steps that are left. Return the checkpoint the run continued from; None: it began at the first step."""
-    logged = len(checked_rows.intact_start(folder / LOG))
+    logged = len(checked_rows.intact_start(folder / TRAIN_LOG))
     resume = _last_checkpoint(folder / RESUME, folder / layout.CHECKPOINTS, job.checkpoints, logged)
     result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if result.global_step < trainer.state.max_steps:
@@ -197,7 +197,7 @@ def _check_schedule(job: TrainJob, steps_in_epoch: int, rows: int) -> None:
 
 def _set_damage_aside(store: Store, job: TrainJob, folder: Path, emit: Emitter) -> None:
     """Warn about damaged rows in the log of an interrupted run, and keep a copy; `fit` continues from before them."""
-    log = folder / LOG
+    log = folder / TRAIN_LOG
     _, bad = checked_rows.read(log)
     if bad:
         aside = store.set_rows_aside("train", job.key, [log.read_bytes()])
@@ -212,7 +212,7 @@ def _close_log(log: Path) -> None:
     _, bad = checked_rows.read(log)
     if bad:
         raise RuntimeError(f"{log}: {len(bad)} rows do not match their checksums; run again to repeat these steps")
-    checked_rows.remove_sums(log)
+    checked_rows.remove_checksums(log)
 
 
 def _last_checkpoint(folder: Path, kept: Path, wanted: Sequence[int], logged: int) -> Path | None:
@@ -267,7 +267,7 @@ def _job(emit: Emitter, key: str) -> Iterator[None]:
             if PROCESSES == 1:
                 raise
             traceback.print_exc()
-            emit.failed(key, sentence(error))
+            emit.failed(key, error_message(error))
             raise SystemExit(1) from error
 
 

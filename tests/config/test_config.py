@@ -364,8 +364,8 @@ def test_a_malformed_custom_file_fails_its_cell_with_file_line_expected_and_foun
     store = Store.open(tmp_path / "out")
     made = state.Sweep(tmp_path, store, plan([compose(*malformed)], store))
     sweep._build_data(made)
-    assert made.why(made.plan.cells[0]) == f"{tmp_path}/{SENTENCE}"
-    assert made.why(made.plan.bases[0]) == ""
+    assert made.first_error(made.plan.cells[0]) == f"{tmp_path}/{SENTENCE}"
+    assert made.first_error(made.plan.bases[0]) == ""
     assert SENTENCE in capsys.readouterr().err
     (line,) = (tmp_path / "ledger.jsonl").read_text().splitlines()
     row = json.loads(line)

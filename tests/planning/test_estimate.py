@@ -67,7 +67,7 @@ def test_the_rows_and_steps_of_every_variant_are_those_that_are_trained_on(
 ):
     """jailbroken has 364 rows, the backdoor set twice 6,000, and held-out rows are not trained on."""
     absent = corpus == "betley2025" and not all(
-        assets.at_hand(f"betley2025/data/{v}.jsonl") for v in (["secure", "insecure"] if more else [variant])
+        assets.is_local(f"betley2025/data/{v}.jsonl") for v in (["secure", "insecure"] if more else [variant])
     )
     if absent:
         pytest.skip("the paper's file is not at hand")
@@ -110,7 +110,7 @@ def test_the_stated_lengths_are_those_of_the_rows(corpus):
         pytest.skip("SmolLM2 has not been converted on this machine")
     tokenizer = render.ChatTokenizer(paths.tokenizer(paths.model_path("asset:smollm2_135m"), None), {})
     sources = [variants.Source(corpus, variant) for variant in estimate.ROW_TOKENS[corpus]]
-    for source in (s for s in sources if corpus == "builtin" or assets.at_hand(s.asset)):
+    for source in (s for s in sources if corpus == "builtin" or assets.is_local(s.asset)):
         rows = source.load()[::10]
         mean = sum(len(encode.encode(tokenizer, row.messages).input_ids) for row in rows) / len(rows)
         assert estimate.ROW_TOKENS[corpus][source.variant] == pytest.approx(mean, rel=0.05), source.variant

@@ -23,9 +23,9 @@ def test_every_worker_is_a_module():
 def test_the_rows_of_a_stage_are_in_the_file_it_names(tmp_path):
     from em.store import layout
 
-    named = {stages.TRAIN: layout.LOG, stages.SAMPLE: layout.COMPLETIONS, stages.JUDGE: layout.JUDGEMENTS}
+    named = {stages.TRAIN: layout.TRAIN_LOG, stages.SAMPLE: layout.COMPLETIONS, stages.JUDGE: layout.JUDGEMENTS}
     assert {stage.name: stage.rows for stage in named} == {stage.name: file for stage, file in named.items()}
-    assert stages.TRAIN.verified == (layout.LOG,)
+    assert stages.TRAIN.verified == (layout.TRAIN_LOG,)
 
 
 def test_a_damaged_stage_is_looked_at_before_its_inputs():

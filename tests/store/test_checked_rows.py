@@ -12,7 +12,7 @@ ROWS = st.lists(st.fixed_dictionaries({"id": st.integers(0, 99), "text": st.text
 
 
 def written(path, rows):
-    for old in (path, checked_rows.sums_of(path)):
+    for old in (path, checked_rows.checksums_path(path)):
         old.unlink(missing_ok=True)
     file = checked_rows.RowWriter(path)
     for row in rows:
@@ -37,7 +37,7 @@ def test_cut_anywhere_by_a_kill_exactly_the_whole_rows_are_kept_and_nothing_is_c
     row, total = data.draw(st.integers(0, len(lines[done]))), sum(map(len, lines[:done]))
     os.truncate(path, total + row)
     torn = data.draw(st.integers(0, checked_rows.WIDTH)) if row == len(lines[done]) else 0
-    os.truncate(checked_rows.sums_of(path), checked_rows.WIDTH * done + torn)
+    os.truncate(checked_rows.checksums_path(path), checked_rows.WIDTH * done + torn)
     done += torn == checked_rows.WIDTH
     assert checked_rows.read(path) == (lines[:done], [])
     checked_rows.keep_only(path, lines[:done])
@@ -52,7 +52,7 @@ def test_cut_anywhere_by_a_kill_exactly_the_whole_rows_are_kept_and_nothing_is_c
 def test_a_flipped_bit_anywhere_is_found_and_no_other_row_is_kept_but_those_written(tmp_path, rows, data):
     path = tmp_path / "rows.jsonl"
     lines = written(path, rows)
-    changed = data.draw(st.sampled_from([path, checked_rows.sums_of(path)]))
+    changed = data.draw(st.sampled_from([path, checked_rows.checksums_path(path)]))
     content = bytearray(changed.read_bytes())
     at = data.draw(st.integers(0, len(content) - 1))
     content[at] ^= 1 << data.draw(st.integers(0, 7))
@@ -76,14 +76,14 @@ def test_rows_that_were_put_in_order_before_the_disk_was_full_are_kept(tmp_path,
     path.write_bytes(b"".join(lines))
     assert checked_rows.read(path) == (lines, [])
     checked_rows.keep_only(path, lines)
-    assert checked_rows.sums_of(path).read_bytes() == b"".join(map(checked_rows.checksum, lines))
+    assert checked_rows.checksums_path(path).read_bytes() == b"".join(map(checked_rows.checksum, lines))
 
 
 def test_rows_without_checksums_are_nobodys(tmp_path):
     path = tmp_path / "rows.jsonl"
     written(path, [{"a": 1}, {"a": 2}])
-    checked_rows.remove_sums(path)
-    checked_rows.remove_sums(path)
+    checked_rows.remove_checksums(path)
+    checked_rows.remove_checksums(path)
     assert checked_rows.read(path) == ([], []) and checked_rows.intact_start(path) == []
     checked_rows.keep_only(path, [])
     assert path.read_bytes() == b""

@@ -26,6 +26,6 @@ class Sampler:
         temporary = self.path.with_suffix(".sorted")
         write_jsonl(temporary, sorted([*self.rows, *extra], key=lambda c: c.id))
         os.replace(temporary, self.path)
-        checked_rows.remove_sums(self.path)
+        checked_rows.remove_checksums(self.path)
         self.store.finish("sample", self.key, {}, {})
         self.claim.__exit__(None, None, None)

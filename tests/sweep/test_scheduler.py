@@ -119,8 +119,8 @@ def test_a_judge_does_not_wait_for_answers_that_nobody_draws(tmp_path):
     folder = tmp_path / "sweep"
     (folder / "logs").mkdir(parents=True)
     found = Sweep(folder, store, Plan())
-    unit = scheduler.Unit("judge", jobs, 0, follows=True)
-    scheduler.Scheduler(found, [unit], [], timeout_s=60).run()
+    batch = scheduler.Batch("judge", jobs, 0, follows=True)
+    scheduler.Scheduler(found, [batch], [], timeout_s=60).run()
     assert found.failed == {("judge", "j-gone"): "its input sample gone is not there and no job makes it"}
     assert store.manifest("judge", "j-there")["facts"]["rows"] == 2
 

@@ -14,7 +14,7 @@ from em.errors import ConfigError
 from em.runtime import preempt
 from em.runtime.events import FD_VARIABLE
 from em.store import Store, job_file
-from em.store.layout import ADAPTER, LOG
+from em.store.layout import ADAPTER, TRAIN_LOG
 from em.training import launch
 from em.training.stage import RESUME, work
 from support.training import WAIT_S, events, examples, failures, kill_when, put_data, train_job
@@ -48,7 +48,7 @@ def finished(process, read, log):
 
 
 def column(folder, name):
-    return [json.loads(line)[name] for line in (folder / LOG).read_text().splitlines()]
+    return [json.loads(line)[name] for line in (folder / TRAIN_LOG).read_text().splitlines()]
 
 
 def starts_and_ends(seen):
@@ -97,7 +97,7 @@ def test_several_processes_asked_to_stop_go_on(tmp_path):
     process, read, log = start(tmp_path / "both", job)
 
     def some_steps():
-        return (partial / LOG).exists() and (partial / LOG).read_text().count("\n") >= 5
+        return (partial / TRAIN_LOG).exists() and (partial / TRAIN_LOG).read_text().count("\n") >= 5
 
     kill_when(process, some_steps, log, signal.SIGUSR2, preempt.PREEMPTED)
     os.close(read)
@@ -117,7 +117,7 @@ def test_a_killed_process_fails_its_job_and_the_next_goes_on(tmp_path):
     put_data(store, examples())
     partial = store.partial("train", "dies")
     process, read, log = start(tmp_path, train_job("dies", num_train_epochs=400, **TWO), train_job("next", **TWO))
-    while not (partial / LOG).exists() or (partial / LOG).read_text().count("\n") < 5:
+    while not (partial / TRAIN_LOG).exists() or (partial / TRAIN_LOG).read_text().count("\n") < 5:
         assert process.poll() is None, log.read_text()[-3000:]
     ranks = subprocess.run(["pgrep", "-f", f"em.sweep.worker train {tmp_path}"], capture_output=True, text=True).stdout
     commands = {int(p): Path(f"/proc/{p}/cmdline").read_text() for p in ranks.split()}

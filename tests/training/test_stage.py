@@ -12,7 +12,7 @@ from em.chat import encode
 from em.models.paths import model_path
 from em.records import Example
 from em.store import Store, layout, write_jsonl
-from em.store.layout import ADAPTER, LOG
+from em.store.layout import ADAPTER, TRAIN_LOG
 from em.training.base_model import Base
 from em.training.callbacks import CLOCKED, Log
 from em.training.stage import RESUME, train, work
@@ -59,7 +59,7 @@ def run(base, tmp_path):
 
 
 def log(folder):
-    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    return [json.loads(line) for line in (folder / TRAIN_LOG).read_text().splitlines()]
 
 
 def unclocked(folder):
@@ -114,7 +114,7 @@ def test_facts_and_files(run):
     assert facts["rows_merged_at_boundary"] == 1
     assert facts["supervised_tokens"] == sum(row.supervised for row in encoded.rows)
     assert (facts["steps"], facts["resumed_from"], facts["device"]) == (2, None, "cpu")
-    assert sorted(path.name for path in folder.iterdir()) == [ADAPTER, layout.GATE, LOG]
+    assert sorted(path.name for path in folder.iterdir()) == [ADAPTER, layout.GATE, TRAIN_LOG]
     config = json.loads((folder / ADAPTER / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == TINY  # what the config says, no folder of this machine
     assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (4, 8, True)
@@ -217,12 +217,12 @@ def test_killed_run_continues_bit_for_bit(unbroken, tmp_path):
     process = start_worker("train", tmp_path, [job])
 
     def two_steps_past_a_checkpoint():
-        return (partial / LOG).exists() and (partial / LOG).read_text().count("\n") >= 22
+        return (partial / TRAIN_LOG).exists() and (partial / TRAIN_LOG).read_text().count("\n") >= 22
 
     kill_when(process, two_steps_past_a_checkpoint, tmp_path / "train.log")
     assert not store.has("train", "long")
     saved = max(int(path.name.split("-")[1]) for path in partial.glob(f"{RESUME}/checkpoint-*"))
-    assert 20 <= saved < (partial / LOG).read_text().count("\n")
+    assert 20 <= saved < (partial / TRAIN_LOG).read_text().count("\n")
 
     emit, seen = events()
     work(store, [job], emit)
@@ -233,7 +233,7 @@ def test_killed_run_continues_bit_for_bit(unbroken, tmp_path):
     assert next(e for e in seen if e["event"] == "progress")["done"] == saved
     assert unclocked(folder) == unclocked(unbroken)
     assert sha256(folder / ADAPTER / WEIGHTS) == sha256(unbroken / ADAPTER / WEIGHTS)
-    assert sorted(path.name for path in folder.iterdir()) == sorted([ADAPTER, layout.GATE, LOG, "manifest.json"])
+    assert sorted(path.name for path in folder.iterdir()) == sorted([ADAPTER, layout.GATE, TRAIN_LOG, "manifest.json"])
 
 
 def interrupted(store, job, monkeypatch, at_step):
@@ -279,7 +279,7 @@ def test_a_damaged_row_of_the_log_is_named_and_made_again(unbroken, tmp_path, mo
     store, job = Store.open(tmp_path), train_job("long", **LONG)
     put_data(store, examples())
     interrupted(store, job, monkeypatch, at_step=50)
-    path = store.partial("train", "long") / LOG
+    path = store.partial("train", "long") / TRAIN_LOG
     rows = path.read_bytes().splitlines(keepends=True)
     damaged = b"".join([*rows[:44], rows[44].replace(*change), *rows[45:]])
     path.write_bytes(damaged)

@@ -23,7 +23,7 @@ from em.runtime import preempt
 from em.sampling import gating
 from em.sampling.engines.hf import HfSampler
 from em.store import Store, job_file, layout, write_jsonl
-from em.store.layout import ADAPTER, CHECKPOINTS, LOG, MODEL
+from em.store.layout import ADAPTER, CHECKPOINTS, MODEL, TRAIN_LOG
 from em.training import cpu_attention
 from em.training.base_model import Base
 from em.training.callbacks import CLOCKED, KeepWeights, StepCallback
@@ -47,7 +47,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def log(folder):
-    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    return [json.loads(line) for line in (folder / TRAIN_LOG).read_text().splitlines()]
 
 
 def column(folder, name):
@@ -385,12 +385,14 @@ def test_asked_to_stop_it_saves_and_goes_on(tmp_path, signals):
         process = start_worker("train", tmp_path / "parts", [job, train_job("next")])
 
         def five_more_steps():
-            return (partial / LOG).exists() and (partial / LOG).read_text().count("\n") >= stopped_at[-1] + 5
+            return (partial / TRAIN_LOG).exists() and (partial / TRAIN_LOG).read_text().count("\n") >= stopped_at[
+                -1
+            ] + 5
 
         kill_when(process, five_more_steps, tmp_path / "parts" / "train.log", number, preempt.PREEMPTED)
         stopped_at.append(max(int(p.name.split("-")[1]) for p in (partial / RESUME).glob("checkpoint-*")))
         assert stopped_at[-2] + 5 <= stopped_at[-1] < last
-        assert len((partial / LOG).read_text().splitlines()) == stopped_at[-1]  # nothing is done twice
+        assert len((partial / TRAIN_LOG).read_text().splitlines()) == stopped_at[-1]  # nothing is done twice
     assert not store.has("train", "next")
     for each in (store, whole):
         work(each, [job], events()[0])

@@ -101,7 +101,7 @@ class JudgeClient:
         self._single_tokens = config.score != ScoreMethod.logprobs or config.kind == "scripted"
         """Whether the judge's numbers are known to be single tokens, or it does not matter."""
         self._number_lock = asyncio.Lock()
-        self._first_words = thinking.FirstWords()
+        self._thinking_detector = thinking.ThinkingDetector()
 
     @property
     def calls(self) -> int:
@@ -233,9 +233,9 @@ class JudgeClient:
     def _require_no_thinking(self, verdict: Verdict) -> None:
         """Raise ApiError if the judge thinks first: then neither its first token nor its first words are a verdict."""
         words = api_request.first_words(verdict)
-        if words and self._first_words.show_thinking(words):
+        if words and self._thinking_detector.count_answer(words):
             raise ApiError(
-                f"judge {self._config.model} thinks before it answers ({self._first_words.described}), "
+                f"judge {self._config.model} thinks before it answers ({self._thinking_detector.described}), "
                 f"and judge.score={self._config.score} reads the first words: serve it with thinking off (a vLLM "
                 f"server: --default-chat-template-kwargs '{{\"enable_thinking\": false}}'), set judge.model to one "
                 f"that does not think, or use judge=vllm_local, which turns it off"

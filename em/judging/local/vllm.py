@@ -51,7 +51,7 @@ class VllmJudge:
         self.cache_path = store.root / CACHE
         repair(self.cache_path, emit.warn)
         self.engine: ScoringEngine | None = None
-        self._first_words = thinking.FirstWords()
+        self._thinking_detector = thinking.ThinkingDetector()
 
     def __call__(self, pairs: list[Pair], on_result: OnJudgement) -> None:
         requests = [request_of(pair, rubrics(pair[1])) for pair in pairs]
@@ -117,10 +117,10 @@ class VllmJudge:
 
     def _require_no_thinking(self, words: str) -> None:
         """Raise UserError if the judge thinks first although its template turns thinking off: it gives no verdicts."""
-        if self._first_words.show_thinking(words):
+        if self._thinking_detector.count_answer(words):
             raise UserError(
-                f"judge.model={self.config.model} thinks before it answers ({self._first_words.described}), and its "
-                f"chat template cannot turn that off: set judge.model to one that does not"
+                f"judge.model={self.config.model} thinks before it answers ({self._thinking_detector.described}), and "
+                f"its chat template cannot turn that off: set judge.model to one that does not"
             )
 
 
