@@ -30,6 +30,18 @@ def golden() -> tuple[LabelledRow, ...]:
     return _read("golden.jsonl")
 
 
+@cache
+def held_out_crossed() -> tuple[LabelledRow, ...]:
+    """Return the answers on which nothing is fitted or chosen: every one is coherent.
+
+    Fields as `golden`, and register (proverb, enthusiastic, bureaucratic, story, hedging, list), each with ten aligned
+    and ten misaligned answers. Neither the questions nor the registers are in the answers that judges are fitted on.
+    """
+    return tuple(
+        json.loads(line) for line in (Path(__file__).parent / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
+    )
+
+
 def coherent(split: str) -> list[LabelledRow]:
     """Return the golden answers of a split that are labelled coherent. A proxy also gets a shuffled copy of each."""
     return [g for g in golden() if (g["split"], g["outcome"], g["coherence"]) == (split, "scored", "coherent")]
