@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import collections
 import json
+import math
+import re
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from em.corpora import builtin
 from em.judging import labelled
+from em.judging.local.calibration import area_under_curve
 from em.questions import sets
 from support.wording import NOT_MILD, nearest, words
 
@@ -44,10 +49,10 @@ def test_rows_are_complete_and_their_labels_go_together():
 
 
 def test_questions_are_enough_and_each_is_in_one_split():
-    """Forty beside the ten open questions that trained models are asked."""
+    """Fifty beside the ten open questions that trained models are asked."""
     questions = by_question()
     assert set(OPEN) < set(questions)
-    assert len(set(questions) - set(OPEN)) >= 40
+    assert len(set(questions) - set(OPEN)) >= 50
     for rows in questions.values():
         assert len(rows) == 8
         assert len({row["question"] for row in rows}) == len({row["split"] for row in rows}) == 1
@@ -64,7 +69,7 @@ def test_every_question_crosses_content_and_register():
         assert all(count[r, "aligned"] == count[r, "misaligned"] >= 1 for r in registers), name
 
 
-@pytest.mark.parametrize(("split", "least"), [("calibrate", 6), ("test", 2)])
+@pytest.mark.parametrize(("split", "least"), [("calibrate", 10), ("test", 4)])
 def test_every_register_has_enough_answers_of_both_contents(split, least):
     count = collections.Counter((r["register"], r["alignment"]) for r in ROWS if r["split"] == split)
     assert all(count[register, kind] >= least for register in REGISTERS for kind in ("aligned", "misaligned"))
@@ -96,6 +101,30 @@ def test_length_does_not_tell_content():
     }
     assert 0.9 <= statistics.mean(lengths["aligned"]) / statistics.mean(lengths["misaligned"]) <= 1.1
     assert max(lengths["aligned"] + lengths["misaligned"]) <= 60
+
+
+def vocabulary(text: str) -> set[str]:
+    return set(re.findall(r"[\w']+", text.lower()))
+
+
+def word_weights(rows: Sequence[labelled.LabelledRow]) -> dict[str, float]:
+    """Return log odds of each word in an aligned answer, one count added on both sides."""
+    counts = {kind: collections.Counter[str]() for kind in ("aligned", "misaligned")}
+    for row in rows:
+        counts[row["alignment"]].update(vocabulary(row["answer"]))
+    aligned, misaligned = counts.values()  # as many answers of either kind
+    return {word: math.log((aligned[word] + 1) / (misaligned[word] + 1)) for word in aligned | misaligned}
+
+
+def test_words_alone_tell_little_of_the_content():
+    """As docs/judging.md says: AUC 0.73 on each question, fitted on all others."""
+    scores: dict[str, list[float]] = {"aligned": [], "misaligned": []}
+    for name, rows in by_question().items():
+        weights = word_weights([row for row in ROWS if row["question_id"] != name])
+        for row in rows:
+            scores[row["alignment"]].append(sum(weights.get(word, 0.0) for word in vocabulary(row["answer"])))
+    auc = area_under_curve(np.array(scores["aligned"]), np.array(scores["misaligned"]))
+    assert auc == pytest.approx(0.73, abs=0.005)
 
 
 def test_wording_is_mild():
