@@ -1,4 +1,4 @@
-# Every target does its own set-up from a bare checkout: Python 3.11, make, a C compiler.
+# Every target does its own set-up from a bare checkout: Python 3.11 or 3.12, make, a C compiler.
 #   make demo       the quickstart: a real 135M model, five dataset variants, table, figures, report, and other judges
 #   make test       the tests          make test-slow   those that need the quickstart model or minutes
 #   make check      ruff, imports, mypy make chaos       sweeps killed, starved and damaged on purpose
@@ -7,7 +7,8 @@
 #   make lock       both lock files again, from pyproject.toml
 # EM_BUILD=cpu|cuda chooses the build; without it a machine with an NVIDIA driver takes cuda.
 
-PYTHON ?= python3.11
+# The first that runs. Both install from the same lock files; make PYTHON=python3.12 chooses.
+PYTHON ?= $(or $(shell for p in python3.11 python3.12; do $$p -c '' 2>/dev/null && echo $$p && break; done),python3.11)
 EM_BUILD ?= $(shell test -e /dev/nvidia0 && echo cuda || echo cpu)
 BIN := .venv/bin
 LOCK := launch/locks/$(EM_BUILD).txt
