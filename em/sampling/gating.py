@@ -34,8 +34,6 @@ class ServedModel:
     """None: the engine's own weights."""
     trained: Path | None
     """Folder with gate.json; None: the untouched base model."""
-    early: bool = False
-    """An early checkpoint, which may equal the base model."""
     stops: tuple[int, ...] = ()
     """Tokens that end its answers; adapters of one base may have different chat templates."""
 
@@ -62,11 +60,7 @@ def check(sampler: Sampler, models: Sequence[ServedModel], max_model_len: int) -
     for model, own in known.items():
         others = {s.name: r for s, r in records.items() if s != model}
         try:
-            scores, facts = served[model], {}
-            if model in bases:
-                facts = checks.check_quantized_base(own, bases[model], model.name)
-                scores = checks.without_quantisation(own, scores, bases[model])
-            facts |= checks.check_logprobs(own, scores, model.name, others, model.early)
+            facts: Facts = dict(checks.check_logprobs(own, served[model], bases.get(model), model.name, others))
             if model in spoken:
                 facts |= checks.check_canary(own, spoken[model], model.stops, model.name)
             out[model] = facts
@@ -97,15 +91,19 @@ Scores = dict[ServedModel, list[list[float]]]
 
 
 def _scored(sampler: Sampler, known: dict[ServedModel, Record]) -> tuple[Scores, Scores]:
-    """Return log-probabilities of all probes, scored in one batch: under each model, and under the plain base model.
+    """Return log-probabilities of all probes, scored in one batch: under each model, and under the engine's own base.
 
-    The second are of adapters only that were trained over a base in 4 bits.
+    The second are of adapters only: an engine with a whole finetuned model has no base.
     """
-    quantized = {s: own for s, own in known.items() if own.quantized and s.adapter is not None}
-    pairs = [(model.adapter, p) for model, own in known.items() for p in own.probes]
-    pairs += [(None, p) for own in quantized.values() for p in own.probes]
-    rows = iter(sampler.logprobs(pairs))
-    served, bases = ({s: [next(rows) for _ in own.probes] for s, own in some.items()} for some in (known, quantized))
+    adapted = {s: own for s, own in known.items() if s.adapter is not None and own.base is not None}
+    asked = [(model.adapter, p) for model, own in known.items() for p in own.probes]
+    asked += [(None, p) for own in adapted.values() for p in own.probes]
+    # Adapters share most probes, and the untouched base is asked them too: each is scored once.
+    keys = [(adapter, tuple(p.prompt_ids), tuple(p.target_ids)) for adapter, p in asked]
+    distinct = dict(zip(keys, asked, strict=True))
+    scores = dict(zip(distinct, sampler.logprobs(list(distinct.values())), strict=True))
+    rows = iter([scores[key] for key in keys])
+    served, bases = ({s: [next(rows) for _ in own.probes] for s, own in some.items()} for some in (known, adapted))
     return served, bases
 
 

@@ -73,7 +73,20 @@ def pass_gates(sampler: Sampler, jobs: list[JobRows], store: Store) -> list[JobR
             rows.fail(str(outcome))
         else:
             rows.gate = outcome | {"wall_s": each}
+    finished = {model: rows.emit for rows, model in models.items() if rows.job.step is None and rows.gate}
+    for model, emit in finished.items():
+        if found[model].get("told_from_base") is False:
+            emit.warn(_weak(model.name, found[model]))
     return [rows for rows in jobs if not rows.ended]
+
+
+def _weak(name: str, facts: gating.Facts) -> str:
+    """Return the warning for a finished adapter whose effect may be rounding alone."""
+    return (
+        f"{name} hardly differs from its base model: training moved the log-probabilities of {facts['tokens']} tokens "
+        f"by {facts['rms_adapter_to_base']:.2g} nats rms, which may be rounding. That the engine serves it cannot be "
+        f"checked beyond its files. If it should differ, train longer or with a higher train.learning_rate"
+    )
 
 
 def _served_model(rows: JobRows, store: Store) -> gating.ServedModel:
@@ -82,7 +95,7 @@ def _served_model(rows: JobRows, store: Store) -> gating.ServedModel:
         return gating.ServedModel("the untouched base model", None, None)
     kind = "model" if job.whole_model else "adapter"
     name = f"{kind} {job.label.rsplit(': ', 1)[0]}"
-    return gating.ServedModel(name, rows.adapter, job.gate(store), job.step is not None, tuple(rows.stops))
+    return gating.ServedModel(name, rows.adapter, job.gate(store), tuple(rows.stops))
 
 
 def _model(job: SampleJob, store: Store) -> ModelConfig:
