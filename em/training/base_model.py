@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from em.config import TrainConfig
 from em.config.train import Method
-from em.models import paths
+from em.models import bfloat16, paths
 from em.training import cpu_attention
 
 FALLBACK_OPTIM = "adamw_torch_fused"
@@ -55,6 +55,7 @@ class Base:
     def of(cls, model: Any, tokenizer: Any, method: Method = Method.lora) -> Base:
         """Return a base from a model in memory, e.g. one with random weights."""
         cpu_attention.register()
+        bfloat16.prepare_cpu()
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         model.config.use_cache = False

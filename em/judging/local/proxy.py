@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from em.config import JudgeConfig, ModelConfig
 from em.judging import bandit
 from em.judging.job import OnJudgement, Pair, question_text
-from em.models import paths
+from em.models import bfloat16, paths
 from em.records import Completion, Judgement, Outcome, Question
 from em.runtime.events import Emitter
 from em.store import Store, printable
@@ -94,6 +94,7 @@ class ProxyJudge:
 
         from em.judging.local import calibration
 
+        bfloat16.prepare_cpu()
         path = paths.model_path(self.model.path)
         base = AutoModelForCausalLM.from_pretrained(
             path,

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, set_seed
 from em.chat.probe import Probe
 from em.config import ModelConfig, SampleConfig
 from em.gates import record
-from em.models import paths
+from em.models import bfloat16, paths
 from em.sampling.engine import Answer, Inventory, Request, applied_scale
 
 
@@ -33,6 +33,7 @@ class HfSampler:
 
     def __init__(self, model: ModelConfig, sample: SampleConfig) -> None:
         self.tokenizer = paths.tokenizer(model.path, model.revision, padding_side="left")
+        bfloat16.prepare_cpu()
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
         self.base = AutoModelForCausalLM.from_pretrained(
             model.path,
