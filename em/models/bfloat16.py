@@ -35,7 +35,9 @@ def route_through_float32() -> torch.library.Library:
     """
     library = torch.library.Library("aten", "IMPL")  # the kernels are in force while this object lives
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="(?s).*Overriding a previously registered kernel", category=UserWarning)
+        warnings.filterwarnings(
+            "ignore", message="(?s).*Overriding a previously registered kernel", category=UserWarning
+        )
         for name in ("mm", "addmm", "bmm", "baddbmm"):
             library.impl(name, _through_float32(getattr(torch, name)), "CPU")
     return library
