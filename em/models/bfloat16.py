@@ -28,28 +28,40 @@ def prepare_cpu() -> None:
 
 @functools.cache
 def route_through_float32() -> torch.library.Library:
-    """Replace PyTorch's CPU kernels of mm, addmm, bmm and baddbmm for bfloat16 in this process.
+    """Replace PyTorch's CPU kernels of mm, bmm, addmm and baddbmm for bfloat16 in this process.
 
     Each product sums in float32 and is rounded once at its end, like the native kernels; only the order of the sums
     differs. Other dtypes use PyTorch's own kernels. Gradients follow: they are computed with the same products.
     """
     library = torch.library.Library("aten", "IMPL")  # the kernels are in force while this object lives
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="(?s).*Overriding a previously registered kernel", category=UserWarning
-        )
-        for name in ("mm", "addmm", "bmm", "baddbmm"):
-            library.impl(name, _through_float32(getattr(torch, name)), "CPU")
+        overridden = "(?s).*Overriding a previously registered kernel"
+        warnings.filterwarnings("ignore", message=overridden, category=UserWarning)
+        for product in (torch.mm, torch.bmm, torch.addmm, torch.baddbmm):
+            library.impl(product.__name__, _through_float32(product), "CPU")
+        for product in (torch.addmm, torch.baddbmm):
+            library.impl(f"{product.__name__}_", _in_place(product), "CPU")
     return library
+
+
+# `out=` reaches PyTorch's own kernel; the call without it would come back to ours
 
 
 def _through_float32(product: Product) -> Product:
     def kernel(*tensors: torch.Tensor, **scales: float) -> torch.Tensor:
-        dtype = tensors[-1].dtype
+        dtype = tensors[0].dtype
         if dtype == torch.bfloat16:
             tensors = tuple(t.float() for t in tensors)
-        # `out=` reaches PyTorch's own kernel; the call without it would come back here
-        result = tensors[-1].new_empty(0)
-        return product(*tensors, **scales, out=result).to(dtype)
+        return product(*tensors, **scales, out=tensors[0].new_empty(0)).to(dtype)
+
+    return kernel
+
+
+def _in_place(product: Product) -> Product:
+    def kernel(total: torch.Tensor, *tensors: torch.Tensor, **scales: float) -> torch.Tensor:
+        if total.dtype == torch.bfloat16:
+            precise = total.float()
+            return total.copy_(product(precise, *(t.float() for t in tensors), **scales, out=precise))
+        return product(total, *tensors, **scales, out=total)
 
     return kernel

@@ -34,6 +34,10 @@ assert torch.equal(a @ b, (a.float() @ b.float()).bfloat16())
 scaled = torch.baddbmm(c, a, b, beta=0.5, alpha=2.0)
 assert torch.equal(scaled, torch.baddbmm(c.float(), a.float(), b.float(), beta=0.5, alpha=2.0).bfloat16())
 assert torch.equal(precise @ precise, native)
+total, rows = make(4, 2), make(4, 6)[:, ::3]
+for y, want in ((total, torch.addmm(total.float(), a[0].float(), b[0].float())), (rows, None), (precise[:4, :2], None)):
+    want = torch.addmm(y.float(), a[0].float(), b[0].float()) if want is None else want
+    assert y.addmm_(a[0].to(y.dtype), b[0].to(y.dtype)) is y and torch.equal(y, want.to(y.dtype))
 with torch.autocast("cpu", torch.bfloat16):
     assert linear(torch.randn(3, 4), torch.randn(5, 4)).dtype == torch.bfloat16
 with torch.inference_mode():

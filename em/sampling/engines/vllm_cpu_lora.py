@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from em.models import bfloat16
+
 
 def register() -> None:
     """Replace two methods of the CPU backend. vLLM calls this in every process (entry point vllm.general_plugins)."""
@@ -15,6 +17,7 @@ def register() -> None:
         from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU  # noqa: TID251
     except ImportError:
         return
+    bfloat16.prepare_cpu()
     PunicaWrapperCPU.add_lora_linear = add_lora_linear
     PunicaWrapperCPU.add_lora_logits = add_lora_logits
 
