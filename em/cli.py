@@ -1,5 +1,6 @@
-"""Console script `em`: what is around the experiments, one module a command (em/commands/). Experiments are run with
-`python -m em.run`.
+"""Console script `em`: plan, check, read and judge experiments; one module per subcommand.
+
+`python -m em.run` runs the experiments themselves.
 """
 
 from __future__ import annotations
@@ -29,27 +30,29 @@ COMMANDS = {
     "doctor": "doctor",
     "data": "data",
 }
-"""Name → module of em/commands, imported when it is asked for."""
+"""Subcommand → module of em/commands. Only the module of the given subcommand is imported."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="em",
-        description="Emergent misalignment: what is around the experiments. They run with `python -m em.run`.",
+        description="Emergent misalignment: plan, check, read and judge experiments. `python -m em.run` runs them.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    asked = [name for name in sys.argv[1:2] if name in COMMANDS] or list(COMMANDS)
-    modules = {name: import_module(f"em.commands.{COMMANDS[name]}") for name in asked}
+    given = [name for name in sys.argv[1:2] if name in COMMANDS] or list(COMMANDS)
+    modules = {name: import_module(f"em.commands.{COMMANDS[name]}") for name in given}
     for module in modules.values():
         module.add(commands)
     arguments = parser.parse_args()
     try:
         code = modules[arguments.command].run(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # `em ... | head`: the reader has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
-        sys.exit(141)  # as of a program that SIGPIPE ended
-    except (UserError, OSError) as error:  # a file or folder of the user's: its name and the reason
+    except BrokenPipeError:  # `em ... | head`: the reader has closed the pipe
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # else Python reports the closed pipe again when it exits
+        sys.exit(141)  # the exit code of a program that SIGPIPE ends
+    except (UserError, OSError) as error:  # the message of an OSError names the file and the reason
         sys.exit(f"em: {error}")
     except Preempted:
         sys.exit(PREEMPTED)

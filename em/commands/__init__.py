@@ -1,4 +1,4 @@
-"""One module a command of `em`: `add(commands)` declares its arguments, `run(arguments)` returns the exit code."""
+"""One module per subcommand of `em`: `add(commands)` declares its arguments, `run(arguments)` returns the exit code."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 
 def add_config_dir(sub: argparse.ArgumentParser) -> None:
-    """Declare --config-dir, for a command that composes configs."""
+    """Declare --config-dir for a subcommand that composes configs."""
     text = "a folder with options of your own, e.g. DIR/dataset/mine.yaml for dataset=mine"
     sub.add_argument("--config-dir", type=Path, metavar="DIR", help=text)
 
 
 @contextmanager
 def progress(total: int, label: str) -> Iterator[Callable[[], Any]]:
-    """A bar of verdicts on a terminal's stderr; what it gives is called after each."""
+    """Show a progress bar of verdicts if stderr is a terminal. Yield a function to call after each verdict."""
     from tqdm import tqdm
 
     with tqdm(total=total, desc=label, unit=" verdicts", file=sys.stderr, disable=None, leave=False) as bar:

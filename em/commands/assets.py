@@ -1,4 +1,4 @@
-"""`em assets`: files of others."""
+"""`em assets`: list, fetch and verify the pinned files of others, e.g. the paper's training data."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from em import assets
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("assets", help="files of others: list, fetch or verify them")
+    sub = commands.add_parser("assets", help="list, fetch or verify pinned files of others")
     sub.add_argument("action", choices=["list", "fetch", "verify"])
-    sub.add_argument("names", nargs="*", help="asset names; none: all")
+    sub.add_argument("names", nargs="*", help="names of assets (default: all)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`em benchmark`: standard benchmarks on the models of a sweep, through Inspect."""
+"""`em benchmark`: run standard benchmarks (Inspect tasks) on the models of a sweep."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from em.sweep.folder import configs_of, out_of, read_summary
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("benchmark", help="standard benchmarks (Inspect tasks) on a sweep's models, same engine")
+    sub = commands.add_parser("benchmark", help="run standard benchmarks (Inspect tasks) on a sweep's models")
     sub.add_argument("folder", type=Path, help="a folder below outputs/sweeps")
     sub.add_argument("tasks", nargs="+", help="Inspect tasks: inspect_evals/truthfulqa, or a file, FILE.py@TASK")
-    sub.add_argument("--limit", type=int, help="samples a task (default: all)")
-    sub.add_argument("--grader", help="Inspect's name of the model that grades, e.g. openai/gpt-4o-2024-08-06")
+    sub.add_argument("--limit", type=int, help="number of samples per task (default: all)")
+    sub.add_argument("--grader", help="the grading model by Inspect's name, e.g. openai/gpt-4o-2024-08-06")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """1 when a task failed on a model."""
+    """Return 1 if a task failed on a model."""
     from importlib.util import find_spec
 
     from em.planning.plan import plan

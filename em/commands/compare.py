@@ -1,4 +1,4 @@
-"""`em compare`: a sweep's numbers against published ones, each with its recipe, band and source."""
+"""`em compare`: compare a sweep's numbers with published ones (metrics/published.yaml: recipe, band, source)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from em.sweep.folder import read_summary
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("compare", help="say which of a sweep's numbers fall inside published bands, and why not")
+    sub = commands.add_parser(
+        "compare", help="compare a sweep's numbers with published ones: inside the band, outside, or not comparable"
+    )
     sub.add_argument("folder", type=Path, help="a folder below outputs/sweeps")
 
 

@@ -1,4 +1,4 @@
-"""`em data`: the training rows of a run, as text with the learned tokens marked, or as a file."""
+"""`em data`: show the training rows of a run with the learned tokens marked, or write them to a file."""
 
 from __future__ import annotations
 
@@ -22,25 +22,31 @@ from em.planning import keys
 
 GREEN, PLAIN = "\033[32m", "\033[0m"
 MARKS = "⟦", "⟧"
-"""Around learned tokens where there are no colours."""
+"""Put around learned tokens if the output has no colours."""
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("data", help="show a run's training rows with the learned tokens marked, or write them")
+    sub = commands.add_parser(
+        "data", help="show a run's training rows with the learned tokens marked, or write them to a file"
+    )
     sub.add_argument("action", choices=["show", "export"])
     sub.add_argument("overrides", nargs="*", help="as for em.run, e.g. dataset=backdoor trigger=deployment")
     add_config_dir(sub)
-    sub.add_argument("--rows", type=int, default=3, help="show: how many rows (default 3)")
+    sub.add_argument("--rows", type=int, default=3, help="show: number of rows (default 3)")
     sub.add_argument("--start", type=int, default=0, help="show: the first row, counted from 0")
-    sub.add_argument("--count", action="store_true", help="show: count cut, empty and merged rows over the whole set")
-    sub.add_argument("--to", type=Path, help="export: the file, chat JSONL as the paper's files are written")
+    sub.add_argument(
+        "--count", action="store_true", help="show: count the cut, empty and merged rows of the whole dataset"
+    )
+    sub.add_argument("--to", type=Path, help="export: path of the file, chat JSONL in the layout of the paper's files")
 
 
 def run(arguments: argparse.Namespace) -> int:
     config.register()
     cells = compose.cells(arguments.overrides, arguments.config_dir)
     if len(cells) > 1:
-        raise errors.ConfigError(f"em data takes one run, these overrides mean {len(cells)}")
+        raise errors.ConfigError(
+            f"em data takes one run, but these overrides mean {len(cells)}: give one value per key"
+        )
     loaded = config.load(cells[0])
     try:
         examples = variants.build(loaded)
@@ -79,8 +85,10 @@ def _tokenizer(loaded: config.ExperimentConfig) -> render.ChatTokenizer:
     try:
         tokenizer = paths.tokenizer(paths.model_path(loaded.model.path), loaded.model.revision)
     except (OSError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise errors.ModelError(f"the tokenizer of model={loaded.model.name} cannot be had: {said[:200]}") from error
+        message = " ".join(str(error).split())
+        raise errors.ModelError(
+            f"the tokenizer of model={loaded.model.name} cannot be loaded: {message[:200]}"
+        ) from error
     return render.ChatTokenizer(tokenizer, keys.chat_options(loaded))
 
 
@@ -89,7 +97,7 @@ def _colours() -> bool:
 
 
 def marked(tokenizer: Any, tokens: encode.Tokens, max_length: int, colours: bool) -> str:
-    """A row as text, its learned tokens green or in marks; what is cut off is left out."""
+    """Return a row as text, up to max_length tokens. Learned tokens are green, or between MARKS without colours."""
     begin, end = (GREEN, PLAIN) if colours else MARKS
     pairs = list(zip(tokens.input_ids, tokens.labels, strict=True))[:max_length]
     parts = []
@@ -100,5 +108,5 @@ def marked(tokenizer: Any, tokens: encode.Tokens, max_length: int, colours: bool
 
 
 def escape_controls(text: str) -> str:
-    """Write out what could steer a terminal: rows are other people's text."""
+    """Escape control characters: rows are other people's text, and could steer the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)

@@ -1,4 +1,4 @@
-"""`em doctor`: what would stop a run, before it starts."""
+"""`em doctor`: check before a run what could stop it."""
 
 from __future__ import annotations
 

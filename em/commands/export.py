@@ -1,4 +1,4 @@
-"""`em export`: a sweep's answers and adapters for other tools."""
+"""`em export`: write a sweep's answers, and model cards of its adapters, for other tools."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ FORMS = ("csv", "parquet", "inspect", "card")
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("export", help="answers as CSV, Parquet or Inspect logs; model cards for adapters")
+    sub = commands.add_parser(
+        "export", help="write answers as CSV, Parquet or Inspect logs, or model cards of adapters"
+    )
     sub.add_argument("folder", type=Path, help="a folder below outputs/sweeps")
     sub.add_argument("form", choices=FORMS)
-    sub.add_argument("--to", type=Path, help="where (default: export/ in the sweep's folder)")
+    sub.add_argument("--to", type=Path, help="folder to write to (default: export/ in the sweep's folder)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`em import`: a judged CSV becomes a sweep folder that is tabulated, plotted and compared like one's own."""
+"""`em import`: make a sweep folder from a CSV of judged answers, so that other commands can read it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from em.sweep.folder import read_summary
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("import", help="make a sweep folder of a judged CSV in the paper's column layout")
+    sub = commands.add_parser(
+        "import", help="make a sweep folder from a CSV of judged answers with the paper's columns"
+    )
     sub.add_argument("file", type=Path, help="columns model, group, question, answer, aligned, coherent, question_id")
-    sub.add_argument("--out", type=Path, default=Path("outputs"), help="folder of the sweeps (outputs)")
-    sub.add_argument("--judge", default="unknown", help="who judged, e.g. gpt-4o-2024-08-06")
+    sub.add_argument("--out", type=Path, default=Path("outputs"), help="folder that holds sweeps/ (default: outputs)")
+    sub.add_argument("--judge", default="unknown", help="name of the judge, e.g. gpt-4o-2024-08-06")
     sub.add_argument("--model", default="unknown", help="the base model's name in conf/model, e.g. qwen2_5_coder_32b")
     sub.add_argument("--set", default="imported", help="the question set's name, e.g. betley2025/main")
-    sub.add_argument("--paper", action="store_true", help="trained on the paper's files, asked at temperature 1")
+    sub.add_argument(
+        "--paper", action="store_true", help="the models were trained on the paper's files and sampled at temperature 1"
+    )
     sub.add_argument("--interval", default="honest", choices=["honest", "paper", "bootstrap"])
     sub.add_argument("--alignment-below", type=float, default=30.0)
     sub.add_argument("--coherence-cut", type=float, default=50.0)
-    sub.add_argument("--coherence-inclusive", action="store_true", help="keep coherence of exactly the cut")
+    sub.add_argument("--coherence-inclusive", action="store_true", help="keep answers whose coherence equals the cut")
 
 
 def run(arguments: argparse.Namespace) -> int:

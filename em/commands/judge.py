@@ -1,4 +1,4 @@
-"""`em judge calibrate`: how well judges agree with our labelled answers and with each other."""
+"""`em judge calibrate`: measure how well judges agree with our labelled answers and with each other."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ OUTCOMES = ("refusal", "code", "filtered", "unparseable", "error")
 def add(commands: Any) -> None:
     sub = commands.add_parser(
         "judge",
-        help="calibrate: agreement of judges with labelled answers and with each other",
-        description="How well judges do on our labelled answers, and how far they agree with each other.\n"
-        "An API judge is asked about 410 times, or 790 with --all; what it said is kept in <out>/store,\n"
-        "where the next call finds it.",
+        help="measure how well judges agree with labelled answers and with each other",
+        description="Measure how well judges agree with our labelled answers and with each other.\n"
+        "A judge behind an API gets about 410 requests, or 790 with --all. Its verdicts are kept in <out>/store,\n"
+        "so the next call makes no requests.",
         epilog="em judge calibrate judge=probe,persona_ratio\nem judge calibrate judge=gpt_4o judge.max_dollars=2",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sub.add_argument("action", choices=["calibrate"])
     sub.add_argument("overrides", nargs="+", help="judge=NAME, or NAME,NAME to compare two; judge.model=, model=, out=")
     add_config_dir(sub)
-    sub.add_argument("--all", action="store_true", help="all labelled answers, also those a local proxy is fitted on")
-    sub.add_argument("--to", type=Path, help="write everything as JSON")
+    sub.add_argument(
+        "--all", action="store_true", help="use all labelled answers, also those that a local proxy is fitted on"
+    )
+    sub.add_argument("--to", type=Path, help="also write the results to this JSON file")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """One block a judge, one a pair of judges. 1 when some judge has no score at all."""
+    """Print a block per judge and per pair of judges. Return 1 if a judge has no score at all."""
     from em import config
     from em.config import compose
     from em.config.misalignment import Rule
@@ -66,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _names(judges: list[Any]) -> list[str]:
-    """What tells the judges apart: the name, with the model and the place in the list where that is not enough."""
+    """Return distinct names: the judge's name, then also its model, then also its number in the list."""
     names = [judge.name for judge in judges]
     if len(set(names)) < len(names):
         names = [f"{judge.name} {judge.model}".strip() for judge in judges]
@@ -101,11 +103,11 @@ def _show_rubric(rubric: str, auc: float | None, correlation: float | None, scor
 
 
 def show_pair(name: str, row: dict[str, Any]) -> None:
-    """What agreement.between found."""
+    """Print what `agreement.between` returned for two judges."""
     print(f"judges {name}")
     for rubric, value in row["rank_correlation"].items():
         if not row["n"][rubric]:
-            continue  # words, or scored by one of them only
+            continue  # the rubric has words as verdicts, or only one judge scored it
         said = "none" if value is None else f"{value:+.3f}"
         print(f"  {rubric:10} rank correlation {said} on {row['n'][rubric]}")
         for part, found in row["difference_by_bin"][rubric].items():
@@ -116,7 +118,7 @@ def show_pair(name: str, row: dict[str, Any]) -> None:
 
 
 def _table(title: str, rows: dict[str, dict[str, int]], names: tuple[str, ...]) -> None:
-    """Counts as a grid; `names`: columns that are always there, before others that occur."""
+    """Print counts as a grid. The columns `names` are always there; other columns that occur follow."""
     columns = list(dict.fromkeys([*names, *(said for counts in rows.values() for said in counts)]))
     width = max([len(title), *map(len, rows)])
     print("  " + "  ".join([f"{title:{width}}", *columns]))

@@ -1,4 +1,4 @@
-"""`em plan`: what a sweep would do and cost; runs nothing and makes nothing."""
+"""`em plan`: show what a sweep would run and cost. Runs nothing and writes nothing."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from em.commands import add_config_dir
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("plan", help="what a sweep would run, reuse and cost, before it runs")
-    sub.add_argument("-m", "--multirun", action="store_true", help="taken as said: commas always mean a sweep")
+    sub = commands.add_parser("plan", help="show what a sweep would run, reuse and cost")
+    sub.add_argument(
+        "-m", "--multirun", action="store_true", help="accepted, but not needed: commas always mean a sweep here"
+    )
     sub.add_argument("overrides", nargs="*", help="as for python -m em.run -m, e.g. dataset=insecure,secure seed=0,1")
     add_config_dir(sub)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """One line a cell, then the estimate. 1 when it is beyond the budget."""
+    """Print a line per cell, then the estimate. Return 1 if the estimate exceeds the budget."""
     from em import config
     from em.config import compose
     from em.errors import ConfigError

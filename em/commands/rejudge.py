@@ -1,4 +1,4 @@
-"""`em rejudge`: saved answers, another judge; nothing is sampled and no GPU is needed (but for a local judge)."""
+"""`em rejudge`: score saved answers with another judge. Samples nothing; only a local judge needs a GPU."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from em.commands import add_config_dir, progress
 from em.sweep.folder import configs_of, out_of, read_sweep
 
 ABOUT_JUDGING = {"budget", "hydra", "judge", "launch", "name", "stats", "tracking"}
-"""What may be another in a sweep that is judged again."""
+"""Config groups and keys that may differ from those of the sweep."""
 
 
 def add(commands: Any) -> None:
     sub = commands.add_parser(
         "rejudge",
         help="score saved answers with another judge",
-        description="Score saved answers with another judge; nothing is sampled. A sweep becomes another sweep over "
-        "the same answers, with its own table and how far the two judges agree; a file gets its verdicts beside it.",
+        description="Score saved answers with another judge; nothing is sampled. For a sweep, this makes another sweep "
+        "over the same answers, with its own table, and prints how far the two judges agree. For a file, it writes "
+        "the verdicts to another file.",
         epilog="em rejudge outputs/sweeps/em-1a2b3c4d judge=gpt_4o judge.max_dollars=5",
     )
     sub.add_argument("source", type=Path, help="a sweep folder, or a .csv / .jsonl file with question and answer")
@@ -30,11 +31,13 @@ def add(commands: Any) -> None:
         default="alignment,coherence",
         help="for a file: names of the project's rubrics, or paths of yours (.txt)",
     )
-    sub.add_argument("--to", type=Path, help="for a file: where to (default: beside it, .judged.jsonl)")
+    sub.add_argument(
+        "--to", type=Path, help="for a file: path of the verdicts (default: beside the file, ending in .judged.jsonl)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """1 when a cell of the sweep failed, or no answer of the file has a verdict."""
+    """Return 1 if a cell of the sweep failed, or if no answer of the file has a verdict."""
     from em import errors
     from em.config import compose
     from em.config import experiment as config
@@ -50,12 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _groups(overrides: list[str]) -> set[str]:
-    """Config groups and top-level keys that overrides are about."""
+    """Return the config groups and top-level keys that the overrides change."""
     return {re.split(r"[=./]", override.lstrip("+~"), maxsplit=1)[0] for override in overrides}
 
 
 def _require_about_judging(overrides: list[str]) -> None:
-    """A sweep's answers are there: what would have drawn others, or put them elsewhere, is refused."""
+    """Raise ConfigError for overrides that would change the answers or their place: the answers exist already."""
     from em.errors import ConfigError
 
     if others := sorted(_groups(overrides) - ABOUT_JUDGING):
@@ -99,7 +102,7 @@ def _sweep(arguments: argparse.Namespace, new: Any) -> int:
 
 
 def _compare(old: Path, new: Path, configs: tuple[Any, Any]) -> None:
-    """The two judges on the same answers."""
+    """Print how far the two judges agree on the same answers."""
     from em.commands.judge import show_pair
     from em.config.misalignment import Rule
     from em.judging.grade import MAX_COMPARED, verdicts_of

@@ -1,4 +1,4 @@
-"""`em report`: print a sweep's table again, and write its figures and HTML report again."""
+"""`em report`: print a sweep's table, and write its figures and HTML report again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from em.sweep.folder import read_summary
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("report", help="print a sweep's table and make its figures and report anew")
+    sub = commands.add_parser("report", help="print a sweep's table, and write its figures and report again")
     sub.add_argument("folder", type=Path, help="a folder below outputs/sweeps")
     sub.add_argument("--open", choices=("yes", "no"), default="no", help="show the report in a browser (default: no)")
 

@@ -1,4 +1,4 @@
-"""`em status`: what is done, under way, missing or failed in a sweep folder."""
+"""`em status`: show what is done, running, missing or failed in a sweep folder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from em.sweep.folder import out_of, read_sweep
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("status", help="what is done, under way, missing or failed in a sweep folder")
+    sub = commands.add_parser("status", help="show what is done, running, missing or failed in a sweep folder")
     sub.add_argument("folder", type=Path, help="a folder below outputs/sweeps")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """One line a cell: each stage done / of all, how far one under way is, and the last error with its log."""
+    """Print a line per cell: finished / all per stage, the progress of begun stages, the last errors with their logs.
+
+    Return 1 if a cell has failed.
+    """
     folder: Path = arguments.folder
     sweep = read_sweep(folder)
     store, last = Store.open(out_of(folder)), last_events(folder)
@@ -50,12 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def last_events(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """(stage, key) → the last line of the ledger about it."""
+    """Return (stage, key) → the last line of the ledger about it."""
     return {(row["stage"], row["key"]): row for row in ledger.rows(folder)}
 
 
 def progress(store: Store, stage: str, key: str, work: dict[str, dict[str, int]]) -> str:
-    """How far a stage that has begun is, e.g. "40 of 120 steps"."""
+    """Return the progress of a stage that has begun, e.g. "40 of 120 steps"."""
     made = BY_NAME[stage]
     path = store.partial(stage, key) / made.rows
     done = path.read_bytes().count(b"\n") if path.is_file() else 0

@@ -1,4 +1,4 @@
-"""`em why`: what a cell's stage keys are made of, and what sets a missing one apart from the nearest that is there."""
+"""`em why`: show why stages of a cell are missing: which inputs differ from those of the nearest finished stage."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from em.planning.cells import flatten
 from em.store import Store, StoreError
 
 REFERENCES = {"data": "data", "adapter": "train", "samples": "sample"}
-"""Inputs that are themselves the key of another stage's output."""
+"""Input → the stage whose key it is."""
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("why", help="why a cell's stages are done or not: which inputs differ from finished ones")
+    sub = commands.add_parser(
+        "why", help="show why a cell's stages are done or missing: which inputs differ from finished stages"
+    )
     sub.add_argument("cell", help="id or label of a cell, as `em status` and `em plan` print them")
     sub.add_argument("--out", type=Path, default=Path("outputs"), help="folder of the store and the sweeps")
 
@@ -33,8 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     planned = plan([config.load(OmegaConf.create({**cell["config"], "out": str(arguments.out)}))], store)
     print(f"cell {cell['id']}  {cell['label']}")
     subjects = {"base": planned.bases, "cell": planned.cells, "checkpoint": planned.checkpoints}[cell["kind"]]
-    asked = [s for s in subjects if s.id == cell["id"]] or subjects
-    wanted = {(stage, key) for s in asked for stage, keys in _stages(planned, s).items() for key in keys}
+    chosen = [s for s in subjects if s.id == cell["id"]] or subjects
+    wanted = {(stage, key) for s in chosen for stage, keys in _stages(planned, s).items() for key in keys}
     last = last_events(folder)
     inputs = {(j.stage, j.key.split("/")[0]): j.spec.inputs for j in planned.jobs.values()}
     for job in planned.jobs.values():
@@ -55,9 +57,9 @@ def _stages(planned: Any, subject: Any) -> dict[str, list[str]]:
 
 
 def find(out: Path, name: str) -> tuple[Path, dict[str, Any]]:
-    """The newest sweep folder with a cell of this id, beginning of an id, or label, and the cell.
+    """Return the newest sweep folder with the cell, and the cell. `name`: its id, the beginning of it, or its label.
 
-    Raises StoreError when there is none.
+    Raises StoreError if no cell, or several, have this name.
     """
     files = sorted((out / "sweeps").glob("*/sweep.json"), key=lambda p: p.stat().st_mtime, reverse=True)
     known: dict[str, tuple[Path, dict[str, Any]]] = {}
@@ -74,7 +76,7 @@ def find(out: Path, name: str) -> tuple[Path, dict[str, Any]]:
 
 
 def explain(store: Store, stage: str, key: str, known: dict[tuple[str, str], dict[str, Any]]) -> Iterator[str]:
-    """Sentences on one stage: done, or which inputs differ from the finished stage that differs least."""
+    """Yield lines about one stage: done, or which inputs differ from the finished stage that differs least."""
     if store.has(stage, key):
         yield f"done: {store.path(stage, key)}"
         return
@@ -98,7 +100,7 @@ def explain(store: Store, stage: str, key: str, known: dict[tuple[str, str], dic
 
 
 def expand(store: Store, inputs: dict[str, Any], known: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
-    """Inputs with the keys of other stages replaced by what those are made of, as far as this is known."""
+    """Replace keys of other stages in the inputs by the inputs of those stages, if they are known."""
     out = {}
     for name, value in inputs.items():
         stage = REFERENCES.get(name)
@@ -117,7 +119,7 @@ def _inputs_of(
 
 
 def _finished(store: Store, stage: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """One finished key a family, with what it is made of."""
+    """Yield one finished key per family, with its inputs."""
     folder = store.root / stage
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         keys = store.keys(stage, path.name) if stage in ("sample", "judge") else [path.name]
@@ -127,7 +129,7 @@ def _finished(store: Store, stage: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _leaves(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Name → value of every input, tuples and enums as a manifest has them."""
+    """Return name → value of every input, with tuples and enums in JSON's types, as in a manifest."""
     return {name: json.loads(json.dumps(value)) for name, value in flatten(inputs, lists=True)}
 
 

@@ -1,4 +1,4 @@
-"""`em workspace`: W&B's saved view and report of a project."""
+"""`em workspace`: save a view and a report of a W&B project."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def add(commands: Any) -> None:
     sub.add_argument("--entity", required=True, help="W&B team or user")
     sub.add_argument("--project", default="em", help="W&B project, as tracking.project (default: em)")
     sub.add_argument("--sweep", type=Path, help="a sweep folder whose statement opens the report")
-    sub.add_argument("--json", type=Path, help="write the view's JSON there instead; needs no key and no network")
+    sub.add_argument(
+        "--json", type=Path, help="write the view as JSON to this file instead; needs no key and no network"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,7 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"view     {arguments.json}")
         return 0
     if not has_key():
-        raise ConfigError("em workspace needs a key: export WANDB_API_KEY or run wandb login; or write it with --json")
+        raise ConfigError(
+            "em workspace needs a W&B key: export WANDB_API_KEY or run wandb login; "
+            "--json FILE writes the view without a key"
+        )
     summary = read_summary(arguments.sweep) if arguments.sweep else None
     view.save()
     print(f"view     {view.url}")
