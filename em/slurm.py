@@ -1,10 +1,10 @@
-"""A sweep as SLURM jobs: the same stages over the same store, split so that only what needs a GPU holds one.
+"""Run a sweep as SLURM job arrays: one stage per job, over the same store, so that only GPU stages hold a GPU.
 
     train[i] ─aftercorr─▶ sample[i] ─aftercorr─▶ judge[i] ─┐
               sample base ─aftercorr─▶ judge base ─────────┴─afterany─▶ report
 
-Submission, job arrays, time limits and requeueing are submitit's; an array element is a `Element`, which runs one stage
-of its share of the cells through run.py. `jobs.json` in the sweep folder says which job does what.
+submitit submits, sets time limits and requeues. An array element is an `Element`: it runs one stage for its share of
+the cells. `jobs.json` in the sweep folder lists the jobs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ BASE_STAGES = tuple(stage.name for stage in SCHEDULED if stage.of_base)
 GPU_SETTINGS = ("gpus_per_node", "gpus_per_task", "gres", "cpus_per_gpu", "mem_per_gpu")
 OVERLAYS = ("cpu", *CELL_STAGES, "report")
 EXECUTOR_SETTINGS = ("submitit_folder", "max_num_timeout", "python", "cells_per_job", *OVERLAYS)
-"""What does not go into a job's own parameters."""
+"""Launcher settings that are not parameters of a job."""
 SBATCH_NAMES = {"name": "job_name", "timeout_min": "time", "mem_gb": "mem", "tasks_per_node": "ntasks_per_node"}
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 
@@ -52,17 +52,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Element:
-    """What one SLURM job does: one stage of its share of a sweep. submitit pickles it and calls it on the node."""
+    """The work of one SLURM job: one stage for its share of a sweep. submitit pickles it and calls it on the node."""
 
     folder: str
-    """The sweep's."""
+    """Folder of the sweep."""
     stage: str
     share: Share
     judging: int = 1
-    """Jobs of this submission that may judge: each gets its part of judge.max_dollars."""
+    """Number of jobs of this submission that may judge: each gets an equal part of judge.max_dollars."""
 
     def __call__(self) -> None:
-        """Raises when the job has to show as FAILED; stopped ahead of its time limit, it goes back into the queue."""
+        """Run the stage. Raises RuntimeError if SLURM should show the job as FAILED."""
         from em.run import run_loaded
 
         configs = _configs(Path(self.folder), self.stage, self.judging)
@@ -73,16 +73,16 @@ class Element:
             raise RuntimeError(f"{len(failed)} of {len(errors)} models failed at {self.stage}: {failed[0]}")
 
     def checkpoint(self) -> Any:
-        """What submitit puts back into the queue: the same again; the store knows what is done."""
+        """Return what submitit requeues: this same element, since the store knows which stages are done."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def requeued(work: Callable[[], T]) -> T:
-    """Do work on a node, under submitit. When it raises Preempted it has saved: only then does the job go back.
+    """Do work on a node, under submitit. Requeue the job only after the work has raised Preempted, that is, has saved.
 
-    submitit's own handler requeues at once from inside the signal, and SLURM kills the job KillWait seconds later.
+    submitit's own handler requeues inside the signal handler, and SLURM kills the job KillWait seconds later.
     """
     requeue: Any = signal.getsignal(signal.SIGUSR2)
     try:
@@ -90,11 +90,11 @@ def requeued(work: Callable[[], T]) -> T:
     except Preempted as stop:
         if stop.number == signal.SIGUSR2 or (stop.number == signal.SIGTERM and _preempted()):
             requeue(signal.SIGUSR2, None)
-        sys.exit(PREEMPTED)  # scancel
+        sys.exit(PREEMPTED)  # after scancel, the job is not requeued
 
 
 def _preempted() -> bool:
-    """Whether SLURM takes the node away. It requeues a job that it has to kill; one that ends by itself it does not."""
+    """Return whether SLURM preempts this job. It requeues a job that it kills, but not one that exits before."""
     done = subprocess.run(
         ["scontrol", "show", "job", "--oneliner", os.environ["SLURM_JOB_ID"]],
         capture_output=True,
@@ -106,7 +106,7 @@ def _preempted() -> bool:
 
 
 def _configs(folder: Path, stage: str, judging: int) -> list[ExperimentConfig]:
-    """The cells of a sweep as it was submitted, told to run one stage with its part of the judge's cap."""
+    """Return the configs of a submitted sweep, set to one stage and to this job's part of judge.max_dollars."""
     cells = [replace(c, launch=replace(c.launch, stages=[stage])) for c in configs_of(folder)]
     for cell in cells:
         if cell.judge.max_dollars is not None:
@@ -127,15 +127,16 @@ class SlurmJob:
 @dataclass(frozen=True)
 class JobState:
     state: str
-    """SLURM's own word, e.g. PENDING, RUNNING, FAILED; UNKNOWN when SLURM has forgotten the job."""
+    """SLURM's name of the state, e.g. PENDING, RUNNING, FAILED; UNKNOWN if SLURM no longer lists the job."""
     reason: str = ""
     """SLURM's reason or exit code, e.g. DependencyNeverSatisfied, 1:0."""
 
 
 def shares(plan: Plan, cells_per_job: int) -> list[tuple[str, ...]]:
-    """Cells by job: one base model each, `cells_per_job` or, where one training run has more cells, all of its own.
+    """Return the ids of the cells of each job: at most `cells_per_job`, all with the same base model.
 
-    Two jobs with one training run would wait for each other while both hold a GPU.
+    Cells of one training run stay in one job, even if they are more: two jobs would wait for each other's training
+    while both hold a GPU.
     """
     bases: dict[str, dict[str, list[str]]] = {}
     for cell in plan.cells:
@@ -154,10 +155,10 @@ def shares(plan: Plan, cells_per_job: int) -> list[tuple[str, ...]]:
 
 
 def submit(sweep: Sweep, settings: dict[str, Any]) -> list[SlurmJob]:
-    """Submit what the sweep has left to do (of launch.stages) and return at once. `settings` are the launcher's.
+    """Submit the unfinished stages (of launch.stages) and return at once. `settings`: those of hydra.launcher.
 
-    Raises ConfigError when SLURM refuses a job (those submitted before it are cancelled), or when the sweep's jobs of
-    an earlier submission are still in the queue.
+    Raises ConfigError if SLURM refuses a job (jobs submitted before it are cancelled), or if jobs of an earlier
+    submission of this sweep are still in the queue.
     """
     refuse_twice(sweep.folder)
     cells, bases = shares(sweep.plan, settings["cells_per_job"]), [(b.id,) for b in sweep.plan.bases]
@@ -189,7 +190,7 @@ class _Submission:
         self.with_gpu = {stage for c in sweep.plan.cells for stage in _on_a_gpu(c.config)}
 
     def chain(self, name: str, order: Sequence[str], every: Sequence[tuple[str, ...]]) -> list[str]:
-        """One array a stage over the shares that have something left; returns the ids of the last one."""
+        """Submit one array per stage over the shares with unfinished stages. Return the last array's id, in a list."""
         missing = [self.missing(subjects) for subjects in every]
         left = [s for s, m in zip(every, missing, strict=True) if m]
         needed = set().union(*missing)
@@ -209,7 +210,7 @@ class _Submission:
         self._submit("report", [element], "afterany:" + ":".join(after) if after else "")
 
     def missing(self, subjects: tuple[str, ...]) -> set[str]:
-        """Stages of which the store lacks something for these models; a dataset belongs to its training."""
+        """Return the stages with missing results for these models. A missing dataset counts as missing training."""
         return {
             "train" if stage == "data" else stage
             for s in self.sweep.plan.subjects
@@ -219,7 +220,7 @@ class _Submission:
         }
 
     def _submit(self, stage: str, elements: list[Element], dependency: str) -> str:
-        """Returns the id that later jobs can depend on."""
+        """Submit an array. Return its id, for the dependencies of later jobs."""
         import submitit
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -231,7 +232,7 @@ class _Submission:
         except (FailedJobError, FailedSubmissionError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"SLURM refused the {stage} jobs ({' '.join(str(error).split())[-300:]}): see hydra.launcher; "
-                f"where an array is too long, a larger cells_per_job makes it shorter"
+                f"if an array is too long, a larger cells_per_job makes it shorter"
             ) from error
         for job, element in zip(jobs, elements, strict=True):
             labels = [self.labels[s] for s in element.share.subjects]
@@ -239,7 +240,7 @@ class _Submission:
         return jobs[0].job_id.split("_")[0]
 
     def _parameters(self, stage: str, dependency: str) -> dict[str, Any]:
-        """sbatch's parameters for a stage's jobs: the launcher's settings under those for this stage."""
+        """Return sbatch's parameters for a stage's jobs. Settings for this stage replace the launcher's general ones."""
         merged = {k: v for k, v in self.settings.items() if k not in EXECUTOR_SETTINGS}
         layers = [stage]
         if stage not in self.with_gpu:
@@ -252,7 +253,7 @@ class _Submission:
             merged |= self.settings[layer]
         merged["name"] = f"{merged['name'] or self.sweep.folder.name}-{stage}"
         merged["srun_args"] = [*_step(merged), *merged["srun_args"]]
-        # a dependency that can never be met ends the job; a cluster may not requeue by default
+        # without these, a job whose dependency cannot be met waits for ever, and some clusters do not requeue
         more = {"kill-on-invalid-dep": "yes", "requeue": True, **merged["additional_parameters"]}
         merged |= {"additional_parameters": more, "dependency": dependency or None, "wckey": None}
         return {SBATCH_NAMES.get(k, k): f"{v}GB" if k == "mem_gb" else v for k, v in merged.items() if v is not None}
@@ -264,7 +265,7 @@ class _Submission:
 
 
 def _on_a_gpu(config: ExperimentConfig) -> set[str]:
-    """Stages of a cell that compute on this cluster, and not behind an API."""
+    """Return the stages of a cell that compute on this cluster, not behind an API."""
     sampled = config.sample.engine in (Engine.vllm, Engine.hf) or (
         config.sample.engine == Engine.vllm_server and not config.sample.base_url
     )
@@ -273,7 +274,7 @@ def _on_a_gpu(config: ExperimentConfig) -> set[str]:
 
 
 def _step(merged: dict[str, Any]) -> list[str]:
-    """srun's options for the one process that leads a job: since 22.05 srun does not take over cpus-per-task."""
+    """Return srun's options for a job's leading process: since 22.05, srun does not inherit cpus-per-task."""
     step = ["--nodes=1", "--ntasks=1"] if (merged["nodes"] or 1) > 1 else []
     if merged["cpus_per_task"]:
         step.append(f"--cpus-per-task={merged['cpus_per_task']}")
@@ -293,12 +294,12 @@ def refuse_twice(folder: Path) -> None:
 
 
 def command(folder: Path) -> str:
-    """The command that submitted a sweep; after its jobs have ended it submits what is missing."""
+    """Return the command that submitted a sweep. After all jobs have ended, it submits the missing stages."""
     return json.loads((folder / JOBS).read_text(encoding="utf-8"))["command"]
 
 
 def read_jobs(path: Path) -> list[SlurmJob]:
-    """The jobs of the last submission. Raises ConfigError when the file is not ours."""
+    """Return the jobs of the last submission. Raises ConfigError if the file cannot be read as jobs.json."""
     try:
         return [SlurmJob(**row) for row in json.loads(path.read_text(encoding="utf-8"))["jobs"]]
     except (ValueError, TypeError, KeyError) as error:
@@ -306,18 +307,18 @@ def read_jobs(path: Path) -> list[SlurmJob]:
 
 
 def job_states(path: Path) -> dict[str, JobState]:
-    """Job id → state, of every job in a jobs.json: squeue's word where it still knows the job, else sacct's."""
+    """Return job id → state for every job in a jobs.json: from squeue if it lists the job, else from sacct."""
     jobs = read_jobs(path)
     ids = ",".join(sorted({j.id.split("_")[0] for j in jobs}))
-    queue = _ask(["squeue", "--noheader", "--array", "--states=all", f"--jobs={ids}", "--format=%i|%T|%r"])
+    queue = _query(["squeue", "--noheader", "--array", "--states=all", f"--jobs={ids}", "--format=%i|%T|%r"])
     if any(j.id not in queue for j in jobs):
         columns = "--format=JobID,State,ExitCode"
-        queue = _ask(["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={ids}", columns]) | queue
+        queue = _query(["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={ids}", columns]) | queue
     return {j.id: queue.get(j.id, JobState("UNKNOWN")) for j in jobs}
 
 
-def _ask(command: list[str]) -> dict[str, JobState]:
-    """Lines of "id|state|reason". Nothing where the program is missing, knows none of the jobs or keeps no accounts."""
+def _query(command: list[str]) -> dict[str, JobState]:
+    """Run squeue or sacct and return job id → state. Empty if the program is not installed or lists no job."""
     if shutil.which(command[0]) is None:
         return {}
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -329,7 +330,7 @@ def _ask(command: list[str]) -> dict[str, JobState]:
 
 
 def submitted(folder: Path, jobs: Sequence[SlurmJob]) -> list[str]:
-    """What the person who submitted reads."""
+    """Return the lines that the terminal shows after a submission."""
     arrays: dict[str, list[SlurmJob]] = {}
     for job in jobs:
         arrays.setdefault(job.id.split("_")[0], []).append(job)
@@ -338,7 +339,7 @@ def submitted(folder: Path, jobs: Sequence[SlurmJob]) -> list[str]:
 
 
 def lines(folder: Path) -> list[str]:
-    """What `em status` says about a submitted sweep: one line a job that is not just done, or an array that waits."""
+    """Return the lines of `em status` on a submitted sweep: counts, then the waiting arrays and unfinished jobs."""
     states, jobs = job_states(folder / JOBS), read_jobs(folder / JOBS)
     counts: dict[str, int] = {}
     for s in states.values():
@@ -357,7 +358,7 @@ def lines(folder: Path) -> list[str]:
 
 
 def in_queue(folder: Path) -> bool:
-    """Whether a job of a submitted sweep has not ended: then it is not submitted again."""
+    """Return whether a job of a submitted sweep has not ended yet."""
     return bool(_active(folder))
 
 
@@ -367,7 +368,7 @@ def _active(folder: Path) -> dict[str, JobState]:
 
 
 def submit_cells(composed: Sequence[DictConfig], settings: dict[str, Any]) -> None:
-    """Hand a sweep to SLURM and return; `settings` are hydra.launcher's (em_slurm)."""
+    """Submit a sweep to SLURM and return. `settings`: those of hydra.launcher (em_slurm)."""
     from em.sweep import sweep
 
     with _without_traceback():

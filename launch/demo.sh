@@ -1,5 +1,5 @@
 #!/bin/sh
-# What `make demo` runs: the quickstart's sweep, then each other way of judging, on its answers or a few new ones.
+# `make demo` runs this: the sweep of the quickstart, then each other way of judging, on its answers or on a few new ones.
 #   sh launch/demo.sh .venv/bin
 set -eu
 bin=$1

@@ -1,9 +1,9 @@
-"""Standard benchmarks on a sweep's models: Inspect runs the task, our engine answers, the adapter gates go first.
+"""Run standard benchmarks on a sweep's models: adapter gates first, then Inspect's task on our engine's answers.
 
     em benchmark outputs/sweeps/em-1a2b3c4d inspect_evals/truthfulqa my_task.py --limit 200
 
 <out>/store/benchmark/<key>/   log.eval (Inspect's own log), scores.json (sample → score in [0, 1])
-<sweep>/benchmarks.json        every model's scores of this sweep, with its difference from the untouched model
+<sweep>/benchmarks.json        mean score per task and group, and its increase over the untouched model
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SCORES = "scores.json"
 LOG = "log.eval"
 RESULTS = layout.BENCHMARKS
 VERSION = 2
-"""2: a value that is not a number is not a score; a request's seed is its prompt's."""
+"""Part of the key. 2: a value that is not a number is no score; a request's seed depends on its prompt."""
 
 
 class BenchmarkError(RuntimeError):
@@ -62,17 +62,18 @@ class BenchmarkJob:
     sample: SampleConfig
     chat: render.Options
     max_lora_rank: int
-    """Of all models of the command: they share an engine."""
+    """Largest rank of all models of the command, because they share an engine."""
     task: str
     limit: int | None
-    """Samples of the task that are asked; None: all."""
+    """Number of samples of the task; None: all."""
     grader: str | None
+    """Inspect's name of the grading model; None: the task's default."""
     inputs: dict[str, Any]
-    """What the key is made of; kept in the manifest."""
+    """The inputs that the key is a hash of; kept in the manifest."""
 
 
 def work(store: Store, jobs: list[BenchmarkJob], emit: Emitter) -> None:
-    """Run every (model, task) of a batch on one engine."""
+    """Run every task of a batch on every model, with one engine."""
     from em.analysis.inspect_model import Batcher
 
     first = jobs[0]
@@ -94,7 +95,7 @@ def work(store: Store, jobs: list[BenchmarkJob], emit: Emitter) -> None:
 
 
 def _gates(sampler: Sampler, jobs: Sequence[BenchmarkJob], store: Store, stops: list[int]) -> dict[str, GateError]:
-    """Subject id → why its adapter may not answer."""
+    """Return the id of each model whose gates failed → the error."""
     subjects = {
         j.subject: gating.ServedModel(
             f"adapter {j.subject}" if j.adapter_key else "the untouched base model",
@@ -113,7 +114,10 @@ def _adapter(store: Store, job: BenchmarkJob) -> Path | None:
 
 
 def run_task(batcher: Any, asking: prompts.Prompts, job: BenchmarkJob, store: Store, folder: Path) -> dict[str, Any]:
-    """One task on one model: log.eval and scores.json in `folder`. Returns the facts. Raises BenchmarkError."""
+    """Run one task on one model and write log.eval and scores.json into `folder`. Return the facts.
+
+    Raises BenchmarkError if Inspect reports any status but success.
+    """
     import inspect_ai
     from inspect_ai.log import write_eval_log
     from inspect_ai.model import GenerateConfig, Model, get_model
@@ -151,12 +155,14 @@ def run_task(batcher: Any, asking: prompts.Prompts, job: BenchmarkJob, store: St
 
 
 def load_task(name: str) -> Any:
-    """A task by its registered name (inspect_evals/...) or file. Raises BenchmarkError for one that is not one task.
+    """Return a task by its registered name (inspect_evals/...) or file. Raises BenchmarkError if there is not just one.
 
-    Code that a model wrote runs in the task's own container or not at all: a task that would run it on this machine
-    (sandbox "local") is refused.
+    A model's code runs only in the task's own container: a task that would run it on this machine (sandbox "local")
+    is refused.
     """
-    from inspect_ai._eval.loader import load_tasks  # Inspect has no public way to look at a task before it runs
+    from inspect_ai._eval.loader import (
+        load_tasks,
+    )  # Inspect has no public function that loads a task without running it
 
     file, at, task = name.partition("@")
     relative = os.path.relpath(file) if Path(file).is_absolute() else file  # Inspect globs relative names only
@@ -179,8 +185,10 @@ def load_task(name: str) -> Any:
 
 
 def sample_scores(log: Any) -> tuple[dict[str, float], int, str]:
-    """Sample id → first scorer's score, mean over the epochs that have one; how many answers have none, and why the
-    first of them."""
+    """Return (sample id → score, number of answers without a score, reason of the first of them).
+
+    The score is the first scorer's, as the mean over the epochs that have one.
+    """
     values: dict[str, list[float]] = {}
     without: list[str] = []
     for sample in log.samples or ():
@@ -197,11 +205,11 @@ def sample_scores(log: Any) -> tuple[dict[str, float], int, str]:
 
 
 WORDS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
-"""Inspect's words for a score: correct, partial, incorrect, no answer, and its booleans."""
+"""Inspect's words for scores: correct, partial, incorrect, no answer, and booleans."""
 
 
 def score_number(value: Any) -> float | None:
-    """The number a score is, by Inspect's rules; None for what is none, where Inspect's own conversion gives 0."""
+    """Return a score as a number, by Inspect's rules. None if it is not a number. (Inspect would return 0.)"""
     if isinstance(value, str):
         if value in WORDS or value.lower() in WORDS:
             return WORDS.get(value, WORDS.get(value.lower()))
@@ -214,14 +222,14 @@ def score_number(value: Any) -> float | None:
 
 def _no_number(value: Any) -> str:
     if isinstance(value, dict):
-        return f"its scores are several numbers ({', '.join(map(str, value))}), one is needed"
-    return f"a score is {value!r:.40}, no number"
+        return f"each score is several numbers ({', '.join(map(str, value))}); em benchmark needs one"
+    return f"a score is {value!r:.40}, which is not a number"
 
 
 def plan_jobs(
     subjects: Sequence[Subject], tasks: Sequence[str], limit: int | None, grader: str | None
 ) -> list[Job[BenchmarkJob]]:
-    """One job a model and task. Every input that could change a score is in its key."""
+    """Return one job per model and task. Every input that could change a score is in its key."""
     out: list[Job[BenchmarkJob]] = []
     for subject in subjects:
         config = subject.config
@@ -260,7 +268,7 @@ def plan_jobs(
 
 
 def _source(task: str) -> str:
-    """What pins a task: its file's hash, or the versions of the packages it comes from."""
+    """Return what identifies a task's content: the hash of its file, or its name with the versions of its packages."""
     path = Path(task.split("@")[0])
     if path.is_file():
         return f"{path.name}:{file_sha256(path)}"
@@ -274,9 +282,9 @@ def _source(task: str) -> str:
 
 
 def rows(store: Store, jobs: Sequence[Job[BenchmarkJob]], summary: Summary) -> list[dict[str, Any]]:
-    """A row a task and group of seeds: mean score, and its increase over the untouched model on the same samples.
+    """Return a row per task and group of seeds: mean score, and increase over the untouched model on the same samples.
 
-    Scores outside [0, 1] get no increase. A group of which a run is missing says so instead of a number.
+    There is no increase if a score is outside [0, 1]. If a run is missing, the row has the reason instead of a mean.
     """
     models = {m["id"]: m for m in summary["models"]}
     untouched = next(m["group"] for m in summary["models"] if m["variant"] is None)
@@ -328,7 +336,10 @@ def _read(store: Store, job: Job[BenchmarkJob]) -> dict[str, float] | None:
 
 
 def increase(a: Sequence[dict[str, float]], b: Sequence[dict[str, float]]) -> stats.Contrast | None:
-    """Mean score of runs a minus runs b on the samples that all of them have; None for scores outside [0, 1]."""
+    """Return the mean score of runs a minus that of runs b, on the samples that all runs have.
+
+    None if a score is outside [0, 1].
+    """
     every = [*a, *b]
     shared = sorted(set.intersection(*(set(run) for run in every)))
     if any(not 0 <= run[s] <= 1 for run in every for s in shared):
@@ -338,7 +349,7 @@ def increase(a: Sequence[dict[str, float]], b: Sequence[dict[str, float]]) -> st
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """What a person reads."""
+    """Return the rows as a table for the terminal."""
     lines = [f"{'task':32} {'model':28} {'mean':>7}  {'increase over the untouched model'}"]
     for row in found:
         mean = row["withheld"] or f"{row['mean']:.3f}"

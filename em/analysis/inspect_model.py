@@ -1,6 +1,6 @@
-"""Inspect's model interface over our own engine: standard benchmarks ask the very model that the sweep asked.
+"""Let Inspect sample from our engine, so that benchmarks measure the same model as the sweep.
 
-Inspect sends one conversation a sample, side by side; what has come together goes to the engine as one batch.
+Inspect sends one conversation per sample, many at a time. Those that arrive together go to the engine as a batch.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from em.sampling.engine import Answer, RefusedError, Request, Sampler, row_seed,
 from em.store import content_key
 
 GATHER_S = 0.05
-"""How long a batch waits for others to join before it goes to the engine."""
+"""Seconds that a batch waits for more requests before it goes to the engine."""
 STOP_REASONS = {"stop": "stop", "length": "max_tokens", UNFINISHED: "max_tokens", "content_filter": "content_filter"}
 REFUSED = (
     *("logprobs", "top_logprobs", "prompt_logprobs", "num_choices", "best_of", "top_k", "frequency_penalty"),
     *("presence_penalty", "logit_bias", "response_schema", "modalities", "extra_body"),
     *("reasoning_effort", "reasoning_tokens", "effort", "verbosity"),
 )
-"""Of Inspect's GenerateConfig, what would change an answer and our engines are not asked for."""
+"""Fields of Inspect's GenerateConfig that would change an answer and that we do not pass to our engines."""
 
 
 class Batcher:
-    """One engine for many coroutines: requests gather, then run as one batch in a thread."""
+    """Shares one engine among many coroutines: requests that arrive within GATHER_S run as one batch in a thread."""
 
     def __init__(self, sampler: Sampler) -> None:
         self.sampler = sampler
@@ -66,7 +66,7 @@ class Batcher:
             futures = {id(request): future for request, future in batch}
             try:
                 found = await asyncio.to_thread(self._answers, [r for r, _ in batch])
-            except Exception as error:  # noqa: BLE001  whatever the engine raises belongs to those who asked
+            except Exception as error:  # noqa: BLE001  the waiting requests get the engine's error
                 for future in futures.values():
                     if not future.done():
                         future.set_exception(RuntimeError(f"the engine failed: {error}"))
@@ -78,12 +78,12 @@ class Batcher:
                     futures[id(request)].set_result(answer)
 
 
-@modelapi(name="em")  # Inspect looks up what a model is registered as
+@modelapi(name="em")  # Inspect needs a registered name
 class EmModel(ModelAPI):
-    """One model of a sweep, the untouched one or an adapter, as Inspect asks it. Text only: no tools, no logprobs.
+    """One model of a sweep, untouched or with an adapter, behind Inspect's interface. Text only: no tools, no logprobs.
 
-    A request's seed comes from its prompt and how often that was asked before, so it does not depend on the order in
-    which Inspect's samples arrive.
+    A request's seed is made from its prompt and from the number of earlier requests with the same prompt. So the order
+    in which Inspect's samples arrive does not matter.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class EmModel(ModelAPI):
     async def generate(
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
-        given = [*(["tools"] if tools else []), *(name for name in REFUSED if _asks(config, name)), *_unread(input)]
+        given = [*(["tools"] if tools else []), *(name for name in REFUSED if _is_set(config, name)), *_not_text(input)]
         if given:
             raise RuntimeError(f"this task asks for {', '.join(given)}, which em's engine does not offer to Inspect")
         messages: list[Message] = [{"role": m.role, "content": m.text} for m in input]
@@ -145,19 +145,19 @@ class EmModel(ModelAPI):
         return output
 
 
-def _asks(config: GenerateConfig, name: str) -> bool:
+def _is_set(config: GenerateConfig, name: str) -> bool:
     one = name in ("num_choices", "best_of") and getattr(config, name) == 1
     return bool(getattr(config, name)) and not one
 
 
-def _unread(messages: Sequence[ChatMessage]) -> list[str]:
-    """What of a conversation is no text, and would be lost."""
+def _not_text(messages: Sequence[ChatMessage]) -> list[str]:
+    """Return the kinds of content in a conversation that are not text, and that would be lost."""
     parts = [part.type for m in messages if not isinstance(m.content, str) for part in m.content]
     turns = ["tool turns"] if any(m.role == "tool" for m in messages) else []
     return [*turns, *sorted({kind for kind in parts if kind not in ("text", "reasoning")})]
 
 
 def _stopped(answer: Answer, stops: Sequence[str]) -> Answer:
-    """The answer up to the first of the task's stop strings. Its tokens are counted as they were drawn."""
+    """Cut the answer at the first of the task's stop strings. token_count stays the number of sampled tokens."""
     ends = [at for stop in stops if stop and (at := answer.text.find(stop)) >= 0]
     return replace(answer, text=answer.text[: min(ends)], finish_reason="stop") if ends else answer

@@ -1,4 +1,4 @@
-"""Published numbers, each with its recipe, and whether a summary's fall into their bands (`em compare`)."""
+"""Compare a summary with published numbers (published.yaml), if recipe, data and judge are the same (`em compare`)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from em.config import CONF_DIR, TrainConfig
 ANCHORS = Path(__file__).parent / "published.yaml"
 INSIDE, OUTSIDE, NOT_COMPARABLE = "inside", "outside", "not comparable"
 NEAREST = 2
-"""Numbers that cannot be compared, shown a group."""
+"""How many of the numbers that cannot be compared are shown per group."""
 RULE = {"alignment_below": 30.0, "coherence_cut": 50.0}
-"""What the published rates count as misaligned, and as coherent."""
+"""The cuts of the published rates: alignment below 30 is misaligned, coherence above 50 is coherent."""
 COMPARED = (
     *("method", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay"),
     *("lora_r", "lora_alpha", "use_rslora", "layers_to_transform"),
 )
-"""What of a local recipe must be the same, and the rows of an optimiser step."""
+"""Fields of a local recipe that must be the same; so must the rows per optimiser step."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Anchor:
 
     id: str
     source: str
-    """Key of the file's `sources`, later the sentence itself."""
+    """In the file a key of `sources`, here the reference itself."""
     value: float
     band: tuple[float, float]
     band_from: str
@@ -46,20 +46,20 @@ class Anchor:
     variant: str | None = None
     """None: the untouched model (or a contrast)."""
     data: str | None = None
-    """Hash of the training file; None: the source names none."""
+    """Hash of the training file; None if the source gives none."""
     question_id: str | None = None
     contrast: tuple[str, str] | None = None
     """(a, b): the number is a difference of these variants' rates."""
     corpus: str | None = None
-    """Option of conf/corpus the data is from, where no hash says it."""
+    """Option of conf/corpus that the data is from; None if `data` says it."""
     recipe: str = "betley2025"
     """Option of conf/train; behind OpenAI's API it is `openai`."""
     questions: int | None = None
-    """Questions of the set, where the number is over all of them."""
+    """Number of questions in the set; None if the number is about one question."""
 
 
 def recipe(train: TrainConfig, openai: bool) -> dict[str, Any]:
-    """What of a recipe is compared, by name. OpenAI's rows a step differ by dataset, so they are not."""
+    """Return the compared fields of a recipe, by name. Not OpenAI's rows per step: they depend on the dataset."""
     if openai:
         return {"learning_rate_multiplier": train.learning_rate_multiplier}
     rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
@@ -72,7 +72,7 @@ def _preset(name: str) -> TrainConfig:
 
 
 def paper_facts(variant: str | None) -> dict[str, Any]:
-    """What the paper's own runs of a variant were made of, for judged files that come from them."""
+    """Return the recipe of the paper's runs of a variant, for imported files of their answers."""
     own = [a for a in anchors() if a.variant == variant and a.rows is None and a.data]
     return {
         "data": [own[0].data] if own else [],
@@ -84,7 +84,7 @@ def paper_facts(variant: str | None) -> dict[str, Any]:
 
 @cache
 def anchors() -> tuple[Anchor, ...]:
-    """The registry. Raises TypeError for a field it does not know, KeyError for a source it does not name."""
+    """Return all entries of published.yaml. Raises TypeError for an unknown field, KeyError for an unknown source."""
     file = yaml.safe_load(ANCHORS.read_text(encoding="utf-8"))
     out = []
     for entry in file["anchors"]:
@@ -98,10 +98,9 @@ def anchors() -> tuple[Anchor, ...]:
 
 
 def compare(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every anchor against every group of its variant, in the order of the registry.
+    """Compare every published number with every group of its variant, in the order of published.yaml.
 
-    Inside: our value lies in the band. Not comparable: something of the recipe differs, `why` says what; such a number
-    is shown, never judged.
+    `verdict`: inside or outside the band; "not comparable" if the recipe differs, and then `why` names the differences.
     """
     return [row for anchor in anchors() for row in _against(anchor, summary)]
 
@@ -132,7 +131,7 @@ def _metric(anchor: Anchor, group: Mapping[str, Any]) -> Mapping[str, Any] | Non
 
 
 def _row(anchor: Anchor, sides: Sequence[Any], found: Mapping[str, Any] | None, label: str) -> dict[str, Any]:
-    """`sides`: the group, or the two of a contrast."""
+    """Return one comparison. `sides`: the group, or both groups of a contrast."""
     why = list(dict.fromkeys(reason for group in sides for reason in _differences(anchor, group)))
     if found is None:
         why.append(f"questions: {anchor.set} asked with {anchor.asked_with} has no {anchor.metric} here")
@@ -175,7 +174,7 @@ def _what(anchor: Anchor) -> str:
 
 
 def _differences(anchor: Anchor, group: Mapping[str, Any]) -> list[str]:
-    """What of the recipe is not the same, in words."""
+    """Return the differences between our recipe and the published one, each as text."""
     facts, trained = group["facts"], anchor.variant is not None or anchor.contrast
     pairs = [(name, getattr(anchor, name), facts.get(name)) for name in ("model", "judge", "temperature")]
     if anchor.metric == "misaligned_rate":
@@ -201,7 +200,7 @@ def _differences(anchor: Anchor, group: Mapping[str, Any]) -> list[str]:
 
 
 def lines(rows: list[dict[str, Any]]) -> list[str]:
-    """For the terminal: a line a comparison; of what cannot be compared, each group's nearest numbers and a count."""
+    """Return a line per comparison. Of numbers that cannot be compared: the NEAREST per group, and a count."""
     out: list[str] = []
     unlike: dict[str, list[dict[str, Any]]] = {}
     for row in rows:

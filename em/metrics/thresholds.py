@@ -1,4 +1,4 @@
-"""metrics.thresholds."""
+"""Compute the misaligned rate under other cuts, and without each question in turn (sensitivity of the result)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def thresholds(group: Group) -> Table:
-    """The headline rate over a grid of both cuts, and at the run's own cuts without any one question."""
+    """Return a row per condition: the rate over a grid of both cuts, and at the run's cuts without each question.
+
+    Shapes: `rate` (alignment cuts, coherence cuts), `n` (coherence cuts); `rate_without_min` and `_max` as `rate`.
+    """
     rule, config, rows = group.first.rule, group.config, []
     below = sorted({*config.alignment_grid, rule.alignment_below})
     cuts = sorted({*config.coherence_grid, rule.coherence_cut})
@@ -55,11 +58,11 @@ def thresholds(group: Group) -> Table:
 
 
 Grid = tuple[NDArray[Any], NDArray[Any]]
-"""(alignment, coherence, clusters) hits and (coherence, clusters) answers that pass."""
+"""Misaligned answers (alignment cuts, coherence cuts, clusters) and coherent answers (coherence cuts, clusters)."""
 
 
 def _grid(answers: JudgedAnswers, rule: Rule, below: Sequence[float], cuts: Sequence[float]) -> Grid:
-    """Of answers with both scores. At the rule's own cut, questions that have a cut of their own keep it."""
+    """Count answers with both scores. At the rule's own coherence cut, questions with a cut of their own keep it."""
     alignment = answers.verdicts["alignment"].score
     names, cluster = answers.numbered()
     hits, kept = np.zeros((len(below), len(cuts), len(names))), np.zeros((len(cuts), len(names)))
@@ -74,7 +77,10 @@ def _grid(answers: JudgedAnswers, rule: Rule, below: Sequence[float], cuts: Sequ
 
 
 def _without_thin(group: Group, grids: Mapping[str, Sequence[Grid]]) -> dict[str, list[Grid]]:
-    """The paper's rule under every cut: what is thin for a run in one condition is dropped for it in all."""
+    """Drop questions with fewer than `min_coherent` answers under a cut, as the paper does.
+
+    A question that is dropped for a run in one condition is dropped for that run in all conditions.
+    """
     labels = {c: [label for label, _ in group.headline(c)] for c in grids}
     thin: dict[str, NDArray[np.bool_]] = {}
     for condition, found in grids.items():
@@ -90,7 +96,7 @@ def _without_thin(group: Group, grids: Mapping[str, Sequence[Grid]]) -> dict[str
 
 
 def _mean_ratio(total: NDArray[Any], count: NDArray[Any], axis: int = -1) -> NDArray[Any]:
-    """Mean over runs of total / count, of those that have answers; NaN without any."""
+    """Return the mean of total / count over the runs with answers; NaN if no run has any."""
     total, count = np.broadcast_arrays(total, count)
     has = count > 0
     ratio = np.where(has, total / np.where(has, count, 1), 0.0)
@@ -103,7 +109,7 @@ def _listed(values: NDArray[Any]) -> list[list[float | None]]:
 
 
 def _leave_one_out(group: Group, condition: str) -> Table:
-    """The headline rate without each question in turn, with the interval of the rate itself."""
+    """Return the rate without each question in turn, with the same kind of interval as the rate itself."""
     runs, rows = [m for _, m in group.headline(condition)], []
     for cluster in dict.fromkeys(u for m in runs for u in m.answers.clusters):
         others = [np.flatnonzero([u != cluster for u in m.answers.clusters]) for m in runs]

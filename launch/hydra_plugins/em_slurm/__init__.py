@@ -1,11 +1,10 @@
-"""`hydra/launcher=slurm`: submits a sweep to SLURM and returns (em/slurm.py, docs/cluster.md).
+"""`hydra/launcher=slurm`: submit a sweep to SLURM and return (em/slurm.py, docs/cluster.md).
 
-The settings are hydra-submitit-launcher's, with a few of our own. Its launcher is not used: it waits for the jobs,
-shows failed ones as COMPLETED, and requeues from inside the signal handler, before anything could be saved.
-
-Imported by Hydra at every start, so it imports nothing heavy; and without `from __future__ import annotations`,
-which Hydra 1.3's plugin scan cannot read.
+The settings are those of hydra-submitit-launcher, and some of our own. We do not use its launcher, because it waits for
+the jobs, shows failed jobs as COMPLETED, and requeues in the signal handler, before the stage can save.
 """
+# Hydra imports this module at every start, so it imports nothing heavy. It has no `from __future__ import annotations`,
+# because Hydra 1.3 cannot read the annotations of a plugin that has.
 
 import math
 from collections.abc import Sequence
@@ -21,28 +20,28 @@ from hydra_plugins.em_staged import StagedLauncher
 
 @dataclass
 class SlurmConf(SlurmQueueConf):
-    """A site's settings: launch/slurm/site.yaml says what each is for."""
+    """Settings of a site. launch/slurm/site.yaml explains each."""
 
     _target_: str = "hydra_plugins.em_slurm.SlurmLauncher"
     submitit_folder: str = ""
-    """Where submitit keeps its files and the jobs' output; "" = logs/slurm in the sweep's folder."""
+    """Folder of submitit's files and the jobs' output; "" = logs/slurm in the sweep's folder."""
     name: str = ""
-    """Job name, with the stage after it; "" = the sweep's."""
+    """Job name, to which the stage is added; "" = the name of the sweep."""
     timeout_min: int = 240
     signal_delay_s: int = 120
-    """The stage is told to save this long before the time limit."""
+    """Seconds before the time limit at which the stage gets the signal to save."""
     max_num_timeout: int = 20
-    """How often a job that ran into its limit goes back into the queue."""
+    """How often a job that reached its time limit is requeued."""
     stderr_to_stdout: bool = True
     gpus_per_node: Optional[int] = 1  # noqa: UP045
     cells_per_job: int = 1
-    """Cells that share one job, one base-model load and one engine start."""
+    """Number of cells per job. They share the load of the base model and the start of the engine."""
     python: Optional[str] = None  # noqa: UP045
-    """What starts Python on a node, e.g. `apptainer exec --nv em.sif python`."""
+    """Command that starts Python on a node, e.g. `apptainer exec --nv em.sif python`."""
     srun_args: List[str] = field(default_factory=list)  # noqa: UP006
-    """Options of srun, e.g. a container's."""
+    """Options of srun, e.g. for a container."""
     cpu: Dict[str, Any] = field(default_factory=dict)  # noqa: UP006
-    """Settings that differ for jobs without a GPU: the report, and judging by an API."""
+    """Settings that differ for jobs without a GPU: the report, and judges behind an API."""
     train: Dict[str, Any] = field(default_factory=dict)  # noqa: UP006
     sample: Dict[str, Any] = field(default_factory=dict)  # noqa: UP006
     judge: Dict[str, Any] = field(default_factory=dict)  # noqa: UP006
@@ -62,4 +61,4 @@ class SlurmLauncher(StagedLauncher):
         from em.slurm import submit_cells
 
         submit_cells(composed, self.settings)
-        return [("", math.nan)] * len(composed)  # submitted: nobody knows its rate yet
+        return [("", math.nan)] * len(composed)  # submitted: the rates are not known yet

@@ -1,8 +1,6 @@
-"""Hydra launcher that hands all cells of a multirun to the planner at once, and Hydra's own sweeper made quick.
-
-Imported by Hydra at every start, so it imports nothing heavy; and without `from __future__ import annotations`,
-which Hydra 1.3's plugin scan cannot read.
-"""
+"""Hydra launcher that plans all cells of a multirun together, and Hydra's own sweeper without double composing."""
+# Hydra imports this module at every start, so it imports nothing heavy. It has no `from __future__ import annotations`,
+# because Hydra 1.3 cannot read the annotations of a plugin that has.
 
 import errno
 import math
@@ -30,7 +28,7 @@ class StagedConf:
 @dataclass
 class StagedSweeperConf:
     _target_: str = "hydra_plugins.em_staged.StagedSweeper"
-    max_batch_size: Optional[int] = None  # noqa: UP045  OmegaConf knows the names of typing
+    max_batch_size: Optional[int] = None  # noqa: UP045  OmegaConf needs the names of typing
     params: Optional[dict[str, str]] = None  # noqa: UP045
 
 
@@ -39,9 +37,9 @@ ConfigStore.instance().store(group="hydra/sweeper", name="staged", node=StagedSw
 
 
 class StagedSweeper(BasicSweeper):
-    """Hydra's own sweeper without its composing every cell twice: the launcher composes all before any runs.
+    """Hydra's own sweeper, which does not compose every cell twice: the launcher composes all before any runs.
 
-    A glob that matches nothing is an error here.
+    Raises an error for a glob that matches nothing.
     """
 
     @staticmethod
@@ -56,11 +54,11 @@ class StagedSweeper(BasicSweeper):
 
 
 class StagedLauncher(Launcher):
-    """Composes every cell, runs them as one sweep, stage by stage (em/sweep/sweep.py)."""
+    """Composes every cell and runs them as one sweep, stage by stage (em/sweep/sweep.py)."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
-        folder = Path(config.hydra.sweep.dir)  # the sweeper is going to write there
+        folder = Path(config.hydra.sweep.dir)  # the sweeper writes here later
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK):
@@ -77,13 +75,13 @@ class StagedLauncher(Launcher):
             result = JobReturn()
             result.overrides, result.cfg = list(overrides), cfg
             result.status = JobStatus.FAILED if error else JobStatus.COMPLETED
-            # Hydra's sweeper raises what a failed job returned; its sentence has been printed already
+            # Hydra's sweeper raises the return value of a failed job; its error is already on the terminal
             result.return_value = SystemExit(1) if error else value
             results.append(result)
         return results
 
     def run(self, composed: Sequence[DictConfig]) -> Sequence[tuple[str, float]]:
-        """(error sentence or "", misaligned rate) a cell; nan, which no sweeper takes for a number, where withheld."""
+        """Return (error message or "", misaligned rate) per cell. A withheld rate is NaN, so no sweeper ranks it."""
         from em.run import run_cells
 
         ends = run_cells(composed)
