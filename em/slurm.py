@@ -240,7 +240,7 @@ class _Submission:
         return jobs[0].job_id.split("_")[0]
 
     def _parameters(self, stage: str, dependency: str) -> dict[str, Any]:
-        """Return sbatch's parameters for a stage's jobs. Settings for this stage replace the launcher's general ones."""
+        """Return sbatch's parameters for a stage's jobs. The stage's own settings replace the general ones."""
         merged = {k: v for k, v in self.settings.items() if k not in EXECUTOR_SETTINGS}
         layers = [stage]
         if stage not in self.with_gpu:
@@ -274,7 +274,7 @@ def _on_a_gpu(config: ExperimentConfig) -> set[str]:
 
 
 def _step(merged: dict[str, Any]) -> list[str]:
-    """Return srun's options for a job's leading process: since 22.05, srun does not inherit cpus-per-task."""
+    """Return srun's options for a job's leading process. Since 22.05, srun ignores the job's cpus-per-task."""
     step = ["--nodes=1", "--ntasks=1"] if (merged["nodes"] or 1) > 1 else []
     if merged["cpus_per_task"]:
         step.append(f"--cpus-per-task={merged['cpus_per_task']}")

@@ -82,12 +82,20 @@ def check_contrasts(configs: Sequence[ExperimentConfig]) -> None:
 
 
 def sources(config: ExperimentConfig) -> dict[Source, float]:
-    """Return the variants that a cell's rows come from, with the share of each."""
+    """Return the variants that a cell's rows come from, with the share of each.
+
+    Raises ConfigError for a mixture that names one variant twice, as `insecure` and as `builtin/insecure`.
+    """
     shares = config.dataset.mixture or {config.dataset.variant: 1.0}
-    found = {}
+    found: dict[Source, float] = {}
     for name, share in shares.items():
         corpus, _, variant = name.rpartition("/")
-        found[Source(corpus or config.corpus.name, variant, config.corpus.path)] = share
+        source = Source(corpus or config.corpus.name, variant, config.corpus.path)
+        if source in found:
+            raise ConfigError(
+                f"dataset.mixture={shares} names {source.corpus}/{source.variant} twice: name it once, with one share"
+            )
+        found[source] = share
     return found
 
 

@@ -185,7 +185,10 @@ def _cost(
         return _train_cost(spec, plan, store, past, device)
     asked = answers_of(spec, plan)
     if isinstance(spec, SampleJob):
-        return _sample_cost(spec, sum(n for _, n in asked), past, device, configs[spec.model.path])
+        answers = sum(n for _, n in asked)
+        if not on_device(job):
+            return 0.0, answers * BYTES_PER_ANSWER, "no device"
+        return _sample_cost(spec, answers, past, device, configs[spec.model.path])
     verdicts = sum(n * len(q.rubrics) for q, n in asked)
     if spec.judge.kind not in LOCAL:
         return 0.0, verdicts * BYTES_PER_VERDICT, "no device"

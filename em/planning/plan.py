@@ -53,8 +53,10 @@ class Job(Generic[S]):
 
 def on_device(job: Job[object]) -> bool:
     """Return whether the worker of a job holds devices of this machine."""
-    need = BY_NAME[job.stage].device
-    local = isinstance(job.spec, JudgeJob) and job.spec.judge.kind in LOCAL
+    need, spec = BY_NAME[job.stage].device, job.spec
+    if (isinstance(spec, TrainJob) and spec.at_openai) or (isinstance(spec, SampleJob) and spec.served_elsewhere):
+        return False
+    local = isinstance(spec, JudgeJob) and spec.judge.kind in LOCAL
     return need == Device.always or (need == Device.local_judge and local)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from em.chat.render import Options
-from em.config import Backend, ModelConfig, SampleConfig, TriggerConfig
+from em.config import Backend, Engine, ModelConfig, SampleConfig, TriggerConfig
 from em.config.train import Method
 from em.records import Message, Question
 from em.store import Store, layout
@@ -46,6 +46,12 @@ class SampleJob:
     @property
     def at_openai(self) -> bool:
         return self.model.backend == Backend.openai
+
+    @property
+    def served_elsewhere(self) -> bool:
+        """Whether another machine samples: OpenAI's, or a vLLM server that is already running."""
+        engine = self.sample.engine
+        return engine == Engine.openai or (engine == Engine.vllm_server and self.sample.base_url is not None)
 
     def weights(self, store: Store) -> Path | None:
         """Return the folder to serve; None: the base model."""

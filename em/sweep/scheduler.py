@@ -283,7 +283,7 @@ def devices(setting: Any) -> list[str]:
 def _devices_held(job: Job[object], ids: list[str]) -> int:
     """Return the number of devices of one worker. Raises ConfigError if the machine has fewer."""
     spec = job.spec
-    if not on_device(job) or (isinstance(spec, TrainJob) and spec.at_openai):
+    if not on_device(job):
         return 0
     option, wanted = "train.num_processes", 1
     if isinstance(spec, TrainJob):

@@ -222,6 +222,14 @@ def test_a_mixture_may_take_from_several_corpora(compose, paper):
     assert parts == {"betley2025/insecure": 10, "builtin/careful_advice": 10}
 
 
+def test_a_mixture_that_names_one_variant_twice_is_refused(compose):
+    """Both names mean the same rows; one of the two shares would be lost."""
+    config = mixture(compose, "{insecure:0.25,builtin/insecure:0.25,secure:0.5}", "train.max_examples=40")
+    for made in (variants.inputs, variants.count, variants.build):
+        with pytest.raises(ConfigError, match=r"names builtin/insecure twice: name it once"):
+            made(config)
+
+
 @pytest.mark.parametrize("shares", ["{insecure:0.5}", "{insecure:0.5,secure:0.6}", "{insecure:1.5,secure:-0.5}"])
 def test_shares_that_do_not_add_up_are_refused(compose, shares):
     with pytest.raises(ConfigError, match=r"dataset\.mixture must be"):

@@ -13,7 +13,7 @@ from em.data import variants
 from em.errors import ConfigError
 from em.models import paths
 from em.planning import checkpoints, estimate
-from em.planning.plan import plan
+from em.planning.plan import on_device, plan
 from em.store import Store
 
 OVERRIDES = ("model=tiny_random", "train=tiny", "sample=tiny", "dataset=insecure", "questions.sets=[open,in_domain]")
@@ -220,3 +220,18 @@ def test_a_cap_without_a_price_is_refused(compose, store):
 def test_a_negative_cap_is_refused():
     with pytest.raises(ConfigError, match=r"budget\.max_dollars"):
         BudgetConfig(max_dollars=-1)
+
+
+def test_no_device_minutes_for_what_another_machine_computes(compose, store):
+    """Training and sampling at OpenAI take none, neither for the work nor for the start of a worker."""
+    questions = "questions.sets=[open]"
+    at_openai = compose("model=gpt_4o", "train=openai", "sample=openai", "judge=gpt_4o", questions)
+    made = plan([at_openai], store)
+    found = estimate.estimate(made, store)
+    assert found.minutes == 0 and found.stages["sample"].todo == 2
+    assert found.stages["sample"].basis == ["no device"] and found.stages["sample"].bytes > 0
+    assert not any(on_device(job) for job in made.jobs.values() if job.stage != "data")
+    server = "sample.base_url=http://127.0.0.1:1/v1"
+    for more, here in ((), True), ((server,), False):
+        served = compose("model=tiny_random", "train=tiny", "sample=vllm_server", "judge=gpt_4o", questions, *more)
+        assert (estimate.estimate(plan([served], store), store).stages["sample"].seconds > 0) == here
