@@ -26,7 +26,7 @@ before it as much again. Measured on a 135M model: 0.06-0.08, where adapters mov
 logits the limit is ROUNDINGS times what is seen between the two base models.
 """
 ROUNDINGS = 2.0
-"""Residual of a right adapter over the rms difference between engine's and trainer's base: 1.4 if no rounding cancels."""
+"""Residual of a right adapter over the rms difference of both bases (engine, trainer): 1.4 if no rounding cancels."""
 BASE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
 """Largest rms difference (nats per token) between two engines with the same weights, where no rounding cancels.
 
@@ -64,9 +64,7 @@ def rms(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> float:
     return math.sqrt(math.fsum((x - y) ** 2 for x, y in pairs) / len(pairs))
 
 
-def over_trainers_base(
-    own: Record, served: list[list[float]], served_base: list[list[float]]
-) -> list[list[float]]:
+def over_trainers_base(own: Record, served: list[list[float]], served_base: list[list[float]]) -> list[list[float]]:
     """Return what the engine would give for the adapter over the trainer's base model: `served` with its own base
     exchanged for the trainer's."""
     assert own.base is not None

@@ -248,7 +248,9 @@ def test_checkpoints_that_differ_by_rounding_are_not_confused():
 def test_a_part_of_an_effect_is_refused_with_the_share():
     own = made("float32", 1.0)
     half = [[b + 0.5 * (a - b) for a, b in zip(x, y, strict=True)] for x, y in zip(own.adapted, own.base, strict=True)]
-    with pytest.raises(GateError, match=r"serves 0\.50 of the effect of adapter a on its base model, accepted 0\.80 to"):
+    with pytest.raises(
+        GateError, match=r"serves 0\.50 of the effect of adapter a on its base model, accepted 0\.80 to"
+    ):
         checks.check_logprobs(own, half, own.base, "adapter a", {})
 
 
