@@ -216,5 +216,7 @@ def lines(rows: list[dict[str, Any]]) -> list[str]:
         ordered = sorted(found, key=lambda row: row["why"].count(";"))
         out += [f"{NOT_COMPARABLE}: {label} with {row['id']}: {row['why']}" for row in ordered[:NEAREST]]
         if len(ordered) > NEAREST:
-            out.append(f"{NOT_COMPARABLE}: {label} with {len(ordered) - NEAREST} more that differ in as much or more")
+            out.append(
+                f"{NOT_COMPARABLE}: {label} with {len(ordered) - NEAREST} more, which have as many differences or more"
+            )
     return out

@@ -169,7 +169,7 @@ def _manifests(store: Store, stage: str) -> Iterator[dict[str, Any]]:
             continue
         try:
             yield store.manifest(stage, key)
-        except DamagedError:  # told where it matters: before it is used (sweep/verify.py)
+        except DamagedError:  # reported before it is used (sweep/verify.py)
             continue
 
 

@@ -65,7 +65,7 @@ def _made_of(store: Store, stage: str, key: str) -> list[str]:
         try:
             inputs = store.manifest("judge", judged)["inputs"]
         except DamagedError:
-            continue  # told and set aside by itself, where a sweep reads it; or a .partial
+            continue  # a .partial, or damaged: then it is reported and set aside as a stage of its own
         of_answers = inputs.get("samples") == family and path.parts[-2] == span
         if of_answers if stage == "sample" else inputs.get("calibration") == key:
             found.append(judged)
