@@ -54,10 +54,9 @@ class Job(Generic[S]):
 def on_device(job: Job[object]) -> bool:
     """Return whether the worker of a job holds devices of this machine."""
     need, spec = BY_NAME[job.stage].device, job.spec
-    if (isinstance(spec, TrainJob) and spec.at_openai) or (isinstance(spec, SampleJob) and spec.served_elsewhere):
-        return False
+    elsewhere = spec.at_openai if isinstance(spec, TrainJob) else isinstance(spec, SampleJob) and spec.served_elsewhere
     local = isinstance(spec, JudgeJob) and spec.judge.kind in LOCAL
-    return need == Device.always or (need == Device.local_judge and local)
+    return not elsewhere and (need == Device.always or (need == Device.local_judge and local))
 
 
 @dataclass(frozen=True)
@@ -271,9 +270,8 @@ class Planner:
         """Add the job that scores questions.choices; it shares the engine of the answers. Return its key."""
         inputs = keys.choices_inputs(model.config, model.train_key, model.step)
         sets = tuple(model.config.questions.choices)
-        scored = dataclasses.replace(
-            _asking(model, "choices", inputs), key=f"{content_key(**inputs)}/0-1", choices=sets
-        )
+        asking = _asking(model, "choices", inputs)
+        scored = dataclasses.replace(asking, key=f"{content_key(**inputs)}/0-1", choices=sets)
         self._add_sample(scored, model)
         return scored.key
 
