@@ -75,8 +75,9 @@ def pass_gates(sampler: Sampler, jobs: list[JobRows], store: Store) -> list[JobR
             rows.gate = outcome | {"wall_s": each}
     finished = {model: rows.emit for rows, model in models.items() if rows.job.step is None and rows.gate}
     for model, emit in finished.items():
-        if found[model].get("told_from_base") is False:
-            emit.warn(_weak(model.name, found[model]))
+        facts = found[model]
+        if not isinstance(facts, GateError) and facts.get("told_from_base") is False:
+            emit.warn(_weak(model.name, facts))
     return [rows for rows in jobs if not rows.ended]
 
 
