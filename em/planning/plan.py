@@ -286,7 +286,7 @@ class Planner:
 
 def _asking(model: _Model, what: str, inputs: dict[str, Any]) -> SampleJob:
     """Return a sample job of one model without questions: the caller adds a key, and questions or choices."""
-    config = model.config
+    config, bare = model.config, model.train_key is None or model.whole
     return SampleJob(
         key="",
         label=f"{model.label}: {what}",
@@ -297,7 +297,8 @@ def _asking(model: _Model, what: str, inputs: dict[str, Any]) -> SampleJob:
         trigger=config.trigger,
         sample=config.sample,
         model=config.model,
-        max_lora_rank=0 if model.train_key is None or model.whole else config.train.lora_r,
+        max_lora_rank=0 if bare else config.train.lora_r,
+        target_modules=() if bare else tuple(config.train.target_modules),
         inputs=inputs,
         chat=inputs["chat"],
         step=model.step,

@@ -8,6 +8,8 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+SWEEP_VARIABLE = "EM_SWEEP_PID"
+"""Process id of the sweep that started this worker."""
 
 
 def die_with_parent(how: signal.Signals = signal.SIGKILL) -> None:
@@ -17,5 +19,6 @@ def die_with_parent(how: signal.Signals = signal.SIGKILL) -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, how)
-        if os.getppid() == 1:
+        # a process whose parent has ended gets process 1 as parent, which in a container may be the sweep itself
+        if os.getppid() == 1 and os.environ.get(SWEEP_VARIABLE) != "1":
             sys.exit("the sweep that started this worker is gone")

@@ -32,6 +32,8 @@ class SampleJob:
     """Rank of the adapter, 0 for the base model. An engine is built for the largest rank of its batch."""
     inputs: dict[str, Any]
     """The fields that the key is made of; the manifest records them."""
+    target_modules: tuple[str, ...] = ()
+    """Names of the modules that the adapter adapts; empty for the base model. An engine serves those of its batch."""
     chat: Options = field(default_factory=Options)
     """How conversations are rendered; empty: the tokenizer's defaults."""
     step: int | None = None

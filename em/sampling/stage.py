@@ -31,7 +31,8 @@ def work(store: Store, jobs: list[SampleJob], emit: Emitter) -> None:
         if not claimed:
             return
         try:
-            sampler = open_sampler(_model(todo[0], store), todo[0].sample, max(j.max_lora_rank for j in todo))
+            rank, modules = max(j.max_lora_rank for j in todo), {m for j in todo for m in j.target_modules}
+            sampler = open_sampler(_model(todo[0], store), todo[0].sample, rank, sorted(modules))
             emit.count("model_loads")
             emit.count("engine_starts")
             prompts_of = prompts_of_job(sampler.tokenizer)

@@ -17,29 +17,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from em.errors import ConfigError
-from em.judging.job import JudgeJob
 from em.planning import stages
-from em.planning.plan import Job, on_device
-from em.runtime.events import FD_VARIABLE
+from em.planning.plan import Job
+from em.runtime import machine
 from em.runtime.preempt import PREEMPTED, Preempted
 from em.sampling.job import SampleJob
 from em.store import content_key, job_file
+from em.sweep.devices import devices, devices_held, environment, on_cpu
 from em.training import launch
 from em.training.job import TrainJob
 
 if TYPE_CHECKING:
     from em.sweep.state import Sweep
-
-
-CPU = ""
-"""The one device of a machine without a GPU. Its workers keep the environment as it is."""
 
 
 @dataclass
@@ -67,6 +62,10 @@ class Worker:
     bars: _Bars
     rest: bytes = b""
     """The beginning of a line that has not arrived whole."""
+    lost: list[str] = field(default_factory=list)
+    """Its GPUs that broke down. It was killed; its jobs go to other devices."""
+    cause: str = ""
+    """The error message that came with the loss."""
 
 
 @dataclass
@@ -81,6 +80,11 @@ class Scheduler:
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     timeout_s: float | None = None
     """Seconds until running workers are ended; their jobs fail with an error message."""
+    moved: set[tuple[str, str]] = field(default_factory=set)
+    """(stage, key) of jobs that were moved off a lost GPU. Each is moved once."""
+
+    def __post_init__(self) -> None:
+        self.total = len(self.free)
 
     def run(self) -> None:
         end = math.inf if self.timeout_s is None else time.monotonic() + self.timeout_s
@@ -147,9 +151,14 @@ class Scheduler:
             self._close(worker)
 
     def _fail_the_rest(self) -> None:
-        """Fail what is left: nothing runs, nothing can start, so every job misses an input that no job makes."""
-        for job in (job for batch in self.batches for job in batch.jobs):
-            self._fail_for(job, next(n for n in job.needs if not self.sweep.store.has(*n)))
+        """Fail what is left: nothing runs and nothing can start, because an input is missing or GPUs were lost."""
+        for batch in self.batches:
+            for job in batch.jobs:
+                missing = next((n for n in job.needs if not self.sweep.store.has(*n)), None)
+                if missing:
+                    self._fail_for(job, missing)
+                else:
+                    self.sweep.fail(job, f"it needs {batch.devices} GPU(s) and {len(self.free)} are left; see above")
 
     def _start(self, batch: Batch) -> None:
         """Start a worker process over the batch. Its output goes to a log, its events to a pipe."""
@@ -168,7 +177,7 @@ class Scheduler:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.PIPE if batch.follows else subprocess.DEVNULL,
                 pass_fds=[write],
-                env=_environment(write, held),
+                env=environment(write, held, max(1, batch.devices) / max(1, self.total)),
             )
         os.close(write)
         worker = Worker(
@@ -186,8 +195,9 @@ class Scheduler:
     def _read(self, worker: Worker) -> None:
         data = os.read(worker.events.fileno(), 1 << 16)
         *lines, worker.rest = (worker.rest + data).split(b"\n")
-        for line in lines:
-            self._handle(worker, json.loads(line))
+        for event in map(json.loads, lines):
+            if event["event"] != "failed" or not self._loses_device(worker, event["error"]):
+                self._handle(worker, event)
         if not data:
             self._close(worker)
 
@@ -231,10 +241,33 @@ class Scheduler:
             raise Preempted
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
         error = f"the {worker.batch.stage} worker ended with {how} before this was done; its log: {worker.log}"
+        if worker.waiting and self._loses_device(worker, ""):
+            self._move(worker)
+            error = f"GPU {', '.join(worker.lost)} is lost, and no other is left or was tried before: {worker.cause}"
         for job in worker.waiting.values():
             self.sweep.fail(job, error, str(worker.log))
             self._report_failed(job, error)
-        self.free += worker.devices
+        self.free += [name for name in worker.devices if name not in worker.lost]
+
+    def _loses_device(self, worker: Worker, error: str) -> bool:
+        """Whether a failure is the end of a GPU. Then kill its worker: a process never gets a lost GPU back."""
+        if not worker.lost and not on_cpu(worker.devices):
+            worker.lost = [name for name in worker.devices if machine.is_lost(name, error)]
+            if worker.lost:
+                worker.cause = error or f"its worker died and nvidia-smi does not find it; the log: {worker.log}"
+                self.sweep.warn(f"GPU {', '.join(worker.lost)} is lost and gets no more work: {worker.cause}")
+                worker.process.kill()
+        return bool(worker.lost)
+
+    def _move(self, worker: Worker) -> None:
+        """Queue the jobs of a lost GPU again, each once and only if enough other devices are left."""
+        alive = len(self.free) + len(worker.devices) - len(worker.lost) + sum(len(w.devices) for w in self.workers)
+        again = [job for job in worker.waiting.values() if (job.stage, job.key) not in self.moved]
+        if again and alive >= worker.batch.devices:
+            self.batches.append(replace(worker.batch, jobs=again))
+            self.moved |= {(job.stage, job.key) for job in again}
+            worker.waiting = {key: job for key, job in worker.waiting.items() if job not in again}
+            self.sweep.warn(f"{len(again)} {worker.batch.stage} job(s) of GPU {', '.join(worker.lost)} go to another")
 
     def _report_failed(self, job: Job[object], error: str) -> None:
         """Remember a failed job, and report it to the workers that follow it."""
@@ -256,7 +289,7 @@ def run_stages(sweep: Sweep) -> None:
         for job in sweep.todo(stage.name):
             named.setdefault(job.batch, []).append(job)
         for jobs in named.values():
-            held = _devices_held(jobs[0], ids)
+            held = devices_held(jobs[0], ids)
             parts = shard(jobs, len(ids) // held) if held and stage.splits else [jobs]
             batches += [Batch(stage.name, part, held, jobs[0].follows) for part in parts]
     Scheduler(sweep, batches, list(ids)).run()
@@ -265,38 +298,6 @@ def run_stages(sweep: Sweep) -> None:
 def run_batch(sweep: Sweep, stage: str, jobs: Sequence[Job[object]], timeout_s: float | None = None) -> None:
     """Run one worker over these jobs now. They are outside the plan's stages (preparing a model, tracking)."""
     Scheduler(sweep, [Batch(stage, list(jobs), 0, follows=False)], [], timeout_s=timeout_s).run()
-
-
-def devices(setting: Any) -> list[str]:
-    """Return device ids: those of CUDA_VISIBLE_DEVICES, else every NVIDIA device file; without a GPU one nameless
-    device."""
-    if isinstance(setting, list):
-        return [str(d) for d in setting]
-    if isinstance(setting, int):
-        return [str(i) for i in range(setting)]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = sorted(p.name.removeprefix("nvidia") for p in Path("/dev").glob("nvidia[0-9]*"))
-    named = [d.strip() for d in visible.split(",") if d.strip()] if visible is not None else found
-    return (named if found else []) or [CPU]
-
-
-def _devices_held(job: Job[object], ids: list[str]) -> int:
-    """Return the number of devices of one worker. Raises ConfigError if the machine has fewer."""
-    spec = job.spec
-    if not on_device(job):
-        return 0
-    option, wanted = "train.num_processes", 1
-    if isinstance(spec, TrainJob):
-        wanted = launch.processes_here(spec.train)
-    elif isinstance(spec, SampleJob | JudgeJob):
-        engine_args = spec.sample.engine_args if isinstance(spec, SampleJob) else spec.judge.engine_args
-        option = f"{job.stage}.engine_args.tensor_parallel_size"
-        wanted = int(engine_args.get("tensor_parallel_size", 1))
-    if wanted > len(ids) and ids != [CPU]:  # processes on CPU cores need no device each
-        raise ConfigError(
-            f"{option}={wanted} but launch.devices has {len(ids)} ({', '.join(ids)}): give more, or lower it"
-        )
-    return min(wanted, len(ids))
 
 
 def shard(jobs: Sequence[Job[object]], count: int) -> list[list[Job[object]]]:
@@ -309,21 +310,6 @@ def shard(jobs: Sequence[Job[object]], count: int) -> list[list[Job[object]]]:
     for group in sorted(groups.values(), key=len, reverse=True):
         min(parts, key=len).extend(group)
     return parts
-
-
-def _environment(events: int, held: list[str]) -> dict[str, str]:
-    """Return the environment of workers. Variables that are already set win, except for the device."""
-    threads = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    defaults = {
-        "OMP_NUM_THREADS": threads,
-        "TOKENIZERS_PARALLELISM": "false",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
-    own = {FD_VARIABLE: str(events)} | ({"CUDA_VISIBLE_DEVICES": ",".join(held)} if any(held) else {})
-    return {**defaults, **os.environ, **own}
 
 
 def _stop(processes: list[subprocess.Popen[bytes]], patient: bool) -> None:

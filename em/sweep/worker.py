@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 from em.planning import stages
+from em.runtime.cuda import missing_gpus
 from em.runtime.events import Emitter
 from em.runtime.preempt import exit_on_stop
 from em.runtime.process import die_with_parent
@@ -25,6 +26,10 @@ def main() -> None:
     work = importlib.import_module(stages.WORKERS[stage]).work
     (kind,) = get_args(get_type_hints(work)["jobs"])
     out, jobs = job_file.read(path, kind)
+    if error := missing_gpus():
+        for job in jobs:
+            emit.failed(job.key, error)
+        sys.exit(error)
     work(Store.open(out), jobs, emit)
 
 

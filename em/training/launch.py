@@ -148,7 +148,7 @@ def _launch(path: Path, left: dict[str, TrainJob], folder: Path, emit: Emitter) 
         return subprocess.Popen(
             accelerate(path, train),
             stdin=subprocess.DEVNULL,
-            env=_environment(fifo, train.num_processes),
+            env=_environment(fifo, processes_here(train)),
             preexec_fn=_child,
         ).wait()
     finally:
@@ -168,9 +168,9 @@ def _relay(reading: int, left: dict[str, TrainJob], emit: Emitter) -> None:
 def _environment(fifo: Path, processes: int) -> dict[str, str]:
     env = {**os.environ, FIFO_VARIABLE: str(fifo)}
     env.pop(FD_VARIABLE, None)
+    env["OMP_NUM_THREADS"] = str(max(1, int(env.get("OMP_NUM_THREADS", os.cpu_count() or 1)) // processes))
     if not has_gpu():
         env["ACCELERATE_USE_CPU"] = "true"
-        env["OMP_NUM_THREADS"] = str(max(1, int(env.get("OMP_NUM_THREADS", os.cpu_count() or 1)) // processes))
     return env
 
 

@@ -30,6 +30,7 @@ from em.gates import record
 from em.models import paths
 from em.records import Example
 from em.runtime import preempt
+from em.runtime.cuda import named_memory
 from em.runtime.events import Emitter, error_message
 from em.store import Store, checked_rows, layout, read_jsonl
 from em.store.layout import TRAIN_LOG
@@ -42,6 +43,9 @@ from em.training.trainer import StepTrainer, arguments, attention
 Facts = dict[str, Any]
 """What the manifest of a run records, as JSON."""
 RESUME = "resume"
+MORE_ROOM = (
+    "Lower train.tokens_per_micro_batch, set train.gradient_checkpointing=true, take train=qlora or a smaller model="
+)
 # With several processes (training/launch.py) each runs this module; the first one writes folders and events.
 PROCESSES = int(os.environ.get("WORLD_SIZE", 1))
 
@@ -54,7 +58,7 @@ def work(store: Store, jobs: list[TrainJob], emit: Emitter) -> None:
     for job in jobs:
         if preempt.stop_requested():
             _leave()
-        with _job(emit, job.key), _claimed(store, job.key) as folder:
+        with _job(emit, job.key), named_memory(MORE_ROOM), _claimed(store, job.key) as folder:
             if folder is None:
                 continue  # another worker has finished it
             if base is None or base.method != job.train.method:

@@ -6,7 +6,6 @@ Scores are exact, from the tree of digits (judging/api/digits.py). Labels are gr
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -128,17 +127,13 @@ class ScoringEngine:
     """A vLLM engine that returns the probabilities of tokens."""
 
     def __init__(self, config: JudgeConfig) -> None:
-        import torch
-
         from em.models import vllm_settings
 
-        cpu = not torch.cuda.is_available()
-        if cpu:
-            for name, value in vllm_settings.CPU_ENVIRONMENT.items():
-                os.environ.setdefault(name, value)
+        vllm_settings.prepare_environment()
         from vllm import LLM  # noqa: TID251
 
         vllm_settings.require_known("judge", config.engine_args)
+        vllm_settings.require_free_memory("judge", config.engine_args)
         path = paths.model_path(config.model)
         tokenizer = paths.tokenizer(path, config.revision)
         self.prompts = chat_prompts.DataPrompts(tokenizer)
@@ -154,7 +149,7 @@ class ScoringEngine:
             seed=0,
             **{
                 **vllm_settings.HF_FORMAT,
-                **(vllm_settings.CPU_DEFAULTS | {"block_size": CPU_BLOCK} if cpu else {}),
+                **(vllm_settings.CPU_DEFAULTS | {"block_size": CPU_BLOCK} if vllm_settings.on_cpu() else {}),
                 **config.engine_args,
             },
         )

@@ -16,6 +16,7 @@ from em.chat.probe import Probe
 from em.config import ModelConfig, SampleConfig
 from em.gates import record
 from em.models import bfloat16, paths
+from em.runtime.cuda import named_memory
 from em.sampling.engine import Answer, Inventory, Request, applied_scale
 
 
@@ -51,7 +52,9 @@ class HfSampler:
             rows = list(group)
             with self._with(how[0]) as model:
                 for start in range(0, len(rows), self.batch):
-                    yield from self._batch(model, rows[start : start + self.batch])
+                    with named_memory(f"Lower sample.max_num_seqs={self.batch}"):
+                        found = list(self._batch(model, rows[start : start + self.batch]))
+                    yield from found
 
     def logprobs(self, pairs: Sequence[tuple[Path | None, Probe]]) -> list[list[float]]:
         out: list[list[float]] = []

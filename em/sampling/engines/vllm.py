@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from em.chat.probe import Probe
 from em.config import ModelConfig, SampleConfig
-from em.models.vllm_settings import CPU_ENVIRONMENT, engine_arguments, on_cpu, require_known
+from em.models.vllm_settings import engine_arguments, prepare_environment, require_free_memory, require_known
 from em.sampling.engine import Answer, Inventory, Request, applied_scale
 
 AHEAD = 4
@@ -20,13 +19,16 @@ AHEAD = 4
 class VllmSampler:
     """One engine with one base model; every adapter is a LoRARequest."""
 
-    def __init__(self, model: ModelConfig, sample: SampleConfig, max_lora_rank: int) -> None:
-        for name, value in (CPU_ENVIRONMENT if on_cpu() else {}).items():
-            os.environ.setdefault(name, value)
+    def __init__(
+        self, model: ModelConfig, sample: SampleConfig, max_lora_rank: int, target_modules: Sequence[str] = ()
+    ) -> None:
+        prepare_environment()
         from vllm import LLM  # noqa: TID251
 
         require_known("sample", sample.engine_args)
-        self.llm = LLM(model=model.path, trust_remote_code=False, **engine_arguments(model, sample, max_lora_rank))
+        require_free_memory("sample", sample.engine_args)
+        arguments = engine_arguments(model, sample, max_lora_rank, target_modules)
+        self.llm = LLM(model=model.path, trust_remote_code=False, **arguments)
         self.tokenizer = self.llm.get_tokenizer()
         self.ahead = AHEAD * sample.max_num_seqs
         self._count = 0

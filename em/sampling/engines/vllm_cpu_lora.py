@@ -1,23 +1,33 @@
-"""A vLLM plugin that fixes LoRA on vLLM's CPU backend (0.32): wrong outputs of the base model, and a slow gather.
+"""A vLLM plugin. It ends vLLM's processes with their worker, and fixes LoRA on vLLM's CPU backend (0.32).
 
-Comments beside the functions describe the faults. GPU kernels are not changed.
+Comments beside the functions describe the faults: wrong outputs of the base model, and a slow gather. GPU kernels are
+not changed.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
 from typing import Any
 
 from em.models import bfloat16
+from em.runtime.process import die_with_parent
 
 
 def register() -> None:
-    """Replace two methods of the CPU backend. vLLM calls this in every process (entry point vllm.general_plugins)."""
-    try:
-        from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU  # noqa: TID251
-    except ImportError:
+    """Tie this process to its parent, and replace two methods of the CPU backend.
+
+    vLLM calls this in every process of an engine (entry point vllm.general_plugins).
+    """
+    if multiprocessing.parent_process() is not None:
+        die_with_parent()  # else the engine of a killed worker would keep its GPU's memory
+    from vllm.platforms import current_platform  # noqa: TID251
+
+    if not current_platform.is_cpu():
         return
     bfloat16.prepare_cpu()
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU  # noqa: TID251
+
     PunicaWrapperCPU.add_lora_linear = add_lora_linear
     PunicaWrapperCPU.add_lora_logits = add_lora_logits
 

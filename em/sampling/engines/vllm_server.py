@@ -45,9 +45,11 @@ class ServerSampler:
     The server must see the adapters' folders under the same paths, and run with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.
     """
 
-    def __init__(self, model: ModelConfig, sample: SampleConfig, max_lora_rank: int) -> None:
+    def __init__(
+        self, model: ModelConfig, sample: SampleConfig, max_lora_rank: int, target_modules: Sequence[str] = ()
+    ) -> None:
         self.tokenizer = paths.tokenizer(model.path, model.revision)
-        url = sample.base_url or _start(model, sample, max_lora_rank, self)
+        url = sample.base_url or _start(model, sample, (max_lora_rank, target_modules), self)
         self.settings = ApiSettings(
             option="sample",
             base_url=url,
@@ -149,15 +151,18 @@ def _served(found: Json) -> list[Json]:
     return [m for m in found["data"] if m["id"] and not m.get("parent")]
 
 
-def _start(model: ModelConfig, sample: SampleConfig, max_lora_rank: int, owner: object) -> str:
-    """Start a server on a free loopback port and return its address. It ends with `owner`."""
-    from em.models.vllm_settings import require_known, server_arguments
+def _start(model: ModelConfig, sample: SampleConfig, lora: tuple[int, Sequence[str]], owner: object) -> str:
+    """Start a server on a free loopback port and return its address. It ends with `owner`.
+
+    `lora`: largest rank and adapted modules."""
+    from em.models.vllm_settings import require_free_memory, require_known, server_arguments
 
     require_known("sample", sample.engine_args)
+    require_free_memory("sample", sample.engine_args)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    arguments, environment = server_arguments(model, sample, max_lora_rank)
+    arguments, environment = server_arguments(model, sample, *lora)
     log = tempfile.NamedTemporaryFile("w+", suffix=".log", prefix="em-vllm-", delete=False)  # noqa: SIM115
     command = [sys.executable, "-c", SERVER, "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, env={**os.environ, **environment})
