@@ -5,14 +5,16 @@
 #   make bench      the benchmarks, on a quiet machine: each value beside its goal
 #   make bench-tiny the benchmarks at a size of seconds: counters only, for CI
 #   make lock       both lock files again, from pyproject.toml
-# EM_BUILD=cpu|cuda chooses the build; without it a machine with an NVIDIA driver takes cuda.
+# EM_BUILD=cpu|cuda chooses the build; without it cuda, if there is a GPU here or .venv was made for one.
 
 # The first that runs. Both install from the same lock files; make PYTHON=python3.12 chooses.
 PYTHON ?= $(or $(shell for p in python3.11 python3.12; do $$p -c '' 2>/dev/null && echo $$p && break; done),python3.11)
-EM_BUILD ?= $(shell test -e /dev/nvidia0 && echo cuda || echo cpu)
+DEV := /dev
+EM_BUILD ?= $(if $(wildcard $(DEV)/nvidia[0-9]* .venv/.installed-cuda),cuda,cpu)
 BIN := .venv/bin
 LOCK := launch/locks/$(EM_BUILD).txt
 STAMP := .venv/.installed-$(EM_BUILD)
+OTHER := .venv/.installed-$(if $(filter cuda,$(EM_BUILD)),cpu,cuda)
 TORCH := $(shell grep -E '^torch==' $(LOCK) | cut -d' ' -f1)
 PYTORCH_CPU := https://download.pytorch.org/whl/cpu
 CHAOS_KILLS ?= 50
@@ -24,14 +26,19 @@ BENCHMARKS := sweep_cost noop_rerun sampling train_step judge cli overlap report
 install: $(STAMP)
 
 # --no-deps: a lock file is complete, and what it leaves out on purpose must stay out (see its first lines).
-# A CPU torch may be missing from the machine's package index; then it comes from PyTorch's own.
+# A CPU torch may be missing from the machine's package index; then it comes from PyTorch's own. Both builds have the same
+# version number and share folders, so an environment of the other build is made anew, and torch is asked at the end.
 $(STAMP): $(LOCK) pyproject.toml
+	@if [ -e $(OTHER) ]; then echo ".venv was made for the other build: it is made anew for $(EM_BUILD)"; rm -rf .venv; fi
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps '$(TORCH)' \
-		|| $(BIN)/pip install --quiet --disable-pip-version-check --no-deps '$(TORCH)' --index-url $(PYTORCH_CPU)
+		|| { [ $(EM_BUILD) = cpu ] \
+		&& $(BIN)/pip install --quiet --disable-pip-version-check --no-deps '$(TORCH)' --index-url $(PYTORCH_CPU); }
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r $(LOCK)
 	$(BIN)/pip uninstall --quiet --yes em 2>/dev/null || true   # the distribution's name up to 0.1.0
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(BIN)/python -c 'import sys, torch; found = "cuda" if torch.version.cuda else "cpu"; sys.exit(0 if found == "$(EM_BUILD)" \
+		else f"torch {torch.__version__} in .venv is a build for {found} and EM_BUILD=$(EM_BUILD): remove .venv, run make again")'
 	touch $(STAMP)
 
 # What the tests drive besides Python: a browser and a SLURM of one machine, from Debian's packages. Without them those
