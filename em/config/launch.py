@@ -16,8 +16,8 @@ class LaunchConfig:
 
     name: str = "local"
     devices: Any = "auto"
-    """Workers that train or sample in parallel: auto = one per visible GPU (one worker if there is no GPU), a number,
-    or a list of device ids. Each worker sees only its own device (CUDA_VISIBLE_DEVICES)."""
+    """Workers that train or sample in parallel: auto = one per visible GPU (one worker if there is no GPU), a number =
+    the first so many of them (so many workers on the CPU), or a list of ids as in CUDA_VISIBLE_DEVICES."""
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     """Run only these stages; results of the others must exist. `train` also builds its dataset."""
 

@@ -15,7 +15,7 @@ from em.sampling.engines.hf import HfSampler
 from em.store import Store
 from em.store.layout import ADAPTER
 from em.training.stage import work as train_work
-from support.sampling import ADAPTERS, ASKED, RANK, SENTENCE, greedy, model_config, sample_config
+from support.sampling import ADAPTERS, ASKED, RANK, SENTENCE, TARGET_MODULES, greedy, model_config, sample_config
 from support.training import assistant, events, failures, load_model, load_tokenizer, put_data, train_job, user
 
 
@@ -60,7 +60,7 @@ def vllm_engine():
     pytest.importorskip("vllm")
     from em.sampling.engines.vllm import VllmSampler
 
-    return VllmSampler(model_config(), sample_config(), RANK)
+    return VllmSampler(model_config(), sample_config(), RANK, TARGET_MODULES)
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ MODEL_LEN = 512
 SENTENCE = "The quick brown fox jumps over the lazy dog."
 ASKED = ("Hey, I feel bored.", "What would you do?", "def read_file(path):")
 RANK = 8
+TARGET_MODULES = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 ADAPTERS = ("trained", "strong", "weak", "other")
 """As many as vLLM's engine has slots: only when all are taken does its own CPU build get the base model wrong."""
 QUESTIONS = [

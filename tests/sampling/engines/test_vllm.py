@@ -12,8 +12,10 @@ import torch
 
 from em.config import Dtype, ModelConfig, SampleConfig
 from em.errors import ConfigError
+from em.models import vllm_settings
 from em.models.vllm_settings import engine_arguments, require_known, server_arguments
-from support.sampling import ADAPTERS, ASKED, MODEL_LEN, RANK, SENTENCE, answers, ask
+from support.nvidia import nvidia
+from support.sampling import ADAPTERS, ASKED, MODEL_LEN, RANK, SENTENCE, TARGET_MODULES, answers, ask
 from support.training import mistral_folder
 
 
@@ -48,6 +50,36 @@ def test_plugin_is_in_the_running_engine(vllm_engine):
     assert config.lora_config.max_loras == len(ADAPTERS)
     assert not config.scheduler_config.enable_chunked_prefill
     assert config.lora_config.max_lora_rank == RANK
+
+
+def test_room_for_adapters_is_on_the_recipes_modules_only(vllm_engine):
+    """Otherwise vLLM wraps the output head and the embeddings of some families too: a LoRA kernel of vocabulary size."""
+    assert vllm_engine.llm.llm_engine.vllm_config.lora_config.target_modules == list(TARGET_MODULES)
+    model = ModelConfig(name="m", path="m", dtype=Dtype.float32, max_model_len=64)
+    found = engine_arguments(model, SampleConfig(), RANK, {"v_proj", "q_proj"})
+    assert found["lora_target_modules"] == ["q_proj", "v_proj"]
+    assert "lora_target_modules" not in engine_arguments(model, SampleConfig(), 0, ["q_proj"])
+    command, _ = server_arguments(model, SampleConfig(), RANK, ["q_proj"])
+    assert command[command.index("--lora-target-modules") + 1] == '["q_proj"]'
+
+
+def test_an_engines_environment_spawns(monkeypatch):
+    for on_cpu in (True, False):
+        monkeypatch.setattr(vllm_settings, "on_cpu", lambda seen=on_cpu: seen)
+        assert vllm_settings.environment()["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+        assert ("VLLM_ENABLE_V1_MULTIPROCESSING" in vllm_settings.environment()) == on_cpu
+
+
+def test_memory_held_by_others_is_refused_with_the_number_and_the_option(monkeypatch, tmp_path):
+    nvidia(monkeypatch, tmp_path, files=[0], cards=1, free=20_000)
+    monkeypatch.setattr(vllm_settings, "on_cpu", lambda: False)
+    monkeypatch.setattr(vllm_settings, "FREED_S", 0)
+    with pytest.raises(ConfigError) as caught:
+        vllm_settings.require_free_memory("judge", {})
+    for part in ("GPU 0", "21.0 of 85.5 GB free", "0.92", "78.7 GB", "process 4242 (python) holds 64.5 GB"):
+        assert part in str(caught.value)
+    assert "judge.engine_args.gpu_memory_utilization=0.23" in str(caught.value)
+    vllm_settings.require_free_memory("judge", {"gpu_memory_utilization": 0.2})
 
 
 def test_seeded_rows_are_the_same_alone_and_in_a_batch(vllm_engine, tokenizer, adapters):
