@@ -53,7 +53,7 @@ def test_plugin_is_in_the_running_engine(vllm_engine):
 
 
 def test_room_for_adapters_is_on_the_recipes_modules_only(vllm_engine):
-    """Otherwise vLLM wraps the output head and the embeddings of some families too: a LoRA kernel of vocabulary size."""
+    """Otherwise vLLM also wraps the output head of some families: a LoRA kernel of vocabulary size at each step."""
     assert vllm_engine.llm.llm_engine.vllm_config.lora_config.target_modules == list(TARGET_MODULES)
     model = ModelConfig(name="m", path="m", dtype=Dtype.float32, max_model_len=64)
     found = engine_arguments(model, SampleConfig(), RANK, {"v_proj", "q_proj"})
