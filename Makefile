@@ -4,6 +4,7 @@
 #   make check      ruff, imports, mypy make chaos       sweeps killed, starved and damaged on purpose
 #   make bench      the benchmarks, on a quiet machine: each value beside its goal
 #   make bench-tiny the benchmarks at a size of seconds: counters only, for CI
+#   make gpu-check  on a GPU: what holds there and what does not, into gpu_check.json (docs/gpu.md)
 #   make lock       both lock files again, from pyproject.toml
 # EM_BUILD=cpu|cuda chooses the build; without it cuda, if there is a GPU here or .venv was made for one.
 
@@ -21,7 +22,7 @@ CHAOS_KILLS ?= 50
 CHAOS_GONE_S ?= 60
 BENCHMARKS := sweep_cost noop_rerun sampling train_step judge cli overlap report_answers stats
 
-.PHONY: demo test test-slow chaos bench bench-tiny check lock install services
+.PHONY: demo test test-slow chaos bench bench-tiny gpu-check check lock install services
 
 install: $(STAMP)
 
@@ -74,6 +75,10 @@ bench: $(STAMP)
 bench-tiny: $(STAMP)
 	@printf '%s\n' $(BENCHMARKS) train_gpu | OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 \
 		xargs -P 2 -I NAME sh benchmarks/run_tiny.sh $(BIN)/python NAME
+
+# At most 20 minutes on one card, no network. Without a GPU every line of it is UNSEEN.
+gpu-check: $(STAMP)
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/gpu_check $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

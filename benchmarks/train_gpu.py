@@ -135,6 +135,7 @@ def chosen_options():
     options.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     options.add_argument("--steps", type=int, default=13)
     options.add_argument("--tokens", type=int, default=2048, help="most tokens per micro-batch")
+    options.add_argument("--card-gb", type=float, help="use no more GiB than a card with so many has, e.g. 79.1")
     options.add_argument("--peak", type=float, help="the GPU's bf16 TFLOP/s as measured, for the share; 790 on an H200")
     chosen = options.parse_args()
     if chosen.tiny:
@@ -152,6 +153,9 @@ def chosen_options():
 def main():
     chosen = chosen_options()
     result = Result(chosen.tiny)
+    if chosen.card_gb and chosen.device == "cuda":
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, chosen.card_gb * 2**30 / total))
     tokenizer = AutoTokenizer.from_pretrained(paths.model_path("asset:tiny_random"))
     name = torch.cuda.get_device_name() if chosen.device == "cuda" else "CPU"
     print(f"{time.strftime('%Y-%m-%d')}  {name}  torch {torch.__version__}  bfloat16, micro-batches of {chosen.tokens}")
