@@ -274,6 +274,8 @@ def check_memory_of(config: ExperimentConfig) -> str:
     train = memory.train_bytes(config.model, shape, config.train)
     serve = memory.serve_bytes(config.model, shape)
     needs = f"about {train / GB:.1f} GB for LoRA, {serve / GB:.1f} GB for serving"
+    if not cards and has_gpu():
+        return f"{needs}; the GPU's memory is unknown: nvidia-smi is not installed here"
     if not cards:
         weights = memory.weight_bytes(config.model, shape)
         if weights > 20 * GB:

@@ -54,6 +54,12 @@ def test_everything_that_is_wrong_is_said_at_once(compose, tmp_path, monkeypatch
     assert "to be downloaded (66 GB)" in findings["model"].text
 
 
+def test_a_gpu_without_nvidia_smi_is_a_gpu(compose, monkeypatch):
+    monkeypatch.setattr(doctor, "has_gpu", lambda: True)
+    said = doctor.check_memory_of(compose("model=qwen2_5_coder_32b"))
+    assert "GB for LoRA" in said and "the GPU's memory is unknown: nvidia-smi is not installed here" in said
+
+
 def test_a_gated_model_needs_a_token(compose, monkeypatch):
     config = compose(*QUICK, "model=llama3_1_8b")
     with pytest.raises(ModelError, match=r"accepted licence.*HF_TOKEN"):
