@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from em.planning.plan import plan
     from em.reporting.page import publish
+    from em.sweep.devices import devices
     from em.sweep.scheduler import run_batch
     from em.sweep.state import Sweep
 
@@ -48,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     jobs = benchmark.plan_jobs(done, arguments.tasks, arguments.limit, arguments.grader)
     todo = [j for j in jobs if not sweep.store.has("benchmark", j.key)]
     if todo:
-        run_batch(sweep, "benchmark", todo)
+        wide = int(configs[0].sample.engine_args.get("tensor_parallel_size", 1))
+        run_batch(sweep, "benchmark", todo, held=devices(configs[0].launch.devices)[:wide])
     rows = benchmark.rows(sweep.store, jobs, summary)
     write_atomic(arguments.folder / benchmark.RESULTS, json.dumps(rows, indent=1) + "\n")
     print(benchmark.table(rows))

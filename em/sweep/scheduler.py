@@ -295,9 +295,18 @@ def run_stages(sweep: Sweep) -> None:
     Scheduler(sweep, batches, list(ids)).run()
 
 
-def run_batch(sweep: Sweep, stage: str, jobs: Sequence[Job[object]], timeout_s: float | None = None) -> None:
-    """Run one worker over these jobs now. They are outside the plan's stages (preparing a model, tracking)."""
-    Scheduler(sweep, [Batch(stage, list(jobs), 0, follows=False)], [], timeout_s=timeout_s).run()
+def run_batch(
+    sweep: Sweep,
+    stage: str,
+    jobs: Sequence[Job[object]],
+    timeout_s: float | None = None,
+    held: Sequence[str] = (),
+) -> None:
+    """Run one worker over these jobs now. They are outside the plan's stages (preparing a model, tracking, benchmarks).
+
+    `held`: devices that the worker computes on.
+    """
+    Scheduler(sweep, [Batch(stage, list(jobs), len(held), follows=False)], list(held), timeout_s=timeout_s).run()
 
 
 def shard(jobs: Sequence[Job[object]], count: int) -> list[list[Job[object]]]:
