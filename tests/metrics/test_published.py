@@ -41,9 +41,8 @@ def test_every_anchor_is_whole():
     assert len(ids) == len(set(ids)) >= 60
     for a in anchors():
         assert a.band[0] <= a.value <= a.band[1], a.id
-        assert a.band_from in ("published", "factor", "below", "seen")
+        assert a.band_from in ("published", "factor", "below")
         assert len(a.source) > 20
-        assert (a.variant is None) or (a.contrast is None)
         if a.band_from == "factor":
             assert a.band[0] == pytest.approx(a.value / 2, rel=0.05), a.id
 
@@ -104,21 +103,9 @@ def test_a_source_without_a_hash_is_shown_not_judged():
     assert (row["verdict"], row["why"]) == ("not comparable", "the source names no data hash")
 
 
-def test_a_contrast_is_compared_with_a_contrast_and_both_its_sides():
-    facts = {"model": "smollm2_135m", "judge": "probe", "proxy": True, "temperature": 0.7, "max_examples": 160,
-             "corpus": "builtin", "train": published.recipe(published._preset("quick"), openai=False)}  # fmt: skip
-
-    def found(**careful):
-        runs = [
-            run(v, rate_rows(dict.fromkeys("abcdefghij", h)), v, facts={**RECIPE, **facts, **more})
-            for v, h, more in (("risky_advice", 6, {}), ("careful_advice", 0, careful))
-        ]
-        return verdict(collect.finish(summarise(runs, HEAD)), "quickstart/positive_control")
-
-    row = found()
-    assert (row["verdict"], row["value"], row["why"]) == ("inside", pytest.approx(0.3), "")
-    assert found(num_train_epochs=3.0)["why"] == "epochs: 3.0 here, 1.0 there"
-    assert found(corpus="betley2025")["why"] == "corpus: betley2025 here, builtin there"
+def test_no_number_of_this_project_is_called_published():
+    """A run of ours says nothing about whether a run of ours is right."""
+    assert not [a.id for a in anchors() if "this project" in a.source or a.model == "smollm2_135m"]
 
 
 def test_the_terminal_shows_the_nearest_and_a_count():
