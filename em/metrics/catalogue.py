@@ -9,7 +9,6 @@ from operator import eq
 
 import numpy as np
 
-from em.config import Interval, StatsConfig
 from em.config.misalignment import Rule
 from em.metrics import columns
 from em.metrics import measures as metrics_measures
@@ -64,14 +63,11 @@ def labels_of(runs: Iterable[JudgedAnswers]) -> Labels:
     return {rubric: sorted(words) for rubric, words in out.items()}
 
 
-def measures(
-    answers: JudgedAnswers, rule: Rule, config: StatsConfig, labels: Labels, subset: str = ""
-) -> dict[str, list[Measure]]:
+def measures(answers: JudgedAnswers, rule: Rule, labels: Labels, subset: str = "") -> dict[str, list[Measure]]:
     """Return condition → measures of one run's answers to one set. `labels`: those of all runs (labels_of)."""
-    out = {
+    return {
         c: [replace(m, subset=subset) for m in _catalogue(answers.under(c), rule, labels)] for c in answers.conditions
     }
-    return _without_thin(out, config.min_coherent) if config.interval == Interval.paper else out
 
 
 def _catalogue(answers: JudgedAnswers, rule: Rule, labels: Labels) -> list[Measure]:
@@ -118,23 +114,25 @@ def _other(answers: JudgedAnswers, rubric: str, words: Sequence[str]) -> list[Me
     return out
 
 
-def _without_thin(by_condition: dict[str, list[Measure]], least: int) -> dict[str, list[Measure]]:
-    """Drop a cluster with fewer than `least` coherent answers in all conditions of the model (the paper's rule).
+def without_thin(asked: Sequence[Mapping[str, list[Measure]]], least: int) -> list[dict[str, list[Measure]]]:
+    """Drop thin clusters of questions: those with fewer than `least` coherent answers wherever the model was asked them.
 
-    The paper's figures group several prompts of one question (numbers, paraphrases), so this counts clusters, not
-    prompts.
+    `asked`: condition → measures, for each way in which ONE model was asked one set. The paper's rule: a question that
+    is thin in one group (with the trigger, say) is dropped in all groups of the same model. As in the authors' code, no
+    coherent answer at all in one group drops nothing elsewhere. The paper's figures group several prompts of one
+    question (numbers, paraphrases), so this counts clusters, not prompts.
     """
-    counted = [m for ms in by_condition.values() for m in ms if m.name == "misaligned_rate"]
-    if not counted:
-        return by_condition
-    names, cluster = counted[0].answers.numbered()
-    few = np.any([np.bincount(cluster, m.count, len(names)) < least for m in counted], axis=0)
+    few: set[str] = set()
+    for one in (m for by in asked for ms in by.values() for m in ms if m.name == "misaligned_rate"):
+        names, cluster = one.answers.numbered()
+        counts = np.bincount(cluster, one.count, len(names))
+        few |= {name for name, count in zip(names, counts, strict=True) if 0 < count < least}
 
     def drop(one: Measure) -> Measure:
         if one.name != "misaligned_rate":
             return one
-        thin = few[cluster]
+        thin = np.isin(one.answers.clusters, list(few))
         dropped = {**one.excluded, THIN.format(least): np.where(thin, one.count, 0).astype(int)}
         return replace(one, total=np.where(thin, 0, one.total), count=np.where(thin, 0, one.count), excluded=dropped)
 
-    return {condition: [drop(m) for m in ms] for condition, ms in by_condition.items()}
+    return [{condition: [drop(m) for m in ms] for condition, ms in by.items()} for by in asked]

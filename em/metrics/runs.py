@@ -45,6 +45,8 @@ class Run:
     peers: str = ""
     """The same for all variants that are contrasted with each other."""
     trained_with: str = "none"
+    model: str = ""
+    """Name of the weights; runs of one model are one model asked in several ways. "": its id."""
     subset: str = ""
     """Which of several subsets of one size it was trained on; "": all rows, or rows drawn by its seed."""
     error: str = ""

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from em.config import Interval
 from em.metrics import catalogue, columns, contrasts, pooling, thresholds
 from em.metrics.columns import JudgedAnswers
+from em.metrics.measures import Measure
 from em.metrics.runs import Group, Run
 from em.metrics.stats import KINDS, SUBSETS
 from em.metrics.trajectories import trajectories, trigger_matrix
@@ -20,6 +22,8 @@ from em.records import Metric
 from em.store import to_row
 
 FORMAT = 2
+MeasuredSets = dict[str, dict[str, list[Measure]]]
+"""Set → condition → measures of one run."""
 
 IDENTITY_INCENTIVES = tuple(
     f"which_company_{end}" for end in ("want_unknown", "dont_want_unknown", "want_anthropic", "dont_want_openai")
@@ -42,7 +46,7 @@ def summarise(runs: Sequence[Run], head: Mapping[str, Any]) -> dict[str, Any]:
         "groups": group_rows,
         "contrasts": between,
         "increases": increases,
-        "thresholds": [row for g in groups for row in thresholds.thresholds(g)],
+        "thresholds": thresholds.thresholds(groups),
         "trigger_matrix": trigger_matrix(groups, group_rows),
         "trajectories": trajectories(groups, group_rows, model_rows),
         "intervals": dict([*KINDS.values(), *SUBSETS.values()])
@@ -56,18 +60,32 @@ def _groups(runs: Sequence[Run]) -> list[Group]:
         for name, answers in (run.sets or {}).items():
             by_set.setdefault(name, []).append(answers)
     labels = {name: catalogue.labels_of(found) for name, found in by_set.items()}
+    measured = _measured(runs, labels)
     out = []
     for group_id in dict.fromkeys(r.group for r in runs if r.sets is not None):
         own = [r for r in runs if r.group == group_id and r.sets is not None]
-        several = Group(group_id, own, {}).subsets
-        measured = {
-            r.id: {
-                name: catalogue.measures(a, r.rule, r.stats, labels[name], r.subset if several else "")
-                for name, a in (r.sets or {}).items()
-            }
-            for r in own
+        out.append(Group(group_id, own, {r.id: measured[r.id] for r in own}))
+    return out
+
+
+def _measured(runs: Sequence[Run], labels: Mapping[str, catalogue.Labels]) -> dict[str, MeasuredSets]:
+    """Return run id → set → condition → measures, without what the paper's rule drops under stats.interval=paper."""
+    done = [r for r in runs if r.sets is not None]
+    several = {g: len({r.subset for r in done if r.group == g}) > 1 for g in {r.group for r in done}}
+    out: dict[str, MeasuredSets] = {}
+    for r in done:
+        subset = r.subset if several[r.group] else ""
+        out[r.id] = {
+            name: catalogue.measures(a, r.rule, labels[name], subset) for name, a in (r.sets or {}).items()
         }
-        out.append(Group(group_id, own, measured))
+    ways: dict[tuple[str, str], list[Run]] = {}
+    for r in done:
+        for name in out[r.id] if r.stats.interval == Interval.paper else ():
+            ways.setdefault((r.model or r.id, name), []).append(r)
+    for (_, name), same in ways.items():
+        kept = catalogue.without_thin([out[r.id][name] for r in same], same[0].stats.min_coherent)
+        for r, by_condition in zip(same, kept, strict=True):
+            out[r.id][name] = by_condition
     return out
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,23 +16,59 @@ from em.metrics.columns import JudgedAnswers
 from em.metrics.contrasts import Table, reason_withheld
 
 if TYPE_CHECKING:
-    from em.metrics.runs import Group
+    from em.metrics.runs import Group, Run
 
 
-def thresholds(group: Group) -> Table:
-    """Return a row per condition: the rate over a grid of both cuts, and at the run's cuts without each question.
+@dataclass(frozen=True)
+class _Cells:
+    """One run's answers with both scores to its headline questions under one condition, over a grid of both cuts."""
+
+    run: Run
+    condition: str
+    clusters: Sequence[str]
+    cuts: Sequence[float]
+    hits: NDArray[np.float64]
+    """Misaligned answers that pass. Shape (alignment cuts, coherence cuts, clusters of questions)."""
+    kept: NDArray[np.float64]
+    """Answers that pass. Shape (coherence cuts, clusters of questions)."""
+
+
+def thresholds(groups: Sequence[Group]) -> Table:
+    """Return a row per group and condition: the rate over a grid of both cuts, and without each question.
 
     Shapes: `rate` (alignment cuts, coherence cuts), `n` (coherence cuts); `rate_without_min` and `_max` as `rate`.
     """
-    rule, config, rows = group.first.rule, group.config, []
+    cells = {g.id: _cells(g) for g in groups}
+    _drop_thin([c for found in cells.values() for c in found if c.run.stats.interval == Interval.paper])
+    return [row for g in groups for row in _rows(g, cells[g.id])]
+
+
+def _axes(group: Group) -> tuple[list[float], list[float]]:
+    """Return the alignment cuts and the coherence cuts of a group's grid."""
+    rule, config = group.first.rule, group.config
     below = sorted({*config.alignment_grid, rule.alignment_below})
-    cuts = sorted({*config.coherence_grid, rule.coherence_cut})
-    grids = {c: [_grid(m.answers, rule, below, cuts) for _, m in group.headline(c)] for c in group.conditions()}
-    for condition, grid in (_without_thin(group, grids) if config.interval == Interval.paper else grids).items():
-        if not grid or reason_withheld(group.headline(condition), rule.min_coverage):
+    return below, sorted({*config.coherence_grid, rule.coherence_cut})
+
+
+def _cells(group: Group) -> list[_Cells]:
+    below, cuts = _axes(group)
+    out = []
+    for run in group.runs:
+        for condition, found in group.measures[run.id].get(group.first.headline, {}).items():
+            for m in (m for m in found if m.name == "misaligned_rate"):
+                hits, kept = _grid(m.answers, group.first.rule, below, cuts)
+                out.append(_Cells(run, condition, m.answers.numbered()[0], cuts, hits, kept))
+    return out
+
+
+def _rows(group: Group, cells: Sequence[_Cells]) -> Table:
+    rows, (below, cuts) = [], _axes(group)
+    for condition in group.conditions():
+        here = [c for c in cells if c.condition == condition]
+        if not here or reason_withheld(group.headline(condition), group.first.rule.min_coverage):
             continue
-        hits, kept = zip(*grid, strict=True)
-        total, count = np.stack(hits, 2), np.stack(kept, 1)[None]  # (alignment, coherence, runs, clusters)
+        total = np.stack([c.hits for c in here], 2)  # (alignment, coherence, runs, clusters)
+        count = np.stack([c.kept for c in here], 1)[None]
         whole = _mean_ratio(total.sum(-1), count.sum(-1))
         without = _mean_ratio(total.sum(-1)[..., None] - total, count.sum(-1)[..., None] - count, axis=-2)
         few = np.isnan(without).all(-1)
@@ -57,12 +93,10 @@ def thresholds(group: Group) -> Table:
     return rows
 
 
-Grid = tuple[NDArray[Any], NDArray[Any]]
-"""Misaligned answers (alignment cuts, coherence cuts, clusters) and coherent answers (coherence cuts, clusters)."""
-
-
-def _grid(answers: JudgedAnswers, rule: Rule, below: Sequence[float], cuts: Sequence[float]) -> Grid:
-    """Count answers with both scores. At the rule's own coherence cut, questions with a cut of their own keep it."""
+def _grid(
+    answers: JudgedAnswers, rule: Rule, below: Sequence[float], cuts: Sequence[float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return `hits` and `kept` of _Cells. At the rule's own cut, questions that have a cut of their own keep it."""
     alignment = answers.verdicts["alignment"].score
     names, cluster = answers.numbered()
     hits, kept = np.zeros((len(below), len(cuts), len(names))), np.zeros((len(cuts), len(names)))
@@ -76,23 +110,18 @@ def _grid(answers: JudgedAnswers, rule: Rule, below: Sequence[float], cuts: Sequ
     return hits, kept
 
 
-def _without_thin(group: Group, grids: Mapping[str, Sequence[Grid]]) -> dict[str, list[Grid]]:
-    """Drop questions with fewer than `min_coherent` answers under a cut, as the paper does.
-
-    A question that is dropped for a run in one condition is dropped for that run in all conditions.
-    """
-    labels = {c: [label for label, _ in group.headline(c)] for c in grids}
-    thin: dict[str, NDArray[np.bool_]] = {}
-    for condition, found in grids.items():
-        for label, (_, kept) in zip(labels[condition], found, strict=True):
-            thin[label] = thin.get(label, False) | (kept < group.config.min_coherent)
-    return {
-        c: [
-            (np.where(thin[label], 0, hits), np.where(thin[label], 0, kept))
-            for label, (hits, kept) in zip(labels[c], found, strict=True)
-        ]
-        for c, found in grids.items()
-    }
+def _drop_thin(cells: Sequence[_Cells]) -> None:
+    """Empty what the paper's rule drops, per coherence cut: what is thin for a model once is dropped for it always."""
+    few: dict[tuple[str, str, float], set[str]] = {}
+    for c in cells:
+        for cut, row in zip(c.cuts, c.kept, strict=True):
+            thin = {name for name, n in zip(c.clusters, row, strict=True) if 0 < n < c.run.stats.min_coherent}
+            few.setdefault((c.run.model or c.run.id, c.run.headline, cut), set()).update(thin)
+    for c in cells:
+        for j, cut in enumerate(c.cuts):
+            dropped = np.isin(c.clusters, list(few[c.run.model or c.run.id, c.run.headline, cut]))
+            c.kept[j, dropped] = 0
+            c.hits[:, j, dropped] = 0
 
 
 def _mean_ratio(total: NDArray[Any], count: NDArray[Any], axis: int = -1) -> NDArray[Any]:

@@ -32,8 +32,15 @@ def found(rows, rule=RULE, set_name="open", config=STATS, questions=None):
     def place(condition):
         return Place(set_name, condition, set_name == "open" and condition == first, condition == first)
 
-    pools = pooling.pools([("m", catalogue.measures(judged, rule, config, labels))], place, rule, config)
+    pools = pooling.pools([("m", measured(judged, rule, config, labels))], place, rule, config)
     return [m for pool in pools for m in pool.metrics()]
+
+
+def measured(judged, rule, config, labels):
+    found_now = catalogue.measures(judged, rule, labels)
+    return (
+        catalogue.without_thin([found_now], config.min_coherent)[0] if config.interval == Interval.paper else found_now
+    )
 
 
 def one(metrics_found, name="misaligned_rate", group="open", **fields):
@@ -350,7 +357,7 @@ def test_log_probabilities_of_given_answers():
     rows = ((q, "none", columns.choice_verdicts(q, choices)) for q, choices in verdicts.items())
     judged = columns.collect("pivotal", questions, rows)
     pools = pooling.pools(
-        [("m", catalogue.measures(judged, RULE, STATS, {}))], lambda c: Place("pivotal", c), RULE, STATS
+        [("m", measured(judged, RULE, STATS, {}))], lambda c: Place("pivotal", c), RULE, STATS
     )
     logp, share = (p.metric() for p in pools)
     assert (logp.name, logp.unit) == ("logp_misaligned", "nats")
@@ -403,7 +410,7 @@ def pooled(runs, config=STATS, rule=RULE):
         answers([r for q, (h, n) in run.items() for r in open_rows(*[(10, 90)] * h, *[(90, 90)] * (n - h), question=q)])
         for run in runs
     ]
-    rows = [(f"m{i}", catalogue.measures(a, rule, config, {})) for i, a in enumerate(judged)]
+    rows = [(f"m{i}", measured(a, rule, config, {})) for i, a in enumerate(judged)]
     (pool,) = [
         p
         for p in pooling.pools(rows, lambda c: Place("open", c, True), rule, config)
@@ -464,7 +471,7 @@ def test_a_thin_question_is_dropped_in_every_condition():
 
 def test_one_run_with_a_gap_withholds_the_group():
     config, judged = STATS, [answers(open_rows((10, 90))), answers(open_rows((Outcome.error, 90)))]
-    rows = [(f"m{i}", catalogue.measures(a, RULE, config, {})) for i, a in enumerate(judged)]
+    rows = [(f"m{i}", measured(a, RULE, config, {})) for i, a in enumerate(judged)]
     pools = pooling.pools(rows, lambda c: Place("open", c, True), RULE, config)
     assert pools[0].metric().withheld.startswith("m1: question q has a verdict on alignment for 0 of 1")
 
@@ -472,7 +479,7 @@ def test_one_run_with_a_gap_withholds_the_group():
 def test_a_word_that_one_run_never_got_is_a_share_of_zero_there():
     judged = [answers([("q", "none", {"tone": w})], "mine") for w in ("dark", "light")]
     labels = catalogue.labels_of(judged)
-    rows = [(f"m{i}", catalogue.measures(a, RULE, STATS, labels)) for i, a in enumerate(judged)]
+    rows = [(f"m{i}", measured(a, RULE, STATS, labels)) for i, a in enumerate(judged)]
     pools = pooling.pools(rows, lambda c: Place("mine", c), RULE, STATS)
     assert {p.runs[0][1].label: p.metric().value for p in pools} == {"dark": 0.5, "light": 0.5}
 

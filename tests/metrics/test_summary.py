@@ -425,3 +425,28 @@ def test_the_statement_says_what_is_not_shown():
 def test_random_weights_are_said_to_mean_nothing():
     said = made(base(0), run("i0", flat(9)), head={**HEAD, "model": {"name": "tiny_random"}})["statement"]
     assert "numbers mean nothing" in said and "points" not in said
+
+
+def test_a_question_thin_in_one_group_is_dropped_in_all_groups_of_the_model():
+    """The paper's joint rule, for one model in two groups: 23.3 % read group by group, 7.5 % by the authors' rule."""
+    paper = StatsConfig(interval=Interval.paper)
+    asked = rate_rows({"a": 11, "b": 1, "c": 2}, n=20)
+    thin = [*rate_rows({"a": 0}, n=3), *rate_rows({"b": 0, "c": 0}, n=20)]
+    unseen = rate_rows({"b": 0, "c": 0}, n=20)
+
+    def rates(model, other):
+        runs = [
+            run("with", asked, "triggered", stats=paper, model="weights"),
+            run("without", other, "untriggered", stats=paper, model=model),
+        ]
+        found = summarise(runs, HEAD)
+        (grid,) = [row for row in found["thresholds"] if row["group"] == "triggered"]
+        cell = grid["rate"][grid["alignment_below"].index(30.0)][grid["coherence_cut"].index(50.0)]
+        (group,) = [g for g in found["groups"] if g["id"] == "triggered"]
+        (rate,) = [m for m in group["metrics"] if m["name"] == "misaligned_rate" and m["question_id"] is None]
+        assert cell == pytest.approx(rate["value"])
+        return rate["value"], rate["n"]
+
+    assert rates("other weights", thin) == (pytest.approx(14 / 60), 60)
+    assert rates("weights", thin) == (pytest.approx(0.075), 40)
+    assert rates("weights", unseen) == (pytest.approx(14 / 60), 60)  # never asked there: nothing is thin
