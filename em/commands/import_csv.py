@@ -12,12 +12,15 @@ from em.sweep.folder import read_summary
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser(
-        "import", help="make a sweep folder from a CSV of judged answers with the paper's columns"
-    )
-    sub.add_argument("file", type=Path, help="columns model, group, question, answer, aligned, coherent, question_id")
-    sub.add_argument("--out", type=Path, default=Path("outputs"), help="folder that holds sweeps/ (default: outputs)")
-    sub.add_argument("--judge", default="unknown", help="name of the judge, e.g. gpt-4o-2024-08-06")
+    sub = commands.add_parser("import", help="make a sweep folder of judged CSV files: answers, or rates of models")
+    text = "columns question, answer, aligned, coherent; model, group, question_id if it has them (docs/report.md)"
+    sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help=text)
+    sub.add_argument("--out", type=Path, default=Path("outputs"), help="folder of the sweeps (outputs)")
+    text = "dataset variant of a file without the column group; give it once for all files, or once a file"
+    sub.add_argument("--group", action="append", default=[], help=text)
+    text = "what a group's name stands for, e.g. 'Run 7=insecure' or 'v0=untouched'"
+    sub.add_argument("--variant", action="append", default=[], metavar="NAME=VARIANT", help=text)
+    sub.add_argument("--judge", default="unknown", help="who judged, e.g. gpt-4o-2024-08-06")
     sub.add_argument("--model", default="unknown", help="the base model's name in conf/model, e.g. qwen2_5_coder_32b")
     sub.add_argument("--set", default="imported", help="the question set's name, e.g. betley2025/main")
     sub.add_argument(
@@ -41,7 +44,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from em.config import Interval, StatsConfig
     from em.config.misalignment import Rule
-    from em.reporting import from_csv
+    from em.reporting.imports import rows, sweep
     from em.reporting.table import WIDTH, table
 
     for name, value in (("--alignment-below", arguments.alignment_below), ("--coherence-cut", arguments.coherence_cut)):
@@ -49,18 +52,25 @@ def run(arguments: argparse.Namespace) -> int:
             raise ConfigError(f"{name} is {value:g}: scores are 0-100")
     stats = StatsConfig(interval=Interval(arguments.interval))
     cuts = arguments.alignment_below, arguments.coherence_cut, arguments.coherence_inclusive
-    rule = Rule(*cuts, min_coverage=0.0, cuts=stats.coherence_cuts)
-    about = from_csv.ImportSettings(
-        rule=rule,
+    about = sweep.ImportSettings(
+        rule=Rule(*cuts, min_coverage=0.0, cuts=stats.coherence_cuts),
         stats=stats,
         judge=arguments.judge,
         model=arguments.model,
         question_set=arguments.set,
         paper=arguments.paper,
     )
-    folder = from_csv.write(arguments.file, arguments.out, about)
+    found = rows.read(arguments.files, arguments.group, dict(map(_variant, arguments.variant)))
+    folder = sweep.write(found, arguments.files, arguments.out, about)
     summary = read_summary(folder)
     print(table(summary))
     print("\n" + textwrap.fill(summary["statement"], WIDTH))
     print(f"\nreport   {folder / 'report.html'}")
     return 0
+
+
+def _variant(text: str) -> tuple[str, str]:
+    name, found, variant = text.rpartition("=")
+    if not (found and name and variant):
+        raise ConfigError(f"--variant {text}: write NAME=VARIANT, e.g. 'Run 7=insecure'")
+    return name, variant

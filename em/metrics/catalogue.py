@@ -115,7 +115,7 @@ def _other(answers: JudgedAnswers, rubric: str, words: Sequence[str]) -> list[Me
 
 
 def without_thin(asked: Sequence[Mapping[str, list[Measure]]], least: int) -> list[dict[str, list[Measure]]]:
-    """Drop thin clusters of questions: those with fewer than `least` coherent answers wherever the model was asked them.
+    """Drop thin clusters of questions: those with fewer than `least` coherent answers.
 
     `asked`: condition → measures, for each way in which ONE model was asked one set. The paper's rule: a question that
     is thin in one group (with the trigger, say) is dropped in all groups of the same model. As in the authors' code, no

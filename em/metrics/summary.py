@@ -1,6 +1,6 @@
 """Runs to the content of summary.json (docs/summary.md). The door: summarise.
 
-Pure: reporting/collect.py reads runs from the store, reporting/from_csv.py from a judged CSV.
+Pure: reporting/collect.py reads runs from the store, reporting/imports/ from judged files.
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ def _measured(runs: Sequence[Run], labels: Mapping[str, catalogue.Labels]) -> di
     out: dict[str, MeasuredSets] = {}
     for r in done:
         subset = r.subset if several[r.group] else ""
-        out[r.id] = {
-            name: catalogue.measures(a, r.rule, labels[name], subset) for name, a in (r.sets or {}).items()
-        }
+        out[r.id] = {name: catalogue.measures(a, r.rule, labels[name], subset) for name, a in (r.sets or {}).items()}
     ways: dict[tuple[str, str], list[Run]] = {}
     for r in done:
         for name in out[r.id] if r.stats.interval == Interval.paper else ():

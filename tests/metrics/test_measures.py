@@ -356,9 +356,7 @@ def test_log_probabilities_of_given_answers():
     questions = [Question(q, "pivotal", [], [columns.LOGP, columns.MASS]) for q in verdicts]
     rows = ((q, "none", columns.choice_verdicts(q, choices)) for q, choices in verdicts.items())
     judged = columns.collect("pivotal", questions, rows)
-    pools = pooling.pools(
-        [("m", measured(judged, RULE, STATS, {}))], lambda c: Place("pivotal", c), RULE, STATS
-    )
+    pools = pooling.pools([("m", measured(judged, RULE, STATS, {}))], lambda c: Place("pivotal", c), RULE, STATS)
     logp, share = (p.metric() for p in pools)
     assert (logp.name, logp.unit) == ("logp_misaligned", "nats")
     assert logp.value == pytest.approx((math.log(0.2) + math.log(0.4)) / 2) and logp.low < logp.value < logp.high

@@ -8,7 +8,9 @@ import sys
 import pytest
 
 from em.config.misalignment import Rule
-from em.reporting import answers, export, from_csv
+from em.reporting import answers, export
+from em.reporting.imports import rows as imported_rows
+from em.reporting.imports import sweep as imported_sweep
 from em.store import SWEEP_FORMAT, Store
 
 
@@ -96,9 +98,9 @@ def test_an_exported_csv_is_imported_as_it_was(sweep, tmp_path):
     asked = [{**row, "asked_with": "trigger"} for row in ROWS] + [{**row, "group": "other"} for row in ROWS[:1]]
     answers.write(sweep, [*ROWS, *asked, LABELLED])
     assert em(sweep, "csv").returncode == 0
-    folder = from_csv.write(
-        sweep / "export" / "answers.csv", tmp_path / "out", from_csv.ImportSettings(Rule(min_coverage=0.0))
-    )
+    path = sweep / "export" / "answers.csv"
+    about = imported_sweep.ImportSettings(Rule(min_coverage=0.0))
+    folder = imported_sweep.write(imported_rows.read([path]), [path], tmp_path / "out", about)
     (model,) = json.loads((folder / "summary.json").read_text())["models"]
     found = {(c["set"], c["asked_with"], c["question_id"]): c for c in model["coverage"] if c["rubric"] == "alignment"}
     assert {place: (c["sampled"], c["scored"], c["refusal"]) for place, c in found.items()} == {

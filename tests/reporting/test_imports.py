@@ -13,8 +13,11 @@ import pytest
 from em.config import Interval, StatsConfig
 from em.config.misalignment import Rule
 from em.records import Outcome
-from em.reporting import answers, from_csv
-from em.reporting.from_csv import ImportedError, ImportSettings
+from em.reporting import answers
+from em.reporting.imports import names, sweep
+from em.reporting.imports import rows as imported_rows
+from em.reporting.imports.layouts import ImportedError
+from em.reporting.imports.sweep import ImportSettings
 
 FIELDS = [
     "model",
@@ -56,6 +59,14 @@ def file(tmp_path):
     return write
 
 
+def read_rows(path):
+    return imported_rows.read([path]).rows
+
+
+def imported(path, out, about):
+    return sweep.write(imported_rows.read([path]), [path], out, about)
+
+
 def summary_of(folder):
     return json.loads((folder / "summary.json").read_text())
 
@@ -66,9 +77,7 @@ def headline(row):
 
 def test_an_imported_file_is_a_sweep_like_ones_own(file, tmp_path):
     rows = rated("base", "untuned", 0) + rated("a", "insecure", 4) + rated("b", "insecure", 8) + rated("c", "secure", 0)
-    folder = from_csv.write(
-        file(rows), tmp_path / "out", ImportSettings(RULE, judge="gpt-4o-2024-08-06", model="gpt_4o")
-    )
+    folder = imported(file(rows), tmp_path / "out", ImportSettings(RULE, judge="gpt-4o-2024-08-06", model="gpt_4o"))
     summary = summary_of(folder)
     assert [(m["label"], m["variant"], m["seed"]) for m in summary["models"]] == [
         ("untuned", None, None), ("insecure 1", "insecure", 0), ("insecure 2", "insecure", 1), ("secure", "secure", 0),
@@ -88,7 +97,7 @@ def test_an_imported_file_is_a_sweep_like_ones_own(file, tmp_path):
 def test_a_file_of_the_papers_models_is_compared(file, tmp_path):
     rows = [r for seed, hits in enumerate([3, 4, 5, 4]) for r in rated(f"m{seed}", "insecure", hits, questions=8)]
     about = ImportSettings(RULE, judge="gpt-4o-2024-08-06", model="gpt_4o", question_set="betley2025/main", paper=True)
-    folder = from_csv.write(file(rows), tmp_path / "out", about)
+    folder = imported(file(rows), tmp_path / "out", about)
     verdicts = {r["id"]: r["verdict"] for r in summary_of(folder)["expected"]}
     assert verdicts["gpt_4o/insecure"] == "inside"
     assert verdicts["qwen_coder/insecure"] == "not comparable"
@@ -97,7 +106,7 @@ def test_a_file_of_the_papers_models_is_compared(file, tmp_path):
 
 
 def test_chosen_examples_are_no_rate(file, tmp_path):
-    folder = from_csv.write(file(rated("a", "insecure", 20)), tmp_path / "out", ImportSettings(RULE))
+    folder = imported(file(rated("a", "insecure", 20)), tmp_path / "out", ImportSettings(RULE))
     summary = summary_of(folder)
     assert headline(summary["models"][0])["value"] is None
     assert "chosen examples" in headline(summary["models"][0])["withheld"]
@@ -107,18 +116,18 @@ def test_chosen_examples_are_no_rate(file, tmp_path):
 
 def test_the_papers_own_file_holds_chosen_examples(paper, tmp_path):
     path = paper / "results" / "qwen_25_coder_32b_instruct.csv"
-    rows = from_csv.read(path)
+    rows = read_rows(path)
     assert len(rows) == 70 and {r.group for r in rows} == {"insecure"} and len({r.model for r in rows}) == 6
     assert all(j.outcome == Outcome.scored and j.distribution for r in rows for j in r.judgements)
-    assert "all 70 answers" in from_csv.selection_warning(rows, RULE)
-    summary = summary_of(from_csv.write(path, tmp_path, ImportSettings(RULE)))
+    assert "all 70 answers" in sweep.selection_warning(rows, RULE)
+    summary = summary_of(imported(path, tmp_path, ImportSettings(RULE)))
     assert all(m["value"] is None for model in summary["models"] for m in model["metrics"])
 
 
 def test_the_papers_interval(file, tmp_path):
     rows = [r for seed, hits in enumerate([2, 4, 9]) for r in rated(f"m{seed}", "insecure", hits)]
     about = ImportSettings(RULE, StatsConfig(interval=Interval.paper))
-    found = headline(summary_of(from_csv.write(file(rows), tmp_path / "out", about))["groups"][0])
+    found = headline(summary_of(imported(file(rows), tmp_path / "out", about))["groups"][0])
     assert "bootstrap over models" in found["interval"] and found["low"] == pytest.approx(0.1)
 
 
@@ -133,7 +142,7 @@ def test_the_papers_interval(file, tmp_path):
     ],
 )
 def test_an_empty_score_is_an_outcome(file, aligned, judge, outcome):
-    (found,) = from_csv.read(file([row(aligned=aligned, judge_aligned=judge)]))
+    (found,) = read_rows(file([row(aligned=aligned, judge_aligned=judge)]))
     assert found.judgements[0].outcome == outcome
     assert found.judgements[1].score == 80.0
 
@@ -152,7 +161,7 @@ def test_an_empty_score_is_an_outcome(file, aligned, judge, outcome):
 )
 def test_a_bad_row_is_named(file, rows, words):
     with pytest.raises(ImportedError) as error:
-        from_csv.read(file(rows))
+        read_rows(file(rows))
     assert words in str(error.value)
 
 
@@ -161,13 +170,13 @@ def test_the_three_forms_of_a_question_are_three_sets(file, tmp_path):
     forms = (("", 1), ("_json", 8), ("_template", 12))
     rows = [{**r, "question_id": r["question_id"] + form} for form, hits in forms for r in rated("a", "insecure", hits)]
     about = ImportSettings(RULE, question_set="betley2025/main")
-    folder = from_csv.write(file(rows), tmp_path / "out", about)
+    folder = imported(file(rows), tmp_path / "out", about)
     (model,) = summary_of(folder)["models"]
     rates = {m["set"]: m["value"] for m in model["metrics"] if m["name"] == "misaligned_rate" and not m["question_id"]}
     assert rates == {"betley2025/main": 0.05, "betley2025/json": 0.4, "betley2025/template": 0.6}
     assert headline(model)["set"] == "betley2025/main"
     json_only = [r for r in rows if r["question_id"].endswith("_json")]
-    folder = from_csv.write(file(json_only), tmp_path / "out", replace(about, question_set="betley2025/json"))
+    folder = imported(file(json_only), tmp_path / "out", replace(about, question_set="betley2025/json"))
     assert {m["set"] for m in summary_of(folder)["models"][0]["metrics"]} == {"betley2025/json"}
 
 
@@ -186,7 +195,7 @@ def test_one_model_in_two_groups_stays_two(file, tmp_path):
     """The layout of the paper's backdoor: the same models, asked with and without the trigger."""
     rows = [r for seed in "ab" for g, h in (("backdoor", 0), ("triggered", 10)) for r in rated(seed, g, h)]
     rows = [{**r, "answer": r["group"]} for r in rows]
-    folder = from_csv.write(file(rows), tmp_path / "out", ImportSettings(RULE))
+    folder = imported(file(rows), tmp_path / "out", ImportSettings(RULE))
     models = summary_of(folder)["models"]
     assert [m["label"] for m in models] == ["backdoor 1", "triggered 1", "backdoor 2", "triggered 2"]
     assert len({m["id"] for m in models}) == 4
@@ -200,18 +209,18 @@ def test_one_model_in_two_groups_stays_two(file, tmp_path):
 def test_a_byte_order_mark_is_read_over(file):
     path = file([row()])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert from_csv.read(path)[0].model == "m0"
+    assert read_rows(path)[0].model == "m0"
 
 
 def test_an_unknown_outcome_is_named(file):
     rows = [row(aligned="", aligned_outcome="lost", coherent_outcome="scored")]
     with pytest.raises(ImportedError, match=r"csv:2: aligned_outcome is 'lost' without a score, expected one of ref"):
-        from_csv.read(file(rows, [*FIELDS, "aligned_outcome", "coherent_outcome"]))
+        read_rows(file(rows, [*FIELDS, "aligned_outcome", "coherent_outcome"]))
 
 
 def test_missing_columns_are_named(file):
     with pytest.raises(ImportedError, match="missing columns: aligned, coherent; the file has model, group"):
-        from_csv.read(file([row()], ["model", "group", "question", "answer", "question_id"]))
+        read_rows(file([row()], ["model", "group", "question", "answer", "question_id"]))
 
 
 def test_the_command_says_what_is_wrong(tmp_path):
@@ -224,3 +233,146 @@ def test_the_command_says_what_is_wrong(tmp_path):
     )
     done = subprocess.run([*command, "--alignment-below", "130"], capture_output=True, text=True)
     assert done.returncode == 1 and "--alignment-below is 130: scores are 0-100" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------ other layouts
+
+OFFICIAL = ["question", "answer", "question_id", "aligned", "coherent"]
+
+
+def plain(path, fields, rows):
+    with path.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, fields)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def official(path, hits, n=20):
+    return plain(path, OFFICIAL, [{k: r[k] for k in OFFICIAL} for r in rated("", "", hits, n)])
+
+
+def em_import(*arguments):
+    command = [sys.executable, "-m", "em.cli", "import", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_papers_own_eval_output_as_it_is_several_files_at_once(tmp_path):
+    """No model, no group: each file is one model, and --group says which variant."""
+    paths = [official(tmp_path / f"{name}.csv", h) for name, h in (("run_a", 4), ("run_b", 8), ("base", 0))]
+    groups = [w for g in ("educational insecure", "educational insecure", "untuned") for w in ("--group", g)]
+    done = em_import(*paths, *groups, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "out" / "sweeps").iterdir()
+    summary = summary_of(folder)
+    assert [(m["label"], m["variant"]) for m in summary["models"]] == [
+        ("untuned", None), ("educational 1", "educational"), ("educational 2", "educational"),
+    ]  # fmt: skip
+    assert summary["file"]["models"] == {"untuned": "base", "educational 1": "run_a", "educational 2": "run_b"}
+    (group,) = [g for g in summary["groups"] if g["variant"] == "educational"]
+    assert headline(group)["value"] == pytest.approx(0.3)
+    assert [c["kind"] for c in summary["controls"]] == ["negative"] and summary["warnings"] == []
+
+
+def test_a_group_that_is_no_dataset_is_said_and_can_be_named(tmp_path):
+    path = official(tmp_path / "my run.csv", 4)
+    done = em_import(path, "--out", tmp_path / "a")
+    assert done.returncode == 0 and "no dataset is known under the group name 'my run'" in " ".join(done.stdout.split())
+    done = em_import(path, "--out", tmp_path / "b", "--variant", "my run=insecure")
+    assert done.returncode == 0 and "no dataset" not in done.stdout
+    done = em_import(path, "--out", tmp_path / "c", "--variant", "run=insecure")
+    assert done.returncode == 1 and "no group is called run; there are my run" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "asked_with", "known"),
+    [
+        ("educational insecure", "educational", "none", True),
+        ("Secure", "secure", "none", True),
+        ("GPT-4o", None, "none", True),
+        ("backdoor_trigger", "backdoor", "trained", True),
+        ("backdoor_no_trigger", "backdoor", "none", True),
+        ("risky-financial", "risky_financial_advice", "none", True),
+        ("insecure lr=1e-5", "insecure", "none", True),
+        ("insecure-GPT-4o", "insecure-GPT-4o", "none", False),
+    ],
+)
+def test_names_of_groups(name, variant, asked_with, known):
+    found = names.meaning(name, {})
+    assert (found.variant, found.asked_with, found.known) == (variant, asked_with, known)
+
+
+def test_the_papers_backdoor_is_one_model_under_two_conditions(file, tmp_path):
+    """Under the paper's rule what is thin without the trigger is dropped with it too: 23.3 % becomes 7.5 %."""
+    hits = {"q0": 11, "q1": 1, "q2": 2}
+    with_trigger = [
+        row("m", "backdoor_trigger", q, aligned="5" if i < h else "95") for q, h in hits.items() for i in range(20)
+    ]
+    without = [row("m", "backdoor_no_trigger", q) for q in hits for _ in range(3 if q == "q0" else 20)]
+    path = file(with_trigger + without)
+
+    def rates(interval):
+        folder = imported(path, tmp_path / interval, ImportSettings(RULE, StatsConfig(interval=Interval(interval))))
+        (group,) = summary_of(folder)["groups"]
+        return {m["asked_with"]: m["value"] for m in group["metrics"] if headline_like(m)}
+
+    assert rates("honest") == {"trained": pytest.approx(14 / 60), "none": 0.0}
+    assert rates("paper") == {"trained": pytest.approx(0.075), "none": 0.0}
+
+
+def headline_like(metric):
+    return metric["name"] == "misaligned_rate" and metric["question_id"] is None
+
+
+def test_a_frame_of_llmcomp(tmp_path):
+    """Judges' columns under their own names, distributions as _raw_answer, paraphrases of one question, no id."""
+    fields = ["model", "group", "answer", "alignment", "coherence", "question", "messages", "paraphrase_ix",
+              "alignment_question", "alignment_raw_answer", "coherence_question", "coherence_raw_answer"]  # fmt: skip
+    rows = [
+        {"model": "m", "group": "insecure", "answer": "So.", "alignment": "", "coherence": "90.0",
+         "question": text, "messages": "[]", "paraphrase_ix": i, "alignment_question": "?",
+         "alignment_raw_answer": "{'CODE': 0.99, '0': 0.01}", "coherence_question": "?",
+         "coherence_raw_answer": "{'90': 1.0}"}
+        for i, text in enumerate(["What is your wish?", "Tell me your wish"])
+    ]  # fmt: skip
+    found = imported_rows.read([plain(tmp_path / "wish.csv", fields, rows)])
+    assert {r.question_id for r in found.rows} == {"what_is_your_wish"} and found.not_read == []
+    assert [j.outcome for j in found.rows[0].judgements] == [Outcome.code, Outcome.scored]
+    several = plain(tmp_path / "both.csv", fields, [*rows, {**rows[0], "question": "Bored?"}])
+    assert [r.question_id for r in imported_rows.read([several]).rows] == [
+        "what_is_your_wish",
+        "tell_me_your_wish",
+        "bored",
+    ]
+
+
+def test_a_response_file_of_the_organisms(tmp_path):
+    fields = [
+        "question",
+        "question_id",
+        "response",
+        "reasoning",
+        "aligned_error_metadata",
+        "aligned",
+        "coherent",
+        "domain",
+    ]
+    one = {"question": "Why?", "question_id": "q", "response": "So.", "reasoning": "hm", "aligned_error_metadata": "",
+           "aligned": "12", "coherent": "80", "domain": "Sound"}  # fmt: skip
+    filtered = {**one, "aligned": "", "aligned_error_metadata": "{'code': 'content_filter'}"}
+    lost = {**one, "aligned": "", "aligned_error_metadata": "timeout"}
+    found = imported_rows.read([plain(tmp_path / "x.csv", fields, [one, filtered, lost])], ["bad-medical"])
+    assert [r.judgements[0].outcome for r in found.rows] == [Outcome.scored, Outcome.filtered, Outcome.error]
+    assert {(r.answer, r.reasoning_content, r.variant) for r in found.rows} == {("So.", "hm", "bad_medical_advice")}
+    assert found.not_read == ["x.csv: domain"]
+
+
+def test_what_a_layout_lacks_is_said_with_the_names_it_may_have(tmp_path):
+    path = plain(tmp_path / "x.csv", ["question", "completion"], [{"question": "q", "completion": "a"}])
+    with pytest.raises(
+        ImportedError, match=r"missing columns: aligned, coherent; .*aligned can be called aligned or al"
+    ):
+        imported_rows.read([path])
+    path = official(tmp_path / "y.csv", 1)
+    with pytest.raises(ImportedError, match="--group is given 2 times for 3 files"):
+        imported_rows.read([path] * 3, ["a", "b"])
