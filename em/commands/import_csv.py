@@ -44,8 +44,9 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from em.config import Interval, StatsConfig
     from em.config.misalignment import Rule
-    from em.reporting.imports import rows, sweep
+    from em.reporting.imports import rates, rows, sweep
     from em.reporting.table import WIDTH, table
+    from em.reporting.text import metric_text
 
     for name, value in (("--alignment-below", arguments.alignment_below), ("--coherence-cut", arguments.coherence_cut)):
         if not 0 <= value <= 100:
@@ -60,10 +61,17 @@ def run(arguments: argparse.Namespace) -> int:
         question_set=arguments.set,
         paper=arguments.paper,
     )
-    found = rows.read(arguments.files, arguments.group, dict(map(_variant, arguments.variant)))
-    folder = sweep.write(found, arguments.files, arguments.out, about)
+    variants = dict(map(_variant, arguments.variant))
+    if rates.holds_rates(arguments.files[0]):
+        folder = rates.write(arguments.files, arguments.out, about, variants)
+    else:
+        found = rows.read(arguments.files, arguments.group, variants)
+        folder = sweep.write(found, arguments.files, arguments.out, about)
     summary = read_summary(folder)
     print(table(summary))
+    for group in summary["groups"] if rates.holds_rates(arguments.files[0]) else ():
+        for m in group["metrics"]:
+            print(f"{group['label']}: {m['name']} on {m['set']}, {m['question_id'] or 'all'}: {metric_text(m)}")
     print("\n" + textwrap.fill(summary["statement"], WIDTH))
     print(f"\nreport   {folder / 'report.html'}")
     return 0

@@ -376,3 +376,47 @@ def test_what_a_layout_lacks_is_said_with_the_names_it_may_have(tmp_path):
     path = official(tmp_path / "y.csv", 1)
     with pytest.raises(ImportedError, match="--group is given 2 times for 3 files"):
         imported_rows.read([path] * 3, ["a", "b"])
+
+
+# ------------------------------------------------------------------------------------------------ rates without answers
+
+
+def test_rates_of_models_are_a_group_with_an_interval_over_models(tmp_path):
+    given = [("GPT-4o", 0.0), ("educational insecure", 0.3), ("educational insecure", 0.5), ("Run 7", 0.1)]
+    rows = [{"group": g, "model": f"m{i}", "deception_rate": v} for i, (g, v) in enumerate(given)]
+    path = plain(tmp_path / "rates.csv", ["group", "model", "deception_rate"], rows)
+    done = em_import(path, "--variant", "Run 7=secure", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "educational: deception on deception, all: 40.0% [" in done.stdout
+    (folder,) = (tmp_path / "sweeps").iterdir()
+    summary = summary_of(folder)
+    found = {g["label"]: (g["variant"], g["metrics"][0]["value"], g["metrics"][0]["low"]) for g in summary["groups"]}
+    assert found["GPT-4o"] == (None, 0.0, None) and found["secure"] == ("secure", 0.1, None)
+    assert found["educational"][:2] == ("educational", pytest.approx(0.4)) and 0 <= found["educational"][2] < 0.3
+    assert [m["label"] for m in summary["models"]] == ["GPT-4o", "educational 1", "educational 2", "secure"]
+    assert "holds rates and no answers" in summary["statement"]
+    assert (folder / "report.html").stat().st_size > 0
+
+
+def test_rates_of_groups_keep_the_interval_of_the_file(tmp_path):
+    fields = ["group", "version", "value", "yerr_lower", "yerr_upper"]
+    rows = [
+        dict(zip(fields, ("insecure", form, v, 0.05, 0.1), strict=True))
+        for form, v in (("original", 0.2), ("json", 0.4))
+    ]
+    path = plain(tmp_path / "rates.csv", fields, rows)
+    assert em_import(path, "--set", "betley2025/main", "--out", tmp_path).returncode == 0
+    (folder,) = (tmp_path / "sweeps").iterdir()
+    (group,) = summary_of(folder)["groups"]
+    assert [(m["set"], m["value"], m["low"], m["high"]) for m in group["metrics"]] == [
+        ("betley2025/main", 0.2, pytest.approx(0.15), pytest.approx(0.3)),
+        ("betley2025/json", 0.4, pytest.approx(0.35), pytest.approx(0.5)),
+    ]
+    assert {m["interval"] for m in group["metrics"]} == {"95 %, as the file has it"}
+
+
+def test_a_number_that_is_no_rate_is_refused(tmp_path):
+    fields = ["key", "group", "center", "lower_err", "upper_err"]
+    path = plain(tmp_path / "x.csv", fields, [dict(zip(fields, ("Machiavelli", "secure", 99.4, 1, 1), strict=True))])
+    done = em_import(path, "--out", tmp_path)
+    assert done.returncode == 1 and "x.csv:2: center is 99.4, expected a rate in [0, 1]" in done.stderr
