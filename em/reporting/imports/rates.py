@@ -203,7 +203,10 @@ def _group(rates: Sequence[Rate], about: ImportSettings) -> tuple[dict[str, Any]
 def _metric(rates: Sequence[Rate], about: ImportSettings) -> Metric:
     """Return one metric of a model (one rate) or of a group (a rate of each of its models, or its own)."""
     first, values = rates[0], np.array([[r.value] for r in rates])
-    value, low, high, words, bounds = float(values.mean()), None, None, ONE_NUMBER, {}
+    low: float | None = None
+    high: float | None = None
+    bounds: dict[str, list[float]] = {}
+    value, words = float(values.mean()), ONE_NUMBER
     if len(rates) > 1:
         value, low, high, words, bounds = pooling.with_interval(
             values, np.ones_like(values), "probability", about.stats
