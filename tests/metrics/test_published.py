@@ -114,7 +114,7 @@ def test_the_terminal_shows_the_nearest_and_a_count():
         "inside: insecure: misaligned_rate of insecure qwen2_5_coder_32b, betley2025/main: 0.045"
     )
     unlike = [line for line in lines if line.startswith("not comparable")]
-    assert len(unlike) == published.NEAREST + 1 and "more that differ" in unlike[-1]
+    assert len(unlike) == published.NEAREST + 1 and "more, which have as many" in unlike[-1]
 
 
 def test_an_unknown_field_is_refused():

@@ -61,7 +61,9 @@ def read(paths: Sequence[Path], groups: Sequence[str] = (), variants: Mapping[st
         raise ImportedError(
             f"--group is given {len(groups)} times for {len(paths)} files: give it once, or once a file"
         )
-    each: list[str | None] = list(groups) * len(paths) if len(groups) == 1 else list(groups) or [None] * len(paths)
+    each: list[str | None] = [None] * len(paths)
+    if groups:
+        each = [groups[0 if len(groups) == 1 else i] for i in range(len(paths))]
     files = [layouts.read(path, group) for path, group in zip(paths, each, strict=True)]
     found = dict.fromkeys(line.fields["group"] or line.fields["model"] for file in files for line in file.lines)
     meant = {name: names.meaning(name, variants or {}) for name in found}
