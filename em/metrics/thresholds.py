@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from em.metrics.runs import Group, Run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Cells:
     """One run's answers with both scores to its headline questions under one condition, over a grid of both cuts."""
 
@@ -57,7 +57,16 @@ def _cells(group: Group) -> list[_Cells]:
         for condition, found in group.measures[run.id].get(group.first.headline, {}).items():
             for m in (m for m in found if m.name == "misaligned_rate"):
                 hits, kept = _grid(m.answers, group.first.rule, below, cuts)
-                out.append(_Cells(run, condition, m.answers.numbered()[0], cuts, hits, kept))
+                out.append(
+                    _Cells(
+                        run=run,
+                        condition=condition,
+                        clusters=m.answers.numbered()[0],
+                        cuts=cuts,
+                        hits=hits,
+                        kept=kept,
+                    )
+                )
     return out
 
 

@@ -37,7 +37,7 @@ AS_PUBLISHED = "95 %, as the file has it"
 ONE_NUMBER = "none: the file has one number a model"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rate:
     """One number of the file."""
 
@@ -101,7 +101,15 @@ def _of_model(row: Mapping[str, str], question_set: str, variants: Mapping[str, 
         metric = "misaligned_rate"
     set_name = question_set if metric == "misaligned_rate" else metric
     named = names.meaning(row[_first(row, GROUP)], variants)
-    return Rate(named, row[_first(row, MODEL)], metric, set_name, None, _share(row[column], column, where), None)
+    return Rate(
+        named=named,
+        model=row[_first(row, MODEL)],
+        metric=metric,
+        set_name=set_name,
+        question_id=None,
+        value=_share(row[column], column, where),
+        ends=None,
+    )
 
 
 def _of_group(row: Mapping[str, str], question_set: str, variants: Mapping[str, str], where: str) -> Rate:
@@ -112,7 +120,15 @@ def _of_group(row: Mapping[str, str], question_set: str, variants: Mapping[str, 
     question = None if not key or key.startswith("freeform") else key
     named = names.meaning(row[_first(row, GROUP)], variants)
     ends = (value - below, value + above) if below or above else None
-    return Rate(named, "", "misaligned_rate", set_name, question, value, ends)
+    return Rate(
+        named=named,
+        model="",
+        metric="misaligned_rate",
+        set_name=set_name,
+        question_id=question,
+        value=value,
+        ends=ends,
+    )
 
 
 def _share(text: str, column: str, where: str) -> float:
