@@ -64,7 +64,7 @@ def check(section: Section, gpu: bool, rehearse: bool) -> list[Line]:
         unseen = "no GPU here"
     elif section.vllm and not vllm_for_cuda():
         unseen = "no vLLM for CUDA here"
-    if unseen and not rehearse:
+    if unseen and not (rehearse and section.rehearses):
         return read(section, "", unseen, "")
     device = "cuda" if gpu else "cpu"
     command = [sys.executable, str(Path(__file__).parent), "--section", section.name, "--here", device]

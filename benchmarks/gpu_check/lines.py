@@ -27,6 +27,8 @@ class Section:
     """Line → goal."""
     gpu: bool = True
     vllm: bool = False
+    rehearses: bool = True
+    """Whether --rehearse runs it on a CPU."""
 
 
 SECTIONS = (
@@ -81,7 +83,7 @@ SECTIONS = (
         limit_s=400,
         lines={"32b_tokens_per_s": ">=2600", "second_run_memory_over_first": "<=1.02"},
     ),
-    Section(name="sharded", module="pieces", limit_s=240, lines={"fsdp_one_process": "done"}),
+    Section(name="sharded", module="pieces", limit_s=240, rehearses=False, lines={"fsdp_one_process": "done"}),
     Section(name="tests", module="pieces", limit_s=400, lines={"tests_on_the_gpu": "0_failed"}),
     Section(
         name="sweep",

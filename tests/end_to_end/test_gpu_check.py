@@ -48,7 +48,7 @@ def test_a_missing_compiler_is_a_failure(tmp_path, monkeypatch):
     "section",
     [
         "cpu_agrees",
-        *(pytest.param(s, marks=pytest.mark.slow) for s in ("loss", "speed", "fits_80_gb", "sweep", "tests")),
+        *(pytest.param(s, marks=pytest.mark.slow) for s in ("loss", "speed", "fits_80_gb", "sweep", "tests", "engine")),
     ],
 )
 def test_a_section_rehearses_on_the_cpu(tmp_path, section):
