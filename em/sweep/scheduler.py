@@ -155,7 +155,9 @@ class Scheduler:
         for batch in self.batches:
             for job in batch.jobs:
                 missing = next((n for n in job.needs if not self.sweep.store.has(*n)), None)
-                if missing:
+                if missing and missing in self.sweep.failed:
+                    self._report_failed(job, self.sweep.failed[missing])
+                elif missing:
                     self._fail_for(job, missing)
                 else:
                     self.sweep.fail(job, f"it needs {batch.devices} GPU(s) and {len(self.free)} are left; see above")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -88,7 +89,7 @@ def run_on_breaking(monkeypatch, tmp_path, broken, jobs, ids):
     monkeypatch.setattr(scheduler.launch, "command", lambda batch, _: [str(program), str(batch)])
     (tmp_path / "sweep" / "logs").mkdir(parents=True)
     found = Sweep(tmp_path / "sweep", Store.open(tmp_path / "out"), Plan())
-    units = [scheduler.Batch("train", [job], 1, follows=False) for job in jobs]
+    units = [scheduler.Batch(job.stage, [job], 1, follows=False) for job in jobs]
     scheduler.Scheduler(found, units, list(ids), timeout_s=50).run()
     return found, log.read_text().split()
 
@@ -108,8 +109,11 @@ def test_jobs_of_a_lost_gpu_go_to_another_once(monkeypatch, tmp_path, capsys):
 
 
 def test_the_last_gpu_lost_fails_what_is_left(monkeypatch, tmp_path):
-    found, used = run_on_breaking(monkeypatch, tmp_path, ["0", "1"], jobs_named("a", "b", "c"), ["0", "1"])
+    jobs = jobs_named("a", "b", "c")
+    after = replace(jobs[2], stage="sample", key="answers", needs=(("train", "c"),))
+    found, used = run_on_breaking(monkeypatch, tmp_path, ["0", "1"], [*jobs, after], ["0", "1"])
     assert sorted(used) == ["0", "1"]
+    assert found.failed.pop(("sample", "answers")) == found.failed["train", "c"]  # its cause, not "no job makes it"
     assert {key for _, key in found.failed} == {"a", "b", "c"}
     said = " ".join(found.failed.values())
     assert said.count("is lost, and no other is left") == 1 and said.count("it needs 1 GPU(s) and 0 are left") == 2
