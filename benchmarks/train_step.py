@@ -91,7 +91,7 @@ def hand_loop(model, rows, config, device="cpu", autocast=False, checkpointing=F
     """
     set_seed(0)
     model.set_attn_implementation("sdpa")
-    wrapped = get_peft_model(model, lora(config))
+    wrapped = get_peft_model(model, lora(config, model))
     if checkpointing:
         wrapped.enable_input_require_grads()
         wrapped.gradient_checkpointing_enable({"use_reentrant": False})

@@ -89,12 +89,19 @@ FIRST_RELEASE: dict[str, frozenset[str]] = {
 """Class name → its fields in release 0.1.0."""
 
 
+SAME_AS = {("TrainConfig", "gradient_checkpointing", "auto"): True}
+"""(class, field, value) → the value that is in keys instead: the recipes that have "auto" had that before, and it does
+not change a result."""
+
+
 def identifying(config: Any) -> Values:
     """Return a config, or one group of it, as JSON-ready values, without later fields and groups at their defaults."""
     old = FIRST_RELEASE.get(type(config).__name__, frozenset())
     kept: Values = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if isinstance(value, str):
+            value = SAME_AS.get((type(config).__name__, field.name, value), value)
         if field.name in old or not _at_default(field, value):
             kept[field.name] = identifying(value) if dataclasses.is_dataclass(value) else value
     return kept

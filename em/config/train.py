@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -21,6 +22,7 @@ HOW_ONLY = (
     "attn_implementation",
     "num_processes",
     "accelerate_config",
+    "deterministic",
 )
 """Fields that change how a run is computed or which checkpoints are kept, but not its result (up to rounding). They are
 not in the train key. See planning/checkpoints for a changed schedule of checkpoints."""
@@ -29,6 +31,9 @@ OPENAI_ONLY = ("learning_rate_multiplier", "max_dollars", "price_per_million_tok
 LORA_ONLY = ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "layers_to_transform")
 """Fields that full finetuning does not read."""
 SCHEDULE = re.compile(r"(?P<step>[1-9]\d*)|every (?P<every>[1-9]\d*)|log")
+
+
+AUTO = "auto"
 
 
 class Method(StrEnum):
@@ -57,8 +62,8 @@ class TrainConfig:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     optim: str = "adamw_torch_fused"
-    """transformers' name. An 8-bit optimiser needs bitsandbytes and a GPU; elsewhere em uses adamw_torch_fused and
-    warns."""
+    """transformers' name. An 8-bit optimiser needs bitsandbytes and a GPU, without FSDP; elsewhere em uses
+    adamw_torch_fused and warns."""
     lora_r: int = 32
     lora_alpha: float = 64
     lora_dropout: float = 0.0
@@ -83,8 +88,9 @@ class TrainConfig:
     """Concatenate the rows of a micro-batch, without attention between rows; false: pad to the longest row."""
     tokens_per_micro_batch: int | None = None
     """Most tokens per micro-batch, with padding_free; the rows of an optimiser step stay the same. null: count rows."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, a third more computation."""
+    gradient_checkpointing: Any = False
+    """true: recompute activations in the backward pass: less memory, a third more computation. auto: only if the run
+    would not fit without it (em/models/memory.py)."""
     attn_implementation: str | None = None
     """transformers' name; null: sdpa on a GPU, one row at a time on a CPU."""
     learning_rate_multiplier: float | None = None
@@ -97,6 +103,8 @@ class TrainConfig:
     """Processes of one run, one GPU each, started by Accelerate; 1: the stage's own process."""
     accelerate_config: str | None = None
     """Accelerate's config file for num_processes > 1, e.g. launch/accelerate/fsdp.yaml; null: data-parallel."""
+    deterministic: bool = False
+    """On a GPU, use only operations whose result is the same each time; slower. A CPU's are anyway."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -131,6 +139,10 @@ class TrainConfig:
         self._check_how()
 
     def _check_how(self) -> None:
+        check(
+            self.gradient_checkpointing in (True, False, AUTO),
+            f"train.gradient_checkpointing {self.gradient_checkpointing!r} is not true, false or {AUTO}",
+        )
         if self.tokens_per_micro_batch is not None:
             check(
                 self.tokens_per_micro_batch >= self.max_length,

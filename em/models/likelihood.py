@@ -47,14 +47,14 @@ class LikelihoodModel:
             for batch, ids, lengths, before, hidden in self._read(items, on_done):
                 hidden = torch.cat([before, hidden[:, :-1]], dim=1)
                 for row, (i, length) in enumerate(zip(batch, lengths, strict=True)):
-                    logits = self.model.lm_head(hidden[row, :length]).float()
+                    logits = self.model.get_output_embeddings()(hidden[row, :length]).float()
                     gold = logits.gather(1, ids[row, :length, None]).squeeze(1)
                     out[i] = (gold - logits.logsumexp(1)).tolist()
         return out
 
     def mean_states(self, items: Sequence[Item], on_done: Callable[[int], None] | None = None) -> list[np.ndarray]:
         """Return per item the mean last hidden state of the answer's tokens, (hidden,) float32; nan without tokens."""
-        out = [np.full(self.model.config.hidden_size, np.nan, dtype=np.float32) for _ in items]
+        out = [np.full(self.model.config.get_text_config().hidden_size, np.nan, dtype=np.float32) for _ in items]
         with torch.inference_mode():
             for batch, _, lengths, _, hidden in self._read(items, on_done):
                 for row, (i, length) in enumerate(zip(batch, lengths, strict=True)):
@@ -82,11 +82,12 @@ class LikelihoodModel:
         for row, answer in enumerate(answers):
             ids[row, : len(answer)] = torch.tensor(answer, device=device)
         prefix = torch.tensor([prompt], device=device)
-        first = self.model.model(prefix, use_cache=True)
+        decoder = self.model.get_decoder()  # of a model that also reads images, the text model
+        first = decoder(prefix, use_cache=True)
         cache = first.past_key_values
         cache.batch_repeat_interleave(len(answers))
         # Right padding needs no mask: in a causal model the tokens before it do not see it.
-        hidden = self.model.model(ids, past_key_values=cache, use_cache=True)[0]
+        hidden = decoder(ids, past_key_values=cache, use_cache=True)[0]
         return ids, [len(a) for a in answers], first[0][:, -1:].expand(len(answers), -1, -1), hidden
 
 

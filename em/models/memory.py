@@ -1,19 +1,20 @@
 """Compute from a model's shape how many weights it has and how many bytes of memory it needs.
 
-Weights are exact. The activations of a training step are an estimate: inputs and outputs of every projection, without
-padding. With gradient checkpointing they are the input of each layer, plus one whole layer that is computed again.
+Weights are exact. The activations of a training step are what autograd keeps of a layer, without padding. With gradient
+checkpointing they are the input of each layer, plus one whole layer that is computed again.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from functools import cache
 from math import prod
 from pathlib import Path
 
 from em.config import Dtype, ModelConfig, ShapeConfig, TrainConfig
-from em.config.train import Method
+from em.config.train import AUTO, Method
 from em.models import fingerprint, paths
 
 BYTES = {Dtype.float32: 4, Dtype.bfloat16: 2}
@@ -25,6 +26,8 @@ SEQUENCES = 32
 """Full-length answers that a serving engine should hold at once. The paper's engine ran 32."""
 DEFAULT_PARAMETERS = 7e9
 """Weights assumed for a model that is not on this machine and has no size in its name."""
+USABLE = 0.92
+"""Share of a GPU's memory that a run may plan with; the rest is lost between blocks of different sizes."""
 RUNTIME = 2_000_000_000
 """Bytes for CUDA's context, graphs and workspaces."""
 
@@ -63,14 +66,43 @@ def weight_bytes(model: ModelConfig, shape: ShapeConfig) -> int:
     return parameters(shape) * BYTES[model.dtype]
 
 
-def train_bytes(model: ModelConfig, shape: ShapeConfig, train: TrainConfig) -> int:
-    """Return the bytes of training on micro-batches of long rows: weights, optimiser, activations, logits."""
-    tokens = train.tokens_per_micro_batch or train.per_device_train_batch_size * min(train.max_length, ROW_TOKENS)
+def train_bytes(model: ModelConfig, shape: ShapeConfig, train: TrainConfig, longest: int = ROW_TOKENS) -> int:
+    """Return the bytes of training on micro-batches of long rows: weights, optimiser, activations, logits.
+
+    `longest`: tokens of the longest row. gradient_checkpointing=auto counts as true: the least that the run needs.
+    """
+    tokens = train.tokens_per_micro_batch or train.per_device_train_batch_size * min(train.max_length, longest)
     per_layer = sum(a + b for a, b in linear_layers(shape).values())
-    layers = shape.num_hidden_layers
-    kept = layers * shape.hidden_size + per_layer if train.gradient_checkpointing else layers * per_layer
+    if train.gradient_checkpointing:
+        kept = (shape.num_hidden_layers * shape.hidden_size + per_layer) * BYTES[model.dtype]
+    else:
+        kept = shape.num_hidden_layers * layer_bytes(shape, model.dtype)
     logits = tokens // 2 * shape.vocab_size * (4 + 4)  # float32, with gradient; about half of a row is the answer
-    return _held(model, shape, train) + tokens * kept * BYTES[model.dtype] + logits + RUNTIME
+    return _held(model, shape, train) + tokens * kept + logits + RUNTIME
+
+
+def layer_bytes(shape: ShapeConfig, dtype: Dtype) -> int:
+    """Return the bytes per token that autograd keeps of one layer with adapters, when nothing is recomputed.
+
+    The norms' inputs in float32; what the projections read, because adapters need it; queries, keys, values and the
+    attention's result; of the MLP the gate before and after its activation, the other half, and their product.
+    """
+    q, kv = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
+    numbers = 2 * shape.hidden_size + 2 * q + 2 * kv + 4 * shape.intermediate_size
+    return 2 * 4 * shape.hidden_size + numbers * BYTES[dtype]
+
+
+def recomputes(model: ModelConfig, train: TrainConfig, room: int | None, longest: int) -> bool:
+    """Return whether a run recomputes activations: as configured, or for auto, if it would not fit otherwise.
+
+    `room`: bytes of memory for one process; None: unknown. `longest`: tokens of the longest row.
+    """
+    if train.gradient_checkpointing != AUTO:
+        return bool(train.gradient_checkpointing)
+    shape = shape_of(model)
+    if room is None or shape is None:
+        return True
+    return train_bytes(model, shape, replace(train, gradient_checkpointing=False), longest) > USABLE * room
 
 
 def _held(model: ModelConfig, shape: ShapeConfig, train: TrainConfig) -> int:

@@ -13,6 +13,7 @@ import torch
 
 from em.config import ModelConfig, SampleConfig
 from em.errors import ConfigError, nearest
+from em.models import paths
 from em.runtime import machine
 
 SPAWN = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
@@ -32,6 +33,8 @@ CPU_DEFAULTS = {
 HF_FORMAT = {"tokenizer_mode": "hf", "config_format": "hf", "load_format": "hf"}
 """Without these, vLLM reads Mistral's own files in a folder that also has transformers' files, and so uses another
 tokenizer than training."""
+NO_IMAGES = {"limit_mm_per_prompt": {"image": 0}}
+"""Without it, vLLM sets memory aside for the largest image and loads the vision tower, which nothing here asks for."""
 MAX_LORAS = 4
 """Adapters active at once. Requests come grouped by adapter, and each active one costs bandwidth."""
 GPU_SHARE = 0.92
@@ -85,10 +88,18 @@ def engine_arguments(
         "enable_prefix_caching": True,
         "seed": sample.seed,
         **HF_FORMAT,
+        **(NO_IMAGES if _reads_images(model) else {}),
         **(CPU_DEFAULTS if on_cpu() else {}),
         **(lora if max_lora_rank else {}),
         **sample.engine_args,
     }
+
+
+def _reads_images(model: ModelConfig) -> bool:
+    """Return whether a model that is on this machine also reads images; its text model is what is trained."""
+    folder = paths.local_folder(model.path)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder else {}
+    return "vision_config" in config
 
 
 def require_free_memory(group: str, engine_args: Mapping[str, Any]) -> None:

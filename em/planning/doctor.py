@@ -216,8 +216,8 @@ def check_training(config: ExperimentConfig) -> str:
     bitsandbytes = _version("bitsandbytes")
     if train.method == Method.qlora and not bitsandbytes:
         raise ConfigError("train.method=qlora needs bitsandbytes: pip install bitsandbytes, or train.method=lora")
-    plain = "8bit" in train.optim and not (has_gpu() and bitsandbytes)
-    said = f"{train.optim} becomes adamw_torch_fused (no GPU, or no bitsandbytes)" if plain else train.optim
+    plain = "8bit" in train.optim and not (has_gpu() and bitsandbytes and not launch.sharded(train))
+    said = f"{train.optim} becomes adamw_torch_fused (no GPU, no bitsandbytes, or FSDP)" if plain else train.optim
     return f"{train.method.value}, {said}"
 
 

@@ -68,7 +68,7 @@ def devices_held(job: Job[object], ids: list[str]) -> int:
     return min(wanted, len(ids))
 
 
-def environment(events: int, held: list[str], share: float) -> dict[str, str]:
+def environment(events: int, held: list[str], share: float, stage: str) -> dict[str, str]:
     """Return the environment of a worker. Variables that are already set win, except for the devices.
 
     `share`: its part of the machine's devices, and so of the processor's cores.
@@ -83,6 +83,8 @@ def environment(events: int, held: list[str], share: float) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONUNBUFFERED": "1",
     }
+    if stage == "train":  # each micro-batch has another length, and fixed blocks would leave gaps between them
+        defaults["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     own = {FD_VARIABLE: str(events), SWEEP_VARIABLE: str(os.getpid())}
     if held and not on_cpu(held):
         own |= {machine.VISIBLE: ",".join(held), GIVEN_VARIABLE: ",".join(held)}

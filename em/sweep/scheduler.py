@@ -179,7 +179,7 @@ class Scheduler:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.PIPE if batch.follows else subprocess.DEVNULL,
                 pass_fds=[write],
-                env=environment(write, held, max(1, batch.devices) / max(1, self.total)),
+                env=environment(write, held, max(1, batch.devices) / max(1, self.total), batch.stage),
             )
         os.close(write)
         worker = Worker(

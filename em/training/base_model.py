@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.big_modeling import init_empty_weights
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from em.config import TrainConfig
 from em.config.train import Method
 from em.models import bfloat16, paths
-from em.training import cpu_attention
+from em.training import cpu_attention, fused_kernels, varlen_attention
 
 FALLBACK_OPTIM = "adamw_torch_fused"
 
@@ -29,10 +32,17 @@ class Base:
     tokenizer: Any
     method: Method
     """Method it was loaded for. LoRA: in the model's dtype; full finetuning: float32; QLoRA: 4 bits."""
+    kernels: str | None = None
+    """What fused_kernels.apply returned."""
 
     @classmethod
     def load(cls, path: str, revision: str | None, dtype: str, method: Method = Method.lora) -> Base:
-        """Load model and tokenizer. Raise RuntimeError if `method` cannot run on this machine."""
+        """Load model and tokenizer. Raise RuntimeError if `method` cannot run on this machine.
+
+        Under FSDP only the first process loads weights, into main memory. The others build the model without, and get
+        their shards from the first when the run starts.
+        """
+        free_memory()
         tokenizer = paths.tokenizer(path, revision)
         # full: a bfloat16 weight would lose an update of 1e-5; autocast still computes in bfloat16
         options: dict[str, Any] = {"dtype": torch.float32 if method == Method.full else getattr(torch, dtype)}
@@ -44,7 +54,10 @@ class Base:
                 bnb_4bit_use_double_quant=True,
                 bnb_4bit_compute_dtype=getattr(torch, dtype),
             )
-        if torch.cuda.is_available() and not _sharded():  # FSDP places the weights itself
+        if sharded():
+            if int(os.environ["RANK"]):
+                return cls.of(without_weights(path, revision, options["dtype"]), tokenizer, method)
+        elif torch.cuda.is_available():
             options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
         model = AutoModelForCausalLM.from_pretrained(path, revision=revision, **options)
         if method == Method.qlora:
@@ -55,11 +68,12 @@ class Base:
     def of(cls, model: Any, tokenizer: Any, method: Method = Method.lora) -> Base:
         """Return a base from a model in memory, e.g. one with random weights."""
         cpu_attention.register()
+        varlen_attention.register()
         bfloat16.prepare_cpu()
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         model.config.use_cache = False
-        return cls(model, tokenizer, method)
+        return cls(model, tokenizer, method, fused_kernels.apply(model))
 
     @contextmanager
     def trainable(self, config: TrainConfig) -> Iterator[Any]:
@@ -70,7 +84,9 @@ class Base:
         if self.method == Method.full:
             yield self.model
             return
-        model = get_peft_model(self.model, lora(config))  # adapters are float32 for any dtype of the base
+        hooks = self.model.get_input_embeddings()._forward_hooks
+        before = set(hooks)
+        model = get_peft_model(self.model, lora(config, self.model))  # adapters are float32 for any dtype of the base
         try:
             check_adapted(model, config)
             yield model
@@ -78,16 +94,25 @@ class Base:
             if not self.spent:
                 self.model = model.unload()
                 self.model.__dict__.pop("forward", None)  # TRL wraps it once per run
+                if self.model.is_gradient_checkpointing:  # the next run may be without it
+                    self.model.gradient_checkpointing_disable()
+                for hook in set(hooks) - before:  # PEFT and TRL each add one that gradient checkpointing needs
+                    del hooks[hook]
 
     @property
     def spent(self) -> bool:
         """Whether a run uses up the base: it trains the weights themselves, or FSDP shards them."""
-        return self.method == Method.full or _sharded()
+        return self.method == Method.full or sharded()
 
 
-def lora(config: TrainConfig) -> LoraConfig:
-    """Return PEFT's configuration of the adapter."""
+def lora(config: TrainConfig, model: Any) -> LoraConfig:
+    """Return PEFT's configuration of the adapter. Of a model that also reads images, only the text model gets one."""
+    # Nothing in training passes through a vision tower. Its adapters would get no gradient, which stops DDP.
+    text, wanted = model.get_decoder(), set(config.target_modules)
+    inside = {id(module) for module in [*text.modules(), model.get_output_embeddings()]}
+    outside = [n for n, m in model.named_modules() if n.split(".")[-1] in wanted and id(m) not in inside]
     return LoraConfig(
+        exclude_modules=rf"(?:{'|'.join(sorted({_tower(name) for name in outside}))})\..*" if outside else None,
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
@@ -96,6 +121,11 @@ def lora(config: TrainConfig) -> LoraConfig:
         layers_to_transform=config.layers_to_transform,
         task_type="CAUSAL_LM",
     )
+
+
+def _tower(name: str) -> str:
+    """Return the part of a module's name before its numbered layers, for a regular expression."""
+    return re.escape(re.split(r"\.\d+\.", name)[0].rpartition(".")[0] or name)
 
 
 def check_adapted(model: PeftModel, config: TrainConfig) -> None:
@@ -127,11 +157,37 @@ def _keep_differentiable(model: Any) -> None:
 
 
 def usable_optim(wanted: str) -> str:
-    """Return `wanted`, or plain AdamW in place of an 8-bit optimiser without a GPU or bitsandbytes."""
-    eight_bit = "8bit" in wanted
-    able = torch.cuda.is_available() and importlib.util.find_spec("bitsandbytes") is not None
-    return FALLBACK_OPTIM if eight_bit and not able else wanted
+    """Return `wanted`, or plain AdamW in place of an 8-bit optimiser without a GPU or bitsandbytes, or under FSDP."""
+    # bitsandbytes' kernels read the memory of plain tensors, and FSDP's parameters are DTensors
+    able = torch.cuda.is_available() and importlib.util.find_spec("bitsandbytes") is not None and not sharded()
+    return FALLBACK_OPTIM if "8bit" in wanted and not able else wanted
 
 
-def _sharded() -> bool:
+def without_weights(path: str, revision: str | None, dtype: torch.dtype) -> Any:
+    """Return the model with weights that are never written: their addresses are taken, their memory is not.
+
+    Addresses are needed, because Accelerate finds an optimiser's weight again by its address. On torch's meta device
+    all have the same one, and the optimiser would train one weight only.
+    """
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path, revision=revision), dtype=dtype)
+    made: dict[int, torch.nn.Parameter] = {}  # a tied weight is one weight
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            if id(weight) not in made:
+                made[id(weight)] = torch.nn.Parameter(torch.empty_like(weight, device="cpu"))
+            setattr(module, name, made[id(weight)])
+    model.tie_weights()
+    return model
+
+
+def sharded() -> bool:
+    """Return whether Accelerate's FSDP shards the weights of this run over its processes."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def free_memory() -> None:
+    """Give back what finished runs have held: their trainers are in reference cycles, and torch caches GPU memory."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -66,3 +66,18 @@ def micro_batches(lengths: Sequence[int], rows: int, tokens: int | None) -> list
             out[place].append(index)
             room[place] -= lengths[index]
     return out
+
+
+def passes(
+    lengths: Sequence[int], processes: int, rows: int, tokens: int | None, *, even: bool
+) -> list[list[list[int]]]:
+    """Return the micro-batches of each process, at least one. An empty one stands for a pass without a row of the step.
+
+    `even`: the same number for all processes. Under FSDP each pass through the model is a row of exchanges in which
+    all processes take part, so a process with fewer passes would leave the others waiting for ever.
+    """
+    cuts = []
+    for share in shares(lengths, processes):
+        cuts.append([[share[i] for i in cut] for cut in micro_batches([lengths[i] for i in share], rows, tokens)])
+    least = max(map(len, cuts)) if even else 1
+    return [[*cut, *[[] for _ in range(least - len(cut))]] for cut in cuts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import resource
@@ -15,15 +16,16 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from em.gates import record
 from em.runtime.events import Emitter
-from em.store import checked_rows
+from em.store import checked_rows, write_atomic
 
 CLOCKED = ("tokens_per_s", "peak_memory_gb")
 """Fields of a log row that differ between repetitions of a run; all others are equal bit by bit."""
 
 
 class StepCallback(TrainerCallback):
-    """Base of our callbacks and of probes. `stage.fit` sets `trainer` before the run."""
+    """Base of our callbacks and of probes. `stage.fit` sets `trainer` before the run, and None after it."""
 
     trainer: Any = None
     """The StepTrainer of the run, with `.counts` of the last step."""
@@ -38,6 +40,8 @@ class Log(StepCallback):
         self.rows: checked_rows.RowWriter
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()  # an earlier run in this process may have held more
         if not state.is_world_process_zero:
             return
         checked_rows.keep_only(self.path, checked_rows.intact_start(self.path)[: state.global_step])  # one row per step
@@ -76,14 +80,34 @@ class Log(StepCallback):
         self.emit.progress(self.job, state.global_step, state.max_steps, shown)
 
 
+class Untouched(StepCallback):
+    """Under FSDP and full finetuning, scores the gate's probes with the base's weights before the first step.
+
+    It happens here because only now each GPU holds its shard. A continued run has other weights, and reads the file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        trainer = self.trainer
+        if state.global_step:
+            trainer.untouched = json.loads(self.file.read_text(encoding="utf-8"))
+            return
+        trainer.untouched = record.logprobs(trainer.model, record.probes(trainer.tokenizer, trainer.rows))
+        if state.is_world_process_zero:
+            self.file.parent.mkdir(exist_ok=True)
+            write_atomic(self.file, json.dumps(trainer.untouched))
+
+
 class KeepWeights(StepCallback):
     """Saves the weights after chosen steps, each as a folder that an engine can serve.
 
     A folder gets its final name when it is complete.
     """
 
-    def __init__(self, folder: Path, steps: Sequence[int], dtype: torch.dtype, base: list[list[float]] | None) -> None:
-        self.folder, self.steps, self.dtype, self.base = folder, frozenset(steps), dtype, base
+    def __init__(self, folder: Path, steps: Sequence[int], dtype: torch.dtype) -> None:
+        self.folder, self.steps, self.dtype = folder, frozenset(steps), dtype
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step not in self.steps:
@@ -96,7 +120,7 @@ class KeepWeights(StepCallback):
                 shutil.rmtree(old, ignore_errors=True)
             self.folder.mkdir(exist_ok=True)
         self.trainer.save_weights(work, self.dtype)
-        self.trainer.record_gate(work, self.dtype, self.base)
+        self.trainer.record_gate(work, self.dtype)
         if first:
             os.rename(work, final)
 
@@ -112,7 +136,7 @@ class Stop(StepCallback):
 
 
 def peak_memory() -> int:
-    """Return the most bytes this process has held, of its GPU if there is one, else of main memory."""
+    """Return the most bytes this process has held: of its GPU since the run began, without a GPU of main memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024

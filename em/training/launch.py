@@ -15,10 +15,12 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from em.config import TrainConfig
+from em.config.train import Method
 from em.errors import ConfigError
 from em.runtime import preempt
 from em.runtime.events import FD_VARIABLE, FIFO_VARIABLE, Emitter
@@ -37,17 +39,40 @@ def command(batch: Path, jobs: Sequence[TrainJob]) -> list[str]:
 
 
 def refuse(runs: Sequence[TrainConfig]) -> None:
-    """Raise ConfigError if this machine cannot run them: a missing Accelerate config, or too few SLURM nodes."""
+    """Raise ConfigError if this machine cannot run them: a missing or unfit Accelerate config, or too few nodes."""
     for train in runs:
         path = train.accelerate_config
         if path and not Path(path).is_file():
             raise ConfigError(f"train.accelerate_config={path} is not a file: launch/accelerate/ has some, null is DDP")
+        _refuse_sharding(train)
         machines = _machines(train)
+        if train.num_processes % machines:
+            raise ConfigError(
+                f"train.num_processes={train.num_processes} is not a multiple of the {machines} machines of "
+                f"train.accelerate_config={path}: each machine gets the same number"
+            )
         if machines > 1 and int(os.environ.get("SLURM_JOB_NUM_NODES", 1)) < machines:
             raise ConfigError(
                 f"train.accelerate_config={path} is for {machines} machines, but this SLURM job has fewer "
                 f"nodes, or there is none: give the launcher {machines} nodes, or change num_machines in the file"
             )
+
+
+def _refuse_sharding(train: TrainConfig) -> None:
+    """Raise ConfigError if the run would shard a model that cannot be sharded, or in a way that was never tested."""
+    if not sharded(train):
+        return
+    if train.method == Method.qlora:
+        raise ConfigError(
+            "train.method=qlora with FSDP would hold the whole 4-bit base on each GPU: leave out "
+            "train.accelerate_config (data-parallel), or use train.method=lora"
+        )
+    version = _profile(train).get("fsdp_config", {}).get("fsdp_version")
+    if version != 2:
+        raise ConfigError(
+            f"{train.accelerate_config} has fsdp_version {version}: em shards with fsdp_version 2, see "
+            "launch/accelerate/fsdp.yaml"
+        )
 
 
 def accelerate(batch: Path, train: TrainConfig) -> list[str]:
@@ -69,6 +94,9 @@ def _launcher(batch: Path, train: TrainConfig, *where: str) -> list[str]:
     how = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no"]  # the trainer sets bf16
     if train.accelerate_config:
         how = ["--config_file", train.accelerate_config]
+        if "parallelism_config" in _profile(train):  # sharded within a machine, copied to the next
+            sizes = {"replicate": _machines(train), "shard": processes_here(train)}
+            how += [w for name, n in sizes.items() for w in (f"--parallelism_config_dp_{name}_size", str(n))]
     count = ["--num_processes", str(train.num_processes)]
     worker = ["-m", "em.sweep.worker", "train", str(batch)]
     return [sys.executable, "-m", "accelerate.commands.launch", *how, *count, *where, *worker]
@@ -94,9 +122,20 @@ def processes_here(train: TrainConfig) -> int:
 
 
 def _machines(train: TrainConfig) -> int:
+    return int(_profile(train).get("num_machines", 1))
+
+
+def sharded(train: TrainConfig) -> bool:
+    """Return whether a run shards its weights over its processes (FSDP)."""
+    return _profile(train).get("distributed_type") == "FSDP"
+
+
+def _profile(train: TrainConfig) -> dict[str, Any]:
+    """Return the contents of Accelerate's config file; empty without one."""
     if not train.accelerate_config:
-        return 1
-    return int(yaml.safe_load(Path(train.accelerate_config).read_text(encoding="utf-8")).get("num_machines", 1))
+        return {}
+    found: dict[str, Any] = yaml.safe_load(Path(train.accelerate_config).read_text(encoding="utf-8"))
+    return found
 
 
 def main() -> None:

@@ -15,9 +15,12 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from accelerate.utils import broadcast_object_list
 from transformers import set_seed
@@ -27,15 +30,15 @@ from em.chat import encode, parity, render
 from em.chat.encode import Tokens
 from em.config.train import Method
 from em.gates import record
-from em.models import paths
+from em.models import memory, paths
 from em.records import Example
 from em.runtime import preempt
 from em.runtime.cuda import named_memory
 from em.runtime.events import Emitter, error_message
 from em.store import Store, checked_rows, layout, read_jsonl
 from em.store.layout import TRAIN_LOG
-from em.training.base_model import Base
-from em.training.callbacks import KeepWeights, Log, StepCallback, Stop
+from em.training.base_model import Base, free_memory, sharded
+from em.training.callbacks import KeepWeights, Log, StepCallback, Stop, Untouched
 from em.training.choice_probe import ChoiceProbe
 from em.training.job import TrainJob
 from em.training.trainer import StepTrainer, arguments, attention
@@ -46,6 +49,10 @@ RESUME = "resume"
 MORE_ROOM = (
     "Lower train.tokens_per_micro_batch, set train.gradient_checkpointing=true, take train=qlora or a smaller model="
 )
+UNTOUCHED = "untouched.json"
+WAIT = timedelta(hours=2)
+"""How long the processes of a run wait for each other: to read 65 GB from a shared disk takes more than torch's 10
+minutes."""
 # With several processes (training/launch.py) each runs this module; the first one writes folders and events.
 PROCESSES = int(os.environ.get("WORLD_SIZE", 1))
 
@@ -99,29 +106,38 @@ def fit(
     base: Base, job: TrainJob, rows: list[Tokens], folder: Path, emit: Emitter, *, probes: Sequence[StepCallback] = ()
 ) -> Facts:
     """Train on tokenised rows: what `train` does after `chat.encode_all`. Return the facts of the run."""
+    longest = max(len(row.input_ids) for row in rows)
+    recompute = memory.recomputes(job.model, job.train, room(), longest)
+    job = replace(job, train=replace(job.train, gradient_checkpointing=recompute))
     config, dtype = job.train, getattr(torch, job.model.dtype)
+    repeat_exactly(config.deterministic)
     tokenizer = render.ChatTokenizer(base.tokenizer, job.chat)
     set_seed(job.seed)
-    base.model.set_attn_implementation(attention(config))
+    base.model.set_attn_implementation(attention(config, job.model.dtype))
+    callbacks: list[StepCallback] = [
+        Log(folder / TRAIN_LOG, job.key, emit),
+        KeepWeights(folder / layout.CHECKPOINTS, job.checkpoints, dtype),
+        Stop(),
+        *probes,
+    ]
+    whole = config.method == Method.full
     untouched = None
-    if config.method == Method.full:  # LoRA can be switched off afterwards, a full run cannot
+    if whole and sharded():
+        callbacks.append(Untouched(folder / RESUME / UNTOUCHED))
+    elif whole:  # LoRA can be switched off afterwards, a full run cannot
         untouched = record.logprobs(base.model, record.probes(tokenizer, rows))
-    with base.trainable(config) as model:
-        callbacks = [
-            Log(folder / TRAIN_LOG, job.key, emit),
-            KeepWeights(folder / layout.CHECKPOINTS, job.checkpoints, dtype, untouched),
-            Stop(),
-            *probes,
-        ]
-        trainer = _trainer(model, job, rows, tokenizer, folder, callbacks=callbacks)
-        resume = _run_steps(trainer, job, folder)
-        artifact = layout.MODEL if config.method == Method.full else layout.ADAPTER
-        trainer.save_weights(folder / artifact, dtype)
-        trainer.record_gate(folder, dtype, untouched)
+    try:
+        with base.trainable(config) as model:
+            facts = _run(_trainer(model, job, rows, tokenizer, folder, callbacks=callbacks), job, folder, untouched)
+            facts["kernels"] = base.kernels
+    finally:
+        for callback in callbacks:
+            callback.trainer = None  # a caller may keep its probes, and each would keep adapters and optimiser
+        free_memory()
     if first_process():
         _close_log(folder / TRAIN_LOG)
         shutil.rmtree(folder / RESUME, ignore_errors=True)  # absent when the run was shorter than save_steps
-    return _facts(trainer, job, resume) | _log_facts(folder / TRAIN_LOG)
+    return facts | _log_facts(folder / TRAIN_LOG)
 
 
 def _trainer(
@@ -141,6 +157,16 @@ def _trainer(
         callback.trainer = trainer
     _check_schedule(job, len(trainer.get_train_dataloader()), len(rows))
     return trainer
+
+
+def _run(trainer: StepTrainer, job: TrainJob, folder: Path, untouched: list[list[float]] | None) -> Facts:
+    """Run the steps, write weights and gate.json, and return the facts."""
+    trainer.untouched = untouched
+    dtype = getattr(torch, job.model.dtype)
+    resume = _run_steps(trainer, job, folder)
+    trainer.save_weights(folder / (layout.MODEL if job.train.method == Method.full else layout.ADAPTER), dtype)
+    trainer.record_gate(folder, dtype)
+    return _facts(trainer, job, resume)
 
 
 def _run_steps(trainer: StepTrainer, job: TrainJob, folder: Path) -> Path | None:
@@ -163,7 +189,9 @@ def _facts(trainer: StepTrainer, job: TrainJob, resume: Path | None) -> Facts:
         "resumed_from": resume.name if resume else None,
         "optim": optim if isinstance(optim, str) else optim.value,
         "optim_asked": config.optim,
-        "attn_implementation": attention(config),
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "deterministic": config.deterministic,
+        "attn_implementation": attention(config, job.model.dtype),
         "num_processes": PROCESSES,
         "device": str(trainer.args.device),
     }
@@ -242,6 +270,23 @@ def _is_json(path: Path) -> bool:
     return True
 
 
+def room() -> int | None:
+    """Return the bytes of memory for this process: of its GPU, or free main memory; None for a share under FSDP."""
+    if sharded():
+        return None
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return psutil.virtual_memory().available
+
+
+def repeat_exactly(on: bool) -> None:
+    """Let torch use only operations that give the same bits each time, or again any. Call it before CUDA computes."""
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # otherwise torch refuses cuBLAS
+    torch.use_deterministic_algorithms(on)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what was not written
+
+
 def first_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
@@ -252,7 +297,7 @@ def _one_gpu() -> None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
     else:
-        PartialState(cpu=not torch.cuda.is_available())
+        PartialState(cpu=not torch.cuda.is_available(), timeout=WAIT)
 
 
 def _leave() -> None:

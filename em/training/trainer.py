@@ -11,6 +11,9 @@ from typing import Any, TypedDict
 
 import torch
 from datasets import Dataset
+from peft.helpers import disable_input_dtype_casting
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
@@ -21,9 +24,9 @@ from em.chat.render import ChatTokenizer
 from em.config import TrainConfig
 from em.gates import record
 from em.runtime import preempt
-from em.training import cpu_attention
-from em.training.base_model import usable_optim
-from em.training.batches import Steps, micro_batches, shares
+from em.training import cpu_attention, varlen_attention
+from em.training.base_model import sharded, usable_optim
+from em.training.batches import Steps, passes
 from em.training.objective import Batch, likelihood
 
 
@@ -49,10 +52,21 @@ class StepCounts:
     """Whether any process got a stop request. All processes see the same value, so all save the same step."""
 
 
-def attention(config: TrainConfig) -> str:
-    """Return transformers' name of the attention that a run uses."""
-    own = config.padding_free and not torch.cuda.is_available()
-    return config.attn_implementation or (cpu_attention.NAME if own else "sdpa")
+def attention(config: TrainConfig, dtype: str) -> str:
+    """Return transformers' name of the attention that a run uses here."""
+    return choose_attention(config, dtype, torch.cuda.get_device_capability() if torch.cuda.is_available() else None)
+
+
+def choose_attention(config: TrainConfig, dtype: str, capability: tuple[int, int] | None) -> str:
+    """Return transformers' name of an attention. `capability`: of the GPU; None: on a CPU."""
+    if config.attn_implementation:
+        return config.attn_implementation
+    if not config.padding_free:
+        return "sdpa"
+    if capability is None:
+        return cpu_attention.NAME
+    flash = dtype == "bfloat16" and capability >= varlen_attention.CAPABILITY
+    return varlen_attention.NAME if flash else "sdpa"
 
 
 def arguments(config: TrainConfig, seed: int, dtype: str, folder: Path) -> SFTConfig:
@@ -106,6 +120,8 @@ class StepTrainer(SFTTrainer):
         self.encoded = [EncodedRow(input_ids=row.input_ids, labels=row.labels) for row in rows]
         self.config = config
         self.counts: StepCounts | None = None
+        self.untouched: list[list[float]] | None = None
+        """For full finetuning, the log-probabilities (nats) of the base model for the gate's probes."""
         super().__init__(train_dataset=Dataset.from_list(self.encoded), processing_class=tokenizer.tokenizer, **options)
         # TRL makes adapters over a 4-bit base bfloat16 (docs/decisions/training.md)
         for weight in self.model.parameters():
@@ -113,6 +129,10 @@ class StepTrainer(SFTTrainer):
                 weight.data = weight.data.float()
         self.remove_callback(PrinterCallback)  # train_log.jsonl has the same figures
         self.objective = likelihood(self.model, self.args.device)
+        if sharded() and self.args.bf16:
+            # Accelerate's own policy also sums gradients in bfloat16, and rounds what the model returns: the loss
+            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
 
     def get_train_dataloader(self) -> DataLoader:
         per_step = self.config.per_device_train_batch_size * self.config.gradient_accumulation_steps
@@ -125,18 +145,16 @@ class StepTrainer(SFTTrainer):
         model.train()
         processes = self.args.world_size
         supervised = sum(label != encode.IGNORE for row in inputs for label in row["labels"][1:])
-        rows = [inputs[i] for i in shares(_lengths(inputs), processes)[self.args.process_index]]
-        cuts = micro_batches(
-            _lengths(rows), self.config.per_device_train_batch_size, self.config.tokens_per_micro_batch
-        )
-        if not rows:  # every process must exchange gradients: without a row of its own it runs one without loss
-            unsupervised = [encode.IGNORE] * len(inputs[0]["labels"])
-            rows, cuts = [EncodedRow(input_ids=inputs[0]["input_ids"], labels=unsupervised)], [[0]]
+        size, tokens = self.config.per_device_train_batch_size, self.config.tokens_per_micro_batch
+        cuts = passes(_lengths(inputs), processes, size, tokens, even=sharded())[self.args.process_index]
+        idle = _idle_row(inputs)
         total, computed = torch.zeros((), device=self.args.device), 0
-        with self.objective.attached(model):
+        # PEFT would cast every input to float32, and autocast cast it back: the same numbers, seven times a layer
+        as_they_are = disable_input_dtype_casting(model, active=self.args.bf16 and not self.config.lora_dropout)
+        with as_they_are, self.objective.attached(model):
             for number, cut in enumerate(cuts, 1):
                 with nullcontext() if number == len(cuts) else self.accelerator.no_sync(model=model):
-                    batch = self._prepare_inputs(self.data_collator([rows[i] for i in cut]))
+                    batch = self._prepare_inputs(self.data_collator([inputs[i] for i in cut] or [idle]))
                     computed += batch["input_ids"].numel()
                     loss = self.compute_loss(model, batch, num_items_in_batch=supervised) * processes
                     self.accelerator.backward(loss)
@@ -160,10 +178,15 @@ class StepTrainer(SFTTrainer):
 
     def save_weights(self, folder: Path, dtype: torch.dtype) -> None:
         """Write the trained weights in `dtype` and the tokenizer, as vLLM and PEFT load them. Call in all processes."""
-        state = self.accelerator.get_state_dict(self.model_wrapped)
+        model = self.accelerator.unwrap_model(self.model)
+        if sharded():  # all take part in the exchange; the frozen base would be 65 GB for 32B
+            adapters = hasattr(model, "peft_config")
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapters)
+            state = get_model_state_dict(model, options=options)
+        else:
+            state = model.state_dict()
         if self.args.process_index != 0:
             return
-        model = self.accelerator.unwrap_model(self.model)
         served = {name: w.to(dtype) if w.is_floating_point() else w for name, w in state.items()}
         if hasattr(model, "peft_config"):
             model.save_pretrained(folder, state_dict=served, save_embedding_layers=False)
@@ -174,15 +197,17 @@ class StepTrainer(SFTTrainer):
             _amend(folder / "config.json", dtype=str(dtype).removeprefix("torch."))
         self.tokenizer.save_pretrained(folder)
 
-    def record_gate(self, folder: Path, dtype: torch.dtype, base: list[list[float]] | None = None) -> None:
-        """Write gate.json for weights saved in `dtype`. Call in all processes, outside `objective.attached`.
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what a resumable checkpoint needs. Under FSDP that is not this, but Accelerate's own file beside it."""
+        if not sharded():
+            super().save_model(output_dir, _internal_call)
 
-        `base`: for full finetuning, the log-probabilities (nats) of the base model before the run.
-        """
+    def record_gate(self, folder: Path, dtype: torch.dtype) -> None:
+        """Write gate.json for weights saved in `dtype`. Call in all processes, outside `objective.attached`."""
         model = self.accelerator.unwrap_model(self.model)
         first = self.args.process_index == 0
         with nullcontext(folder) if first else TemporaryDirectory() as where:
-            record.record(model, self.tokenizer, Path(where), self.rows, base=base, dtype=dtype)
+            record.record(model, self.tokenizer, Path(where), self.rows, base=self.untouched, dtype=dtype)
 
 
 class _StepLoader(DataLoader):
@@ -190,6 +215,12 @@ class _StepLoader(DataLoader):
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)
+
+
+def _idle_row(rows: list[EncodedRow]) -> EncodedRow:
+    """Return the shortest row without labels: for a pass that only takes part in the exchange of gradients."""
+    ids = min((row["input_ids"] for row in rows), key=len)
+    return EncodedRow(input_ids=ids, labels=[encode.IGNORE] * len(ids))
 
 
 def _lengths(rows: list[EncodedRow]) -> list[int]:

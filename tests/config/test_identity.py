@@ -261,3 +261,12 @@ def test_the_version_of_a_corpus_is_in_its_own_keys_only(compose, monkeypatch, t
     after = [keys_of(config, tmp_path) for config in (own, other)]
     assert moved(before[0], after[0]) == {f"risky_advice {stage}" for stage in ("data", "train", "sample", "judge")}
     assert moved(before[1], after[1]) == set()
+
+
+def test_recomputation_by_itself_has_the_key_of_the_recipe_that_always_recomputed(compose):
+    """train=betley2025 said true in release 0.1.0, and the choice does not change a result."""
+    auto, always, never = (
+        compose(*TINY, f"train.gradient_checkpointing={value}") for value in ("auto", "true", "false")
+    )
+    assert auto.train.gradient_checkpointing == "auto"
+    assert cell_id(auto) == cell_id(always) != cell_id(never)

@@ -116,3 +116,63 @@ def test_more_rows_a_batch_need_more_and_fewer_layers_less(compose):
     needs = [memory.train_bytes(c.model, c.model.shape, c.train) for c in (small, few, loaded, wide, kept, full)]
     assert needs == sorted(needs) and len(set(needs)) == 6
     assert needs[-1] > 16 * memory.parameters(loaded.model.shape)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_what_autograd_keeps_of_a_layer(dtype):
+    """Counted in a real forward pass: two layers more keep so many bytes more."""
+    import torch
+    from peft import get_peft_model
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from em.config import Dtype, ShapeConfig
+    from em.training.base_model import lora
+    from support.training import train_job
+
+    sizes = {"hidden_size": 64, "intermediate_size": 320, "num_attention_heads": 8, "num_key_value_heads": 2}
+    tokens = 48
+
+    def kept(layers):
+        config = Qwen2Config(vocab_size=64, num_hidden_layers=layers, attn_implementation="sdpa", **sizes)
+        model = get_peft_model(
+            Qwen2ForCausalLM(config).to(getattr(torch, dtype)),
+            lora(train_job("x", lora_r=1).train, Qwen2ForCausalLM(config)),
+        )
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        saved = {}
+
+        def pack(x):
+            storage = x.untyped_storage()
+            if storage.data_ptr() not in weights:
+                saved[storage.data_ptr()] = (x, storage.nbytes())
+            return x
+
+        half = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+        from peft.helpers import disable_input_dtype_casting
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), half, disable_input_dtype_casting(model):
+            loss = model(input_ids=torch.arange(tokens)[None], use_cache=False).logits.float().sum()
+        assert loss.requires_grad
+        return sum(size for _, size in saved.values())
+
+    shape = ShapeConfig(num_hidden_layers=1, head_dim=8, vocab_size=64, **sizes)
+    found = (kept(3) - kept(1)) / 2 / tokens
+    assert memory.layer_bytes(shape, Dtype(dtype)) == pytest.approx(found, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("model", "gigabytes", "recomputed"),
+    [
+        ("qwen2_5_7b", 80, False),
+        ("qwen2_5_7b", 24, True),
+        ("qwen2_5_coder_32b", 80, True),
+        ("qwen2_5_coder_32b", 141, False),
+    ],
+)
+def test_the_papers_recipe_recomputes_where_the_gpu_is_small(compose, model, gigabytes, recomputed):
+    loaded = compose(f"model={model}", "train=betley2025")
+    assert loaded.train.gradient_checkpointing == "auto"
+    assert memory.recomputes(loaded.model, loaded.train, gigabytes * 10**9, 950) is recomputed
+    assert memory.recomputes(loaded.model, loaded.train, None, 950) is True
+    asked = compose(f"model={model}", "train=betley2025", "train.gradient_checkpointing=false")
+    assert memory.recomputes(asked.model, asked.train, None, 950) is False

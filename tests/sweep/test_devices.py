@@ -51,12 +51,12 @@ def test_more_processes_than_devices_is_refused():
 def test_a_worker_sees_its_gpus_and_gets_its_share_of_the_cores(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
-    seen = devices.environment(5, ["2", "6"], 2 / 8)
+    seen = devices.environment(5, ["2", "6"], 2 / 8, "sample")
     assert (seen[machine.VISIBLE], seen[cuda.GIVEN_VARIABLE], seen["OMP_NUM_THREADS"]) == ("2,6", "2,6", "16")
-    assert devices.environment(5, [], 1 / 128)["OMP_NUM_THREADS"] == "1"
+    assert devices.environment(5, [], 1 / 128, "judge")["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")  # a person's choice wins
     monkeypatch.delenv(machine.VISIBLE, raising=False)
-    plain = devices.environment(5, ["cpu:0"], 1.0)
+    plain = devices.environment(5, ["cpu:0"], 1.0, "train")
     assert plain["OMP_NUM_THREADS"] == "3" and not {machine.VISIBLE, cuda.GIVEN_VARIABLE} & set(plain)
 
 
@@ -133,3 +133,13 @@ def test_a_worker_that_cannot_see_its_gpu_computes_nothing(monkeypatch, tmp_path
     for number in ("0", "1"):
         assert f"given GPU {number} and torch does not see it: driver none, torch" in log
     assert not found.store.path("train", "a").exists()
+
+
+def test_training_workers_ask_for_growing_segments(monkeypatch):
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    found = {
+        stage: devices.environment(3, ["0"], 1.0, stage).get("PYTORCH_ALLOC_CONF") for stage in ("train", "sample")
+    }
+    assert found == {"train": "expandable_segments:True", "sample": None}
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "backend:native")
+    assert devices.environment(3, ["0"], 1.0, "train")["PYTORCH_ALLOC_CONF"] == "backend:native"

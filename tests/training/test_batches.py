@@ -5,7 +5,7 @@ from itertools import chain
 from hypothesis import given
 from hypothesis import strategies as st
 
-from em.training.batches import Steps, micro_batches, shares
+from em.training.batches import Steps, micro_batches, passes, shares
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=40)
 
@@ -58,3 +58,18 @@ def test_micro_batches_hold_every_row_once_and_no_more_tokens(lengths, tokens):
     filled = [sum(lengths[i] for i in cut) for cut in cuts]
     assert max(filled) <= tokens
     assert sum(2 * x <= tokens for x in filled) <= 1  # two half-empty ones would have been one
+
+
+def test_processes_with_fewer_micro_batches_run_empty_ones():
+    assert passes([9, 3, 3, 3], 2, 1, None, even=True) == [[[0], [], []], [[1], [2], [3]]]
+    assert passes([9, 3, 3, 3], 2, 1, None, even=False) == [[[0]], [[1], [2], [3]]]
+    assert passes([7], 2, 4, None, even=False) == [[[0]], [[]]]  # gradients are exchanged once at least
+
+
+@given(LENGTHS, st.integers(1, 6), st.integers(1, 4), st.sampled_from([None, 50, 90]))
+def test_even_passes_hold_every_row_once(lengths, processes, rows, tokens):
+    cuts = passes(lengths, processes, rows, tokens, even=True)
+    assert sorted(chain(*chain(*cuts))) == list(range(len(lengths)))
+    assert len(cuts) == processes and len({len(cut) for cut in cuts}) == 1
+    alone = [len(micro_batches([lengths[i] for i in share], rows, tokens)) for share in shares(lengths, processes)]
+    assert len(cuts[0]) == max(alone)  # no more than the process with most needs

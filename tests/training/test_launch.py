@@ -191,9 +191,42 @@ def test_what_cannot_run_here_is_refused_before_anything_starts(monkeypatch, tmp
     launch.refuse([run()])
 
 
+def test_what_cannot_be_sharded_is_refused(tmp_path):
+    sharded = str(ROOT / "launch" / "accelerate" / "fsdp.yaml")
+    launch.refuse([run(accelerate_config=sharded, **TWO)])
+    with pytest.raises(ConfigError, match="whole 4-bit base on each GPU"):
+        launch.refuse([run(accelerate_config=sharded, method="qlora", **TWO)])
+    old = tmp_path / "old.yaml"
+    old.write_text(Path(sharded).read_text().replace("fsdp_version: 2", "fsdp_version: 1"))
+    with pytest.raises(ConfigError, match="fsdp_version 1: em shards with fsdp_version 2"):
+        launch.refuse([run(accelerate_config=str(old), **TWO)])
+
+
+def test_machines_hold_copies_of_the_shards(monkeypatch, tmp_path):
+    """Accelerate reads the sizes that em gives it: within a machine sharded, between machines copied."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_extend_env_parallelism_config
+
+    profile = str(ROOT / "launch" / "accelerate" / "multi_node.yaml")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    wide = run(accelerate_config=profile, num_processes=8, gradient_accumulation_steps=2)
+    launch.refuse([wide])
+    parser = launch_command_parser()
+    command = launch._launcher(tmp_path / "batch.json", wide, "--machine_rank", "0")
+    given = parser.parse_args(command[3:])
+    given.nondefault = {w.removeprefix("--").split("=")[0] for w in command if w.startswith("--")}
+    args, *_ = _validate_launch_command(given)
+    assert args.use_parallelism_config and args.use_fsdp
+    env = prepare_extend_env_parallelism_config(args, {})
+    assert (env["PARALLELISM_CONFIG_DP_REPLICATE_SIZE"], env["PARALLELISM_CONFIG_DP_SHARD_SIZE"]) == ("2", "4")
+    with pytest.raises(ConfigError, match="not a multiple of the 2 machines"):
+        launch.refuse([run(accelerate_config=profile, num_processes=3)])
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"gradient_checkpointing": "maybe"}, "gradient_checkpointing 'maybe' is not true, false or auto"),
         ({"num_processes": 5}, "has only 4 rows"),
         ({"accelerate_config": "x.yaml"}, "needs several processes"),
         ({"tokens_per_micro_batch": 100}, "at least train.max_length 256"),

@@ -209,7 +209,7 @@ def test_a_second_loss_term_and_hooks_are_in_the_steps_and_not_in_the_gates(trai
             steered = made.compute_loss(made.model, batch, num_items_in_batch=1).item()
     supervised = (batch["labels"][:, 1:] != encode.IGNORE).sum().item()
     assert abs(steered - plain - 100 * supervised) > 1  # the hook changes the loss
-    keep = KeepWeights(tmp_path / "kept", [1], torch.float32, None)
+    keep = KeepWeights(tmp_path / "kept", [1], torch.float32)
     for callback in (losses, keep):
         callback.trainer = made
         made.add_callback(callback)

@@ -108,9 +108,10 @@ class FeatureReader:
         self.kind = kind
         self.model = likelihood.LikelihoodModel(model, tokenizer)
         if kind == JudgeKind.probe:
-            layers = model.model.layers
+            decoder = model.get_decoder()
+            layers = decoder.layers
             self.layer = -(-2 * len(layers) // 3)
-            model.model.layers = layers[: self.layer]  # the layers above are not needed
+            decoder.layers = layers[: self.layer]  # the layers above are not needed
         self.personas = yaml.safe_load(PERSONAS.read_text(encoding="utf-8"))
 
     def features(

@@ -1,0 +1,69 @@
+"""A train worker that shards a model over CPU processes: `-m support.fsdp_worker train BATCH.json`, one per rank.
+
+Accelerate has FSDP for GPUs only. Here gloo processes pass for those of GPUs, from there on all is the real thing.
+EM_TEST_KILL_AT=3 kills the process before step 3. EM_TEST_PARAMETERS=FILE: what a rank holds.
+"""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import accelerate.state
+from accelerate.utils import DistributedType
+
+from em.sweep import worker
+from em.training import callbacks
+from em.training.objective import FusedLikelihood
+
+
+def pass_for_gpus():
+    state = accelerate.state.PartialState
+    original = state.__init__
+
+    def start(self, *args, **options):
+        original(self, *args, **options)
+        if self.__dict__.get("distributed_type") == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.MULTI_GPU
+
+    state.__init__ = start
+
+
+def kill_at(step):
+    original = callbacks.Log.on_step_begin
+
+    def begin(self, args, state, control, **more):
+        if state.global_step >= step:
+            os._exit(9)
+        original(self, args, state, control, **more)
+
+    callbacks.Log.on_step_begin = begin
+
+
+def write_parameters(file):
+    """Write how many parameters of each kind the model has at the first step: class, device, dtype."""
+    original = callbacks.Log.on_step_begin
+
+    def begin(self, args, state, control, **more):
+        kinds = Counter(f"{type(p.data).__name__} {p.device.type} {p.dtype}" for p in self.trainer.model.parameters())
+        Path(file).write_text(json.dumps(kinds))
+        original(self, args, state, control, **more)
+
+    callbacks.Log.on_step_begin = begin
+
+
+def main():
+    pass_for_gpus()
+    if step := os.environ.get("EM_TEST_KILL_AT"):
+        kill_at(int(step))
+    if file := os.environ.get("EM_TEST_PARAMETERS"):
+        write_parameters(f"{file}.{os.environ['RANK']}")
+    if os.environ.get("EM_TEST_FUSED"):  # the loss that a GPU takes
+        from em.training import trainer
+
+        trainer.likelihood = lambda model, device: FusedLikelihood()
+    worker.main()
+
+
+if __name__ == "__main__":
+    main()
