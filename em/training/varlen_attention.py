@@ -62,9 +62,8 @@ def attend(
     device = query.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     if dtype not in HALF:
-        lengths = cu_seq_lens_q.diff().tolist()
-        options = {"lengths": lengths, "sliding_window": sliding_window}
-        return cpu_attention.attend(module, query, key, value, None, scaling, **options)
+        options = {"lengths": cu_seq_lens_q.diff().tolist(), "sliding_window": sliding_window}
+        return cpu_attention.attend(module, query, key, value, None, scaling=scaling, **options)
     packed = [x[0].transpose(0, 1).to(dtype) for x in (query, key, value)]
     out = varlen_attn(
         *packed,
