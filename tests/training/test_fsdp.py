@@ -41,8 +41,8 @@ def rows(count=16):
     ]
 
 
-def shard(out, *jobs, code=0, **environment):
-    """Run the jobs over two processes that share each model; both must end with `code`."""
+def shard(out, *jobs, code=0, processes=2, **environment):
+    """Run the jobs over processes that share each model; all must end with `code`."""
     batch = out / "batch.json"
     job_file.write(batch, out, jobs)
     with socket.socket() as free:
@@ -54,13 +54,13 @@ def shard(out, *jobs, code=0, **environment):
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{os.environ.get('PYTHONPATH', '')}",
         "ACCELERATE_USE_FSDP": "true",
         "ACCELERATE_USE_CPU": "true",
-        "WORLD_SIZE": "2",
+        "WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         **environment,
     }
     ranks = []
-    for rank in ("0", "1"):
+    for rank in map(str, range(processes)):
         with (out / f"rank{rank}.log").open("w") as log:
             command = [sys.executable, "-m", "support.fsdp_worker", "train", str(batch)]
             env = {**common, "RANK": rank, "LOCAL_RANK": rank}
@@ -73,8 +73,8 @@ def shard(out, *jobs, code=0, **environment):
     finally:
         for rank in ranks:
             rank.kill()
-    said = "\n".join((out / f"rank{rank}.log").read_text()[-3000:] for rank in (0, 1))
-    assert codes == [code, code], said
+    said = "\n".join((out / f"rank{rank}.log").read_text()[-3000:] for rank in range(processes))
+    assert codes == [code] * processes, said
 
 
 def column(folder, name):
@@ -178,3 +178,18 @@ def test_the_loss_of_a_gpu_goes_through_the_sharded_head(tmp_path):
     shard(tmp_path / "two", job, EM_TEST_FUSED="1")
     losses = [column(store.path("train", "fused"), "loss") for store in (one, two)]
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_two_machines_hold_a_copy_each(tmp_path):
+    """Hybrid sharding, as launch/accelerate/multi_node.yaml has it: two copies of two shards, all on this machine."""
+    job = train_job("hybrid", save_steps=2, **{**UNEVEN, "num_processes": 4})
+    one, two = alone(tmp_path / "one", job), sharded_store(tmp_path / "two")
+    sizes = {"DP_REPLICATE": 2, "DP_SHARD": 2, "TP": 1, "CP": 1, "SP": 1}
+    mesh = {f"PARALLELISM_CONFIG_{name}_SIZE": str(size) for name, size in sizes.items()}
+    shard(tmp_path / "two", job, processes=4, ACCELERATE_USE_PARALLELISM_CONFIG="true", **mesh)
+    for name in ("loss", "grad_norm"):
+        a, b = (column(store.path("train", "hybrid"), name) for store in (one, two))
+        assert b == pytest.approx(a, abs=1e-4)
+    own = [gates_record.read(store.path("train", "hybrid")) for store in (one, two)]
+    assert checks.rms(own[0].adapted, own[1].adapted) < 1e-4
