@@ -269,11 +269,9 @@ class Planner:
     def _choices(self, model: _Model) -> str:
         """Add the job that scores questions.choices; it shares the engine of the answers. Return its key."""
         inputs = keys.choices_inputs(model.config, model.train_key, model.step)
-        sets = tuple(model.config.questions.choices)
-        asking = _asking(model, "choices", inputs)
-        scored = dataclasses.replace(asking, key=f"{content_key(**inputs)}/0-1", choices=sets)
-        self._add_sample(scored, model)
-        return scored.key
+        key, sets = f"{content_key(**inputs)}/0-1", tuple(model.config.questions.choices)
+        self._add_sample(dataclasses.replace(_asking(model, "choices", inputs), key=key, choices=sets), model)
+        return key
 
     def _add_sample(self, spec: SampleJob, model: _Model) -> None:
         batch = _engine(model.config, (model.train_key, model.step) if model.whole else None)
