@@ -9,12 +9,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from em.config import ModelConfig, SampleConfig
 from em.errors import ConfigError, nearest
 from em.models import paths
-from em.runtime import machine
+from em.runtime import cuda, machine
 
 SPAWN = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
 """vLLM forks its engine process by default. em asks torch for the GPU first, and a process forked after that cannot use
@@ -48,7 +46,7 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 def on_cpu() -> bool:
     """Return whether vLLM will run on the CPU."""
-    return not torch.cuda.is_available()
+    return not cuda.uses_gpu()
 
 
 def environment() -> dict[str, str]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from em.runtime.machine import NOT_SEEN, VISIBLE, driver_version
+from em.runtime.machine import NOT_SEEN, VISIBLE, driver_version, has_gpu, visible
 
 GIVEN_VARIABLE = "EM_DEVICES"
 """The GPUs that the scheduler gave to a worker, as in CUDA_VISIBLE_DEVICES; not set for a worker on the CPU."""
@@ -32,8 +32,23 @@ def missing_gpus() -> str:
     return describe_missing(given, seen, torch.__version__, torch.version.cuda)
 
 
+def uses_gpu() -> bool:
+    """Whether models are computed on a GPU in this process.
+
+    Raises RuntimeError if the machine shows a GPU that torch does not see: a notebook or `em rejudge` is no worker.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return True
+    if has_gpu():
+        given = ",".join(gpu.id for gpu in visible())
+        raise RuntimeError(describe_missing(given, 0, torch.__version__, torch.version.cuda))
+    return False
+
+
 def describe_missing(given: str, seen: int, torch_version: str, cuda: str | None) -> str:
-    """Return the message about a worker that was given the GPUs `given` and sees `seen` of them."""
+    """Return the message about a process that was given the GPUs `given` and sees `seen` of them."""
     driver = driver_version()
     major = driver.split(".")[0]
     oldest = OLDEST_DRIVER.get(int(cuda.split(".")[0]), 0) if cuda else 0
@@ -45,9 +60,9 @@ def describe_missing(given: str, seen: int, torch_version: str, cuda: str | None
         remedy = "see nvidia-smi -L, and set launch.devices or CUDA_VISIBLE_DEVICES to what it lists"
     what = "all of them" if seen else "it"
     return (
-        f"this worker was given GPU {given} and {NOT_SEEN} {what}: driver {driver}, torch {torch_version} for CUDA "
-        f"{cuda or 'none'}, {VISIBLE}={os.environ.get(VISIBLE, 'not set')}. Nothing was computed on the CPU instead; "
-        f"{remedy}"
+        f"this process was given GPU {given} and {NOT_SEEN} {what}: driver {driver}, torch {torch_version} for CUDA "
+        f"{cuda or 'none'}, {VISIBLE}={os.environ.get(VISIBLE, 'not set')}. Nothing was computed on the CPU instead "
+        f"({VISIBLE}= asks for that); {remedy}"
     )
 
 

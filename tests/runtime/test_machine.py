@@ -128,6 +128,16 @@ def test_a_worker_with_a_gpu_that_torch_does_not_see(monkeypatch):
     assert f"given GPU 0,1 and {machine.NOT_SEEN}" in cuda.missing_gpus()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU")
+def test_a_gpu_that_torch_does_not_see_is_no_cpu(monkeypatch, tmp_path):
+    """Also outside a sweep's workers: in a notebook, em rejudge, em judge calibrate."""
+    nvidia(monkeypatch, tmp_path, files=[3], cards=1)
+    with pytest.raises(RuntimeError, match=r"given GPU 0 and torch does not see it: driver 580\.65"):
+        cuda.uses_gpu()
+    monkeypatch.setenv(machine.VISIBLE, "")
+    assert not cuda.uses_gpu()
+
+
 TORCHS = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.02 GiB is free."
 )

@@ -128,7 +128,7 @@ def test_a_worker_that_cannot_see_its_gpu_computes_nothing(monkeypatch, tmp_path
     (job,) = jobs_named("a")
     scheduler.Scheduler(found, [scheduler.Batch("train", [job], 1, follows=False)], ["0", "1"], timeout_s=240).run()
     (error,) = found.failed.values()
-    assert error.startswith("GPU 1 is lost, and no other is left or was tried before: this worker was given GPU 1 and")
+    assert error.startswith("GPU 1 is lost, and no other is left or was tried before: this process was given GPU 1 and")
     log = next((found.folder / "logs").glob("train-*.log")).read_text()
     for number in ("0", "1"):
         assert f"given GPU {number} and torch does not see it: driver none, torch" in log

@@ -15,6 +15,7 @@ from em.judging import bandit
 from em.judging.job import OnJudgement, Pair, question_text
 from em.models import bfloat16, paths
 from em.records import Completion, Judgement, Outcome, Question
+from em.runtime.cuda import uses_gpu
 from em.runtime.events import Emitter
 from em.store import Store, printable
 from em.store.layout import CALIBRATION
@@ -100,7 +101,7 @@ class ProxyJudge:
             path,
             revision=self.model.revision,
             dtype=getattr(torch, self.model.dtype),
-            device_map="cuda" if torch.cuda.is_available() else None,
+            device_map="cuda" if uses_gpu() else None,
         )
         self.emit.count("model_loads")
         tokenizer = paths.tokenizer(path, self.model.revision)

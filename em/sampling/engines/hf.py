@@ -16,7 +16,7 @@ from em.chat.probe import Probe
 from em.config import ModelConfig, SampleConfig
 from em.gates import record
 from em.models import bfloat16, paths
-from em.runtime.cuda import named_memory
+from em.runtime.cuda import named_memory, uses_gpu
 from em.sampling.engine import Answer, Inventory, Request, applied_scale
 
 
@@ -40,7 +40,7 @@ class HfSampler:
             model.path,
             revision=model.revision,
             dtype=getattr(torch, model.dtype),
-            device_map="cuda" if torch.cuda.is_available() else None,
+            device_map="cuda" if uses_gpu() else None,
         ).eval()
         self.base.generation_config = (
             GenerationConfig()
