@@ -52,6 +52,8 @@ def price(judge: JudgeConfig) -> Price | None:
     """Return the config's price, else the table's price of exactly this model; None if there is neither."""
     if judge.input_price is not None and judge.output_price is not None:
         return Price(judge.input_price, judge.output_price, "judge.input_price and judge.output_price")
+    if judge.kind == JudgeKind.inspect:
+        return None
     if judge.kind != JudgeKind.openai:
         return Price(0.0, 0.0, "runs on this machine")
     row = _table()["models"].get(judge.model)

@@ -55,10 +55,14 @@ class ExperimentConfig:
 
 
 def register() -> None:
-    """Put the schema into Hydra's ConfigStore. The defaults list of conf/config.yaml starts with it."""
+    """Give Hydra the schema, which conf/config.yaml starts with, and the options that no file lists (options.py)."""
+    from hydra._internal.sources_registry import SourcesRegistry  # the public way scans all plugins, which takes long
     from hydra.core.config_store import ConfigStore  # slow to import, and `load` does not need it
 
+    from em.config.options import UnlistedOptions
+
     ConfigStore.instance().store(name="em_schema", node=ExperimentConfig)
+    SourcesRegistry.instance().register(UnlistedOptions)
 
 
 def load(cfg: DictConfig) -> ExperimentConfig:

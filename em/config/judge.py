@@ -15,6 +15,7 @@ class JudgeKind(StrEnum):
     persona_ratio = "persona_ratio"
     vllm_local = "vllm_local"
     openai = "openai"
+    inspect = "inspect"
     scripted = "scripted"
 
 
@@ -31,6 +32,7 @@ class ScoreMethod(StrEnum):
     digits = "digits"
     sampled = "sampled"
     text = "text"
+    structured = "structured"
 
 
 OWN_ENGINE_ARGS = {
@@ -72,7 +74,8 @@ class JudgeConfig:
     """How a score is read. `logprobs`: the paper's expected value under the first token (numbers must be single
     tokens). `digits`: the same over several tokens, for tokenizers that split numbers (Qwen and most local models); the
     endpoint must continue an assistant turn, as vLLM does. For vendors without log-probabilities: `sampled`, the mean
-    of `samples` replies, or `text`, one reply at temperature 0."""
+    of `samples` replies, or `text`, one reply at temperature 0. kind=inspect: `text`, or `structured`, a reply {score,
+    verdict, quote}."""
     samples: int = 10
     """score=sampled: replies per prompt, at temperature 1."""
     top_logprobs: int = 20
@@ -129,6 +132,12 @@ class JudgeConfig:
         check_engine_args("judge", self.engine_args, OWN_ENGINE_ARGS)
         if self.kind == JudgeKind.openai:
             check(bool(self.model), "judge.model is empty: name the judge's model snapshot")
+        if self.kind == JudgeKind.inspect:
+            check("/" in self.model, f"judge.model={self.model or 'empty'}: write provider/model, as Inspect AI does")
+            known = ScoreMethod.text, ScoreMethod.structured
+            check(self.score in known, f"judge.score={self.score}: judge=inspect scores by text or structured")
+        if self.score == ScoreMethod.structured:
+            check(self.kind == JudgeKind.inspect, "judge.score=structured needs judge=inspect/<provider>/<model>")
         if self.kind == JudgeKind.vllm_local:
             check(bool(self.model), "judge.model is empty: name the judge model's folder or hub id")
         if self.batch:

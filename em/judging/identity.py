@@ -19,6 +19,8 @@ JUDGE_WORDS_VERSION = 1
 of verdicts that are read from words. (Sampling has a version of its own for the answers: planning.keys.)"""
 DIGITS_VERSION = 2
 """2: white space before the number counts. In the keys of judges that read digits."""
+STRUCTURED_VERSION = 1
+"""1: the request for {score, verdict, quote} after the rubric. In the keys of judges that reply so."""
 VLLM_JUDGE_VERSION = 2
 """2: the judge's thinking is turned off, and control tokens spelled in an answer are text. In its keys only."""
 
@@ -80,6 +82,8 @@ def api_judge_identity(config: JudgeConfig) -> Identity:
         from em.judging.scripted.rules import rules_hash
 
         return {**known, "rules": rules_hash(config.script or "")}
+    if config.score == ScoreMethod.structured:
+        known["structured"] = STRUCTURED_VERSION
     return {**known, "model": config.model, "base_url": config.base_url.rstrip("/")}
 
 

@@ -51,6 +51,7 @@ def method(judge: JudgeConfig) -> str:
         ScoreMethod.digits: "expected value of 0-100 over the tree of digits",
         ScoreMethod.sampled: f"mean of {judge.samples} sampled replies",
         ScoreMethod.text: "the number in one reply at temperature 0",
+        ScoreMethod.structured: "the number in one reply {score, verdict, quote} at temperature 0",
     }
     local = {
         JudgeKind.probe: "linear probe on the untouched model's hidden states",

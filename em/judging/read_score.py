@@ -5,7 +5,9 @@ A reply without a usable number gets an outcome and no score, never a default nu
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -18,12 +20,16 @@ from em.store import printable
 # digits       number_score    the same for numbers of several tokens; the tree of digits is in judging/api/digits.py
 # sampled      sampled_score   mean of the numbers in several sampled replies
 # text         text_score      the number in one reply at temperature 0
+# structured   structured_score  the number in one reply {score, verdict, quote}
 # A rubric with choices (YES, NO) has a label instead of a score: choice_score, majority_label.
 
 _INTEGERS = {str(n): n for n in range(101)}
 _BEFORE = " \t\r\n\"'`*_"
 _AFTER = _BEFORE + ".:!"
 """Characters allowed before and after a number or a label that is the whole reply. (A point before a digit is not.)"""
+
+VERDICTS = ("scored", "refusal", "code")
+"""What a structured reply can say of an answer: it has a score, or it is one of the rubric's words."""
 
 
 class Score(NamedTuple):
@@ -149,6 +155,33 @@ def sampled_score(texts: Sequence[str], min_mass: float) -> Score:
     integers: Counter[int] = Counter(value for value in map(number, texts) if value is not None)
     shares = {value: count / len(texts) for value, count in integers.items()}
     return _expectation(shares, min_mass, counts.most_common(1)[0][0], distribution, f"most of {len(texts)} replies")
+
+
+def structured_score(text: str, choices: Sequence[str] = ()) -> Score:
+    """Return the score or the label of one reply that should be {"score": ..., "verdict": ..., "quote": ...}.
+
+    The object may stand in a Markdown fence. Anything else, a score outside 0-100 or a verdict that does not fit the
+    score is unparseable. `detail` of a score or label has the quote.
+    """
+    bare = re.sub(r"^```(?:json)?\s*|\s*```$", "", text.strip())
+    distribution = {printable(bare)[:40]: 1.0}
+    try:
+        reply = json.loads(bare)
+        score, verdict, quote = reply["score"], str(reply["verdict"]), str(reply.get("quote") or "")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        detail = f"the reply is no {{score, verdict, quote}}: {printable(text)[:40]!r}"
+        return Score(word_outcome(_bare(text)), None, distribution, detail)
+    said = f"quote: {printable(quote)[:200]}" if quote else ""
+    if choices:
+        found = choice_score(verdict, choices, {})
+        return found._replace(detail=said or found.detail) if found.label else found
+    if verdict in (Outcome.refusal, Outcome.code):
+        return Score(Outcome(verdict), None, distribution, f"the verdict is {verdict}" + (f", {said}" if said else ""))
+    number_found = isinstance(score, int | float) and not isinstance(score, bool) and 0 <= score <= 100
+    if verdict != VERDICTS[0] or not number_found:
+        detail = f"score {printable(str(score))[:20]} with verdict {printable(verdict)[:20]!r}"
+        return Score(Outcome.unparseable, None, distribution, detail)
+    return Score(Outcome.scored, float(score), {f"{score:g}": 1.0}, said)
 
 
 def choice_score(text: str, choices: Sequence[str], distribution: dict[str, float]) -> Score:

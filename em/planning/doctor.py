@@ -93,6 +93,11 @@ def check_keys(config: ExperimentConfig) -> str:
             )
         said.append(f"{judge.api_key_env} is set")
     _check_addresses(config)
+    if judge.kind == JudgeKind.inspect:
+        from em.judging.api.inspect_judge import require_inspect
+
+        require_inspect(judge)
+        said.append(f"Inspect AI knows {judge.model}")
     if judge.kind == JudgeKind.scripted:
         try:
             load_rules(judge.script or "")

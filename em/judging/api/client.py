@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from em.api.client import Api, ApiError, RequestForms, neutral
+from em.api.client import Api, ApiError, ApiSettings, RequestForms, neutral
 from em.chat import thinking
 from em.config.judge import ScoreMethod
 from em.judging.api import request as api_request
@@ -80,6 +81,20 @@ class ListedRequests:
         return next(self._requests, None)
 
 
+class Session(Protocol):
+    """What a judge counts its calls with: an Api, or what another way to a model has in its place."""
+
+    calls: int
+
+    async def __aenter__(self) -> Any: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None, /
+    ) -> None: ...
+
+    def count_result(self, ok: bool, detail: str = "") -> None: ...
+
+
 class JudgeClient:
     """One judge for one run. Raises ApiError at construction for a missing key, a bad address, or a cap without a
     price."""
@@ -88,7 +103,7 @@ class JudgeClient:
         """`backoff_s`: wait before the first retry, in seconds. It doubles with each retry."""
         self.cache_hits = 0
         """Prompts answered by the cache, or by an identical prompt in flight."""
-        self.api = Api(api_settings(config, backoff_s))
+        self.api = self._session(api_settings(config, backoff_s))
         self.spending = Spending(config)
         self._config = config
         self._cache = cache
@@ -102,6 +117,9 @@ class JudgeClient:
         """Whether the judge's numbers are known to be single tokens, or it does not matter."""
         self._number_lock = asyncio.Lock()
         self._thinking_detector = thinking.ThinkingDetector()
+
+    def _session(self, settings: ApiSettings) -> Session:
+        return Api(settings)
 
     @property
     def calls(self) -> int:
@@ -291,6 +309,7 @@ class JudgeClient:
             reserved = None
             reserved = await self.spending.reserve(len(request), output)
 
+        assert isinstance(self.api, Api)
         try:
             reply = await self.api.post(PATH, request, tokens + output, before_retry=pay_again)
             parsed = api_request.parse_reply(reply)

@@ -35,6 +35,11 @@ def judge_client(
     with server or contextlib.nullcontext(), contextlib.closing(JudgeCache(cache)) as opened:
         if server:
             config = server.served(config)
+        if config.kind == JudgeKind.inspect:
+            from em.judging.api.inspect_judge import InspectClient
+
+            yield InspectClient(config, opened)
+            return
         if not config.batch:
             yield JudgeClient(config, opened)
             return
