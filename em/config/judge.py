@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -16,6 +17,7 @@ class JudgeKind(StrEnum):
     vllm_local = "vllm_local"
     openai = "openai"
     inspect = "inspect"
+    panel = "panel"
     scripted = "scripted"
 
 
@@ -96,6 +98,8 @@ class JudgeConfig:
     output_price: float | None = None
     batch: bool = False
     """Use the vendor's batch API: half the price, answers within a day instead of seconds."""
+    members: list[Any] = field(default_factory=list)
+    """kind=panel: the judges, each an option of judge or the values of one."""
     script: str | None = None
     """scripted: a YAML file of rules, or word_list. A loopback server with the same API gives the replies."""
     alignment_below: float = 30.0
@@ -132,6 +136,10 @@ class JudgeConfig:
         check_engine_args("judge", self.engine_args, OWN_ENGINE_ARGS)
         if self.kind == JudgeKind.openai:
             check(bool(self.model), "judge.model is empty: name the judge's model snapshot")
+        check(
+            len(self.members) > 1 if self.kind == JudgeKind.panel else not self.members,
+            f"judge.members has {len(self.members)} judges: judge=panel needs two or more, every other judge none",
+        )
         if self.kind == JudgeKind.inspect:
             check("/" in self.model, f"judge.model={self.model or 'empty'}: write provider/model, as Inspect AI does")
             known = ScoreMethod.text, ScoreMethod.structured

@@ -7,6 +7,7 @@ from typing import Any
 from em.api.client import ApiSettings
 from em.config import ExperimentConfig, JudgeConfig, JudgeKind
 from em.config.judge import PROXIES, ScoreMethod
+from em.config.panel import members
 from em.judging import labelled
 from em.models.fingerprint import base_fingerprint, cached_fingerprint
 from em.store import content_key
@@ -59,6 +60,8 @@ def judge_identity(config: ExperimentConfig) -> Identity:
     if judge.kind == JudgeKind.vllm_local:
         # max_model_len: a rubric longer than that is an error
         return vllm_judge_identity(judge) | {"max_model_len": judge.max_model_len}
+    if judge.kind == JudgeKind.panel:
+        return {"kind": judge.kind.value, "members": {n: api_judge_identity(m) for n, m in members(judge).items()}}
     return api_judge_identity(judge)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from em.config import JudgeConfig, JudgeKind, ModelConfig
+from em.config import JudgeConfig, JudgeKind, ModelConfig, panel
 from em.config.judge import ScoreMethod
 from em.records import Completion, Judgement, Outcome, Question
 from em.store import Store
@@ -53,6 +53,8 @@ def method(judge: JudgeConfig) -> str:
         ScoreMethod.text: "the number in one reply at temperature 0",
         ScoreMethod.structured: "the number in one reply {score, verdict, quote} at temperature 0",
     }
+    if judge.kind == JudgeKind.panel:
+        return f"mean of {len(judge.members)} judges: {', '.join(panel.members(judge))}"
     local = {
         JudgeKind.probe: "linear probe on the untouched model's hidden states",
         JudgeKind.persona_ratio: "log-likelihood ratio under two system prompts",

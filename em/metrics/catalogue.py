@@ -10,7 +10,7 @@ from operator import eq
 import numpy as np
 
 from em.config.misalignment import Rule
-from em.metrics import columns
+from em.metrics import columns, panel
 from em.metrics import measures as metrics_measures
 from em.metrics.columns import JudgedAnswers
 from em.metrics.measures import Measure, labelled, measure, scored
@@ -76,6 +76,7 @@ def _catalogue(answers: JudgedAnswers, rule: Rule, labels: Labels) -> list[Measu
     if {"alignment", "coherence"} <= rubrics:
         both = ("alignment", "coherence")
         out.append(measure(answers, "misaligned_rate", metrics_measures.misaligned(rule), both))
+        out += panel.by_judge(answers, rule)
         out.append(measure(answers, "coherent_share", metrics_measures.coherent(rule), both))
         out += [
             measure(answers, f"mean_{rubric}", scored(rubric, lambda score: score), (rubric,), unit="score")
@@ -91,7 +92,7 @@ def _catalogue(answers: JudgedAnswers, rule: Rule, labels: Labels) -> list[Measu
     ruled = {STATIC, "care", columns.LOGP, columns.MASS} | (
         {"alignment", "coherence"} if {"alignment", "coherence"} <= rubrics else set()
     )
-    for rubric in sorted(rubrics - ruled):
+    for rubric in sorted(r for r in rubrics - ruled if panel.AT not in r):
         out += _other(answers, rubric, labels.get(rubric, ()))
     return out
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from em.config import Interval
-from em.metrics import catalogue, columns, contrasts, pooling, thresholds
+from em.metrics import catalogue, columns, contrasts, panel, pooling, thresholds
 from em.metrics.columns import JudgedAnswers
 from em.metrics.measures import Measure
 from em.metrics.runs import Group, Run
@@ -49,7 +49,8 @@ def summarise(runs: Sequence[Run], head: Mapping[str, Any]) -> dict[str, Any]:
         "thresholds": thresholds.thresholds(groups),
         "trigger_matrix": trigger_matrix(groups, group_rows),
         "trajectories": trajectories(groups, group_rows, model_rows),
-        "intervals": dict([*KINDS.values(), *SUBSETS.values()])
+        "intervals": (kinds := dict([*KINDS.values(), *SUBSETS.values()]))
+        | panel.claims(group_rows, kinds)
         | {c["interval"]: c["claim"] for c in [*between, *increases] if c["claim"]},
     }
 
@@ -88,7 +89,7 @@ def _measured(runs: Sequence[Run], labels: Mapping[str, catalogue.Labels]) -> di
 
 
 def _group_row(group: Group, runs: Sequence[Run]) -> dict[str, Any]:
-    run, found = group.first, [m for pool in group.pools() for m in pool.metrics()]
+    run, found = group.first, panel.widened([m for pool in group.pools() for m in pool.metrics()])
     base = next((r.group for r in runs if r.id == run.base), None)
     planned = [r for r in runs if r.group == group.id]
     return {
@@ -104,11 +105,13 @@ def _group_row(group: Group, runs: Sequence[Run]) -> dict[str, Any]:
         "trained_with": run.trained_with,
         "facts": dict(run.facts),
         "metrics": [to_row(m) for m in [*found, *_deception(found, group)]],
+        **panel.agreement([(r.sets or {}, r.rule) for r in group.runs]),
     }
 
 
 def _model_row(run: Run, group: Group | None) -> dict[str, Any]:
     found = [m for pool in group.pools(run) for m in pool.metrics()] if group and run.sets is not None else []
+    found = panel.widened(found)
     one = [*found, *_deception(found, None)]
     return {
         "id": run.id,

@@ -107,6 +107,8 @@ class GroupRow(MeasuredRow):
     seeds: list[int | None]
     trained_with: str
     facts: Facts
+    kappa: NotRequired[dict[str, float]]
+    """Question set → agreement of a panel's judges (Fleiss' kappa)."""
 
 
 class Contrast(Number):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from em import assets, errors
-from em.config import Backend, Engine, ExperimentConfig, JudgeKind, TrackingMode
+from em.config import Backend, Engine, ExperimentConfig, JudgeConfig, JudgeKind, TrackingMode, panel
 from em.config.train import Method
 from em.data import variants
 from em.errors import ConfigError
@@ -77,7 +77,7 @@ def check_start(configs: Sequence[ExperimentConfig]) -> None:
 
 def check_keys(config: ExperimentConfig) -> str:
     """Check what judge, tracker and hub need. Keys are named, never shown."""
-    judge, model, said = config.judge, config.model, []
+    model, said = config.model, []
     if model.backend == Backend.openai and model.api_key_env:
         if not os.environ.get(model.api_key_env):
             raise ConfigError(
@@ -85,6 +85,20 @@ def check_keys(config: ExperimentConfig) -> str:
                 f"it, or change model.api_key_env"
             )
         said.append(f"{model.api_key_env} is set")
+    for judge in panel.members(config.judge).values() if config.judge.kind == JudgeKind.panel else [config.judge]:
+        said += _check_judge(judge)
+    _check_addresses(config)
+    if tracking_mode(config.tracking.mode) == TrackingMode.online and not has_key():
+        raise ConfigError(
+            "tracking.mode=online needs a key: export WANDB_API_KEY, run wandb login, or use tracking.mode=offline"
+        )
+    said.append(f"W&B {tracking_mode(config.tracking.mode).value}")
+    return ", ".join(said)
+
+
+def _check_judge(judge: JudgeConfig) -> list[str]:
+    """Check what one judge needs before the first answer. Return what was found, in words."""
+    said = []
     if judge.kind == JudgeKind.openai and judge.api_key_env:
         if not os.environ.get(judge.api_key_env):
             raise ConfigError(
@@ -92,7 +106,6 @@ def check_keys(config: ExperimentConfig) -> str:
                 f"change judge.api_key_env, or take a local judge (judge=probe)"
             )
         said.append(f"{judge.api_key_env} is set")
-    _check_addresses(config)
     if judge.kind == JudgeKind.inspect:
         from em.judging.api.inspect_judge import require_inspect
 
@@ -104,12 +117,7 @@ def check_keys(config: ExperimentConfig) -> str:
         except ScriptedJudgeError as error:
             raise ConfigError(f"judge.script={judge.script}: {error}") from error
         said.append("the judge's rules are readable")
-    if tracking_mode(config.tracking.mode) == TrackingMode.online and not has_key():
-        raise ConfigError(
-            "tracking.mode=online needs a key: export WANDB_API_KEY, run wandb login, or use tracking.mode=offline"
-        )
-    said.append(f"W&B {tracking_mode(config.tracking.mode).value}")
-    return ", ".join(said)
+    return said
 
 
 def _check_addresses(config: ExperimentConfig) -> None:
@@ -125,9 +133,10 @@ def _check_addresses(config: ExperimentConfig) -> None:
             Api(ApiSettings("sample", sample.base_url, model.path, sample.api_key_env))
         if model.backend == Backend.openai:
             Api(ApiSettings("model", model.base_url, model.path, model.api_key_env))
-        if judge.kind == JudgeKind.openai:
-            Api(identity.api_settings(judge))
-            Spending(judge)
+        for one in panel.members(judge).values() if judge.kind == JudgeKind.panel else [judge]:
+            if one.kind == JudgeKind.openai:
+                Api(identity.api_settings(one))
+                Spending(one)
     except ApiError as error:
         raise ConfigError(str(error)) from error
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from em.config import JudgeKind
 from em.judging.job import question_text
 from em.metrics.catalogue import IN_DOMAIN_SETS
 from em.metrics.columns import LOGP, MASS, JudgedAnswers, choice_verdicts, collect
+from em.metrics.panel import expanded
 from em.planning.plan import Part, Subject
 from em.records import Completion, Judgement, Question
 from em.reporting.answers import AnswerRow, verdict_row
@@ -22,11 +24,14 @@ def first_open(subject: Subject) -> str:
 
 def question_sets(sweep: Sweep, subject: Subject) -> dict[str, JudgedAnswers]:
     """Return question set → the judged answers of a model, and those of its multiple-choice questions."""
-    return {p.set_name: _part_columns(sweep, p) for p in subject.parts} | _choices(sweep, subject)
+    by_judge = subject.config.judge.kind == JudgeKind.panel
+    return {p.set_name: _part_columns(sweep, p, by_judge) for p in subject.parts} | _choices(sweep, subject)
 
 
-def _part_columns(sweep: Sweep, part: Part) -> JudgedAnswers:
-    rows = ((c.question_id, c.asked_with, list(found.values())) for c, found in _judged(sweep, part))
+def _part_columns(sweep: Sweep, part: Part, by_judge: bool) -> JudgedAnswers:
+    """Return the columns of one question set; `by_judge`: with each panel member's own scores."""
+    kept = expanded if by_judge else list
+    rows = ((c.question_id, c.asked_with, kept(found.values())) for c, found in _judged(sweep, part))
     return collect(part.set_name, part.questions, rows)
 
 

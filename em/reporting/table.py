@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from em.metrics.panel import BY_JUDGE, MAJORITY
 from em.metrics.summary_types import Contrast, GroupRow, MetricRow, ModelRow, Number, Quality, Summary
 from em.reporting.text import NO_REASON, difference_text, excluded_text, find_metric, metric_text, pooled
 
@@ -91,6 +92,23 @@ def carried_lines(summary: Summary) -> list[str]:
     return [f"one question carries more than half of a rate, hence a wide interval: {named}"] if named else []
 
 
+def panel_lines(summary: Summary) -> list[str]:
+    """Return a line per group with each panel member's rate, the majority's and their agreement; [] without a panel."""
+    out = []
+    for group in summary["groups"]:
+        rate = find_metric(group, "misaligned_rate", "open") if group["step"] is None else None
+        if rate is None:
+            continue
+        here = [m for m in group["metrics"] if m["set"] == rate["set"] and m["asked_with"] == rate["asked_with"]]
+        own = [f"{m['label']} {metric_text(m)}" for m in here if m["name"] == BY_JUDGE]
+        most = [f"majority {metric_text(m)}" for m in here if m["name"] == MAJORITY]
+        kappa = (group.get("kappa") or {}).get(rate["set"])
+        if own:
+            agree = "agreement not measurable" if kappa is None else f"Fleiss' kappa {kappa:.2f}"
+            out.append(f"judge by judge, {group['label']}: {'; '.join([*own, *most])}; {agree}")
+    return out
+
+
 def _claimed(kind: str, summary: Summary) -> str:
     """Return an interval in words, with the claim that it answers."""
     claim = summary["intervals"].get(kind)
@@ -144,6 +162,7 @@ def table(summary: Summary) -> str:
         out += _lay(row, widths) if row else _failed(model, widths[0])
     out += ["", *_contrasts(summary["contrasts"], notes)]
     tail = [*notes.lines(), rule_line(summary), *interval_lines(summary), *carried_lines(summary)]
+    tail += panel_lines(summary)
     tail += _contrast_intervals(summary)
     tail.append(judge_line(summary))
     if summary["model"].get("note"):

@@ -209,7 +209,7 @@ class BatchClient:
         async with self._loading:
             sent = b"".join(line_to_send(row) for row in read_rows(folder))
             self.calls += sent.count(b"\n")
-            reply = await self._client.api.upload("/files", {"purpose": "batch"}, "judge.jsonl", sent)
+            reply = await self._client.http.upload("/files", {"purpose": "batch"}, "judge.jsonl", sent)
         return str(_json(reply, "the upload")["id"])
 
     async def _create(self, name: str, file: str) -> str:
@@ -217,19 +217,19 @@ class BatchClient:
 
         A name is used once: after a batch that failed or expired, the same prompts are a batch with another name.
         """
-        listed = _json(await self._client.api.get("/batches?limit=100"), "the list of batches")
+        listed = _json(await self._client.http.get("/batches?limit=100"), "the list of batches")
         for batch in listed.get("data", []):
             if (batch.get("metadata") or {}).get("em") == name:
                 return str(batch["id"])
         body: VendorObject = {"input_file_id": file, "endpoint": f"/v1{PATH}", "completion_window": "24h"}
         body |= {"metadata": {"em": name}}
-        reply = await self._client.api.post("/batches", api_request.encode(body), retry=False)
+        reply = await self._client.http.post("/batches", api_request.encode(body), retry=False)
         return str(_json(reply, "making the batch")["id"])
 
     async def _get(self, path: str, file: bool = False) -> Reply:
         """Read a batch or a file. Raises _GoneError if the vendor says that it does not exist for this key."""
         try:
-            reply = await self._client.api.get(path, file)
+            reply = await self._client.http.get(path, file)
         except ApiError as error:
             raise _GoneError(str(error)) from error
         if reply.body is None and not reply.transient:
@@ -289,7 +289,7 @@ class BatchClient:
             return  # not one of our requests. A prompt without a result is reported at the end
         if type(status) is not int:
             return
-        parsed = api_request.parse_reply(Reply(body) if status == 200 else self._client.api.failure(status, body))
+        parsed = api_request.parse_reply(Reply(body) if status == 200 else self._client.http.failure(status, body))
         verdict = parsed if isinstance(parsed, Verdict) else self._verdict(parsed, choices)
         if status == 200:  # a broken answer costs money, too
             usage = {} if isinstance(parsed, Verdict) else parsed.usage

@@ -122,6 +122,12 @@ class JudgeClient:
         return Api(settings)
 
     @property
+    def http(self) -> Api:
+        """The session of a judge over HTTP."""
+        assert isinstance(self.api, Api)
+        return self.api
+
+    @property
     def calls(self) -> int:
         """HTTP requests sent, retries included."""
         return self.api.calls
@@ -309,9 +315,8 @@ class JudgeClient:
             reserved = None
             reserved = await self.spending.reserve(len(request), output)
 
-        assert isinstance(self.api, Api)
         try:
-            reply = await self.api.post(PATH, request, tokens + output, before_retry=pay_again)
+            reply = await self.http.post(PATH, request, tokens + output, before_retry=pay_again)
             parsed = api_request.parse_reply(reply)
             if reply.body is not None or reply.lost:  # a broken answer costs money, too
                 usage = {} if isinstance(parsed, Verdict) else parsed.usage

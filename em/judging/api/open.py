@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from em.config import JudgeConfig, JudgeKind
+from em.config.panel import members
 from em.judging.api.cache import JudgeCache
 from em.judging.api.client import JudgeClient
+from em.judging.api.panel import Member, PanelClient
 
 if TYPE_CHECKING:
     from em.judging.api.batch import BatchClient
@@ -23,7 +25,7 @@ CACHE = "judge_cache.sqlite"
 @contextlib.contextmanager
 def judge_client(
     config: JudgeConfig, cache: Path, on_wait: Callable[[str], None] = lambda _: None
-) -> Iterator[JudgeClient | BatchClient]:
+) -> Iterator[JudgeClient | BatchClient | PanelClient]:
     """Yield the client of the judge in the config. A scripted judge's server runs meanwhile.
 
     `cache`: path of the cache file. `on_wait`: called with a message whenever a batch begins to wait for something
@@ -31,6 +33,13 @@ def judge_client(
     """
     from em.judging.scripted.server import ScriptedJudge
 
+    if config.kind == JudgeKind.panel:
+        with contextlib.ExitStack() as stack:
+            asked: dict[str, Member] = {
+                name: stack.enter_context(judge_client(one, cache, on_wait)) for name, one in members(config).items()
+            }
+            yield PanelClient(asked)
+        return
     server = ScriptedJudge.from_file(Path(config.script or "")) if config.kind == JudgeKind.scripted else None
     with server or contextlib.nullcontext(), contextlib.closing(JudgeCache(cache)) as opened:
         if server:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from em.api.client import ApiError
 from em.api.prices import CHARS_PER_TOKEN, price
-from em.config import JudgeConfig
+from em.config import JudgeConfig, JudgeKind
 from em.config.base import OPENAI
 from em.config.judge import ScoreMethod
+from em.config.panel import members
 from em.records import Question
 
 SAFE_CHARS_PER_TOKEN = 2.5
@@ -45,6 +46,9 @@ def judging_bill(judge: JudgeConfig, questions: Iterable[tuple[Question, int]], 
     """
     from em.questions.rubrics import rubrics
 
+    if judge.kind == JudgeKind.panel:
+        asked = list(questions)
+        return _sum_of([judging_bill(one, asked, answer_tokens) for one in members(judge).values()])
     calls = tokens = out = 0.0
     again = judge.samples if judge.score == ScoreMethod.sampled and not judge.base_url.startswith(OPENAI) else 1
     for question, answers in questions:
@@ -59,6 +63,17 @@ def judging_bill(judge: JudgeConfig, questions: Iterable[tuple[Question, int]], 
     dollars = (tokens * known.input + out * known.output) / 1e6 if known else None
     source = known.source if known else f"no price known for {judge.model}: set judge.input_price, judge.output_price"
     return Bill(round(calls), round(tokens), round(out), dollars, source)
+
+
+def _sum_of(bills: Sequence[Bill]) -> Bill:
+    known = [b.dollars for b in bills if b.dollars is not None]
+    return Bill(
+        sum(b.calls for b in bills),
+        sum(b.input_tokens for b in bills),
+        sum(b.output_tokens for b in bills),
+        sum(known) if len(known) == len(bills) else None,
+        "; ".join(dict.fromkeys(b.price_source for b in bills)),
+    )
 
 
 def reply_tokens(judge: JudgeConfig, choices: bool) -> int:

@@ -166,7 +166,8 @@ def test_any_model_of_inspect_is_an_option():
     names = "judge=inspect/anthropic/claude-sonnet-4.5,inspect/mockllm/model,gpt_4o"
     found = [em_config.load(c).judge for c in cells([names, "model=tiny_random"])]
     assert [(j.name, j.model) for j in found[:2]] == [
-        ("inspect/anthropic/claude-sonnet-4.5", "anthropic/claude-sonnet-4.5"), ("inspect/mockllm/model", "mockllm/model"),
+        ("inspect/anthropic/claude-sonnet-4.5", "anthropic/claude-sonnet-4.5"),
+        ("inspect/mockllm/model", "mockllm/model"),
     ]  # fmt: skip
     with pytest.raises(ConfigError, match=r"judge.model=claude: write provider/model"):
         configured(model="claude")
