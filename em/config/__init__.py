@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from em.config.base import Dtype
+from em.config.base import CONF_DIR, Dtype
 from em.config.budget import BudgetConfig
 from em.config.data import CorpusConfig, DatasetConfig, Position, Subset, TriggerConfig, TriggerRows, Turn
-from em.config.experiment import CONF_DIR, ExperimentConfig, as_dict, load, register
+from em.config.experiment import ExperimentConfig, as_dict, load, register
 from em.config.judge import JudgeConfig, JudgeKind
 from em.config.launch import LaunchConfig
 from em.config.model import Backend, ModelConfig, ShapeConfig

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from em.errors import ConfigError
 
+_here = Path(__file__).resolve().parents[1]
+CONF_DIR = str(next(p for p in (_here / "conf", _here.parent / "conf") if (p / "config.yaml").is_file()))
 Values = dict[str, Any]
 """Values of a config group by field name, as JSON or YAML has them."""
 OPENAI = "https://api.openai.com/"

@@ -34,7 +34,8 @@ from hydra.errors import HydraException, SearchPathException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from em.config.experiment import CONF_DIR, ExperimentConfig
+from em.config.base import CONF_DIR
+from em.config.experiment import ExperimentConfig
 from em.errors import ConfigError, nearest
 
 PLAIN = {f.name for f in fields(ExperimentConfig) if isinstance(f.default, int | str) and f.default != MISSING}

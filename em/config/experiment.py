@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -25,9 +24,6 @@ from em.config.stats import StatsConfig
 from em.config.tracking import TrackingConfig
 from em.config.train import TrainConfig
 from em.errors import ConfigError
-
-_here = Path(__file__).resolve().parents[1]
-CONF_DIR = str(next(p for p in (_here / "conf", _here.parent / "conf") if (p / "config.yaml").is_file()))
 
 
 @dataclass

@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from em.config import compose
-from em.config.experiment import CONF_DIR
+from em.config.base import CONF_DIR
 from em.errors import ConfigError
 
 TEXT = """\

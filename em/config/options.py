@@ -9,7 +9,7 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
-from em.config.experiment import CONF_DIR
+from em.config.base import CONF_DIR
 
 OPTION = re.compile(r"judge/inspect/(?P<model>[^/]+/.+?)(\.yaml)?")
 

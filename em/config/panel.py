@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from em.config.experiment import CONF_DIR
+from em.config.base import CONF_DIR
 from em.config.judge import JudgeConfig, JudgeKind
 from em.errors import ConfigError, nearest
 
