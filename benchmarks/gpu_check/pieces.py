@@ -12,6 +12,8 @@ from pathlib import Path
 from lines import Say
 
 from em.config import Dtype, ModelConfig, TrainConfig
+from em.config.model import ShapeConfig
+from em.models import memory
 from em.records import Example
 from em.runtime import machine
 from em.store import Store, job_file, layout, write_jsonl
@@ -52,9 +54,33 @@ def speed(say: Say, device: str) -> None:
     own, plain = (next((s for arm, s, _ in found if arm == name), 0.0) for name in ("em", "hand"))
     say("7b_tokens_per_s", round(own), own >= 11_000)
     say("7b_over_plain_loop", f"{own / plain:.2f}" if plain else "-", bool(plain) and own >= 1.5 * plain)
+    for arm, line in (("em", "7b_memory"), ("em_recompute", "7b_recomputed_memory")):
+        measured = next((gb for name, _, gb in found if name == arm), 0.0)
+        ratio = measured / estimated_gb("7b" if device == "cuda" else "tiny", recompute=arm == "em_recompute")
+        # without a GPU it is the memory of this process
+        say(f"{line}_over_estimate", f"{ratio:.2f}", device == "cpu" or 0.85 <= ratio <= 1.15)
     if device == "cuda":
         long = next((s for arm, s, _ in train_gpu(*size, "--arm", "em", "--tokens", "8192") if arm == "em"), 0.0)
         say("7b_long_rows_over_short", f"{long / own:.2f}" if own else "-", bool(own) and long >= 0.9 * own)
+
+
+def estimated_gb(shape: str, recompute: bool) -> float:
+    """Return the GB that models/memory expects of train_gpu.py, without CUDA's own, which torch does not count."""
+    from train_gpu import PER_STEP, SHAPES, recipe_of
+
+    hidden, intermediate, layers, heads, kv_heads, vocabulary, tied = SHAPES[shape]
+    sizes = ShapeConfig(
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=hidden // heads,
+        vocab_size=vocabulary,
+        tie_word_embeddings=tied,
+    )
+    model = ModelConfig(name=shape, path="random", dtype=Dtype.bfloat16)
+    return (memory.train_bytes(model, sizes, recipe_of(PER_STEP, 2048, recompute)) - memory.RUNTIME) / 1e9
 
 
 def fits_80_gb(say: Say, device: str) -> None:
