@@ -55,7 +55,7 @@ class Base:
                 bnb_4bit_compute_dtype=getattr(torch, dtype),
             )
         if sharded():
-            if int(os.environ["RANK"]):
+            if int(os.environ.get("RANK", 0)):
                 return cls.of(without_weights(path, revision, options["dtype"]), tokenizer, method)
         elif torch.cuda.is_available():
             options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
