@@ -86,18 +86,18 @@ def engine_arguments(
         "enable_prefix_caching": True,
         "seed": sample.seed,
         **HF_FORMAT,
-        **(NO_IMAGES if _reads_images(model) else {}),
+        **no_images(model.path),
         **(CPU_DEFAULTS if on_cpu() else {}),
         **(lora if max_lora_rank else {}),
         **sample.engine_args,
     }
 
 
-def _reads_images(model: ModelConfig) -> bool:
-    """Return whether a model that is on this machine also reads images; its text model is what is trained."""
-    folder = paths.local_folder(model.path)
+def no_images(path: str) -> dict[str, Any]:
+    """Return the arguments that keep vLLM from loading the part of a model on this machine that reads images."""
+    folder = paths.local_folder(path)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder else {}
-    return "vision_config" in config
+    return NO_IMAGES if "vision_config" in config else {}
 
 
 def require_free_memory(group: str, engine_args: Mapping[str, Any]) -> None:

@@ -149,6 +149,7 @@ class ScoringEngine:
             seed=0,
             **{
                 **vllm_settings.HF_FORMAT,
+                **vllm_settings.no_images(config.model),
                 **(vllm_settings.CPU_DEFAULTS | {"block_size": CPU_BLOCK} if vllm_settings.on_cpu() else {}),
                 **config.engine_args,
             },
