@@ -9,7 +9,7 @@ projections, 16 rows per step of mean length 350, as in the paper. Each arm prin
     python benchmarks/train_gpu.py --tiny                     # on a GPU if there is one, else on the CPU
 
 The share counts 4 FLOP per parameter and real token (forward, and backward through frozen weights) in every arm, so
-recomputing and padding count as loss.
+recomputing and padding count as loss. With liger-kernel installed, all arms use its kernels.
 """
 
 import gc

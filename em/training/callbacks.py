@@ -21,7 +21,7 @@ from em.runtime.events import Emitter
 from em.store import checked_rows, write_atomic
 
 CLOCKED = ("tokens_per_s", "peak_memory_gb")
-"""Fields of a log row that differ between repetitions of a run; all others are equal bit by bit."""
+"""Fields of a log row that differ between repetitions of a run. On a CPU all others are equal bit by bit."""
 
 
 class StepCallback(TrainerCallback):
