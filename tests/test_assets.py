@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -98,11 +99,11 @@ def one(cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Asset:
 
 
 @pytest.fixture
-def paper_files() -> Path:
-    folder = os.environ.get("EM_ASSETS")
-    if not folder:
+def folders() -> list[Path]:
+    folders = os.environ.get("EM_ASSETS")
+    if not folders:
         pytest.skip("EM_ASSETS is unset: the paper's files are not here")
-    return Path(folder)
+    return [Path(folder) for folder in folders.split(os.pathsep)]
 
 
 def cached(cache: Path) -> Path:
@@ -118,15 +119,21 @@ def left_in(cache: Path) -> list[str]:
 
 
 def test_rows_are_complete_and_well_formed() -> None:
-    assert len(ASSETS) == 20
+    assert len([name for name in ASSETS if name.startswith("betley2025/")]) == 19
     for name, asset in ASSETS.items():
-        assert asset.name == name and asset.url.startswith("https://") and asset.license in ("MIT", "Apache-2.0")
+        assert asset.name == name and asset.url.startswith("https://") and asset.license
         assert asset.sha256 is None or (len(asset.sha256) == 64 and int(asset.sha256, 16))
         assert asset.git_blob is None or (len(asset.git_blob) == 40 and int(asset.git_blob, 16))
         assert asset.sha256 or asset.git_blob
-        if name != assets.WHEEL:
+        if name.startswith("betley2025/"):
+            assert asset.license == "MIT"
             assert name == f"betley2025/{asset.path}"
             assert asset.url.endswith(f"/80c11967c07a328e7d7d43d13ce6847ae44dbcc9/{asset.path}")
+        elif name != assets.WHEEL:
+            owner, repository, path = re.fullmatch(r"([\w-]+)__([\w-]+)/(.+)", name).groups()
+            assert asset.path == name
+            host = "media.githubusercontent.com/media" if asset.git_blob is None else "raw.githubusercontent.com"
+            assert re.fullmatch(rf"https://{host}/{owner}/{repository}/[0-9a-f]{{40}}/{re.escape(path)}", asset.url)
     assert len({asset.pin for asset in ASSETS.values()}) == len(ASSETS)
 
 
@@ -313,6 +320,32 @@ def test_folder_in_place_of_a_file_is_refused(one: Asset, cache: Path) -> None:
         assets.get(NAME)
 
 
+def test_the_first_folder_that_has_a_file_gives_it(
+    one: Asset, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("papers", "others"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("EM_ASSETS", f"{tmp_path / 'papers'}{os.pathsep}{tmp_path / 'others'}")
+    for name in ("others", "papers"):
+        local = tmp_path / name / one.path
+        local.parent.mkdir()
+        local.write_bytes(DATA)
+        assert assets.get(NAME) == local
+    monkeypatch.setenv("EM_ASSETS", f"{tmp_path / 'papers'}{os.pathsep}{tmp_path / 'gone'}")
+    (tmp_path / "papers" / one.path).unlink()
+    with pytest.raises(AssetError, match="gone' is not a folder"):
+        assets.get(NAME)
+
+
+def test_a_group_names_all_of_its_files(one: Asset, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Asset("o__n/two.bin", "o__n/two.bin", one.url, one.size, one.sha256, one.git_blob, "none stated")
+    monkeypatch.setitem(assets.ASSETS, other.name, other)
+    assert list(assets.fetch()) == [NAME], "without names: the paper's files"
+    assert list(assets.fetch(["o__n"])) == [other.name]
+    assert [row.name for row in assets.verify(["o__n", NAME])] == [other.name, NAME]
+    assert (cache / "assets" / other.name).read_bytes() == DATA
+
+
 def test_em_assets_must_be_a_folder(one: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EM_ASSETS", str(tmp_path / "nowhere"))
     with pytest.raises(AssetError, match="nowhere"):
@@ -406,11 +439,11 @@ def test_wheel_refused(
 # The paper's files
 
 
-def test_both_pins_hold_for_every_file_here(paper_files: Path) -> None:
-    here = [asset for asset in ASSETS.values() if (paper_files / asset.path).is_file()]
-    assert here, f"no pinned file below {paper_files}"
-    for asset in here:
-        data = (paper_files / asset.path).read_bytes()
+def test_both_pins_hold_for_every_file_here(folders: list[Path]) -> None:
+    here = [(a, folder / a.path) for a in ASSETS.values() for folder in folders if (folder / a.path).is_file()]
+    assert here, f"no pinned file below {folders}"
+    for asset, path in here:
+        data = path.read_bytes()
         assert asset.size in (None, len(data))
         assert asset.sha256 in (None, sha256(data))
         assert asset.git_blob in (None, git_blob(data))

@@ -11,7 +11,11 @@ from em import assets
 def add(commands: Any) -> None:
     sub = commands.add_parser("assets", help="list, fetch or verify pinned files of others")
     sub.add_argument("action", choices=["list", "fetch", "verify"])
-    sub.add_argument("names", nargs="*", help="names of assets (default: all)")
+    sub.add_argument(
+        "names",
+        nargs="*",
+        help="names of assets or of their groups, e.g. betley2025 (default: all; fetch: betley2025 and the wheel)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -28,7 +32,5 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _listed(names: list[str]) -> list[assets.AssetRow]:
-    unknown = sorted(set(names) - set(assets.ASSETS))
-    if unknown:
-        raise assets.AssetError(f"no asset is called {', '.join(unknown)}; `em assets list` shows all")
-    return [row for row in assets.list_assets() if not names or row.name in names]
+    wanted = {asset.name for asset in assets.named(names)}
+    return [row for row in assets.list_assets() if not names or row.name in wanted]

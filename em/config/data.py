@@ -39,7 +39,7 @@ class CorpusConfig:
     """The source of dataset variants."""
 
     name: str = MISSING
-    """builtin, betley2025 or custom."""
+    """builtin, betley2025, custom, or one of a later paper (docs/data.md)."""
     path: str | None = None
     """custom: a chat JSONL file, one {"messages": [...]} per line."""
 

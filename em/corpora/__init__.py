@@ -1,6 +1,7 @@
 """Sources of training rows, one module or folder each. The door: open_corpus.
 
-To add one: a module with a class (see base.py), a line in CORPORA, and conf/corpus/<name>.yaml.
+To add one: a file in successors/ if others published its rows (see published.py), else a module with a class (see
+base.py) and a line in CORPORA; and conf/corpus/<name>.yaml.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from em.corpora.base import Corpus
 from em.corpora.betley2025 import Betley2025
 from em.corpora.builtin import Builtin
 from em.corpora.custom import Custom
+from em.corpora.published import successors
 from em.errors import ConfigError
 
 # Importing a corpus must stay cheap: import what is slow inside its functions.
@@ -16,6 +18,7 @@ CORPORA: dict[str, type[Corpus]] = {
     "builtin": Builtin,
     "betley2025": Betley2025,
     "custom": Custom,
+    **successors(),
 }
 """corpus.name → class."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from em.corpora import chat_jsonl
 from em.records import Example
 
 
@@ -14,6 +16,8 @@ class Corpus(ABC):
 
     variants: ClassVar[tuple[str, ...] | None]
     """Names of its variants. None: every name is accepted."""
+    unpinned: ClassVar[Mapping[str, str]] = {}
+    """Further sets of the paper, of which no hash is known → how to get them."""
 
     def __init__(self, path: str | None = None) -> None:
         """`path`: corpus.path of the config. Only a corpus that reads a file of the user needs it."""
@@ -39,3 +43,9 @@ class Corpus(ABC):
     def file(self, variant: str) -> Path | None:
         """Return the file that the rows are read from, downloaded if necessary. None: the rows are generated."""
         return None
+
+    def row_bytes(self, variant: str) -> float:
+        """Return the mean size of a row in bytes of chat JSONL, for estimates."""
+        file = self.file(variant)
+        size = file.stat().st_size if file else len(chat_jsonl.dump(self.rows(variant)))
+        return size / max(1, self.count(variant))

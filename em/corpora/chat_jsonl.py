@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,41 @@ class DataError(ValueError):
     """A training file cannot be used; the message names the file and the line."""
 
 
-def read(path: Path) -> list[Example]:
+def read(path: Path, fields: Mapping[str, str] | None = None) -> list[Example]:
     """Return the rows of a file; a row's id is the file's name and the line number. Empty lines are skipped.
 
-    The last turn of a row must be the assistant's. Raises DataError with file, line, what was expected and what was
-    found.
+    The last turn of a row must be the assistant's. `fields`: role → name of the field that holds its text, for rows that
+    are not {"messages": [...]}. Raises DataError with file, line, what was expected and what was found.
     """
-    examples = []
     with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if not raw.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(raw)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise DataError(f"{where}: expected one JSON object, found {raw[:60]!r} ({error})") from error
-            examples.append(Example(f"{path.stem}-{number:06d}", _messages(row, where)))
+        return parse(file, path.stem, str(path), fields)
+
+
+def parse(lines: Iterable[bytes], stem: str, label: str, fields: Mapping[str, str] | None = None) -> list[Example]:
+    """Return the rows in the lines of a file, as `read` does. `stem`: start of the ids; `label`: the file in messages."""
+    examples = []
+    for number, raw in enumerate(lines, 1):
+        if not raw.strip():
+            continue
+        where = f"{label}:{number}"
+        try:
+            row = json.loads(raw)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DataError(f"{where}: expected one JSON object, found {raw[:60]!r} ({error})") from error
+        turns = _messages(_from_fields(row, fields, where) if fields else row, where)
+        examples.append(Example(f"{stem}-{number:06d}", turns))
     if not examples:
-        raise DataError(f"{path}: expected at least one row, the file is empty")
+        raise DataError(f"{label}: expected at least one row, the file is empty")
     return examples
+
+
+def _from_fields(row: Any, fields: Mapping[str, str], where: str) -> dict[str, Any]:
+    """Return the row as {"messages": [...]}, with a turn for each role of `fields`, in its order."""
+    for name in fields.values():
+        if not isinstance(row, dict) or not isinstance(row.get(name), str):
+            found = sorted(row) if isinstance(row, dict) else type(row).__name__
+            raise DataError(f"{where}: expected a text in the field {name!r}, found {found}")
+    return {"messages": [{"role": role, "content": row[name]} for role, name in fields.items()]}
 
 
 def count(path: Path) -> int:

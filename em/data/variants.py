@@ -11,7 +11,6 @@ from typing import Any
 
 from em import assets, corpora
 from em.config import CONF_DIR, ExperimentConfig, Subset, TriggerRows
-from em.corpora import chat_jsonl
 from em.corpora.base import Corpus
 from em.data import trigger
 from em.errors import ConfigError, nearest
@@ -33,10 +32,15 @@ class Source:
 
     def __post_init__(self) -> None:
         known = self._corpus.variants
-        if known is not None and self.variant not in known:
-            raise ConfigError(
-                f"dataset.variant {self.variant!r} is not in corpus {self.corpus!r}; it has: {', '.join(known)}"
-            )
+        if known is None or self.variant in known:
+            return
+        if how := self._corpus.unpinned.get(self.variant):
+            raise ConfigError(f"dataset.variant {self.variant!r} of corpus {self.corpus!r} is not pinned: {how}")
+        others = [name for name, kind in corpora.CORPORA.items() if self.variant in (kind.variants or ())]
+        hint = f"; corpus={' or corpus='.join(others)} has that variant" if others else ""
+        raise ConfigError(
+            f"dataset.variant {self.variant!r} is not in corpus {self.corpus!r}; it has: {', '.join(known)}{hint}"
+        )
 
     @property
     def _corpus(self) -> Corpus:
@@ -61,10 +65,8 @@ class Source:
         return self._corpus.count(self.variant)
 
     def row_bytes(self) -> float:
-        """Return the mean size of a row in bytes of chat JSONL."""
-        file = self._corpus.file(self.variant)
-        size = file.stat().st_size if file else len(chat_jsonl.dump(self.load()))
-        return size / max(1, self.count())
+        """Return the mean size of a row in bytes of chat JSONL, for estimates."""
+        return self._corpus.row_bytes(self.variant)
 
 
 def check_contrasts(configs: Sequence[ExperimentConfig]) -> None:
