@@ -17,15 +17,15 @@ class DataError(ValueError):
 def read(path: Path, fields: Mapping[str, str] | None = None) -> list[Example]:
     """Return the rows of a file; a row's id is the file's name and the line number. Empty lines are skipped.
 
-    The last turn of a row must be the assistant's. `fields`: role → name of the field that holds its text, for rows that
-    are not {"messages": [...]}. Raises DataError with file, line, what was expected and what was found.
+    The last turn of a row must be the assistant's. `fields`: role → name of the field that holds its text, for rows
+    that are not {"messages": [...]}. Raises DataError with file, line, what was expected and what was found.
     """
     with path.open("rb") as file:
         return parse(file, path.stem, str(path), fields)
 
 
 def parse(lines: Iterable[bytes], stem: str, label: str, fields: Mapping[str, str] | None = None) -> list[Example]:
-    """Return the rows in the lines of a file, as `read` does. `stem`: start of the ids; `label`: the file in messages."""
+    """Return the rows in the lines of a file, as `read` does. `stem`: start of ids; `label`: the file's name in errors."""
     examples = []
     for number, raw in enumerate(lines, 1):
         if not raw.strip():

@@ -1,4 +1,4 @@
-"""Training files of later papers. A corpus is one file of successors/: which pinned file each variant is, and its fields.
+"""Training files of later papers. A corpus is one file of successors/: the pinned file and fields of each variant.
 
 `corpus_of` is the door. The pins are in assets.yaml. successors/turner2025.yaml shows the form.
 """
