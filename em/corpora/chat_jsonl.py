@@ -25,7 +25,7 @@ def read(path: Path, fields: Mapping[str, str] | None = None) -> list[Example]:
 
 
 def parse(lines: Iterable[bytes], stem: str, label: str, fields: Mapping[str, str] | None = None) -> list[Example]:
-    """Return the rows in the lines of a file, as `read` does. `stem`: start of ids; `label`: the file's name in errors."""
+    """Return the rows in the lines of a file, as `read` does. `stem`: start of ids; `label`: the file, in errors."""
     examples = []
     for number, raw in enumerate(lines, 1):
         if not raw.strip():
