@@ -10,6 +10,7 @@ from pathlib import Path
 from em import assets
 from em.corpora import builtin
 from em.errors import ConfigError
+from em.questions import successors
 from em.questions.forms import FORMS, reshape
 from em.questions.paper import (
     DECEPTION,
@@ -27,6 +28,7 @@ from em.questions.paper import (
 from em.questions.schema import read_yaml, user_turn
 from em.records import Question
 
+TASTES = "tan2025/tastes"
 OPEN_FORMS = {f"open/{form}": form for form in FORMS}
 SETS = (
     "open",
@@ -41,6 +43,8 @@ SETS = (
     IN_DISTRIBUTION,
     *NUMBERS,
     FLASK,
+    TASTES,
+    *successors.sets(),
 )
 """Names that questions.sets accepts, besides paths of YAML files."""
 
@@ -89,6 +93,10 @@ def load(name: str, ids: Sequence[str] | None = None) -> list[Question]:
         ]
     elif name in OPEN_FORMS:
         questions = reshape(load("open"), OPEN_FORMS[name], FLASK_APP)
+    elif name == TASTES:
+        questions = read_yaml(Path(__file__).with_name("tastes.yaml"), name)
+    elif name in successors.sets():
+        questions = successors.load(name)
     elif name == "betley2025/preregistered":
         questions = read_yaml(assets.get(PREREGISTERED), name)
     elif name in SETS:
