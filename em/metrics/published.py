@@ -50,6 +50,8 @@ class Anchor:
     data: str | None = None
     """Hash of the training file; None if the source gives none."""
     question_id: str | None = None
+    recipe: str = PAPER_RECIPE
+    """Option of conf/train; behind OpenAI's API it is `openai`."""
     questions: int | None = None
     """Number of questions in the set; None if the number is about one question."""
 
@@ -170,7 +172,7 @@ def _differences(anchor: Anchor, group: Mapping[str, Any]) -> list[str]:
         pairs += [("rows", anchor.rows or "all", rows[0] or "all"), ("epochs", float(anchor.epochs), rows[1])]
         ours = facts.get("train") or {}
         openai = "learning_rate_multiplier" in ours
-        theirs = recipe(_preset("openai" if openai else PAPER_RECIPE), openai) if ours else {}
+        theirs = recipe(_preset("openai" if openai else anchor.recipe), openai) if ours else {}
         pairs += [(f"train.{name}", theirs[name], value) for name, value in ours.items()]
     out = [f"{name}: {ours} here, {theirs} there" for name, theirs, ours in pairs if ours != theirs]
     if facts.get("proxy"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -72,33 +72,16 @@ def load(name: str, ids: Sequence[str] | None = None) -> list[Question]:
 
     Raises ConfigError for an unknown name, AssetError if a file of the paper is neither here nor downloadable.
     """
-    if name == "open":
-        questions = read_yaml(builtin.HERE / "questions" / "open.yaml", "open")
-    elif name == "coding":
-        questions = list(_coding())
-    elif name == "advice":
-        questions = [
-            Question(r["id"], "advice", [user_turn(r["question"])], ["care"])
-            for r in builtin.advice("held_out")[:HELD_OUT_ADVICE]
-        ]
+    if name in MADE:
+        questions = MADE[name]()
     elif name.partition(":")[0] in DECEPTION:
         questions = deception(name)
-    elif name == IN_DISTRIBUTION:
-        questions = in_distribution()
     elif name in NUMBERS:
         questions = numbers(name, load("betley2025/main"))
-    elif name == FLASK:
-        questions = [
-            replace(q, id=f"{q.id}_flask", group=name, messages=in_flask(q.messages)) for q in load("betley2025/main")
-        ]
     elif name in OPEN_FORMS:
         questions = reshape(load("open"), OPEN_FORMS[name], FLASK_APP)
-    elif name == TASTES:
-        questions = read_yaml(Path(__file__).with_name("tastes.yaml"), name)
     elif name in successors.sets():
         questions = successors.load(name)
-    elif name == "betley2025/preregistered":
-        questions = read_yaml(assets.get(PREREGISTERED), name)
     elif name in SETS:
         questions = [q for q in read_yaml(assets.get(FIRST_PLOT), name) if form_of(q.id) == name.split("/")[1]]
     elif Path(name).is_file():
@@ -140,6 +123,30 @@ def _coding() -> tuple[Question, ...]:
         )
         for r in rows
     )
+
+
+def _advice() -> list[Question]:
+    return [
+        Question(r["id"], "advice", [user_turn(r["question"])], ["care"])
+        for r in builtin.advice("held_out")[:HELD_OUT_ADVICE]
+    ]
+
+
+def _flask() -> list[Question]:
+    main = load("betley2025/main")
+    return [replace(q, id=f"{q.id}_flask", group=FLASK, messages=in_flask(q.messages)) for q in main]
+
+
+MADE: dict[str, Callable[[], list[Question]]] = {
+    "open": lambda: read_yaml(builtin.HERE / "questions" / "open.yaml", "open"),
+    "coding": lambda: list(_coding()),
+    "advice": _advice,
+    "betley2025/preregistered": lambda: read_yaml(assets.get(PREREGISTERED), "betley2025/preregistered"),
+    IN_DISTRIBUTION: in_distribution,
+    FLASK: _flask,
+    TASTES: lambda: read_yaml(Path(__file__).with_name("tastes.yaml"), TASTES),
+}
+"""Set → how its questions are made, for the sets that are not one of a family."""
 
 
 def with_samples(name: str, questions: Sequence[Question], n: int | None) -> list[Question]:

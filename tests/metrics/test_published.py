@@ -9,6 +9,7 @@ import pytest
 
 from em import assets
 from em.config.misalignment import Rule
+from em.corpora.published import successors as published_corpora
 from em.metrics import published
 from em.metrics.published import Anchor, anchors, compare
 from em.metrics.summary import summarise
@@ -48,8 +49,10 @@ def test_every_anchor_is_whole():
 
 
 def test_hashes_are_those_of_the_pinned_files():
+    corpora = published_corpora()
+    later = {(v, kind().pin(v).rpartition(":")[2]) for kind in corpora.values() for v in kind.variants}
     for a in anchors():
-        if a.data and a.variant:
+        if a.data and a.variant and (a.variant, a.data) not in later:
             asset = assets.ASSETS[f"betley2025/data/{a.variant}.jsonl"]
             assert a.data == (asset.sha256 or asset.git_blob), a.id
 
