@@ -14,7 +14,7 @@ SWEEP = """
 import os, subprocess, sys
 from em.sweep.devices import environment
 assert os.getpid() == 1
-env = environment(9, [], 1.0)
+env = environment(9, [], 1.0, "judge")
 if sys.argv[1] == "orphan":
     env.pop("EM_SWEEP_PID")
 worker = "from em.runtime.process import die_with_parent; die_with_parent(); print('lives')"
