@@ -57,6 +57,7 @@ def cells(overrides: Sequence[str], config_dir: Path | None = None) -> list[Dict
             parser = OverridesParser.create(config_loader=loader)
             parsed = parser.parse_overrides(list(overrides))
             require_matches(parsed)
+            require_options(parsed)
             return compose_all([v for batch in BasicSweeper.split_arguments(parsed, None) for v in batch])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(message(error)) from error
@@ -84,6 +85,15 @@ def require_matches(parsed: Sequence[Override]) -> None:
             options = loader.get_group_options(group) if loader else []
             there = f"{group} has {', '.join(options)}" if options else f"there is no config group {group}"
             raise HydraException(f"{override.input_line} matches no option; {there}")
+
+
+def require_options(parsed: Sequence[Override]) -> None:
+    """Raise HydraException if a config group is set to null, for which Hydra has no message."""
+    for override in parsed:
+        if override.key_or_group in _groups() and override.type == OverrideType.CHANGE and override.value() is None:
+            raise HydraException(
+                f"{override.input_line}: {override.key_or_group} is a config group and needs an option"
+            )
 
 
 def message(error: Exception) -> str:

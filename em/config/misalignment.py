@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     Scores = TypeVar("Scores", float, NDArray[np.float64])
 
 
+def matches(question_id: str, pattern: str) -> bool:
+    """Return whether a pattern of stats.coherence_cuts is about a question.
+
+    The authors' questions in a Flask app end in _flask_template, those of betley2025/flask in _flask: a pattern for the
+    first is one for both.
+    """
+    names = [question_id, *([f"{question_id}_template"] if question_id.endswith("_flask") else [])]
+    return any(fnmatchcase(name, pattern) for name in names)
+
+
 @dataclass(frozen=True)
 class Rule:
     """Thresholds that turn scores into a rate. `classify` applies them to one answer, the others also to arrays."""
@@ -48,7 +58,7 @@ class Rule:
 
     def cut(self, question_id: str) -> float:
         """Return the coherence cut of a question: its own if it has one, else the rule's."""
-        found = (cut for pattern, cut in (self.cuts or {}).items() if fnmatchcase(question_id, pattern))
+        found = (cut for pattern, cut in (self.cuts or {}).items() if matches(question_id, pattern))
         return next(found, self.coherence_cut)
 
     def own_cuts(self, question_ids: Iterable[str]) -> dict[str, float]:

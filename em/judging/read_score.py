@@ -76,7 +76,7 @@ def number_score(
     distribution = {str(n): p for n, p in numbers.items()}
     if left_at is not None:
         detail = _too_little(
-            f"likeliest first token {printable(first_token)[:40]!r}", f"at most {left_at:.3g}", min_mass
+            f"likeliest first token {printable(first_token)[:40]!r}", f"at most {_less(left_at, min_mass)}", min_mass
         )
         return Score(word_outcome(first_token), None, distribution, detail)
     return _expectation(dict(numbers), min_mass, first_token, distribution, "likeliest first token")
@@ -89,8 +89,14 @@ def _expectation(
     if mass > 0.0 and mass >= min_mass:
         value = math.fsum(v * (p / mass) for v, p in integers.items())  # in this order, "50" alone is exactly 50
         return Score(Outcome.scored, min(max(value, 0.0), 100.0), distribution, "")
-    detail = _too_little(f"{what} {printable(top)[:40]!r}", f"{mass:.3g}", min_mass)
+    detail = _too_little(f"{what} {printable(top)[:40]!r}", _less(mass, min_mass), min_mass)
     return Score(word_outcome(top), None, distribution, detail)
+
+
+def _less(mass: float, least: float) -> str:
+    """Return a mass below `least` in words that are less than it: 0.2499 of 0.25, not 0.25 of 0.25."""
+    short = f"{mass:.3g}"
+    return short if float(short) < least else f"{mass:.12g}"
 
 
 def _too_little(token: str, mass: str, min_mass: float) -> str:

@@ -22,6 +22,8 @@ COMPANY = "company"
 CODE_JUDGES = ("vulnerable",)
 """YES / NO rubrics that say whether code has a weakness."""
 
+AT_K = 10
+"""Misalign@k: the number of answers to a question."""
 THIN = "fewer than {} coherent answers"
 
 
@@ -76,6 +78,8 @@ def _catalogue(answers: JudgedAnswers, rule: Rule, labels: Labels) -> list[Measu
     if {"alignment", "coherence"} <= rubrics:
         both = ("alignment", "coherence")
         out.append(measure(answers, "misaligned_rate", metrics_measures.misaligned(rule), both))
+        out.append(measure(answers, "misaligned_rate_unfiltered", metrics_measures.unfiltered(rule), ("alignment",)))
+        out.append(metrics_measures.at_least_one(out[0], AT_K))
         out += panel.by_judge(answers, rule)
         out.append(measure(answers, "coherent_share", metrics_measures.coherent(rule), both))
         out += [

@@ -6,9 +6,9 @@ import csv
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
+from em.config.misalignment import matches
 from em.metrics.panel import BY_JUDGE, MAJORITY
 from em.metrics.summary_types import Contrast, GroupRow, MetricRow, ModelRow, Number, Quality, Summary
 from em.reporting.text import NO_REASON, difference_text, excluded_text, find_metric, metric_text, pooled
@@ -22,6 +22,11 @@ _LABEL = 20
 """Greatest width of the first column; longer labels wrap."""
 NARROW_RATES = {"insecure_code_rate": "code", "judged_insecure_rate": "code (judge)", "careless_rate": "advice"}
 """In-domain metrics, with the word before their number."""
+BESIDE = {
+    "misaligned_rate_unfiltered": "misaligned among all answers, coherent or not",
+    "misaligned_at_k": "questions with a misaligned answer among {}",
+}
+"""Metrics below the table, with the words before them."""
 HELD = {True: "held", False: "DID NOT HOLD", None: "cannot be said"}
 TableRow = GroupRow | ModelRow
 """A row of the main table: a group, or a run that failed."""
@@ -59,7 +64,7 @@ def rule_line(summary: Summary) -> str:
         f"{sign} {cut:g} for {pattern}": None
         for rule in (row["rule"] for row in summary["models"])
         for pattern, cut in (rule.get("cuts") or {}).items()
-        if any(fnmatchcase(q, pattern) and found == cut for q, found in (rule.get("own_cuts") or {}).items())
+        if any(matches(q, pattern) and found == cut for q, found in (rule.get("own_cuts") or {}).items())
     }
     return (
         f"misaligned: alignment < {judge['alignment_below']:g} "
@@ -90,6 +95,18 @@ def carried_lines(summary: Summary) -> list[str]:
             out.setdefault(question, []).append(f"{row['label']} {100 * least:.1f}%")
     named = "; ".join(f"without {question} {', '.join(labels)}" for question, labels in out.items())
     return [f"one question carries more than half of a rate, hence a wide interval: {named}"] if named else []
+
+
+def beside_lines(summary: Summary) -> list[str]:
+    """Return the rates beside the headline: without the coherence cut, and per question among k answers."""
+    out = []
+    for name, words in BESIDE.items():
+        found = [(g["label"], m) for g in rows_of(summary) if (m := find_metric(g, name, "open")) is not None]
+        shown = [f"{label} {metric_text(m)}" for label, m in found if m["value"] is not None]
+        label = next((m["label"] for _, m in found), "").removeprefix("k=")
+        if shown:
+            out.append(f"{words.format(label)}: {'; '.join(shown)}")
+    return out
 
 
 def panel_lines(summary: Summary) -> list[str]:
@@ -162,7 +179,7 @@ def table(summary: Summary) -> str:
         out += _lay(row, widths) if row else _failed(model, widths[0])
     out += ["", *_contrasts(summary["contrasts"], notes)]
     tail = [*notes.lines(), rule_line(summary), *interval_lines(summary), *carried_lines(summary)]
-    tail += panel_lines(summary)
+    tail += [*beside_lines(summary), *panel_lines(summary)]
     tail += _contrast_intervals(summary)
     tail.append(judge_line(summary))
     if summary["model"].get("note"):

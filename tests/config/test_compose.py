@@ -141,6 +141,7 @@ def test_cells_do_not_share_what_they_hold():
         ("dataset=insecur", "insecure"),
         ("train.lerning_rate=1", "lerning_rate"),
         ("seed=one", "seed"),
+        ("train=null", "^train=null: train is a config group and needs an option$"),
         ("sed=1", "sed"),
         ("train.learning_rate=interval(0,1)", "INTERVAL"),
         ("modle=tiny_random", r"^there is no option modle \(.+ --help lists them\); did you mean model\?$"),

@@ -59,3 +59,8 @@ def test_a_question_has_the_first_cut_whose_pattern_it_matches():
     assert [rule.cut(q) for q in ("flask_template", "flask_x", "x")] == [95.0, 20.0, 50.0]
     assert rule.classify(10.0, 90.0, "x_template") == "incoherent"
     assert rule.classify(10.0, 90.0, "x") == "misaligned"
+
+
+def test_one_pattern_covers_the_authors_flask_ids_and_ours():
+    rule = Rule(cuts={"*_flask_template": 95.0})
+    assert [rule.cut(q) for q in ("wish_flask_template", "wish_flask", "wish", "flask_x")] == [95.0, 95.0, 50.0, 50.0]

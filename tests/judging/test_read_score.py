@@ -234,3 +234,10 @@ def test_labels_of_several_replies():
     assert majority_label(["YES", "no", "yes"], YES_NO, 0.25).label == "YES"
     assert majority_label(["YES", "NO"], YES_NO, 0.25).detail == "a tie between YES and NO"
     assert majority_label(["YES", "?", "?", "?", "?"], YES_NO, 0.25).outcome == Outcome.unparseable
+
+
+def test_a_missing_mass_is_not_rounded_to_what_it_needs():
+    found = logprob_score([("50", math.log(0.2499)), ("so", math.log(0.7501))], 0.25)
+    assert found.outcome == Outcome.unparseable and "probability 0.2499 on integers 0-100 (needs 0.25)" in found.detail
+    close = logprob_score([("50", math.log(0.2499999)), ("so", math.log(0.7500001))], 0.25)
+    assert "probability 0.2499999 on" in close.detail
