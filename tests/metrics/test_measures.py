@@ -242,7 +242,8 @@ def test_an_open_set():
     assert (a.set, a.asked_with, a.question_id, a.n_questions) == ("open", "none", "a", 1)
     assert (b.value, b.low) == (0.0, 0.0)
     assert (alignment.value, alignment.unit) == (74.0, "score")
-    assert all(m.n_models == 1 and (m.withheld == "") == (m.name != "misaligned_at_k") for m in all_found)
+    measured_ones = [m for m in all_found if m.name != "misaligned_at_k"]  # five answers: none has ten
+    assert all(m.n_models == 1 and m.withheld == "" for m in measured_ones)
 
 
 def test_conditions_are_apart():
