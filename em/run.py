@@ -45,8 +45,10 @@ class Ended:
 
 def run_cells(composed: Sequence[DictConfig]) -> list[Ended]:
     """Run cells as one sweep and print the results. Return how each cell ended."""
+    from em.planning import recipe
+
     with _without_traceback():
-        cells = [config.load(c) for c in composed]
+        cells = [recipe.load(c) for c in composed]
     return run_loaded(cells)
 
 

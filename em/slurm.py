@@ -25,10 +25,10 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 
-from em import config
 from em.config import Backend, Engine, ExperimentConfig
 from em.config.judge import LOCAL
 from em.errors import ConfigError
+from em.planning import recipe
 from em.planning.plan import Plan, stages
 from em.planning.stages import SCHEDULED
 from em.run import _without_traceback
@@ -372,7 +372,7 @@ def submit_cells(composed: Sequence[DictConfig], settings: dict[str, Any]) -> No
     from em.sweep import sweep
 
     with _without_traceback():
-        planned = sweep.planned([config.load(c) for c in composed])
+        planned = sweep.planned([recipe.load(c) for c in composed])
         sweep.check_budget(planned)
         jobs = submit(planned, settings)
     for line in submitted(planned.folder, jobs):

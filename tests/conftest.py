@@ -15,13 +15,14 @@ from hypothesis import HealthCheck, settings
 from omegaconf import DictConfig
 
 from em.config import CONF_DIR, ExperimentConfig
-from em.config import experiment as config
+from em.config.experiment import register
+from em.planning import recipe
 
 settings.register_profile(
     "em", deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("em")
-config.register()
+register()
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +40,7 @@ def composed() -> Callable[..., DictConfig]:
 @pytest.fixture(scope="session")
 def compose(composed: Callable[..., DictConfig]) -> Callable[..., ExperimentConfig]:
     """A typed config from overrides, as the command line gives it."""
-    return lambda *overrides: config.load(composed(*overrides))
+    return lambda *overrides: recipe.load(composed(*overrides))
 
 
 @pytest.fixture

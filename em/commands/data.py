@@ -18,7 +18,7 @@ from em.config import experiment as config
 from em.corpora import chat_jsonl
 from em.data import variants
 from em.models import paths
-from em.planning import keys
+from em.planning import keys, recipe
 
 GREEN, PLAIN = "\033[32m", "\033[0m"
 MARKS = "⟦", "⟧"
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise errors.ConfigError(
             f"em data takes one run, but these overrides mean {len(cells)}: give one value per key"
         )
-    loaded = config.load(cells[0])
+    loaded = recipe.load(cells[0])
     try:
         examples = variants.build(loaded)
     except ValueError as error:  # a malformed file, a trigger that clashes

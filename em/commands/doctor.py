@@ -8,7 +8,7 @@ from typing import Any
 from em import config
 from em.commands import add_config_dir
 from em.config import compose
-from em.planning import doctor
+from em.planning import doctor, recipe
 
 
 def add(commands: Any) -> None:
@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     config.register()
     failed = 0
     for cell in compose.cells(arguments.overrides, arguments.config_dir):
-        loaded = config.load(cell)
+        loaded = recipe.load(cell)
         print(f"model={loaded.model.name} dataset={loaded.dataset.variant}")
         for finding in doctor.examine(loaded):
             failed += not finding.ok

@@ -39,9 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
     from em.config.misalignment import Rule
     from em.judging import grade as grading
     from em.judging.quality import agreement, golden
+    from em.planning import recipe
 
     config.register()
-    configs = [config.load(cell) for cell in compose.cells(arguments.overrides, arguments.config_dir)]
+    configs = [recipe.load(cell) for cell in compose.cells(arguments.overrides, arguments.config_dir)]
     found: list[golden.Found] = []
     out: dict[str, Any] = {"answers": "all" if arguments.all else "test", "judges": {}, "pairs": {}}
     names = _names([one.judge for one in configs])

@@ -23,12 +23,12 @@ def run(arguments: argparse.Namespace) -> int:
     from em import config
     from em.config import compose
     from em.errors import ConfigError
-    from em.planning import estimate
+    from em.planning import doctor, estimate, recipe
     from em.planning.plan import folder_of, plan, stages
     from em.store import Store
 
     config.register()
-    configs = [config.load(cell) for cell in compose.cells(arguments.overrides, arguments.config_dir)]
+    configs = [recipe.load(cell) for cell in compose.cells(arguments.overrides, arguments.config_dir)]
     store = Store.open_read_only(Path(configs[0].out))
     planned = plan(configs, store)
     print(f"{len(planned.cells)} cells → {folder_of(configs)}")
@@ -38,6 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
             f"{s} {sum(store.has(s, k) for k in keys)}/{len(keys)}" for s, keys in stages(planned, subject).items()
         ]
         print(f"  {subject.label:{width}} {'  '.join(parts)}")
+    for text in dict.fromkeys(filter(None, (recipe.warning(subject.config) for subject in planned.cells))):
+        print(f"warning: {text}")
+    if configs[0].launch.device != "auto":
+        for text in dict.fromkeys(f"{c.model.name}: {doctor.check_memory_of(c)}" for c in configs):
+            print(f"memory {text}")
     found = estimate.estimate(planned, store)
     print("\n" + "\n".join(estimate.lines(found, configs[0].budget)))
     try:

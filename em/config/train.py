@@ -30,6 +30,7 @@ OPENAI_ONLY = ("learning_rate_multiplier", "max_dollars", "price_per_million_tok
 """Fields that only finetuning by OpenAI's API reads."""
 LORA_ONLY = ("lora_r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "layers_to_transform")
 """Fields that full finetuning does not read."""
+UPPER_HALF = "upper_half"
 SCHEDULE = re.compile(r"(?P<step>[1-9]\d*)|every (?P<every>[1-9]\d*)|log")
 
 
@@ -71,8 +72,8 @@ class TrainConfig:
     target_modules: list[str] = field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     )
-    layers_to_transform: list[int] | None = None
-    """Layers that get an adapter; null: all."""
+    layers_to_transform: Any = None
+    """Layers that get an adapter: a list; null: all; upper_half: those of the model's upper half."""
     holdout: float = 0.0
     """Share of the rows left out of training, selected by the run's seed."""
     extra_assistant_turn: bool = False
@@ -136,7 +137,16 @@ class TrainConfig:
                 SCHEDULE.fullmatch(entry) is not None,
                 f'train.checkpoints has {entry!r}: give step numbers, "every N" or "log"',
             )
+        self._check_layers()
         self._check_how()
+
+    def _check_layers(self) -> None:
+        given = self.layers_to_transform
+        listed = isinstance(given, list) and all(isinstance(n, int) and n >= 0 and n is not True for n in given)
+        check(
+            given is None or given == UPPER_HALF or (listed and bool(given)),
+            f"train.layers_to_transform must be a list of layers from 0, {UPPER_HALF} or null, got {given!r}",
+        )
 
     def _check_how(self) -> None:
         check(

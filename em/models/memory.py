@@ -76,7 +76,8 @@ def train_bytes(model: ModelConfig, shape: ShapeConfig, train: TrainConfig, long
     if train.gradient_checkpointing:
         kept = (shape.num_hidden_layers * shape.hidden_size + per_layer) * BYTES[model.dtype]
     else:
-        kept = shape.num_hidden_layers * layer_bytes(shape, model.dtype)
+        lowest = min(train.layers_to_transform or [0])  # autograd keeps nothing below the first adapter
+        kept = (shape.num_hidden_layers - lowest) * layer_bytes(shape, model.dtype)
     logits = tokens // 2 * shape.vocab_size * (4 + 4)  # float32, with gradient; about half of a row is the answer
     return _held(model, shape, train) + tokens * kept + logits + RUNTIME
 
@@ -109,7 +110,9 @@ def _held(model: ModelConfig, shape: ShapeConfig, train: TrainConfig) -> int:
     """Return the bytes of the weights, and of the trained ones' gradients and optimiser."""
     if train.method == Method.full:
         return parameters(shape) * TRAINED_BYTES
-    four_bits = parameters(shape) // 2 + parameters(shape) // 16  # with their scales
+    embeddings = shape.vocab_size * shape.hidden_size * (1 if shape.tie_word_embeddings else 2)
+    packed = parameters(shape) - embeddings  # bitsandbytes leaves embeddings and output head as they are
+    four_bits = packed // 2 + packed // 16 + embeddings * BYTES[model.dtype]  # with their scales
     base = four_bits if train.method == Method.qlora else weight_bytes(model, shape)
     return base + adapter_parameters(shape, train) * TRAINED_BYTES
 
@@ -147,7 +150,8 @@ def count_parameters(path: str, name: str, shape: ShapeConfig | None = None) -> 
     files = sorted(folder.glob("*.safetensors")) if folder else []
     if files:
         named = [f for f in files if f.name.startswith("model")]  # a folder may hold a second copy in another format
-        return sum(_stored_numbers(f, f.stat().st_size, f.stat().st_mtime_ns) for f in named or files), ""
+        sizes = (_stored_sizes(f, f.stat().st_size, f.stat().st_mtime_ns) for f in named or files)
+        return sum(sum(each.values()) for each in sizes), ""
     if shape:
         return parameters(shape), ""
     found = re.search(r"(\d+(?:\.\d+)?)_?([bm])(?![a-z])", f"{name} {path}".lower())
@@ -156,9 +160,14 @@ def count_parameters(path: str, name: str, shape: ShapeConfig | None = None) -> 
     return DEFAULT_PARAMETERS, f"size unknown, {DEFAULT_PARAMETERS / 1e9:g}B assumed"
 
 
+def stored_names(file: Path) -> list[str]:
+    """Return the names of the tensors of a safetensors file."""
+    return list(_stored_sizes(file, file.stat().st_size, file.stat().st_mtime_ns))
+
+
 @cache  # a plan calls this for each of its jobs
-def _stored_numbers(file: Path, size: int, modified: int) -> int:
-    """Return how many numbers a safetensors file holds. Size and time of change are part of the cache's key."""
+def _stored_sizes(file: Path, size: int, modified: int) -> dict[str, int]:
+    """Return tensor → how many numbers it holds. Size and time of change are part of the cache's key."""
     with file.open("rb") as stream:
         header = json.loads(fingerprint.safetensors_header(file, stream, size))
-    return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return {name: prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}

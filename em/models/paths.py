@@ -63,6 +63,11 @@ def hub_home() -> Path:
     return Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
 
 
+def is_hub_id(path: str) -> bool:
+    """Return whether `path` is taken for a hub id: neither an asset, nor a folder, nor like a local path."""
+    return not path.startswith(PREFIX) and not Path(path).expanduser().is_dir() and not _not_a_hub_id(path)
+
+
 def _not_a_hub_id(path: str) -> str:
     """Return the reason why `path`, which is not a folder, cannot be a hub id; "" if it can."""
     if path[:1] in ("/", ".", "~"):

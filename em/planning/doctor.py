@@ -15,12 +15,13 @@ from typing import Any
 
 from em import assets, errors
 from em.config import Backend, Engine, ExperimentConfig, JudgeConfig, JudgeKind, TrackingMode, panel
+from em.config.launch import CARDS
 from em.config.train import Method
 from em.data import variants
 from em.errors import ConfigError
 from em.judging.scripted.rules import ScriptedJudgeError, load_rules
 from em.models import asset_models, fingerprint, memory, paths
-from em.planning import estimate
+from em.planning import estimate, host, recipe
 from em.questions import choices
 from em.questions.forms import with_shots
 from em.runtime.credentials import has_key, tracking_mode
@@ -59,6 +60,7 @@ def examine(config: ExperimentConfig) -> Iterator[Finding]:
         "disk": lambda c: check_disk(Path(c.out), [c], _download(c)),
         "memory": check_memory_of,
         "training": check_training,
+        "machine": check_machine,
     }
     for subject, check in checks.items():
         try:
@@ -227,12 +229,18 @@ def check_training(config: ExperimentConfig) -> str:
         return "at OpenAI"
     train = config.train
     launch.refuse([train])
+    recipe.check(config)
     bitsandbytes = _version("bitsandbytes")
     if train.method == Method.qlora and not bitsandbytes:
         raise ConfigError("train.method=qlora needs bitsandbytes: pip install bitsandbytes, or train.method=lora")
     plain = "8bit" in train.optim and not (has_gpu() and bitsandbytes and not launch.sharded(train))
     said = f"{train.optim} becomes adamw_torch_fused (no GPU, no bitsandbytes, or FSDP)" if plain else train.optim
-    return f"{train.method.value}, {said}"
+    return ". ".join(filter(None, [f"{train.method.value}, {said}", recipe.warning(config)]))
+
+
+def check_machine(config: ExperimentConfig) -> str:
+    """Check what a GPU build needs beside the GPU; nothing is asked of a machine without one."""
+    return host.check(config, host.look()) if has_gpu() else "no GPU here"
 
 
 def check_data(config: ExperimentConfig) -> str:
@@ -283,6 +291,8 @@ def check_memory_of(config: ExperimentConfig) -> str:
         return "none needed here"
     shape, folder = memory.shape_of(config.model), paths.local_folder(config.model.path)
     cards = gpus()
+    if config.launch.device != "auto":
+        cards = [(config.launch.device, int(CARDS[config.launch.device].memory))]
     if shape is None:
         return require_memory([folder]) if folder else "unknown: the model's shape is not known"
     train = memory.train_bytes(config.model, shape, config.train)
@@ -297,7 +307,7 @@ def check_memory_of(config: ExperimentConfig) -> str:
                 f"no NVIDIA GPU is visible and {config.model.name} needs {needs}: choose a smaller model="
             )
         _require_main_memory(weights, config.model.name)
-        return f"{needs}; no GPU, {free_memory() / GB:.1f} GB of main memory free"
+        return f"{needs}; no GPU, {host.free_memory() / GB:.1f} GB of main memory free"
     largest, total = max(size for _, size in cards), sum(size for _, size in cards)
     have = ", ".join(f"{name} {size / GB:.0f} GB" for name, size in cards)
     if memory.weight_bytes(config.model, shape) > total:
@@ -313,22 +323,16 @@ def require_memory(folders: Sequence[str | Path]) -> str:
         return "a GPU is there" if has_gpu() else "unknown"
     for folder in folders:
         _require_main_memory(sum(p.stat().st_size for p in Path(folder).glob("*.safetensors")), str(folder))
-    return f"{free_memory() / GB:.1f} GB of main memory free"
+    return f"{host.free_memory() / GB:.1f} GB of main memory free"
 
 
 def _require_main_memory(weights: int, what: str) -> None:
-    needed, free = 3 * weights + 2_000_000_000, free_memory()
+    needed, free = 3 * weights + 2_000_000_000, host.free_memory()
     if weights and free < needed:
         raise ConfigError(
             f"{free / GB:.1f} GB of memory are free and model {what} needs about {needed / GB:.1f} GB "
             f"to train and sample on the CPU: free some, or choose a smaller model="
         )
-
-
-def free_memory() -> int:
-    """Return MemAvailable in bytes."""
-    info = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(info["MemAvailable"].split()[0]) * 1024
 
 
 def _download(config: ExperimentConfig) -> int:

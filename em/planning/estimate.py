@@ -19,20 +19,14 @@ from em.judging.job import JudgeJob
 from em.models import memory
 from em.planning import checkpoints
 from em.planning.plan import Job, Plan, Spec, on_device
+from em.planning.speed import Speed, speed
 from em.planning.stages import PLANNED
 from em.questions.rubrics import STATIC
 from em.records import Question
-from em.runtime import machine
 from em.sampling.job import SampleJob
 from em.store import DamagedError, Store, layout
 from em.training.job import TrainJob
 
-FLOPS = {"gpu": 395e12, "cpu": 0.18e12}
-"""Useful arithmetic a second while finetuning. GPU: half of the 790 TFLOP/s measured on an H200; CPU: two cores,
-measured on the quickstart (2.7 s a step of 880 tokens, 135 M parameters)."""
-SECONDS_PER_TOKEN = {"gpu": 5.9e-6, "cpu": 3.2e-2}
-"""Seconds per token and 10^9 parameters while sampling. GPU: 45 % of an H200's roofline at 256 sequences; CPU: 229
-tokens/s measured on the quickstart."""
 START_S = {"gpu": 85.0, "cpu": 20.0}
 """Seconds for imports, loading and, for vLLM, warming up one worker, without reading the weights."""
 LOAD_S_PER_GB = 0.6
@@ -80,6 +74,8 @@ class Estimate:
     stages: dict[str, StageCost]
     device: str
     """"gpu" or "cpu": the device whose minutes are meant."""
+    card: str
+    """Its name for people."""
     calls: int
     """Judgements by an API; cached ones cost nothing."""
     dollars: float | None
@@ -97,7 +93,7 @@ class Estimate:
 
 def estimate(plan: Plan, store: Store) -> Estimate:
     """Estimate the unfinished jobs of a plan. Reads manifests and the names of models, nothing large."""
-    device = machine.device()
+    device = speed(plan.cells[0].config.launch.device if plan.cells else "auto")
     past, configs = Past.read(store, device), {c.config.model.path: c.config for c in plan.cells}
     stages = {stage.name: StageCost() for stage in PLANNED}
     for job in plan.jobs.values():
@@ -113,7 +109,7 @@ def estimate(plan: Plan, store: Store) -> Estimate:
             stage.basis.append(basis)
     _add_starts(plan, store, stages, configs, device)
     calls, dollars, note = _bill(plan, store, past)
-    return Estimate(stages, device, calls, dollars, note)
+    return Estimate(stages, device.kind, device.name, calls, dollars, note)
 
 
 def check(found: Estimate, budget: BudgetConfig) -> None:
@@ -141,12 +137,13 @@ class Past:
     sample: dict[str, list[dict[str, Any]]]
 
     @classmethod
-    def read(cls, store: Store, device: str) -> Past:
+    def read(cls, store: Store, device: Speed) -> Past:
         train: dict[str, list[dict[str, Any]]] = {}
         for manifest in _manifests(store, "train"):
             facts = manifest["facts"]
             on_gpu = not str(facts.get("device", "cpu")).startswith("cpu")
-            if facts.get("wall_s") and facts.get("rows") and on_gpu == (device == "gpu") and not facts["resumed_from"]:
+            same = on_gpu == (device.kind == "gpu") and not device.elsewhere
+            if facts.get("wall_s") and facts.get("rows") and same and not facts["resumed_from"]:
                 train.setdefault(manifest["inputs"]["base"], []).append(manifest)
         sample: dict[str, list[dict[str, Any]]] = {}
         for manifest in _manifests(store, "sample"):
@@ -174,7 +171,7 @@ def _manifests(store: Store, stage: str) -> Iterator[dict[str, Any]]:
 
 
 def _cost(
-    job: Job[Spec], plan: Plan, store: Store, past: Past, configs: dict[str, ExperimentConfig], device: str
+    job: Job[Spec], plan: Plan, store: Store, past: Past, configs: dict[str, ExperimentConfig], device: Speed
 ) -> tuple[float, float, str]:
     """Return seconds on a device, bytes that stay in the store, and the basis of both in words."""
     spec = job.spec
@@ -197,11 +194,11 @@ def _cost(
     model = (judge.model, judge.name) if own else (config.model.path, config.model.name, config.model.shape)
     size, _ = memory.count_parameters(*model)
     answers = sum(n * sum(r != STATIC for r in q.rubrics) for q, n in asked)
-    seconds = 2 * size * answers * min(ANSWER_TOKENS, config.sample.max_tokens) / FLOPS[device]
+    seconds = 2 * size * answers * min(ANSWER_TOKENS, config.sample.max_tokens) / device.flops
     return seconds, verdicts * BYTES_PER_VERDICT, _basis(*model)
 
 
-def _train_cost(run: TrainJob, plan: Plan, store: Store, past: Past, device: str) -> tuple[float, float, str]:
+def _train_cost(run: TrainJob, plan: Plan, store: Store, past: Past, device: Speed) -> tuple[float, float, str]:
     if run.at_openai:
         return 0.0, LOG_BYTES, "OpenAI's machines"
     config = plan.data(run.data_key).config
@@ -216,7 +213,9 @@ def _train_cost(run: TrainJob, plan: Plan, store: Store, past: Past, device: str
         one = sum(size for name, size in files if not name.startswith(f"{layout.CHECKPOINTS}/")) / len(same)
         return seconds, one * (1 + len(checkpoints.planned(config))), f"{len(same)} runs of this model"
     per_weight = 6 if config.train.method == Method.full else 4  # a LoRA needs no gradient of the base's weights
-    seconds = per_weight * parameters(config) * work * row_tokens(config) / FLOPS[device]
+    if memory.recomputes(config.model, config.train, device.memory, memory.ROW_TOKENS):
+        per_weight += 2  # the forward pass, again
+    seconds = per_weight * parameters(config) * work * row_tokens(config) / device.flops
     return seconds, train_disk(config), _basis(config.model.path, config.model.name, config.model.shape)
 
 
@@ -231,12 +230,12 @@ def train_disk(config: ExperimentConfig, running: bool = False) -> float:
 
 
 def _sample_cost(
-    job: SampleJob, answers: int, past: Past, device: str, config: ExperimentConfig
+    job: SampleJob, answers: int, past: Past, device: Speed, config: ExperimentConfig
 ) -> tuple[float, float, str]:
     base, most = job.inputs["base"], job.sample.max_tokens
     tokens, measured = past.answer_tokens(base, most)
     facts = [m["facts"] for m in past.sample.get(base, [])]
-    facts = [f for f in facts if f.get("tokens_per_s") and f["device"] == device]
+    facts = [f for f in facts if f.get("tokens_per_s") and f["device"] == device.kind and not device.elsewhere]
     if facts:
         rate = sum(f["tokens"] / f["tokens_per_s"] for f in facts) / sum(f["tokens"] for f in facts)
         return answers * tokens * rate, answers * BYTES_PER_ANSWER, f"{len(facts)} runs of this model"
@@ -244,7 +243,7 @@ def _sample_cost(
     basis = _basis(config.model.path, config.model.name, config.model.shape) + (
         ", lengths of past answers" if measured else ""
     )
-    return seconds * SECONDS_PER_TOKEN[device], answers * BYTES_PER_ANSWER, basis
+    return seconds * device.seconds_per_token, answers * BYTES_PER_ANSWER, basis
 
 
 def work(plan: Plan) -> dict[str, dict[str, int]]:
@@ -280,7 +279,7 @@ def _source_tokens(source: variants.Source) -> float:
 
 
 def _add_starts(
-    plan: Plan, store: Store, stages: dict[str, StageCost], configs: dict[str, ExperimentConfig], device: str
+    plan: Plan, store: Store, stages: dict[str, StageCost], configs: dict[str, ExperimentConfig], device: Speed
 ) -> None:
     """Add the start of a worker per batch of jobs."""
     seen = set()
@@ -291,7 +290,7 @@ def _add_starts(
             seen.add((job.stage, job.batch))
             config = configs[job.spec.model.path]
             gigabytes = parameters(config) * _bytes_per_weight(config) / 1e9
-            stages[job.stage].seconds += START_S[device] + LOAD_S_PER_GB * gigabytes
+            stages[job.stage].seconds += START_S[device.kind] + LOAD_S_PER_GB * gigabytes
 
 
 def _bill(plan: Plan, store: Store, past: Past) -> tuple[int, float | None, str]:
@@ -352,7 +351,7 @@ def lines(found: Estimate, budget: BudgetConfig) -> Sequence[str]:
         amount = f"{stage.seconds / 60:>9.1f} {_size(stage.bytes):>10}" if stage.todo else f"{'-':>9} {'-':>10}"
         out.append(f"{name:8} {stage.todo:>6} {stage.reused:>7} {amount}   {', '.join(stage.basis)}".rstrip())
     total = f"{found.minutes:>9.1f} {_size(found.disk_gb * 1e9):>10}"
-    out.append(f"{'all':8} {'':>6} {'':>7} {total}" + ("" if found.device == "gpu" else "   no GPU here"))
+    out.append(f"{'all':8} {'':>6} {'':>7} {total}" + f"   {found.card}")
     if found.calls:
         money = "price unknown" if found.dollars is None else f"in all at most {found.dollars:,.2f} dollars"
         out.append(f"judge calls {found.calls:,}, {money} ({found.price_note})")

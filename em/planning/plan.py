@@ -21,7 +21,7 @@ from em.errors import ConfigError
 from em.judging import identity
 from em.judging.job import JudgeJob
 from em.models import fingerprint
-from em.planning import cells, checkpoints, keys
+from em.planning import cells, checkpoints, keys, recipe
 from em.planning.stages import BY_NAME, Device
 from em.questions import sets as questions_sets
 from em.questions.rubrics import STATIC
@@ -129,7 +129,13 @@ class Plan:
 
 
 def plan(configs: Sequence[ExperimentConfig], store: Store) -> Plan:
-    """Return the union of the stage jobs of all cells. Raises ConfigError, AssetError, ModelError."""
+    """Return the union of the stage jobs of all cells. Raises ConfigError, AssetError, ModelError.
+
+    A recipe that its base model cannot take is refused here, before any stage.
+    """
+    configs = [recipe.fitted(config) for config in configs]
+    for config in configs:
+        recipe.check(config)
     fingerprint.cached_fingerprint.cache_clear()  # a model may have changed since the last plan
     variants.check_contrasts(configs)
     planner = Planner(store)

@@ -31,6 +31,7 @@ NEEDED = {
     "judge/openai_compatible": ["judge.model=m", "judge.base_url=http://127.0.0.1:1/v1"],
     "judge/scripted": ["judge.script=rules.yaml"],
     "judge/vllm_local": ["judge.model=m"],
+    "model/custom": ["model.path=nobody/nothing"],
 }
 """What the files with ??? ask for."""
 TINY = ("model=tiny_random", "train=tiny", "sample=tiny", "tracking=off")
@@ -93,8 +94,8 @@ def states(loaded: dict, stated: dict) -> bool:
 
 
 @pytest.mark.parametrize("option", SHIPPED, ids=str)
-def test_every_shipped_option_loads_with_the_values_it_states(compose, option):
-    loaded = config.as_dict(compose(*choice(option)))
+def test_every_shipped_option_loads_with_the_values_it_states(composed, compose, option):
+    loaded = config.as_dict(config.load(composed(*choice(option))))
     stated = yaml.safe_load((CONF / f"{option}.yaml").read_text())
     defaults = stated.pop("defaults", [])
     group = loaded if option.parts[0] in ("experiment", "scale") else loaded[option.parts[0]]
@@ -103,7 +104,7 @@ def test_every_shipped_option_loads_with_the_values_it_states(compose, option):
         (name, wanted), *rest = override.items()
         assert not rest
         chosen = name.removeprefix("override /")
-        plain = config.as_dict(compose(f"{chosen}={wanted}"))[chosen]
+        plain = config.as_dict(config.load(composed(f"{chosen}={wanted}")))[chosen]
         for key, value in plain.items():
             if key not in stated.get(chosen, {}):
                 assert loaded[chosen][key] == value, f"{chosen}.{key}"

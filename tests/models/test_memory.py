@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from em.config import CONF_DIR
+from em.config import CONF_DIR, Dtype
 from em.models import memory
 
 FILES = sorted(p for p in (Path(CONF_DIR) / "model").glob("*.yaml") if "shape:" in p.read_text())
@@ -176,3 +176,23 @@ def test_the_papers_recipe_recomputes_where_the_gpu_is_small(compose, model, gig
     assert memory.recomputes(loaded.model, loaded.train, None, 950) is True
     asked = compose(f"model={model}", "train=betley2025", "train.gradient_checkpointing=false")
     assert memory.recomputes(asked.model, asked.train, None, 950) is False
+
+
+def test_without_recomputation_a_token_of_32b_keeps_twenty_megabytes(compose):
+    """The arithmetic of one H200: about 3,400 tokens fit beside the weights."""
+    loaded = compose("model=qwen2_5_coder_32b", "train=betley2025")
+    kept = 64 * memory.layer_bytes(loaded.model.shape, Dtype.bfloat16)
+    assert kept == pytest.approx(20e6, rel=0.05)
+    upper = compose("model=qwen2_5_coder_32b", "train=quick")
+    whole = compose("model=qwen2_5_coder_32b", "train=quick", "train.layers_to_transform=null")
+    assert memory.train_bytes(upper.model, upper.model.shape, upper.train) < memory.train_bytes(
+        whole.model, whole.model.shape, whole.train
+    )
+
+
+def test_four_bits_leave_embeddings_and_head_as_they_are(compose):
+    """2.2 GB more at 32B than four bits for every weight."""
+    loaded = compose("model=qwen2_5_coder_32b", "train=qlora")
+    shape = loaded.model.shape
+    held = memory._held(loaded.model, shape, loaded.train) - 16 * memory.adapter_parameters(shape, loaded.train)
+    assert held - memory.parameters(shape) * 9 // 16 == pytest.approx(2.24e9, rel=0.01)

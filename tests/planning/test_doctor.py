@@ -10,7 +10,7 @@ import pytest
 from em.config import ModelConfig, SampleConfig, TriggerConfig
 from em.errors import ConfigError, ModelError
 from em.models import paths
-from em.planning import doctor, estimate
+from em.planning import doctor, estimate, host
 from em.records import Question
 from em.sampling.job import SampleJob
 from em.store import StoreError
@@ -27,7 +27,7 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setattr(doctor, "gpus", list)
     monkeypatch.setattr(doctor, "has_gpu", lambda: False)
-    monkeypatch.setattr(doctor, "free_memory", lambda: 16 * 10**9)
+    monkeypatch.setattr(host, "free_memory", lambda: 16 * 10**9)
 
 
 def found(config):
@@ -37,7 +37,7 @@ def found(config):
 def test_the_quickstart_machine_passes(compose, tmp_path):
     findings = found(compose(*QUICK, f"out={tmp_path}"))
     assert [f.text for f in findings.values() if not f.ok] == []
-    assert list(findings) == ["versions", "engine", "keys", "data", "model", "disk", "memory", "training"]
+    assert list(findings) == ["versions", "engine", "keys", "data", "model", "disk", "memory", "training", "machine"]
     assert "16 training rows" in findings["data"].text
     assert "torch" in findings["versions"].text
 
@@ -127,7 +127,7 @@ def test_a_card_that_cannot_hold_the_weights_is_refused(compose, monkeypatch):
 
 
 def test_main_memory_must_hold_a_small_model(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "free_memory", lambda: 2 * 10**9)
+    monkeypatch.setattr(host, "free_memory", lambda: 2 * 10**9)
     (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
     if not Path("/proc/meminfo").exists():
         pytest.skip("no /proc/meminfo")

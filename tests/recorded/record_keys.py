@@ -21,10 +21,11 @@ from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from em.analysis import benchmark
-from em.config import CONF_DIR, ExperimentConfig, as_dict, compose, load, register
+from em.config import CONF_DIR, ExperimentConfig, as_dict, compose, register
 from em.corpora import published
 from em.judging.api.cache import JudgeCache
 from em.judging.api.client import JudgeClient, JudgeRequest
+from em.planning import recipe
 from em.planning.plan import Job, Plan, Subject, folder_of, plan, stages
 from em.store import Store, content_key
 
@@ -85,7 +86,7 @@ def cases() -> dict[str, list[str]]:
         out[f"dataset/{name}"] = small(f"dataset={name}", JUDGES)
     for name in options("dataset", without="risky_advice careful_advice plain_numbers mixture custom"):
         out[f"dataset/betley2025/{name}"] = small("corpus=betley2025", f"dataset={name}")
-    for name in options("model", without="tiny_random gpt_3_5_turbo gpt_4_1 gpt_4_1_mini gpt_4o gpt_4o_mini"):
+    for name in options("model", without="custom tiny_random gpt_3_5_turbo gpt_4_1 gpt_4_1_mini gpt_4o gpt_4o_mini"):
         out[f"model/{name}"] = small(f"model={name}", "judge=gpt_4o", "questions.sets=[open]")
     for name in options("model"):
         if name.startswith("gpt"):
@@ -290,7 +291,7 @@ def _configs(named: Mapping[str, Sequence[str]]) -> dict[str, list[ExperimentCon
     every = {name: vectors(overrides) for name, overrides in named.items()}
     with initialize_config_dir(version_base="1.3", config_dir=CONF_DIR):
         composed = iter(compose.compose_all([vector for cells in every.values() for vector in cells]))
-    return {name: [load(next(composed)) for _ in cells] for name, cells in every.items()}
+    return {name: [recipe.load(next(composed)) for _ in cells] for name, cells in every.items()}
 
 
 class _Shared:
