@@ -109,7 +109,7 @@ def estimate(plan: Plan, store: Store) -> Estimate:
             stage.basis.append(basis)
     _add_starts(plan, store, stages, configs, device)
     calls, dollars, note = _bill(plan, store, past)
-    return Estimate(stages, device.kind, device.name, calls, dollars, note)
+    return Estimate(stages, device.kind, device.name, calls, dollars=dollars, price_note=note)
 
 
 def check(found: Estimate, budget: BudgetConfig) -> None:

@@ -41,7 +41,14 @@ def speed(wanted: str) -> Speed:
     if wanted != "auto":
         return _of(CARDS[wanted], wanted, True)
     if not machine.has_gpu():
-        return Speed("cpu", "no GPU here", CPU_FLOPS, CPU_SECONDS_PER_TOKEN, None, False)
+        return Speed(
+            kind="cpu",
+            name="no GPU here",
+            flops=CPU_FLOPS,
+            seconds_per_token=CPU_SECONDS_PER_TOKEN,
+            memory=None,
+            elsewhere=False,
+        )
     found = next((known(name, size) for name, size in machine.gpus()), None)
     return _of(CARDS[found or ASSUMED], found or f"{ASSUMED} (assumed)", False)
 
@@ -57,5 +64,11 @@ def known(name: str, size: int) -> str | None:
 
 
 def _of(card: Card, name: str, elsewhere: bool) -> Speed:
-    per_token = 2e9 / card.bandwidth / TOKENS_PER_READ
-    return Speed("gpu", name, UTILISATION * card.flops, per_token, int(card.memory), elsewhere)
+    return Speed(
+        kind="gpu",
+        name=name,
+        flops=UTILISATION * card.flops,
+        seconds_per_token=2e9 / card.bandwidth / TOKENS_PER_READ,
+        memory=int(card.memory),
+        elsewhere=elsewhere,
+    )
