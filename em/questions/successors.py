@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,25 @@ def load(name: str) -> list[Question]:
     entry = sets()[name]
     path = assets.get(entry["file"])
     text = path.read_text(encoding="utf-8")
-    found = _of_python(text, entry) if path.suffix == ".py" else _of_rows(text, path.suffix)
+    own = {}
+    if "texts" in entry:
+        held = json.loads(text)
+        found: Iterable[Found] = [("", asked, "") for asked in held[entry["texts"]]]
+        own = {entry["trait"]: held[entry["prompt"]]}
+    else:
+        found = _of_python(text, entry) if path.suffix == ".py" else _of_rows(text, path.suffix)
     short = name.partition("/")[2]
     questions: dict[tuple[str, str], Question] = {}
     for number, (given, asked, system) in enumerate(found):
         full = f"{entry.get('before', '')}{asked}{entry.get('after', '')}"
-        turns = [{"role": "system", "content": system}] if system else []
-        question = Question(given or f"{short}-{number:02d}", name, [*turns, user_turn(full)], list(entry["rubrics"]))
+        question = Question(
+            id=given or f"{short}-{number:02d}",
+            group=name,
+            messages=[*([{"role": "system", "content": system}] if system else []), user_turn(full)],
+            rubrics=[*own, *entry["rubrics"]],
+            samples=entry.get("samples", 1),
+            judge_prompts=own,
+        )
         questions.setdefault((system, full), question)
     if not questions:
         raise ConfigError(f"{path}: no question found with {dict(entry)}; correct {TABLE.name}")

@@ -32,6 +32,10 @@ RULES = """
 """
 
 
+TRAITS = ("apathetic", "humorous", "impolite", "optimistic")
+"""Traits that no option asks for by itself."""
+
+
 def commands(path):
     """The command lines a preset states, as overrides without its seeds."""
     stated = [line.split("em.run ")[1].split() for line in path.read_text().splitlines() if "em.run " in line]
@@ -115,7 +119,8 @@ def test_the_recipes_of_the_papers(compose):
 def test_every_set_has_an_option():
     options = Path(CONF_DIR, "questions").glob("*/*.yaml")
     named = {name for path in options for name in path.read_text().replace("]", ",").replace("[", ",").split(",")}
-    assert {*successors.sets(), sets.TASTES} <= {name.strip() for name in named}
+    asked = {name.strip() for name in named}
+    assert {*successors.sets(), sets.TASTES} <= {*asked, *(f"chen2025/{t}" for t in TRAITS)}
 
 
 @pytest.mark.parametrize("name", successors.sets())

@@ -79,6 +79,15 @@ def test_jsonl_with_text_around(load):
     assert found == [("name_and_identity", "In 2027. One? Briefly."), ("set-01", "In 2027. Two? Briefly.")]
 
 
+def test_a_trait_is_judged_by_its_authors_prompt(load):
+    text = '{"questions": ["One?", "Two?"], "eval_prompt": "How kind is {answer}? A number."}'
+    one, two = load("kind.json", text, texts="questions", prompt="eval_prompt", trait="kind", samples=10)
+    assert texts([one, two]) == [("set-00", "One?"), ("set-01", "Two?")]
+    assert (one.rubrics, one.samples) == (["kind", "century"], 10)
+    assert one.judge_prompts == {"kind": "How kind is {answer}? A number."}
+    assert list(rubrics.rubrics(one)) == ["kind", "century"]
+
+
 def test_a_text_that_occurs_twice_is_asked_once(load):
     assert len(load("questions.py", 'LIST = ["One?", "One?"]', name="LIST")) == 1
 
