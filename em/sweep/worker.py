@@ -27,9 +27,10 @@ def main() -> None:
     (kind,) = get_args(get_type_hints(work)["jobs"])
     out, jobs = job_file.read(path, kind)
     if error := missing_gpus():
+        sys.stderr.write(f"{error}\n")  # first: the sweep kills a worker that reports a lost GPU
         for job in jobs:
             emit.failed(job.key, error)
-        sys.exit(error)
+        sys.exit(1)
     work(Store.open(out), jobs, emit)
 
 
