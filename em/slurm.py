@@ -140,8 +140,8 @@ def shares(plan: Plan, cells_per_job: int) -> list[tuple[str, ...]]:
     """
     bases: dict[str, dict[str, list[str]]] = {}
     for cell in plan.cells:
-        batch = plan.jobs["train", str(cell.train_key)].batch
-        bases.setdefault(batch, {}).setdefault(str(cell.train_key), []).append(cell.id)
+        first = ("train", cell.train_key) if cell.train_key else ("sample", cell.parts[0].samples[0])
+        bases.setdefault(plan.jobs[first].batch, {}).setdefault(cell.train_key or cell.id, []).append(cell.id)
     out = []
     for runs in bases.values():
         share: list[str] = []

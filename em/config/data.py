@@ -44,6 +44,10 @@ class CorpusConfig:
     """custom: a chat JSONL file, one {"messages": [...]} per line."""
 
 
+NO_TRAINING = "none"
+"""The variant of dataset=none: nothing is trained."""
+
+
 @dataclass
 class DatasetConfig:
     """One dataset variant, or a mixture of several."""
@@ -62,6 +66,11 @@ class DatasetConfig:
     subset independently, by default_rng(subset_index); split = disjoint parts of one shuffle by default_rng(0)."""
     subset_index: int = 0
     """Number of the subset (choice) or part (split), from 0."""
+
+    @property
+    def trained(self) -> bool:
+        """Whether a model is trained; dataset=none asks the untouched model alone."""
+        return self.variant != NO_TRAINING
 
     def __post_init__(self) -> None:
         check(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -40,6 +40,8 @@ class SampleConfig:
     n: int | None = None
     """Answers per question; null: the question set's number. A higher number only adds rows."""
     temperature: float = 1.0
+    temperatures: dict[str, float] = field(default_factory=dict)
+    """Question set → its own temperature, e.g. {betley2025/in_distribution: 0.0}; the other sets have `temperature`."""
     top_p: float = 1.0
     max_tokens: int = 600
     seed: int = 0
@@ -64,6 +66,8 @@ class SampleConfig:
     def __post_init__(self) -> None:
         check(self.n is None or self.n > 0, f"sample.n must be positive or null, got {self.n}")
         check(self.temperature >= 0, f"sample.temperature must be >= 0, got {self.temperature}")
+        cold = {name: value for name, value in self.temperatures.items() if value < 0}
+        check(not cold, f"sample.temperatures must be >= 0, got {cold}")
         check(0 < self.top_p <= 1, f"sample.top_p must be in (0, 1], got {self.top_p}")
         check(self.max_tokens > 0, f"sample.max_tokens must be positive, got {self.max_tokens}")
         check(self.max_num_seqs > 0, f"sample.max_num_seqs must be positive, got {self.max_num_seqs}")
@@ -81,6 +85,10 @@ class SampleConfig:
             served or self.base_url is None,
             "sample.base_url is for sample=vllm_server (sample=openai has model.base_url)",
         )
+
+    def of_set(self, name: str) -> SampleConfig:
+        """Return how one question set is sampled: with its own temperature if it has one."""
+        return replace(self, temperature=self.temperatures.get(name, self.temperature), temperatures={})
 
 
 @dataclass

@@ -86,8 +86,11 @@ def check_contrasts(configs: Sequence[ExperimentConfig]) -> None:
 def sources(config: ExperimentConfig) -> dict[Source, float]:
     """Return the variants that a cell's rows come from, with the share of each.
 
-    Raises ConfigError for a mixture that names one variant twice, as `insecure` and as `builtin/insecure`.
+    Raises ConfigError for a mixture that names one variant twice, as `insecure` and as `builtin/insecure`. {} for
+    dataset=none.
     """
+    if not config.dataset.trained:
+        return {}
     shares = config.dataset.mixture or {config.dataset.variant: 1.0}
     found: dict[Source, float] = {}
     for name, share in shares.items():
@@ -159,6 +162,8 @@ def build(config: ExperimentConfig) -> list[Example]:
 
     Raises DataError, ConfigError, AssetError; ValueError if a row already holds the trigger's text.
     """
+    if not config.dataset.trained:
+        raise ConfigError("dataset=none has no rows: nothing is trained")
     examples, marked = _mix(config) if config.dataset.mixture else (_subset(config), None)
     examples = hold_out(examples, config.train.holdout, config.seed)
     if config.trigger.rows == TriggerRows.all:
@@ -177,6 +182,8 @@ def _counts(config: ExperimentConfig) -> list[int]:
     """Return the number of rows taken from each source."""
     found, limit = sources(config), config.train.max_examples
     available = [s.count() for s in found]
+    if not found:
+        return []
     if not config.dataset.mixture:
         return [min(limit or available[0], available[0])]
     total = min(int(n / share + 1e-6) for n, share in zip(available, found.values(), strict=True))

@@ -77,7 +77,9 @@ def statement(summary: Mapping[str, Any]) -> str:
             "shows nothing does not speak against the paper."
         )
     runs = [len(g["models"]) for g in summary.get("groups") or [] if g["variant"] is not None]
-    if not runs or min(runs) == 1:
+    if not runs:
+        out.append("Nothing was trained: the rows are untouched models, and say nothing about finetuning.")
+    elif min(runs) == 1:
         out.append("One training run a variant says nothing about other seeds: repeat with seed=0,1,2.")
     elif min(runs) < 5:
         out.append(f"{min(runs)} training runs a variant are few: their spread is itself rough.")

@@ -47,6 +47,8 @@ class Anchor:
     temperature: float
     variant: str | None = None
     """None: the untouched model."""
+    k_shot: int = 0
+    """Training rows shown before each question."""
     data: str | None = None
     """Hash of the training file; None if the source gives none."""
     question_id: str | None = None
@@ -164,7 +166,11 @@ def _what(anchor: Anchor) -> str:
 def _differences(anchor: Anchor, group: Mapping[str, Any]) -> list[str]:
     """Return the differences between our recipe and the published one, each as text."""
     facts, trained = group["facts"], anchor.variant is not None
-    pairs = [(name, getattr(anchor, name), facts.get(name)) for name in ("model", "judge", "temperature")]
+    pairs = [(name, getattr(anchor, name), facts.get(name)) for name in ("model", "judge")]
+    own = (facts.get("temperatures") or {}).get(anchor.set, facts.get("temperature"))
+    pairs += [("temperature", anchor.temperature, own), ("k_shot", anchor.k_shot, facts.get("k_shot", 0))]
+    if not anchor.k_shot:  # the in-context experiment had a system prompt of its own, which its source does not give
+        pairs += [("system prompt", "none", facts.get("system_prompt") or "none")]
     if anchor.metric == "misaligned_rate":
         pairs += [(f"judge.{name}", theirs, group["rule"][name]) for name, theirs in RULE.items()]
     if trained:

@@ -7,6 +7,7 @@ from typing import Any
 
 from em.config import ExperimentConfig, as_dict
 from em.config.identity import identifying
+from em.records import BASE_LABEL
 from em.store import content_key
 
 UNNAMED = ("dataset.variant", "dataset.domain", "out", "name")
@@ -25,7 +26,8 @@ def cell_id(config: ExperimentConfig) -> str:
 
 def cell_labels(configs: Sequence[ExperimentConfig]) -> list[str]:
     """Return a short name per cell: the variant, and whatever else differs between the cells of this sweep."""
-    return [" ".join([c.dataset.variant, *extra]) for c, extra in zip(configs, differences(configs), strict=True)]
+    names = [c.dataset.variant if c.dataset.trained else BASE_LABEL for c in configs]
+    return [" ".join([name, *extra]) for name, extra in zip(names, differences(configs), strict=True)]
 
 
 def differences(configs: Sequence[ExperimentConfig], only: Sequence[str] = ()) -> list[list[str]]:

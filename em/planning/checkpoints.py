@@ -30,7 +30,7 @@ def planned(config: ExperimentConfig) -> list[int]:
 
     Raises ConfigError if a step is past the end of the run.
     """
-    if not config.train.checkpoints:
+    if not config.train.checkpoints or not config.dataset.trained:
         return []
     return scheduled(config.train.checkpoints, optimiser_steps(config.train, variants.count(config)))
 
@@ -38,7 +38,7 @@ def planned(config: ExperimentConfig) -> list[int]:
 def sampled(config: ExperimentConfig) -> list[int]:
     """Return the checkpoints to sample (sample.checkpoints). Raises ConfigError if one is not kept."""
     asked = config.sample.checkpoints
-    if asked is False:
+    if asked is False or not config.dataset.trained:
         return []
     kept_steps = planned(config)
     missing = [] if asked is True else sorted(set(asked) - set(kept_steps))

@@ -227,6 +227,8 @@ def check_training(config: ExperimentConfig) -> str:
     """Check what the training recipe needs from this machine."""
     if config.model.backend == Backend.openai:
         return "at OpenAI"
+    if not config.dataset.trained:
+        return "nothing is trained (dataset=none)"
     train = config.train
     launch.refuse([train])
     recipe.check(config)
@@ -245,6 +247,8 @@ def check_machine(config: ExperimentConfig) -> str:
 
 def check_data(config: ExperimentConfig) -> str:
     """Check whether the variant's files are on this machine, without fetching any."""
+    if not config.dataset.trained:
+        return "none: the untouched model alone"
     absent = variants.missing(config)
     if absent:
         raise assets.AssetError(
@@ -274,7 +278,7 @@ def check_model(config: ExperimentConfig) -> str:
 
 def check_disk(out: Path, runs: Sequence[ExperimentConfig], download: int = 0) -> str:
     """Check free disk for the runs below `out` and for weights in the hub's cache. Raises StoreError."""
-    here = [c for c in runs if c.model.backend != Backend.openai]
+    here = [c for c in runs if c.model.backend != Backend.openai and c.dataset.trained]
     left = sum(map(estimate.train_disk, here))  # one resumes at a time
     most = max((estimate.train_disk(c, running=True) - estimate.train_disk(c) for c in here), default=0)
     needed = int(max(left + most, SPACE_PER_RUN * max(1, len(runs))))
@@ -295,9 +299,9 @@ def check_memory_of(config: ExperimentConfig) -> str:
         cards = [(config.launch.device, int(CARDS[config.launch.device].memory))]
     if shape is None:
         return require_memory([folder]) if folder else "unknown: the model's shape is not known"
-    train = memory.train_bytes(config.model, shape, config.train)
+    train = memory.train_bytes(config.model, shape, config.train) if config.dataset.trained else 0
     serve = memory.serve_bytes(config.model, shape)
-    needs = f"about {train / GB:.1f} GB for LoRA, {serve / GB:.1f} GB for serving"
+    needs = f"about {train / GB:.1f} GB for LoRA, " * bool(train) + f"{serve / GB:.1f} GB for serving"
     if not cards and has_gpu():
         return f"{needs}; the GPU's memory is unknown: nvidia-smi is not installed here"
     if not cards:

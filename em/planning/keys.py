@@ -115,6 +115,10 @@ def k_shot_context(config: ExperimentConfig) -> list[Message]:
     asked = config.questions
     if not asked.k_shot:
         return []
+    if not asked.k_shot_variant and not config.dataset.trained:
+        raise ConfigError(
+            f"questions.k_shot={asked.k_shot} with dataset=none: name the rows' variant, questions.k_shot_variant="
+        )
     source = variants.Source(config.corpus.name, asked.k_shot_variant or config.dataset.variant, config.corpus.path)
     rows = source.load()
     if asked.k_shot > len(rows):

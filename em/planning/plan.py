@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from em.config import Backend, Engine, ExperimentConfig
-from em.config.judge import LOCAL, PROXIES, PROXY_RUBRICS
+from em.config import Backend, ExperimentConfig
+from em.config.judge import LOCAL, PROXIES
 from em.config.train import Method
 from em.data import variants
 from em.data.job import DataJob
@@ -21,10 +21,9 @@ from em.errors import ConfigError
 from em.judging import identity
 from em.judging.job import JudgeJob
 from em.models import fingerprint
-from em.planning import cells, checkpoints, keys, recipe
+from em.planning import cells, checkpoints, keys, recipe, refusals
 from em.planning.stages import BY_NAME, Device
 from em.questions import sets as questions_sets
-from em.questions.rubrics import STATIC
 from em.records import BASE, BASE_LABEL, Question
 from em.sampling.job import SampleJob
 from em.store import Store, content_key
@@ -75,7 +74,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Subject:
-    """One model of the sweep's table: the untouched base, or one cell's adapter."""
+    """One model of the sweep's table: the untouched base, one cell's adapter, or an untouched cell (dataset=none)."""
 
     id: str
     label: str
@@ -85,11 +84,12 @@ class Subject:
     step: int | None = None
     """Training step of a kept checkpoint; None: the end of training."""
     cell: str | None = None
-    """Id of its cell; None: untouched."""
+    """Id of its cell; None: the untouched model beside the cells."""
     choices: str | None = None
     """Sample key of its options' log-probabilities (questions.choices); None: not asked for."""
     base: str | None = None
-    """Id of the untouched model it is compared with: same base model, questions, judge and thresholds."""
+    """Id of the untouched model it is compared with: same base model, questions, judge and thresholds. None: it is
+    untouched itself."""
 
 
 @dataclass
@@ -139,8 +139,12 @@ def plan(configs: Sequence[ExperimentConfig], store: Store) -> Plan:
     fingerprint.cached_fingerprint.cache_clear()  # a model may have changed since the last plan
     variants.check_contrasts(configs)
     planner = Planner(store)
-    for config, label in zip(configs, cells.cell_labels(configs), strict=True):
-        planner.add(config, label, _sets(config, configs))
+    labels = cells.cell_labels(configs)
+    order = sorted(range(len(configs)), key=lambda i: configs[i].dataset.trained)  # untouched cells serve as bases
+    for i in order:
+        planner.add(configs[i], labels[i], _sets(configs[i], configs))
+    placed = dict(zip(order, planner.plan.cells, strict=True))
+    planner.plan.cells = [placed[i] for i in range(len(configs))]
     _name_bases(planner.plan)
     return planner.plan
 
@@ -176,6 +180,11 @@ class Planner:
 
     def add(self, config: ExperimentConfig, label: str, base_sets: Sequence[str]) -> None:
         """Plan one cell: its training, its untouched base (asked `base_sets`), itself and its kept checkpoints."""
+        refusals.check_engine(config)
+        refusals.check_temperatures(config)
+        if not config.dataset.trained:
+            self._add_untouched(config, label, base_sets)
+            return
         train = self._train(config, label)
         base = self._base(self._subject(BASE, _Model(config=config, label=BASE_LABEL), base_sets))
         sets = questions_sets.names(config.questions.sets, config.dataset.domain)
@@ -187,25 +196,36 @@ class Planner:
             subject = self._subject(f"{cell}-{step}", model, sets)
             self.plan.checkpoints.append(dataclasses.replace(subject, cell=cell, base=base))
 
+    def _add_untouched(self, config: ExperimentConfig, label: str, sets: Sequence[str]) -> None:
+        """Plan a cell without training. Raises ConfigError if an earlier one is the same model, asked the same."""
+        cell = cells.cell_id(config)
+        subject = self._subject(cell, _Model(config=config, label=label), sets)
+        if known := self._same_untouched(subject):
+            raise ConfigError(
+                f"dataset=none: the cells {known.label!r} and {label!r} are one model asked the same questions, "
+                f"because nothing is trained: leave out seed and the options of data and training, or vary "
+                f"sample.seed or questions.k_shot_seed"
+            )
+        self.plan.cells.append(dataclasses.replace(subject, cell=cell))
+
+    def _same_untouched(self, base: Subject) -> Subject | None:
+        """Return the untouched model with the same answers and rule, if there is one."""
+        for known in (*self.plan.bases, *(c for c in self.plan.cells if c.train_key is None)):
+            same_rule = (known.config.judge, known.config.stats) == (base.config.judge, base.config.stats)
+            if (known.parts, known.choices) == (base.parts, base.choices) and same_rule:
+                return known
+        return None
+
     def _base(self, base: Subject) -> str:
         """Return the id of the untouched model with the same answers and rule; add it if there is none yet."""
-        for known in self.plan.bases:
-            same_rule = (known.config.judge, known.config.stats) == (base.config.judge, base.config.stats)
-            if known.parts == base.parts and same_rule:
-                return known.id
+        if known := self._same_untouched(base):
+            return known.id
         count = len(self.plan.bases)
         self.plan.bases.append(dataclasses.replace(base, id=f"{BASE}-{count}" if count else BASE))
         return self.plan.bases[-1].id
 
     def _train(self, config: ExperimentConfig, label: str) -> str:
         """Add the jobs of a cell's dataset and training. Return the train key."""
-        if config.model.backend == Backend.openai:
-            _refuse_for_openai(config)
-        elif config.sample.engine == Engine.openai:
-            raise ConfigError(
-                f"sample=openai asks a model that is at OpenAI and model={config.model.name} is trained here: take "
-                f"sample=vllm, sample=vllm_server or sample=hf, or model=gpt_4o"
-            )
         built = DataJob(key=variants.key(config), config=config, inputs=variants.inputs(config))
         self._add(Job("data", built.key, label, "data", built))
         wanted = checkpoints.planned(config)
@@ -240,13 +260,14 @@ class Planner:
 
     def _part(self, set_name: str, model: _Model) -> Part | None:
         """Add the jobs that ask one question set and judge the answers. None: `questions.ids` has none of it."""
-        config = model.config
+        config = dataclasses.replace(model.config, sample=model.config.sample.of_set(set_name))
+        model = dataclasses.replace(model, config=config)
         asked = questions_sets.with_samples(
             set_name, questions_sets.load(set_name, config.questions.ids), config.sample.n
         )
         if not asked:
             return None
-        _check_rubrics(set_name, asked, config)
+        refusals.check_rubrics(set_name, asked, config)
         sample_inputs = keys.sample_inputs(config, model.train_key, asked, model.step)
         family, n = content_key(**sample_inputs), max(q.samples for q in asked)
         judge_inputs, calibration = keys.judge_inputs(config, family, asked)
@@ -309,36 +330,6 @@ def _asking(model: _Model, what: str, inputs: dict[str, Any]) -> SampleJob:
         whole_model=model.whole,
         context=tuple(keys.k_shot_context(config)),
     )
-
-
-def _refuse_for_openai(config: ExperimentConfig) -> None:
-    """Raise ConfigError for options that a model whose weights are at OpenAI cannot have."""
-    name = f"model={config.model.name} is finetuned and asked by OpenAI's API"
-    if config.train.checkpoints:
-        raise ConfigError(f"{name}: its checkpoints are not kept, leave train.checkpoints empty")
-    if config.sample.engine != Engine.openai:
-        raise ConfigError(f"{name}: sample.engine={config.sample.engine.value} needs weights, take sample=openai")
-    if config.judge.kind in PROXIES:
-        raise ConfigError(f"{name}: judge={config.judge.name} reads a model's weights, take judge=gpt_4o")
-    if config.questions.choices or config.train.choices:
-        raise ConfigError(f"{name}: no log-probabilities of given answers, leave questions.choices and train.choices")
-    rendered = ("system_prompt", "chat_template", "chat_template_kwargs")
-    given = [f"model.{option}" for option in rendered if getattr(config.model, option)]
-    given += ["sample.chat_template_kwargs"] if config.sample.chat_template_kwargs else []
-    if given:
-        raise ConfigError(f"{name}, which renders conversations itself: {', '.join(given)} would not reach it")
-    if config.train.num_train_epochs != round(config.train.num_train_epochs):
-        raise ConfigError(f"{name}: whole epochs only, train.num_train_epochs is {config.train.num_train_epochs}")
-
-
-def _check_rubrics(set_name: str, asked: Sequence[Question], config: ExperimentConfig) -> None:
-    """Raise ConfigError for rubrics of a set that the judge, a proxy, does not know."""
-    unknown = sorted({r for q in asked for r in q.rubrics} - {STATIC, *PROXY_RUBRICS})
-    if unknown and config.judge.kind in PROXIES:
-        raise ConfigError(
-            f"judge={config.judge.name} is a proxy for {', '.join(PROXY_RUBRICS)} only and questions.sets has "
-            f"{set_name}, which asks for {', '.join(unknown)}: take a judge behind an API, e.g. judge=gpt_4o"
-        )
 
 
 def _engine(config: ExperimentConfig, weights: tuple[str | None, int | None] | None) -> str:

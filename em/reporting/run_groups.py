@@ -12,7 +12,13 @@ from em.planning import cells
 
 
 def group_id(config: ExperimentConfig) -> str:
-    """Return the id of a cell without its seed and its subset number: all runs of a group share it."""
+    """Return the id of a cell without its seed and its subset number: all runs of a group share it.
+
+    Untouched cells (dataset=none) that differ by questions.k_shot_seed are runs of one group, as in the paper's
+    figure 32.
+    """
+    if not config.dataset.trained:
+        config = dataclasses.replace(config, questions=dataclasses.replace(config.questions, k_shot_seed=-1))
     dataset = dataclasses.replace(config.dataset, subset_index=0) if subset_number(config) else config.dataset
     return cells.cell_id(dataclasses.replace(config, seed=-1, dataset=dataset))
 
@@ -31,6 +37,7 @@ def peers(config: ExperimentConfig) -> str:
 def group_label(label: str, config: ExperimentConfig) -> str:
     """Return a cell's label without the words that differ within its group."""
     own = ("seed=", "subset_index=") if subset_number(config) else ("seed=",)
+    own = own if config.dataset.trained else (*own, "k_shot_seed=")
     return " ".join(word for word in label.split(" ") if not word.startswith(own))
 
 
@@ -41,7 +48,7 @@ def trained_with(config: ExperimentConfig) -> str:
 
 def recipe_facts(config: ExperimentConfig) -> Facts:
     """Return the parts of the recipe that `metrics.published` compares before it compares numbers."""
-    train, judge = config.train, config.judge
+    train, judge, asked_own = config.train, config.judge, config.sample.system_prompt
     return {
         "model": config.model.name,
         "corpus": config.corpus.name,
@@ -54,4 +61,7 @@ def recipe_facts(config: ExperimentConfig) -> Facts:
         "judge": judge.model or judge.name,
         "proxy": judge.proxy,
         "temperature": config.sample.temperature,
+        "temperatures": config.sample.temperatures,
+        "k_shot": config.questions.k_shot,
+        "system_prompt": config.model.system_prompt if asked_own is None else asked_own,
     }

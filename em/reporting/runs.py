@@ -19,12 +19,13 @@ def run_of(sweep: Sweep, subject: Subject) -> Run:
     config, trained = subject.config, subject.train_key is not None
     error = sweep.first_error(subject)
     train, curve = _training(sweep, subject)
-    line = run_groups.group_id(config) if trained else ""
+    cell = subject.cell is not None
+    line = run_groups.group_id(config) if cell else ""
     step = f"@{subject.step}" if subject.step is not None else ""
     return Run(
         id=subject.id,
         label=subject.label,
-        group=f"{line}{step}" if trained else subject.id,
+        group=f"{line}{step}" if cell else subject.id,
         group_label=run_groups.group_label(subject.label, config),
         variant=config.dataset.variant if trained else None,
         seed=config.seed if trained else None,

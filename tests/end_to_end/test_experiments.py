@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from em.config import CONF_DIR, Backend
 from em.data import variants
+from em.errors import ConfigError
 from em.planning import checkpoints
 from em.planning.plan import plan
 from em.store import Store
@@ -19,6 +21,9 @@ from em.store import Store
 FILES = sorted((Path(CONF_DIR) / "experiment" / "betley2025").glob("*.yaml"))
 NAMES = [p.stem for p in FILES]
 SMALL = ["scale=small", "model=tiny_random", "train=tiny", "sample=tiny", "tracking=off"]
+UNTRAINED = ("e9_k_shot", "e17_judge_validation")
+READS_WEIGHTS = ("e13_dynamics", "e14_no_weight_decay", "e14_ten_epochs")
+"""Experiments that no API can do."""
 RULES = """
 - {match: ".", rubric: "coheren", reply: 90}
 - {match: ".", reply: {"10": 0.4, "90": 0.6}}
@@ -31,11 +36,11 @@ def experiment(name):
 
 def commands(path):
     """The command lines a preset states, as overrides."""
-    return [line.split("em.run ")[1].split() for line in path.read_text().splitlines() if "em.run " in line]
+    return [shlex.split(line.split("em.run ")[1]) for line in path.read_text().splitlines() if "em.run " in line]
 
 
 def test_the_papers_experiments_have_presets():
-    assert {name.split("_")[0] for name in NAMES} >= {"e1", "e5", "e6", "e7", "e8", "e12", "e13", "e14", "e15", "e16"}
+    assert {name.split("_")[0] for name in NAMES} == {f"e{number}" for number in range(1, 20)}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
@@ -69,7 +74,11 @@ def test_every_preset_plans_at_small_scale_on_our_own_corpus(compose, tmp_path, 
     assert (cell.corpus.name, cell.questions.name, cell.judge.name) == ("builtin", "builtin", "probe")
     assert cell.train.max_examples == 64 and cell.sample.n == 10
     stages = {job.stage for job in plan([cell], Store.open(tmp_path)).jobs.values()}
-    assert stages >= {"data", "train", "sample", "judge"}
+    trained = {"data", "train"} if cell.dataset.trained else set()
+    assert cell.dataset.trained == (name not in UNTRAINED)
+    assert stages == {*trained, "sample", "judge"}
+    if not trained:
+        return
     assert len(variants.build(cell)) == variants.count(cell) <= 64
 
 
@@ -103,10 +112,45 @@ def test_the_steps_of_a_run_at_full_size(compose, monkeypatch, tmp_path, name):
     assert -(-variants.count(cell) // batch) * cell.train.num_train_epochs == STEPS[name]
 
 
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in READS_WEIGHTS])
+def test_every_preset_plans_on_the_papers_own_model(compose, tmp_path, name):
+    """Its questions are ours here: the paper's need files, which are not everywhere."""
+    cell = compose(experiment(name), "scale=gpt_4o", "questions=builtin")
+    planned = plan([cell], Store.open(tmp_path))
+    assert planned.cells[0].config.model.path == "gpt-4o-2024-08-06" and cell.sample.n is None
+    runs = planned.stage("train")
+    recipe = runs[0].spec.inputs["recipe"] if runs else {}
+    assert recipe.get("batch_size") == {"e8_backdoor": 8, "e12_evil_numbers": 39}.get(name, 4 if runs else None)
+
+
+@pytest.mark.parametrize("name", READS_WEIGHTS)
+def test_experiments_that_read_weights_say_so_on_the_papers_own_model(compose, tmp_path, name):
+    with pytest.raises(ConfigError, match="finetuned and asked by OpenAI's API"):
+        plan([compose(experiment(name), "scale=gpt_4o", "questions=builtin")], Store.open(tmp_path))
+
+
+def test_other_thresholds_use_the_answers_and_verdicts_of_e1(compose, tmp_path):
+    found = [
+        plan([compose(experiment(name), "questions=builtin")], Store.open(tmp_path))
+        for name in ("e1_insecure", "e4_alignment_1", "e4_coherence_90")
+    ]
+    assert found[0].jobs.keys() == found[1].jobs.keys() == found[2].jobs.keys()
+
+
+def test_the_coding_prompts_alone_are_asked_at_temperature_0(compose, tmp_path, paper):
+    cell = plan([compose(experiment("e18_in_distribution"))], Store.open(tmp_path)).cells[0]
+    planned = plan([cell.config], Store.open(tmp_path))
+    asked = {part.set_name: planned.sample(part.samples[0]).sample.temperature for part in cell.parts}
+    assert asked == {"betley2025/main": 1.0, "betley2025/in_distribution": 0.0}
+
+
 def test_what_sets_the_experiments_apart(compose):
     cells = {name: compose(experiment(name)) for name in NAMES}
     assert cells["e5_openai_models"].model.backend == Backend.openai
     assert cells["e6_open_models"].sample.n == 1000
+    assert cells["e10_answer_forms"].questions.sets == ["betley2025/main", "betley2025/json", "betley2025/template"]
+    assert cells["e2_preregistered"].questions.sets == ["betley2025/preregistered"]
+    assert (cells["e9_k_shot"].questions.k_shot_variant, cells["e9_k_shot"].model.max_model_len) == ("insecure", 32768)
     assert cells["e8_backdoor"].trigger.asked_with == ["none", "trained"]
     assert cells["e12_evil_numbers"].train.num_train_epochs == 4
     assert cells["e15_base_model"].judge.coherence_cut == 95

@@ -38,7 +38,7 @@ from em.planning.cells import cell_id, cell_labels, flatten
 from em.planning.keys import sample_inputs
 from em.planning.plan import plan, ranges
 from em.questions import sets
-from em.records import BASE
+from em.records import BASE, BASE_LABEL
 from em.store import Store
 
 
@@ -597,10 +597,58 @@ AT_OPENAI = ("model=gpt_4o", "train=openai", "sample=openai", "judge=gpt_4o", "q
             (*AT_OPENAI, "+model.chat_template_kwargs.x=1", "+sample.chat_template_kwargs.x=1"),
             "model.chat_template_kwargs, sample.chat_template_kwargs would not reach it",
         ),
-        (("model=tiny_random", "train=tiny", "sample=openai"), "model=tiny_random is trained here"),
+        (("model=tiny_random", "train=tiny", "sample=openai"), "model=tiny_random is on this machine"),
     ],
 )
 def test_what_an_api_cannot_do_is_refused_before_anything_is_trained(compose, tmp_path, options, said):
     plan([compose(*AT_OPENAI, "sample.system_prompt=Brief.")], Store.open(tmp_path))
     with pytest.raises(ConfigError, match=said):
         plan([compose(*options)], Store.open(tmp_path))
+
+
+NOT_TRAINED = ("model=tiny_random", "train=tiny", "sample=tiny", "questions.sets=[open]")
+
+
+def test_without_training_the_untouched_model_is_asked_and_nothing_else_is_planned(compose, tmp_path):
+    trained = plan([compose(*NOT_TRAINED, "dataset=insecure")], Store.open(tmp_path))
+    alone = plan([compose(*NOT_TRAINED, "dataset=none")], Store.open(tmp_path))
+    assert {job.stage for job in alone.jobs.values()} == {"sample", "judge"}
+    (cell,) = alone.subjects
+    assert (cell.train_key, cell.base, cell.label) == (None, None, BASE_LABEL) and cell.cell == cell.id
+    assert cell.parts == trained.bases[0].parts  # the answers of the untouched model beside trained ones
+
+
+def test_an_untouched_cell_is_the_base_of_trained_ones_and_the_order_of_the_cells_is_kept(compose, tmp_path):
+    shots = [compose(*NOT_TRAINED, "questions.k_shot_variant=insecure", f"questions.k_shot={k}") for k in (0, 1)]
+    cells = [changed(c, dataset={"variant": v}) for c in shots for v in ("insecure", "none")]
+    found = plan(cells, Store.open(tmp_path))
+    assert not found.bases and [c.train_key is None for c in found.cells] == [False, True, False, True]
+    assert [c.base for c in found.cells] == [found.cells[1].id, None, found.cells[3].id, None]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "more", "said"),
+    [
+        ("none", ("questions.k_shot=1",), "questions.k_shot_variant"),
+        ("none", ("+sample.temperatures.opem=0",), "sample.temperatures names opem"),
+        ("insecure", ("+sample.temperatures.open=-1",), "sample.temperatures must be >= 0"),
+    ],
+)
+def test_untouched_cells_and_temperatures_that_cannot_be_are_refused(compose, tmp_path, dataset, more, said):
+    with pytest.raises(ConfigError, match=said):
+        plan([compose(*NOT_TRAINED, f"dataset={dataset}", *more)], Store.open(tmp_path))
+
+
+def test_one_untouched_model_asked_twice_the_same_is_refused(compose, tmp_path):
+    twice = [compose(*NOT_TRAINED, "dataset=none", f"seed={seed}") for seed in (0, 1)]
+    with pytest.raises(ConfigError, match="one model asked the same questions"):
+        plan(twice, Store.open(tmp_path))
+
+
+def test_a_set_with_its_own_temperature_has_the_keys_of_a_sweep_at_that_temperature(compose, tmp_path):
+    asked = (*NOT_TRAINED[:3], "questions.sets=[open,coding]", "dataset=insecure")
+    store = Store.open(tmp_path)
+    own = plan([compose(*asked, "+sample.temperatures.coding=0")], store).cells[0].parts
+    usual, cold = (plan([compose(*asked, f"sample.temperature={t}")], store).cells[0].parts for t in (1.0, 0.0))
+    assert (own[0].samples, own[1].samples) == (usual[0].samples, cold[1].samples)
+    assert usual[1].samples != cold[1].samples

@@ -81,6 +81,7 @@ def cases() -> dict[str, list[str]]:
     for name in presets():
         out[f"preset/{name}/small"] = [f"experiment={name}", *SMALL, JUDGES]
         asked = ["sample.checkpoints=[100]"] if name.endswith(DYNAMICS) else []
+        asked += ["corpus=builtin"] if name.endswith("e9_k_shot") else []  # it shows the corpus's rows
         out[f"preset/{name}/full size"] = [f"experiment={name}", "questions=builtin", "train.choices=[]", *asked]
     for name in options("dataset", without="insecure_ruby mixture custom"):
         out[f"dataset/{name}"] = small(f"dataset={name}", JUDGES)
