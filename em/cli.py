@@ -21,6 +21,7 @@ COMMANDS = {
     "why": "why",
     "report": "report",
     "compare": "compare",
+    "paper": "paper",
     "import": "import_csv",
     "export": "export",
     "benchmark": "benchmark",

@@ -41,7 +41,7 @@ def publish(folder: Path, summary: Summary) -> Path:
     Results of `em benchmark` in the folder are added to the increases over the untouched model, and are the capability
     in the figure of in-domain against out-of-domain rates. Returns the report's path.
     """
-    summary = _with_benchmarks(folder, summary)
+    summary = with_benchmarks(folder, summary)
     figures = figures_figures.figures(summary, answers.read(folder))
     figures_figures.draw(figures, folder / "figures")
     return build(summary, answers.read(folder), figures, folder / layout.REPORT)
@@ -52,15 +52,15 @@ def build(summary: Summary, rows: Iterable[AnswerRow], figures: Sequence[Figure]
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(_read("report.html.j2"))
+    report = environment.from_string(template("report.html.j2"))
     look, notes = looks(summary["groups"]), Notes()
     pack = Pack.of(rows, {m["label"]: Rule.of_row(m["rule"]) for m in summary["models"] if m["group"] in look})
     overview, scale = page_tables.overview(rows_of(summary), look, notes)
     expected = page_tables.expected(summary["expected"])
-    page = template.render(
+    page = report.render(
         summary=summary,
-        css=_markup(_read("report.css")),
-        scripts=_markup("\n".join(_read(name) for name in SCRIPTS)),
+        css=markup(template("report.css")),
+        scripts=markup("\n".join(template(name) for name in SCRIPTS)),
         judge_line=judge_line(summary),
         rule_line=rule_line(summary),
         interval_lines=interval_lines(summary),
@@ -77,19 +77,19 @@ def build(summary: Summary, rows: Iterable[AnswerRow], figures: Sequence[Figure]
         coverage=page_tables.coverage(summary["models"]),
         outcomes=page_tables.OUTCOMES,
         otherwise=[m for m in summary["models"] if m.get("prompts")],
-        figures=[_figure(f) for f in figures],
+        figures=[figure_texts(f) for f in figures],
         figures_data=script_json([as_dict(f) for f in figures]),
         answers_index=script_json({**pack.index, "about": _about_models(summary)}),
         answer_count=pack.count,
         packed=f"{pack.packed / 1e6:.1f} MB" if pack.packed > 1e5 else f"{pack.packed / 1e3:.0f} kB",
-        chunks=[_markup(c) for c in pack.chunks],
+        chunks=[markup(c) for c in pack.chunks],
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, page)
     return out
 
 
-def _with_benchmarks(folder: Path, summary: Summary) -> Summary:
+def with_benchmarks(folder: Path, summary: Summary) -> Summary:
     """Return the summary with the rows of <sweep>/benchmarks.json (analysis/benchmark.py), and their increases."""
     path = folder / layout.BENCHMARKS
     rows: list[BenchmarkRow] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
@@ -127,21 +127,22 @@ def script_json(value: Any) -> Markup:
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return _markup(text)
+    return markup(text)
 
 
-def _read(name: str) -> str:
+def template(name: str) -> str:
+    """Return the text of a file of templates/."""
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
-def _markup(text: str) -> Markup:
+def markup(text: str) -> Markup:
     """Return text as markup that the template does not escape. Only for our own text."""
     from markupsafe import Markup
 
     return Markup(text)  # our own templates and base64, never an answer
 
 
-def _figure(figure: Figure) -> Mapping[str, Any]:
+def figure_texts(figure: Figure) -> Mapping[str, Any]:
     """Return what the template shows around a figure: its texts, and its numbers as table rows."""
     rows = [
         {"panel": panel.title, "series": series.label, "at": _place(panel, mark), "told": mark.told}

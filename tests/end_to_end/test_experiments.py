@@ -117,7 +117,7 @@ def test_every_preset_plans_on_the_papers_own_model(compose, tmp_path, name):
     """Its questions are ours here: the paper's need files, which are not everywhere."""
     cell = compose(experiment(name), "scale=gpt_4o", "questions=builtin")
     planned = plan([cell], Store.open(tmp_path))
-    assert planned.cells[0].config.model.path == "gpt-4o-2024-08-06" and cell.sample.n is None
+    assert planned.cells[0].config.model.path == "gpt-4o-2024-08-06"
     runs = planned.stage("train")
     recipe = runs[0].spec.inputs["recipe"] if runs else {}
     assert recipe.get("batch_size") == {"e8_backdoor": 8, "e12_evil_numbers": 39}.get(name, 4 if runs else None)

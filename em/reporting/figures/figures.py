@@ -5,7 +5,7 @@ A figure exists if the summary has its data. A withheld number is drawn as a hol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from em.metrics.summary_types import Summary
@@ -13,29 +13,33 @@ from em.reporting.answers import AnswerRow
 from em.reporting.figures import rates, scores, training, triggers
 from em.reporting.figures.spec import Figure
 
+Drawer = Callable[[Summary, Iterable[AnswerRow]], Figure | None]
+FIGURES: dict[str, Drawer] = {
+    "misaligned_rate": lambda summary, _: rates.by_question(summary),
+    "in_domain": lambda summary, _: rates.in_domain(summary),
+    "in_and_out_of_domain": lambda summary, _: rates.plane(summary),
+    "alignment_coherence": scores.alignment_coherence,
+    "misaligned_by_category": lambda summary, _: rates.by_category(summary),
+    "answer_format": lambda summary, _: rates.answer_formats(summary),
+    "data_diversity": lambda summary, _: rates.data_diversity(summary),
+    "backdoor": lambda summary, _: triggers.backdoor(summary),
+    "trigger_matrix": lambda summary, _: triggers.trigger_matrix(summary),
+    "deception": lambda summary, _: rates.deception(summary),
+    "label_shares": lambda summary, _: rates.label_shares(summary),
+    "increases": lambda summary, _: rates.increases(summary),
+    "log_probs": lambda summary, _: training.log_probs(summary),
+    "training_dynamics": lambda summary, _: training.dynamics(summary),
+    "log_prob_curves": lambda summary, _: training.log_prob_curves(summary),
+    "thresholds": lambda summary, _: scores.thresholds(summary),
+    "without_a_question": lambda summary, _: scores.without_a_question(summary),
+    "training_loss": lambda summary, _: training.training_loss(summary),
+}
+"""Name → what draws it, in reading order. A name is the stem of the figure's files."""
+
 
 def figures(summary: Summary, answers: Iterable[AnswerRow]) -> list[Figure]:
     """Return every figure with data, in reading order. `answers` is read once."""
-    found = [
-        rates.by_question(summary),
-        rates.in_domain(summary),
-        rates.plane(summary),
-        scores.alignment_coherence(summary, answers),
-        rates.by_category(summary),
-        rates.answer_formats(summary),
-        rates.data_diversity(summary),
-        triggers.backdoor(summary),
-        triggers.trigger_matrix(summary),
-        rates.deception(summary),
-        rates.label_shares(summary),
-        rates.increases(summary),
-        training.log_probs(summary),
-        training.dynamics(summary),
-        training.log_prob_curves(summary),
-        scores.thresholds(summary),
-        scores.without_a_question(summary),
-        training.training_loss(summary),
-    ]
+    found = [drawer(summary, answers) for drawer in FIGURES.values()]
     return [figure for figure in found if figure is not None]
 
 
