@@ -45,7 +45,7 @@ def fitted(config: ExperimentConfig) -> ExperimentConfig:
 
     Raises ConfigError if the model's depth is not known on this machine.
     """
-    if config.train.layers_to_transform != UPPER_HALF:
+    if config.train.layers_to_transform != UPPER_HALF or not config.dataset.trained:
         return config
     layers = None
     if config.model.backend == Backend.hf and config.train.method != Method.full:
@@ -65,7 +65,7 @@ def check(config: ExperimentConfig) -> None:
     A model that is not on this machine and has no model.shape is not looked at; training raises the same error then.
     """
     train = config.train
-    if config.model.backend == Backend.openai or train.method == Method.full:
+    if config.model.backend == Backend.openai or train.method == Method.full or not config.dataset.trained:
         return
     depth = layer_count(config.model)
     beyond = [layer for layer in train.layers_to_transform or [] if depth is not None and layer >= depth]
