@@ -1,0 +1,87 @@
+"""The default 95 % interval of a rate over questions and runs. The door: rate_bounds."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from em.metrics import run_spread
+from em.metrics.rate_model import COARSE, log_likelihood, over_spreads, quantiles
+from em.metrics.run_spread import RunSpread
+
+Array = NDArray[np.float64]
+
+POWERS = (0.55, 0.25)
+"""Beta prior on the mean rate for the upper end; mirrored for the lower end."""
+TAIL = 0.0125
+"""Posterior mass beyond each end. Less than 0.025, because the floors below shorten the interval."""
+FLOORS = np.geomspace(3e-4, 0.6, 16)
+"""Rates below which a question's answers without a hit are no longer counted, tried in turn."""
+REACH = 3.0
+
+
+def rate_bounds(hits: Array, answers: Array) -> tuple[Array, Array]:
+    """Return the 95 % interval of the mean rate over questions like these and runs like these.
+
+    `hits`, `answers`: (tables, runs, questions), an answer somewhere in every table. One run: nothing is said about
+    other runs. 0 is the lower end without a hit, 1 the upper end without a miss.
+    """
+    total, count = hits.sum((1, 2)), answers.sum((1, 2))
+    low, high = 1 - _upper_end(answers - hits, answers), _upper_end(hits, answers)
+    return np.where(total <= 0, 0.0, low), np.where(total >= count, 1.0, high)
+
+
+def _upper_end(hits: Array, answers: Array) -> Array:
+    """Return the upper end. More answers without a hit never raise it.
+
+    They would in the plain model: a question without a hit in 1,000 answers says that questions differ, so that the
+    questions not asked may be far worse. So a question's answers are counted only down to a floor of its rate, and the
+    floor that gives the lowest upper end is used.
+    """
+    runs = _smallest_run_spread(hits, answers) if hits.shape[1] > 1 else None
+    hits, answers = hits.sum(1), answers.sum(1)
+    highest = (hits / np.maximum(answers, 1)).max(1)
+    tables, counted = [np.arange(len(hits))], [answers]
+    for floor in FLOORS:
+        fewer = _down_to(floor, hits, answers)
+        tried = np.flatnonzero((fewer < answers).any(1) & (1.5 * highest + 0.01 > floor))
+        tables.append(tried)
+        counted.append(fewer[tried])
+    table = np.concatenate(tables)
+    found, best = _end(hits[table], np.concatenate(counted), _rows(runs, table)), np.ones(len(hits))
+    np.minimum.at(best, table, found)
+    return best
+
+
+def _down_to(floor: float, hits: Array, answers: Array) -> Array:
+    """Return as many of the answers as keep the rate, with one hit more, at the floor."""
+    return np.minimum(answers, np.maximum(hits, (hits + 1) / floor))
+
+
+def _rows(runs: RunSpread | None, on: NDArray[np.intp]) -> RunSpread | None:
+    return RunSpread(runs.weight[on], runs.error[on], runs.scale[on]) if runs else None
+
+
+def _smallest_run_spread(hits: Array, answers: Array) -> RunSpread:
+    """Return the run spread, with the runs' answers counted only down to the floor that gives the smallest."""
+    best = run_spread.fit(hits, answers)
+    by_run, asked = hits.sum(2), answers.sum(2)
+    for floor in FLOORS:
+        kept = _down_to(floor, by_run, asked) / np.maximum(asked, 1)
+        if (kept < 1).any():
+            best = run_spread.take_smaller(best, run_spread.fit(hits, np.maximum(hits, answers * kept[:, :, None])))
+    return best
+
+
+def _end(hits: Array, answers: Array, runs: RunSpread | None, batch: int = 500) -> Array:
+    """Return the upper quantile of the mean rate. `hits`, `answers`: (tables, questions)."""
+    out = np.empty(len(hits))
+    for first in range(0, len(hits), batch):
+        part = slice(first, first + batch)
+        density = over_spreads(log_likelihood(hits[part], answers[part]))
+        if runs is not None:
+            error = runs.error[part] * runs.scale[part, None]
+            density = run_spread.blur(density, runs.weight[part], error, COARSE, REACH)
+        out[part] = expit(quantiles(density, POWERS, np.array([1 - TAIL]))[:, 0])
+    return out
