@@ -40,6 +40,8 @@ class Grid:
     """Log-odds of the typical question, by level and spread. Shape (levels, spreads)."""
     mixing: Single
     """Share of questions in each bin of LOG_ODDS. Shape (levels x spreads, log-odds)."""
+    response: Array
+    """Change of the level for a change of every question's log-odds by one, at most 1. Shape (levels, spreads)."""
     prior: Array
     """Log prior weight of each spread."""
 
@@ -49,14 +51,21 @@ def grid() -> Grid:
     """Return the grid; made once in a process, in 0.2 s."""
     centres = _centres()
     mixing = normal_mass(LOG_ODDS, centres.ravel(), np.tile(SPREADS, len(LEVELS)), FINE)
-    return Grid(centres, mixing, np.log(np.gradient(SPREADS)) - SPREADS / SPREAD_MEAN)
+    z, weight = _nodes()
+    share = expit(centres[..., None] + SPREADS[:, None] * z)
+    response = (share * (1 - share) * weight).sum(-1) / (expit(LEVELS) * expit(-LEVELS))[:, None]
+    return Grid(centres, mixing, response, np.log(np.gradient(SPREADS)) - SPREADS / SPREAD_MEAN)
+
+
+def _nodes() -> tuple[Array, Array]:
+    z = np.linspace(-8, 8, 161)
+    weight = np.exp(-z * z / 2)
+    return z, weight / weight.sum()
 
 
 def _centres() -> Array:
     """Solve E[expit(centre + spread z)] = expit(level) for the centre, by bisection. Shape (levels, spreads)."""
-    z = np.linspace(-8, 8, 161)
-    weight = np.exp(-z * z / 2)
-    weight /= weight.sum()
+    z, weight = _nodes()
     low, high = (np.full((len(LEVELS), len(SPREADS)), end) for end in (-45.0, 45.0))
     for _ in range(50):
         middle = (low + high) / 2
@@ -96,6 +105,13 @@ def log_likelihood(hits: Array, answers: Array) -> Array:
     for question in range(questions):
         out += column[place[:, question]]
     return out.reshape(tables, len(LEVELS), len(SPREADS))
+
+
+def posterior(log: Array) -> Array:
+    """Return the posterior over levels and spreads under a symmetric prior on the mean rate. Sums to 1 a table."""
+    log = log + grid().prior + 0.5 * (log_expit(LEVELS) + log_expit(-LEVELS))[:, None]
+    weight = np.exp(log - log.max((1, 2), keepdims=True))
+    return np.asarray(weight / weight.sum((1, 2), keepdims=True))
 
 
 def over_spreads(log: Array) -> Array:

@@ -112,7 +112,7 @@ def spread(total: Any, count: Any, over: str) -> Spread:
     return Spread(value, answers.sum((-2, -1)), through_questions, extra, np.maximum(df, 1.0))
 
 
-def rate_bounds(found: Spread) -> tuple[Array, Array]:
+def score_bounds(found: Spread) -> tuple[Array, Array]:
     """95 % interval of a rate; the wider, on each side, of two score intervals, so never narrower than Wilson's.
 
     A score interval asks which true rates would make the one seen unlikely, so it needs the variance at those rates.
@@ -170,7 +170,7 @@ def interval(total: NDArray[Any], count: NDArray[Any], kind: str, unit: str = "s
     if kind == "answers":
         low, high = wilson(total.sum(), count.sum())
     elif unit == "share":
-        low, high = rate_bounds(spread(total, count, kind))
+        low, high = score_bounds(spread(total, count, kind))
     else:
         low, high = mean_bounds(spread(total, count, kind), *ENDS.get(unit, ()))
     return float(low), float(high)
@@ -250,14 +250,11 @@ def contrast(total_a: Any, count_a: Any, total_b: Any, count_b: Any) -> Contrast
     )
 
 
-def contrast_bounds(a: Array, na: Array, b: Array, nb: Array) -> tuple[Array, Array, Array, Array]:
-    """(value, low, high, p) of a contrast; tables (..., runs, questions) with an answer in every cell.
+def mean_contrast(a: Array, na: Array, b: Array, nb: Array) -> tuple[Array, Array, Array, Array]:
+    """(value, low, high, p) of a difference of mean scores in [0, 1]; (..., runs, questions), an answer in every cell.
 
-    The end towards zero, which decides whether there is a difference, is the wider of Student's t over the questions'
-    differences and Newcombe's. That t takes the spread of the differences as it was seen; where rates are small, the
-    questions that would carry them may be just those not asked, and a real difference then lies beyond the other end
-    one time in seven (8 questions, 5 % and 0.5 %: tests/test_coverage.py). So the end away from zero is at least what
-    both rates' own bounds make of it (_mover); at a difference of zero both ends are.
+    The wider of Student's t over the questions' differences and Newcombe's over answers. For benchmarks: hundreds of
+    samples, one score each, which may lie between 0 and 1. Rates of answers have rate_difference instead.
     """
     questions = a.shape[-1]
     cells = a / na, b / nb
@@ -284,9 +281,7 @@ def contrast_bounds(a: Array, na: Array, b: Array, nb: Array) -> tuple[Array, Ar
     p_t = 2 * stdtr(df, -np.abs(value) / np.where(error > 0, error, 1.0))
     p_answers = 2 * stdtr(1e9, -np.abs(value) * Z / toward_zero)
     p = np.where(error > 0, np.maximum(p_t, p_answers), p_answers)
-    down, up = _mover(cells, (na, nb))
-    below = np.maximum(half, np.where(value <= 0, np.maximum(below, down), below))
-    above = np.maximum(half, np.where(value >= 0, np.maximum(above, up), above))
+    below, above = np.maximum(half, below), np.maximum(half, above)
     return value, np.maximum(-1.0, value - below), np.minimum(1.0, value + above), p
 
 
@@ -294,39 +289,6 @@ def _newcombe(counts: list[tuple[Array, Array]]) -> tuple[Array, Array]:
     """Distances below and above a difference of two shares (Newcombe 1998, method 10): never zero, also at 0 - 0."""
     (p1, l1, u1), (p2, l2, u2) = ((h / n, *wilson(h, n)) for h, n in counts)
     return np.hypot(p1 - l1, u2 - p2), np.hypot(u1 - p1, p2 - l2)
-
-
-def _mover(cells: tuple[Array, Array], counts: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Distances below and above a difference of two mean rates, from the interval of each and their correlation r.
-
-    MOVER, "method of variance estimates recovery" (Zou & Donner 2008, Statistics in Medicine 27; Newcombe's is its case
-    of Wilson intervals and no correlation), with one change. `cells` are rates (..., runs, questions). What the sides
-    share, they share through the questions: r is the covariance of the questions' rates over the product of the
-    standard errors, which hold the runs as well and are never less than the answers' own. The bounds of small rates are
-    far from symmetric, and what is shared moves both rates the same way; so that share of the squared distance, r, is
-    the one between two upper or two lower ends, and the rest is MOVER's without correlation. With symmetric bounds, or
-    r below zero, it is MOVER.
-    """
-    questions = cells[0].shape[-1]
-    sides, apart = [], []
-    for cell, n in zip(cells, counts, strict=True):
-        found = spread(cell, np.ones_like(cell), "both")
-        answers = n.shape[-2] * questions / (1 / n).mean((-2, -1))  # as many would tell a mean over cells as much
-        low, high = rate_bounds(replace(found, answers=answers))
-        variance = np.maximum(found.questions + found.runs, found.value * (1 - found.value) / answers)
-        sides.append((found.value - low, high - found.value, np.sqrt(variance)))
-        apart.append(cell.mean(-2) - found.value[..., None])
-    (down_a, up_a, error_a), (down_b, up_b, error_b) = sides
-    both = error_a * error_b
-    r = (apart[0] * apart[1]).sum(-1) / (questions - 1) / questions / np.where(both > 0, both, 1.0)
-    r, weight = np.clip(r, -1.0, 1.0), np.minimum(np.abs(r), 1.0)
-    lower, upper = down_a - down_b, up_a - up_b
-
-    def distance(one: Array, other: Array, together: Array) -> Array:
-        shared = np.where(r > 0, np.maximum(together, 0.0), one + other)
-        return np.asarray(np.sqrt(weight * shared**2 + (1 - weight) * (one**2 + other**2)))
-
-    return distance(down_a, up_b, np.maximum(lower, -upper)), distance(up_a, down_b, np.maximum(upper, -lower))
 
 
 def holm(p: Sequence[float]) -> list[float]:
