@@ -345,7 +345,7 @@ def increase(a: Sequence[dict[str, float]], b: Sequence[dict[str, float]]) -> st
     if any(not 0 <= run[s] <= 1 for run in every for s in shared):
         return None
     tables = [np.array([[run[s] for s in shared] for run in side]) for side in (a, b)]
-    return stats.contrast(tables[0], np.ones_like(tables[0]), tables[1], np.ones_like(tables[1]))
+    return stats.score_contrast(tables[0], tables[1])
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:

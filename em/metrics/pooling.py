@@ -123,6 +123,13 @@ def table(
     )
 
 
+def answered(runs: Sequence[Measure]) -> list[str]:
+    """Return the clusters that have an answer in the denominator, in the order of table()."""
+    pairs = [(u, n) for m in runs for u, n in zip(m.answers.clusters, m.count, strict=True)]
+    has = {u for u, n in pairs if n}
+    return [u for u in dict.fromkeys(u for u, _ in pairs) if u in has]
+
+
 def merged(rows: NDArray[Any], subsets: Sequence[str]) -> NDArray[Any]:
     """Add up the runs of one subset: (runs, clusters) → (subsets, clusters). Unchanged if no run has a subset."""
     if not any(subsets):
@@ -153,6 +160,32 @@ def with_interval(
         return float(values.mean()), None, None, NO_SPREAD, bounds
     named = stats.SUBSETS if any(subsets) and wanted in stats.SUBSETS else stats.KINDS
     return float(values.mean()), low, high, named[wanted][0], bounds
+
+
+def whole(
+    total: NDArray[Any], count: NDArray[Any], config: StatsConfig, subsets: Sequence[str]
+) -> tuple[float, float | None, float | None] | None:
+    """Return (rate, low, high) of a table (runs, clusters) in which some have no answer; None if none has."""
+    runs, clusters = count.sum(1) > 0, count.sum(0) > 0
+    if not runs.any():
+        return None
+    own = [name for name, has in zip(subsets, runs, strict=False) if has]
+    return with_interval(total[runs][:, clusters], count[runs][:, clusters], "share", config, own)[:3]
+
+
+def without_each(
+    total: NDArray[Any], count: NDArray[Any], config: StatsConfig, subsets: Sequence[str] = ()
+) -> list[tuple[float, float | None, float | None] | None]:
+    """Return (rate, low, high) of a table (runs, clusters) without each cluster in turn; None where no answer is left."""
+    size = count.shape[1]
+    keep = 1 - np.eye(size)[:, None]
+    hits, answers = merged(total, subsets), merged(count, subsets)
+    kind = (stats.kinds(answers[:, 1:]) or [""])[-1] if config.interval == Interval.honest and size > 1 else ""
+    if kind not in stats.POOLED or ((count * keep).sum(2) == 0).any():
+        return [whole(total * one, count * one, config, subsets) for one in keep]
+    values = (hits * keep).sum(2) / (answers * keep).sum(2)
+    low, high = stats.intervals(hits * keep, answers * keep, kind)
+    return list(zip(values.mean(1).tolist(), low.tolist(), high.tolist(), strict=True))
 
 
 def pools(

@@ -81,7 +81,9 @@ def difference_bounds(a: Array, na: Array, b: Array, nb: Array) -> tuple[Array, 
     response = [(rate_model.posterior(log) * rate_model.grid().response).sum((1, 2)) for log in likely]
     scale = np.sqrt(response[0] * response[1])
     density = _ratio_density(*sides, scale)
-    ends = [density * np.exp(power * log_expit(RATIOS) + (1 - power) * log_expit(-RATIOS)) for power in (POWER, 1 - POWER)]
+    ends = [
+        density * np.exp(power * log_expit(RATIOS) + (1 - power) * log_expit(-RATIOS)) for power in (POWER, 1 - POWER)
+    ]
     both = ends[0] + ends[1]
     mean = both @ RATIOS / both.sum(1)
     variance = (both @ RATIOS**2 / both.sum(1) - mean**2) * scale**2

@@ -12,12 +12,13 @@ from em.metrics.run_spread import RunSpread
 
 Array = NDArray[np.float64]
 
-POWERS = (0.55, 0.25)
+POWERS = (0.55, 0.75)
 """Beta prior on the mean rate for the upper end; mirrored for the lower end."""
-TAIL = 0.0125
+TAIL = 0.014
 """Posterior mass beyond each end. Less than 0.025, because the floors below shorten the interval."""
 FLOORS = np.geomspace(3e-4, 0.6, 16)
 """Rates below which a question's answers without a hit are no longer counted, tried in turn."""
+RUN_FLOORS = np.geomspace(1e-4, 0.9, 40)
 REACH = 3.0
 
 
@@ -49,7 +50,7 @@ def _upper_end(hits: Array, answers: Array) -> Array:
         tables.append(tried)
         counted.append(fewer[tried])
     table = np.concatenate(tables)
-    found, best = _end(hits[table], np.concatenate(counted), _rows(runs, table)), np.ones(len(hits))
+    found, best = _end(hits[table], np.concatenate(counted), runs.rows(table) if runs else None), np.ones(len(hits))
     np.minimum.at(best, table, found)
     return best
 
@@ -59,19 +60,17 @@ def _down_to(floor: float, hits: Array, answers: Array) -> Array:
     return np.minimum(answers, np.maximum(hits, (hits + 1) / floor))
 
 
-def _rows(runs: RunSpread | None, on: NDArray[np.intp]) -> RunSpread | None:
-    return RunSpread(runs.weight[on], runs.error[on], runs.scale[on]) if runs else None
-
-
 def _smallest_run_spread(hits: Array, answers: Array) -> RunSpread:
     """Return the run spread, with the runs' answers counted only down to the floor that gives the smallest."""
-    best = run_spread.fit(hits, answers)
     by_run, asked = hits.sum(2), answers.sum(2)
-    for floor in FLOORS:
-        kept = _down_to(floor, by_run, asked) / np.maximum(asked, 1)
-        if (kept < 1).any():
-            best = run_spread.take_smaller(best, run_spread.fit(hits, np.maximum(hits, answers * kept[:, :, None])))
-    return best
+    counted = [asked, *(_down_to(floor, by_run, asked) for floor in RUN_FLOORS)]
+    kept = np.stack(counted) / np.maximum(asked, 1)
+    every = np.maximum(hits, answers * kept[..., None])
+    found = run_spread.fit(
+        np.broadcast_to(hits, every.shape).reshape(-1, *hits.shape[1:]), every.reshape(-1, *hits.shape[1:])
+    )
+    smallest = found.variance().reshape(len(counted), -1).argmin(0) * len(hits) + np.arange(len(hits))
+    return found.rows(smallest)
 
 
 def _end(hits: Array, answers: Array, runs: RunSpread | None, batch: int = 500) -> Array:

@@ -34,6 +34,10 @@ class RunSpread:
         """Return the variance that the runs add to the level. Shape (tables,)."""
         return np.asarray((self.weight * self.error**2).sum(1) * self.scale**2)
 
+    def rows(self, on: NDArray[np.intp]) -> RunSpread:
+        """Return the spreads of some tables."""
+        return RunSpread(self.weight[on], self.error[on], self.scale[on])
+
 
 def fit(hits: Array, answers: Array) -> RunSpread:
     """Fit the spread of runs. `hits`, `answers`: (tables, runs, questions), two runs or more.
@@ -73,17 +77,6 @@ def _weights(seen: Array, size: Array, relative: Array) -> Array:
     return np.asarray(weight / weight.sum(1, keepdims=True))
 
 
-def take_smaller(one: RunSpread, other: RunSpread) -> RunSpread:
-    """Return, table by table, the one that adds less variance."""
-    keep = one.variance() <= other.variance()
-    rows = keep[:, None]
-    return RunSpread(
-        np.where(rows, one.weight, other.weight),
-        np.where(rows, one.error, other.error),
-        np.where(keep, one.scale, other.scale),
-    )
-
-
 def blur(density: Array, weight: Array, error: Array, step: float, reach: float) -> Array:
     """Convolve a density (tables, points, ...) along its points with the mixture of normals (weight, error)."""
     half = int(reach / step)
@@ -91,9 +84,7 @@ def blur(density: Array, weight: Array, error: Array, step: float, reach: float)
     kernel = ((ndtr((offset + step / 2) / sd) - ndtr((offset - step / 2) / sd)) * weight[:, :, None]).sum(1)
     kernel /= kernel.sum(1, keepdims=True)
     kernel = kernel.reshape(*kernel.shape, *[1] * (density.ndim - 2))
-    padded = np.concatenate(
-        [np.repeat(density[:, :1], half, 1), density, np.repeat(density[:, -1:], half, 1)], axis=1
-    )
+    padded = np.concatenate([np.repeat(density[:, :1], half, 1), density, np.repeat(density[:, -1:], half, 1)], axis=1)
     size = 1 << (padded.shape[1] + 2 * half).bit_length()
     out = np.fft.irfft(np.fft.rfft(padded, size, axis=1) * np.fft.rfft(kernel, size, axis=1), size, axis=1)
     out = out[:, 2 * half : 2 * half + density.shape[1]]

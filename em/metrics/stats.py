@@ -3,29 +3,29 @@
 A table is two arrays of one shape, (..., runs, questions): `total`, the successes (or the sum of scores), and `count`,
 the answers in the denominator. Leading axes are tables of their own, so a simulation is one call.
 
-Which interval answers which claim is in KINDS. The model behind them: answers are crossed with questions and with
-training runs; a claim beyond the questions asked needs the questions as clusters, one beyond the runs made needs the
-runs as clusters, and a claim beyond both needs both (two-way, Cameron, Gelbach & Miller 2011; here from the mean
-squares of the crossed design, degrees of freedom by Satterthwaite 1946).
+Which interval answers which claim is in KINDS. A rate beyond the questions asked has the model of rate_interval, a mean
+score the mean squares of the crossed design (degrees of freedom by Satterthwaite 1946). docs/statistics.md has the reasons.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
+from em.metrics import rate_difference, rate_interval
+
 Array = NDArray[np.float64]
 Z = 1.959963984540054
 KINDS = {
     "answers": ("95 %, Wilson over answers", "this model on these very questions: what more answers would give"),
-    "questions": ("95 %, questions as clusters", "these runs on questions like these; says nothing about other seeds"),
-    "seeds": ("95 %, runs as clusters", "other training seeds on these very questions"),
-    "both": ("95 %, questions and runs as crossed clusters", "other training seeds on questions like these"),
+    "questions": ("95 %, over questions", "these runs on questions like these; says nothing about other seeds"),
+    "seeds": ("95 %, over runs", "other training seeds on these very questions"),
+    "both": ("95 %, over questions and runs", "other training seeds on questions like these"),
     "paper": (
         "95 %, percentile bootstrap over models (2,000 resamples)",
         "the paper's: other training seeds on these very questions; too narrow with few runs",
@@ -37,19 +37,19 @@ KINDS = {
 }
 """kind → (the interval in words, the claim it answers)."""
 SUBSETS = {
-    "seeds": ("95 %, data subsets as clusters", "other subsets of the data and other seeds, on these very questions"),
+    "seeds": ("95 %, over data subsets", "other subsets of the data and other seeds, on these very questions"),
     "both": (
-        "95 %, questions and data subsets as crossed clusters",
+        "95 %, over questions and data subsets",
         "other subsets of the data and other seeds, on questions like these",
     ),
 }
 """The same where a group's runs were trained on several subsets of one size: the runs of a subset are one cluster."""
 ENDS = {"score": (0.0, 100.0), "probability": (0.0, 1.0)}
 """Unit of a mean → the ends of its scale."""
-CONTRAST = (
-    "95 %, the widest of: t over questions{}, Newcombe over answers and, away from zero, both rates' intervals (MOVER)",
-    "{} on questions like these{}",
-)
+CONTRAST = ("95 %, paired by question, over questions{}", "{} on questions like these{}")
+SCORES = "95 %, paired by sample: the wider of t over samples and Newcombe's"
+POOLED = ("questions", "both")
+"""Kinds of a rate that have the model of rate_interval."""
 
 
 def wilson(hits: Any, total: Any) -> tuple[Array, Array]:
@@ -113,12 +113,11 @@ def spread(total: Any, count: Any, over: str) -> Spread:
 
 
 def score_bounds(found: Spread) -> tuple[Array, Array]:
-    """95 % interval of a rate; the wider, on each side, of two score intervals, so never narrower than Wilson's.
+    """95 % interval of a rate over runs; the wider, on each side, of two score intervals, so never narrower than Wilson's.
 
     A score interval asks which true rates would make the one seen unlikely, so it needs the variance at those rates.
     The first takes it as x(1 - x) times a constant (Wilson's on an effective number of answers). The second lets the
-    questions' part grow as (x(1 - x))², which is a spread of questions that is constant on the logit scale: rates of
-    questions are skewed, and the first alone is too short above a rare rate (tests/test_coverage.py).
+    questions' part grow as (x(1 - x))². Release 0.1.0 used it over questions, too.
     """
     p, t = found.value, stdtrit(found.df, 0.975)
     inner, open_ = p * (1 - p), (p > 0) & (p < 1)
@@ -167,6 +166,10 @@ def kinds(count: NDArray[Any], unit: str = "share") -> list[str]:
 
 def interval(total: NDArray[Any], count: NDArray[Any], kind: str, unit: str = "share") -> tuple[float, float]:
     """[low, high] of the mean over runs of one table (runs, questions)."""
+    total, count = np.asarray(total, float), np.asarray(count, float)
+    if unit == "share" and kind in POOLED:
+        low, high = intervals(total[None], count[None], kind)
+        return float(low[0]), float(high[0])
     if kind == "answers":
         low, high = wilson(total.sum(), count.sum())
     elif unit == "share":
@@ -174,6 +177,18 @@ def interval(total: NDArray[Any], count: NDArray[Any], kind: str, unit: str = "s
     else:
         low, high = mean_bounds(spread(total, count, kind), *ENDS.get(unit, ()))
     return float(low), float(high)
+
+
+def intervals(total: Array, count: Array, kind: str) -> tuple[Array, Array]:
+    """Ends of rates over questions (kind "questions"), or over questions and runs ("both"), which hold the rates.
+
+    Tables (tables, runs, questions) with an answer in every run; a question without any answer does not count.
+    """
+    value = (total.sum(-1) / count.sum(-1)).mean(-1)
+    if kind == "questions":
+        total, count = total.sum(1, keepdims=True), count.sum(1, keepdims=True)
+    low, high = rate_interval.rate_bounds(total, count)
+    return np.minimum(low, value), np.maximum(high, value)
 
 
 def paper_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -219,33 +234,61 @@ class Contrast:
 
 
 def contrast(total_a: Any, count_a: Any, total_b: Any, count_b: Any) -> Contrast | None:
-    """Paired by question (the same columns in both tables); None with fewer than two questions answered on both sides.
+    """Contrast two rates, paired by question (the same columns in both tables), by rate_difference.
 
-    Runs of a and b are taken as independent. With one run on a side nothing is claimed about its other seeds.
+    None with fewer than two questions answered by every run of both sides. Runs of a and b are taken as independent. With
+    one run on a side nothing is claimed about its other seeds.
     """
-    a, b = (np.asarray(t, float) for t in (total_a, total_b))
-    na, nb = (np.asarray(c, float) for c in (count_a, count_b))
-    shared = (na.min(0) > 0) & (nb.min(0) > 0)
-    if shared.sum() < 2:
+    shared = _shared(total_a, count_a, total_b, count_b)
+    if shared is None:
         return None
-    a, na, b, nb = (x[:, shared] for x in (a, na, b, nb))
-    value, low, high, p = (float(x) for x in contrast_bounds(a, na, b, nb))
+    a, na, b, nb = shared
+    value = float((a / na).mean() - (b / nb).mean())
+    low, high, p = (float(x[0]) for x in rate_difference.difference_bounds(a[None], na[None], b[None], nb[None]))
+    low, high = min(low, value), max(high, value)
+    if low <= 0 <= high:
+        p = max(p, 0.05)
+    return _contrast(shared, (value, low, high, p), CONTRAST[0])
+
+
+def score_contrast(a: Any, b: Any) -> Contrast | None:
+    """Contrast mean scores in [0, 1], paired by sample: (runs, samples) each. None with fewer than two samples."""
+    shared = _shared(a, np.ones_like(a), b, np.ones_like(b))
+    if shared is None:
+        return None
+    value, low, high, p = (float(x) for x in mean_contrast(*shared))
+    return _contrast(shared, (value, low, high, p), SCORES)
+
+
+Tables = tuple[Array, Array, Array, Array]
+"""Totals and counts of a, then of b, each (runs, questions)."""
+
+
+def _shared(total_a: Any, count_a: Any, total_b: Any, count_b: Any) -> Tables | None:
+    """Return the tables at the questions that every run answered; None with fewer than two."""
+    a, na, b, nb = (np.asarray(t, float) for t in (total_a, count_a, total_b, count_b))
+    kept = (na.min(0) > 0) & (nb.min(0) > 0)
+    return None if kept.sum() < 2 else (a[:, kept], na[:, kept], b[:, kept], nb[:, kept])
+
+
+def _contrast(tables: Tables, found: tuple[float, float, float, float], interval: str) -> Contrast:
+    a, na, b, nb = tables
     rates = [float((t / n).mean()) for t, n in ((a, na), (b, nb))]
-    h = 2 * float(np.arcsin(np.sqrt(rates[0])) - np.arcsin(np.sqrt(rates[1])))
     several = [len(x) > 1 for x in (a, b)]
     how, who, beyond = "", "these runs", "; says nothing about other seeds"
     if all(several):
         how, who, beyond = " and runs", "other training seeds", ""
     elif any(several):
         how, who = " and runs where there are several", "other seeds of the side with several runs"
+    value, low, high, p = found
     return Contrast(
         value=value,
         low=low,
         high=high,
-        questions=int(shared.sum()),
-        cohens_h=h,
+        questions=a.shape[1],
+        cohens_h=2 * float(np.arcsin(np.sqrt(rates[0])) - np.arcsin(np.sqrt(rates[1]))),
         p=p,
-        interval=CONTRAST[0].format(how),
+        interval=interval.format(how),
         claim=CONTRAST[1].format(who, beyond),
     )
 

@@ -148,13 +148,16 @@ def _listed(values: NDArray[Any]) -> list[list[float | None]]:
 
 def _leave_one_out(group: Group, condition: str) -> Table:
     """Return the rate without each question in turn, with the same kind of interval as the rate itself."""
-    runs, rows = [m for _, m in group.headline(condition)], []
+    runs = [m for _, m in group.headline(condition)]
+    total, count, subsets = pooling.table(runs, [np.arange(len(m.answers.clusters)) for m in runs])
+    answered = pooling.answered(runs)
+    without = dict(zip(answered, pooling.without_each(total, count, group.config, subsets), strict=True))
+    rows: Table = []
     for cluster in dict.fromkeys(u for m in runs for u in m.answers.clusters):
-        others = [np.flatnonzero([u != cluster for u in m.answers.clusters]) for m in runs]
-        total, count, subsets = pooling.table(runs, others)
-        row: dict[str, Any] = {"question_id": cluster, "value": None, "low": None, "high": None, "n": int(count.sum())}
-        if row["n"]:
-            found = pooling.with_interval(total, count, "share", group.config, subsets)
-            row["value"], row["low"], row["high"] = found[:3]
+        row: dict[str, Any] = {"question_id": cluster, "value": None, "low": None, "high": None}
+        row["n"] = int(count.sum() - (count[:, answered.index(cluster)].sum() if cluster in without else 0))
+        found = without[cluster] if cluster in without else pooling.whole(total, count, group.config, subsets)
+        if found is not None:
+            row["value"], row["low"], row["high"] = found
         rows.append(row)
     return rows
