@@ -1,7 +1,7 @@
 """Measure what the 95 % intervals cover, and how wide they are, beside the score intervals of release 0.1.0.
 
-Without options: a thinned grid, some minutes on two cores. `--full` measures every cell that the stored table lacks (about
-an hour, can be stopped and continued); `--stored` only checks the stored table against the goals.
+Without options: a thinned grid, some minutes on two cores. `--full` measures every cell that the stored table lacks
+(about an hour, can be stopped and continued); `--stored` only checks the stored table against the goals.
 
     python benchmarks/coverage.py [--full | --stored] [--seconds S]
 """

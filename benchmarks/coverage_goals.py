@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def check(rows: Sequence[Row], result: Result, all_cells: bool) -> None:
-    """Print a line a goal, and the truths that the model does not assume. `all_cells`: the table is the whole grid's."""
+    """Print a line per goal, and the truths that the model does not assume. `all_cells`: not thinned."""
     rates = [r for r in rows if r.kind == "rate" and r.truth == "normal"]
     if rates:
         _coverage(rates, result)

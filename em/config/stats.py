@@ -19,7 +19,7 @@ class StatsConfig:
     """How intervals are computed, and which variants are compared."""
 
     interval: Interval = Interval.honest
-    """honest: questions and training seeds are clusters, if there are several of them; paper: the paper's bootstrap
+    """honest: over questions like these and other training seeds, if there are several; paper: the paper's bootstrap
     over models, without cells that have few coherent answers; bootstrap: resampled runs and questions."""
     min_coherent: int = 5
     """interval=paper: a question with fewer coherent answers of a model is left out for that model, in all
@@ -33,7 +33,8 @@ class StatsConfig:
             ["risky_advice", "careful_advice"],
         ]
     )
-    """Pairs of dataset variants that are compared on the same questions if a sweep has both."""
+    """Pairs that are compared on the same questions if a sweep has both: dataset variants, or labels of the table.
+    Every cell is also compared with its untouched model, and with the first option of each swept axis."""
     coherence_cuts: dict[str, float] = field(default_factory=lambda: {"*_flask_template": 95.0})
     """Question id pattern → its own coherence cut. The paper asks base models inside a Flask app and keeps coherence >
     95."""

@@ -69,16 +69,18 @@ class Source:
         return self._corpus.row_bytes(self.variant)
 
 
-def check_contrasts(configs: Sequence[ExperimentConfig]) -> None:
-    """Raise ConfigError for a variant of stats.contrasts that no cell of the sweep, no corpus and no file of
-    conf/dataset has."""
+def check_contrasts(configs: Sequence[ExperimentConfig], labels: Sequence[str] = ()) -> None:
+    """Raise ConfigError for a name in stats.contrasts that is no variant of the sweep, of a corpus or of conf/dataset.
+
+    `labels`: of the sweep's cells, which are names too.
+    """
     shipped = sorted(path.stem for path in Path(CONF_DIR, "dataset").glob("*.yaml"))
     of_corpora = [name for corpus in corpora.CORPORA.values() for name in corpus.variants or ()]
-    known = dict.fromkeys([*(c.dataset.variant for c in configs), *of_corpora, *shipped])
+    known = dict.fromkeys([*(c.dataset.variant for c in configs), *labels, *of_corpora, *shipped])
     for name in dict.fromkeys(name for c in configs for pair in c.stats.contrasts for name in pair):
         if name not in known:
             raise ConfigError(
-                f"stats.contrasts: {name!r} is neither a variant of this sweep nor a known one"
+                f"stats.contrasts: {name!r} is neither a variant nor a label of this sweep, nor a known variant"
                 f"{nearest(name, known)}; there are: {', '.join(known)}"
             )
 

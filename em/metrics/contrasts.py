@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,20 +19,44 @@ if TYPE_CHECKING:
 Table = list[dict[str, Any]]
 
 
-def between_variants(groups: Sequence[Group]) -> Table:
-    """The pairs of stats.contrasts under every condition, and with minus without the trigger of each group."""
+def between_groups(groups: Sequence[Group]) -> Table:
+    """Contrast finished groups under every condition, and each group with and without its trigger.
+
+    Pairs: those of stats.contrasts, then every group against the first option of each swept axis.
+    """
     final = [g for g in groups if g.first.variant is not None and g.first.step is None]
-    rows = []
-    for left, right in dict.fromkeys(tuple(pair) for g in final for pair in g.config.contrasts):
-        for a in final:
-            for b in final:
-                same = a.first.peers == b.first.peers and a.first.headline == b.first.headline
-                if (a.first.variant, b.first.variant) == (left, right) and same:
-                    rows += [_contrast(a, b, c, c) for c in a.conditions() if c in b.conditions()]
+    rows, seen = [], set()
+    for a, b in [*_named(final), *_against_first(final)]:
+        if frozenset((a.id, b.id)) not in seen and a is not b and a.first.headline == b.first.headline:
+            seen.add(frozenset((a.id, b.id)))
+            rows += [_contrast(a, b, c, c) for c in a.conditions() if c in b.conditions()]
     for group in final:
         asked = group.conditions()
         rows += [_contrast(group, group, other, asked[0]) for other in asked[1:]]
     return _family(rows, "contrasts")
+
+
+def _named(final: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
+    """Yield the pairs of stats.contrasts: two labels, or two variants that differ in nothing else."""
+    for left, right in dict.fromkeys(tuple(pair) for g in final for pair in g.config.contrasts):
+        for a in final:
+            for b in final:
+                variants = (a.first.variant, b.first.variant)
+                labels = (a.first.group_label, b.first.group_label)
+                if variants == (left, right) and a.first.peers == b.first.peers:
+                    yield a, b
+                elif labels == (left, right) != variants:
+                    yield a, b
+
+
+def _against_first(final: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
+    """Yield each group with the one that has the sweep's first option of one axis and is the same in all others."""
+    for axis in dict.fromkeys(name for g in final for name in g.first.axes):
+        first = next(g.first.axes[axis] for g in final if axis in g.first.axes)
+        for a in final:
+            if a.first.axes.get(axis, first) != first:
+                wanted = {**a.first.axes, axis: first}
+                yield from ((a, b) for b in final if dict(b.first.axes) == wanted)
 
 
 def over_untouched(groups: Sequence[Group], group_of: Mapping[str, str]) -> Table:

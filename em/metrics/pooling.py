@@ -176,7 +176,7 @@ def whole(
 def without_each(
     total: NDArray[Any], count: NDArray[Any], config: StatsConfig, subsets: Sequence[str] = ()
 ) -> list[tuple[float, float | None, float | None] | None]:
-    """Return (rate, low, high) of a table (runs, clusters) without each cluster in turn; None where no answer is left."""
+    """Return (rate, low, high) of a table (runs, clusters) without each cluster in turn; None if no answer is left."""
     size = count.shape[1]
     keep = 1 - np.eye(size)[:, None]
     hits, answers = merged(total, subsets), merged(count, subsets)

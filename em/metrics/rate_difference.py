@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from em.metrics import rate_interval, rate_model, run_spread
 from em.metrics.rate_model import COARSE, FINE, LEVELS, LOG_ODDS, SPREADS, Single, binomial, log_likelihood, quantiles
 from em.metrics.run_spread import RunSpread
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 STEP = 0.1
 RATIOS = np.arange(-90, 91) * STEP
@@ -72,7 +73,7 @@ def difference_bounds(a: Array, na: Array, b: Array, nb: Array) -> tuple[Array, 
     """Return (low, high, p) of mean rate a - mean rate b. Hits and answers: (tables, runs, questions).
 
     The questions are the same on both sides, the runs are not. A side with one run says nothing about its other seeds.
-    A difference is no larger than the intervals of both rates allow; without a hit on either side they are all there is.
+    A difference is no larger than both rates' intervals allow; without a hit on either side they are all there is.
     """
     sides = Side(a, na), Side(b, nb)
     known = [np.maximum(side.information(), 0.5) for side in sides]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
@@ -10,7 +12,7 @@ from em.metrics import run_spread
 from em.metrics.rate_model import COARSE, log_likelihood, over_spreads, quantiles
 from em.metrics.run_spread import RunSpread
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 POWERS = (0.55, 0.75)
 """Beta prior on the mean rate for the upper end; mirrored for the lower end."""
@@ -57,7 +59,7 @@ def _upper_end(hits: Array, answers: Array) -> Array:
 
 def _down_to(floor: float, hits: Array, answers: Array) -> Array:
     """Return as many of the answers as keep the rate, with one hit more, at the floor."""
-    return np.minimum(answers, np.maximum(hits, (hits + 1) / floor))
+    return np.asarray(np.minimum(answers, np.maximum(hits, (hits + 1) / floor)))
 
 
 def _smallest_run_spread(hits: Array, answers: Array) -> RunSpread:

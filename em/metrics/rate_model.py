@@ -1,20 +1,21 @@
 """The likelihood of a rate over questions: hits by question → how likely each mean rate is.
 
-A question's log-odds are normal around a centre with a spread. The grid is over (level, spread), where the level is the
-log-odds of the MEAN rate over all questions like these, not of the typical question. docs/statistics.md has the reasons.
+A question's log-odds are normal around a centre with a spread. The grid is over (level, spread), where the level is
+the log-odds of the MEAN rate over questions like these, not of the typical question. Reasons: docs/statistics.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from scipy.special import expit, log_expit, ndtr
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 Single = NDArray[np.float32]
 
 FINE = 0.05

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln, ndtr
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 SPREADS = np.array([0.03, 0.15, 0.3, 0.45, 0.6, 0.8, 1.05, 1.4, 1.9])
 """Standard deviations of a run's log-odds around the mean of all runs."""
@@ -88,4 +89,4 @@ def blur(density: Array, weight: Array, error: Array, step: float, reach: float)
     size = 1 << (padded.shape[1] + 2 * half).bit_length()
     out = np.fft.irfft(np.fft.rfft(padded, size, axis=1) * np.fft.rfft(kernel, size, axis=1), size, axis=1)
     out = out[:, 2 * half : 2 * half + density.shape[1]]
-    return np.maximum(out, NOISE * out.max(1, keepdims=True))
+    return np.asarray(np.maximum(out, NOISE * out.max(1, keepdims=True)))

@@ -44,6 +44,8 @@ class Run:
     """The same for all steps of a setting; groups of one line make a trajectory."""
     peers: str = ""
     """The same for all variants that are contrasted with each other."""
+    axes: Mapping[str, str] = field(default_factory=dict)
+    """Swept option → its value for this run, in the order of the sweep; without seeds and numbered subsets."""
     trained_with: str = "none"
     model: str = ""
     """Name of the weights; runs of one model are one model asked in several ways. "": its id."""

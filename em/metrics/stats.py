@@ -4,7 +4,7 @@ A table is two arrays of one shape, (..., runs, questions): `total`, the success
 the answers in the denominator. Leading axes are tables of their own, so a simulation is one call.
 
 Which interval answers which claim is in KINDS. A rate beyond the questions asked has the model of rate_interval, a mean
-score the mean squares of the crossed design (degrees of freedom by Satterthwaite 1946). docs/statistics.md has the reasons.
+score the mean squares of the crossed design (degrees of freedom by Satterthwaite 1946). Reasons: docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def spread(total: Any, count: Any, over: str) -> Spread:
 
 
 def score_bounds(found: Spread) -> tuple[Array, Array]:
-    """95 % interval of a rate over runs; the wider, on each side, of two score intervals, so never narrower than Wilson's.
+    """95 % interval of a rate over runs; the wider, on each side, of two score intervals: never narrower than Wilson's.
 
     A score interval asks which true rates would make the one seen unlikely, so it needs the variance at those rates.
     The first takes it as x(1 - x) times a constant (Wilson's on an effective number of answers). The second lets the
@@ -236,8 +236,8 @@ class Contrast:
 def contrast(total_a: Any, count_a: Any, total_b: Any, count_b: Any) -> Contrast | None:
     """Contrast two rates, paired by question (the same columns in both tables), by rate_difference.
 
-    None with fewer than two questions answered by every run of both sides. Runs of a and b are taken as independent. With
-    one run on a side nothing is claimed about its other seeds.
+    None with fewer than two questions answered by every run of both sides. Runs of a and b are taken as independent.
+    With one run on a side nothing is claimed about its other seeds.
     """
     shared = _shared(total_a, count_a, total_b, count_b)
     if shared is None:

@@ -37,7 +37,7 @@ def summarise(runs: Sequence[Run], head: Mapping[str, Any]) -> dict[str, Any]:
     by_id = {g.id: g for g in groups}
     group_rows = [_group_row(g, runs) for g in groups]
     model_rows = [_model_row(r, by_id.get(r.group)) for r in runs]
-    between = contrasts.between_variants(groups)
+    between = contrasts.between_groups(groups)
     increases = contrasts.over_untouched(groups, {r.id: r.group for r in runs})
     return {
         "format": FORMAT,

@@ -30,6 +30,12 @@ def cell_labels(configs: Sequence[ExperimentConfig]) -> list[str]:
     return [" ".join([name, *extra]) for name, extra in zip(names, differences(configs), strict=True)]
 
 
+def labels_without_seeds(configs: Sequence[ExperimentConfig]) -> list[str]:
+    """Return the labels of cells without the words that differ within a group of runs."""
+    own = ("seed=", "subset_index=")
+    return [" ".join(w for w in label.split(" ") if not w.startswith(own)) for label in cell_labels(configs)]
+
+
 def differences(configs: Sequence[ExperimentConfig], only: Sequence[str] = ()) -> list[list[str]]:
     """Return what differs between configs, as "key=value": a group by its name if the names tell, else by its fields.
 

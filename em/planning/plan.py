@@ -137,7 +137,7 @@ def plan(configs: Sequence[ExperimentConfig], store: Store) -> Plan:
     for config in configs:
         recipe.check(config)
     fingerprint.cached_fingerprint.cache_clear()  # a model may have changed since the last plan
-    variants.check_contrasts(configs)
+    variants.check_contrasts(configs, cells.labels_without_seeds(configs))
     planner = Planner(store)
     labels = cells.cell_labels(configs)
     order = sorted(range(len(configs)), key=lambda i: configs[i].dataset.trained)  # untouched cells serve as bases

@@ -13,7 +13,8 @@ from em.judging.job import method
 from em.metrics import conclusions, published
 from em.metrics.summary import summarise
 from em.metrics.summary_types import Head, Quality, Summary
-from em.planning import doctor
+from em.planning import cells, doctor
+from em.reporting import run_groups
 from em.reporting.runs import run_of
 from em.store.layout import CALIBRATION
 from em.sweep.state import Sweep
@@ -24,7 +25,8 @@ def summary_of(sweep: Sweep) -> Summary:
     """Return the content of summary.json."""
     first = sweep.plan.cells[0].config
     quality = judge_quality(sweep)
-    runs = [run_of(sweep, subject) for subject in sweep.plan.subjects]
+    axes = run_groups.axes([cell.config for cell in sweep.plan.cells])
+    runs = [run_of(sweep, s, axes.get(cells.cell_id(s.config), {})) for s in sweep.plan.subjects]
     head: Head = {
         "source": "sweep",
         "name": first.name,

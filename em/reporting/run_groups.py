@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from em.config import Backend, DatasetConfig, ExperimentConfig, Subset
 from em.data import variants
@@ -32,6 +33,15 @@ def subset_number(config: ExperimentConfig) -> str:
 def peers(config: ExperimentConfig) -> str:
     """Return an id that variants share if they may be contrasted: they differ only by dataset and seed."""
     return group_id(dataclasses.replace(config, dataset=DatasetConfig("any")))
+
+
+def axes(configs: Sequence[ExperimentConfig]) -> dict[str, dict[str, str]]:
+    """Return cell id → swept option → value, of the options that differ in a sweep, without seeds and subset numbers."""
+    found = {}
+    for config, words in zip(configs, cells.differences(configs), strict=True):
+        values = {"variant": config.dataset.variant} | dict(word.split("=", 1) for word in words)
+        found[cells.cell_id(config)] = {k: v for k, v in values.items() if k not in ("seed", "subset_index")}
+    return found
 
 
 def group_label(label: str, config: ExperimentConfig) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from em.config.misalignment import Rule
 from em.metrics.runs import UNTOUCHED, Run
@@ -14,8 +15,8 @@ from em.store.layout import TRAIN_LOG
 from em.sweep.state import Sweep
 
 
-def run_of(sweep: Sweep, subject: Subject) -> Run:
-    """Return a model of the sweep with its answers, or with its error if it failed."""
+def run_of(sweep: Sweep, subject: Subject, axes: Mapping[str, str]) -> Run:
+    """Return a model of the sweep with its answers, or with its error if it failed. `axes`: of its cell."""
     config, trained = subject.config, subject.train_key is not None
     error = sweep.first_error(subject)
     train, curve = _training(sweep, subject)
@@ -38,6 +39,7 @@ def run_of(sweep: Sweep, subject: Subject) -> Run:
         base=subject.base,
         line=line,
         peers=run_groups.peers(config) if trained else "",
+        axes=axes if trained else {},
         trained_with=run_groups.trained_with(config) if trained else UNTOUCHED,
         subset=run_groups.subset_number(config) if trained else "",
         error=error,

@@ -162,6 +162,27 @@ def test_settings_that_differ_are_not_contrasted():
     assert summary["contrasts"] == []
 
 
+def test_every_group_is_contrasted_with_the_first_option_of_each_axis():
+    def cell(name, variant, rate, hits):
+        return run(name, flat(hits), variant=variant, group=name, axes={"variant": variant, "lr": rate}, peers=rate)
+
+    rows = made(
+        cell("a1", "mine", "1", 1), cell("a2", "mine", "2", 2), cell("b1", "other", "1", 3), cell("b2", "other", "2", 4)
+    )["contrasts"]
+    assert [(r["a"], r["b"]) for r in rows] == [("b1", "a1"), ("b2", "a2"), ("a2", "a1"), ("b2", "b1")]
+    assert rows[3]["value"] == pytest.approx(0.05)
+
+
+def test_two_labels_can_be_contrasted():
+    pair = StatsConfig(contrasts=[["x lr=1", "y"]])
+    runs = [
+        run(name, flat(hits), variant=name, group_label=label, stats=pair, peers=name)
+        for name, label, hits in (("x", "x lr=1", 4), ("y", "y", 0))
+    ]
+    (row,) = made(*runs)["contrasts"]
+    assert (row["a"], row["b"], row["value"]) == ("x", "y", pytest.approx(0.2))
+
+
 def test_a_gap_withholds_a_contrast_with_its_reason():
     rows = flat(3) + open_rows(*[(Outcome.error, 90)] * 6, question="a")
     (row,) = made(run("i0", rows), run("s0", flat(0), variant="secure"))["contrasts"]
