@@ -80,7 +80,7 @@ def check_contrasts(configs: Sequence[ExperimentConfig], labels: Sequence[str] =
     for name in dict.fromkeys(name for c in configs for pair in c.stats.contrasts for name in pair):
         if name not in known:
             raise ConfigError(
-                f"stats.contrasts: {name!r} is neither a variant nor a label of this sweep, nor a known variant"
+                f"stats.contrasts: {name!r} is neither a variant of this sweep nor one of its labels nor a known one"
                 f"{nearest(name, known)}; there are: {', '.join(known)}"
             )
 

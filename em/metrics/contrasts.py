@@ -43,9 +43,10 @@ def _named(final: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
             for b in final:
                 variants = (a.first.variant, b.first.variant)
                 labels = (a.first.group_label, b.first.group_label)
-                if variants == (left, right) and a.first.peers == b.first.peers:
-                    yield a, b
-                elif labels == (left, right) != variants:
+                if (variants == (left, right) and a.first.peers == b.first.peers) or labels == (
+                    left,
+                    right,
+                ) != variants:
                     yield a, b
 
 
