@@ -3,6 +3,7 @@
 #   make test       the tests          make test-slow   those that need the quickstart model or minutes
 #   make check      ruff, imports, mypy make chaos       sweeps killed, starved and damaged on purpose
 #   make bench      the benchmarks, on a quiet machine: each value beside its goal
+#   make coverage   what the intervals cover, each goal with PASS or FAIL, in minutes; make coverage-full: every cell
 #   make bench-tiny the benchmarks at a size of seconds: counters only, for CI
 #   make gpu-check  on a GPU: what holds there and what does not, into gpu_check.json (docs/gpu.md)
 #   make lock       both lock files again, from pyproject.toml
@@ -22,7 +23,7 @@ CHAOS_KILLS ?= 50
 CHAOS_GONE_S ?= 60
 BENCHMARKS := sweep_cost noop_rerun sampling train_step judge cli overlap report_answers stats
 
-.PHONY: demo test test-slow chaos bench bench-tiny gpu-check check lock install services
+.PHONY: coverage coverage-full demo test test-slow chaos bench bench-tiny gpu-check check lock install services
 
 install: $(STAMP)
 
@@ -70,6 +71,13 @@ bench: $(STAMP)
 		grep -E ' (PASS|FAIL|info)$$' .venv/bench.txt; \
 		if [ $$code != 0 ]; then lost="$$lost $$name"; grep -q ' FAIL$$' .venv/bench.txt || tail -5 .venv/bench.txt; fi; \
 	done; [ -z "$$lost" ] || { echo "not passed:$$lost"; exit 1; }
+
+# The thinned grid. The full one continues benchmarks/coverage.csv: delete it after a change of the intervals.
+coverage: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py
+
+coverage-full: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py --full
 
 # Each in a process of its own, two at a time. xargs ends with an error if one of them does.
 bench-tiny: $(STAMP)

@@ -119,7 +119,7 @@ def main():
         both = metric.bounds["both"]
         print(
             f"variant {variant}: {metric.value:.4f}, bootstrap [{metric.low:.4f}, {metric.high:.4f}], "
-            f"crossed clusters [{both[0]:.4f}, {both[1]:.4f}]"
+            f"over questions and runs [{both[0]:.4f}, {both[1]:.4f}]"
         )
     cells, goal = sum(low.size for low, _ in table), VARIANTS * size.seeds * QUESTIONS
     result.gate("statistics_cells", cells, goal, cells == goal)

@@ -41,12 +41,9 @@ def _named(final: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
     for left, right in dict.fromkeys(tuple(pair) for g in final for pair in g.config.contrasts):
         for a in final:
             for b in final:
-                variants = (a.first.variant, b.first.variant)
-                labels = (a.first.group_label, b.first.group_label)
-                if (variants == (left, right) and a.first.peers == b.first.peers) or labels == (
-                    left,
-                    right,
-                ) != variants:
+                variants, labels = (a.first.variant, b.first.variant), (a.first.group_label, b.first.group_label)
+                alike = variants == (left, right) and a.first.peers == b.first.peers
+                if alike or labels == (left, right) != variants:
                     yield a, b
 
 
