@@ -81,7 +81,7 @@ coverage-full: $(STAMP)
 
 # Each in a process of its own, two at a time. xargs ends with an error if one of them does.
 bench-tiny: $(STAMP)
-	@printf '%s\n' $(BENCHMARKS) train_gpu | OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 \
+	@printf '%s\n' $(BENCHMARKS) coverage train_gpu | OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 \
 		xargs -P 2 -I NAME sh benchmarks/run_tiny.sh $(BIN)/python NAME
 
 # At most 20 minutes on one card, no network. Without a GPU every line of it is UNSEEN.

@@ -36,7 +36,7 @@ def peers(config: ExperimentConfig) -> str:
 
 
 def axes(configs: Sequence[ExperimentConfig]) -> dict[str, dict[str, str]]:
-    """Return cell id → swept option → value, of the options that differ in a sweep, without seeds and subset numbers."""
+    """Return cell id → swept option → value, of the options that differ in a sweep. Without seeds and subsets."""
     found = {}
     for config, words in zip(configs, cells.differences(configs), strict=True):
         values = {"variant": config.dataset.variant} | dict(word.split("=", 1) for word in words)
