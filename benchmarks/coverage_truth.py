@@ -101,14 +101,14 @@ def draw_pair(
 ) -> tuple[Array, Array, Array]:
     """Return (hits of a, hits of b, answers) of pairs that answer the same questions.
 
-    A question has a part common to both sides and one of each side (0.5 in log-odds). `narrower`: factor of the common
+    A question has a part common to both sides and one of each side (0.4 in log-odds). `narrower`: factor of the common
     part of b, so that equal mean rates are not equal odds.
     """
     shape = (repeats, design.runs, design.questions)
     common, many = rng.standard_normal((repeats, 1, design.questions)), design.runs > 1
 
     def side(rate: float, factor: float) -> Array:
-        spread, own = factor * design.spread, 0.5
+        spread, own = factor * design.spread, 0.4
         total = np.sqrt(spread**2 + own**2 + many * (RUN**2 + INTERPLAY**2))
         odds = centre(rate, float(total)) + spread * common + own * rng.standard_normal((repeats, 1, design.questions))
         odds = odds + many * _runs(rng, shape)

@@ -26,7 +26,7 @@ def tables(draw, runs=(1, 2, 4)):
     return rng.binomial(answers, 1 / (1 + np.exp(-odds))).astype(float), answers.astype(float), rng
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(tables(), st.sampled_from([0.1, 0.5, 1.0]))
 def test_more_answers_without_a_hit_never_raise_the_upper_end(table, share):
     hits, answers, rng = table
@@ -37,7 +37,7 @@ def test_more_answers_without_a_hit_never_raise_the_upper_end(table, share):
     assert 1 - mirrored[0][0] == pytest.approx(after[1][0], abs=1e-9)
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(st.lists(st.integers(0, 79), min_size=2, max_size=2), st.sampled_from([(1, 8), (10, 8)]))
 def test_two_hits_of_eight_thousand_are_rare_wherever_they_fall(places, shape):
     hits = np.zeros((1, *shape))
@@ -49,7 +49,7 @@ def test_two_hits_of_eight_thousand_are_rare_wherever_they_fall(places, shape):
     assert rate_bounds(0 * hits, answers)[1][0] < 0.02
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(tables())
 def test_the_order_of_questions_and_runs_changes_nothing(table):
     hits, answers, rng = table
@@ -58,7 +58,7 @@ def test_the_order_of_questions_and_runs_changes_nothing(table):
     assert np.allclose(turned, rate_bounds(hits, answers), rtol=1e-5, atol=1e-9)
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(tables(runs=(1,)))
 def test_one_answer_more_moves_the_ends_little(table):
     """By less than one answer moves the rate of its question, and never the wrong way."""
