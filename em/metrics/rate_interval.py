@@ -20,6 +20,8 @@ TAIL = 0.014
 """Posterior mass beyond each end. Less than 0.025, because the floors below shorten the interval."""
 FLOORS = np.geomspace(3e-4, 0.6, 16)
 """Rates below which a question's answers without a hit are no longer counted, tried in turn."""
+NEAR = (FLOORS[1] / FLOORS[0]) ** np.array([-0.75, -0.5, -0.25, 0.25, 0.5, 0.75])
+"""Factors of the best floor, tried next."""
 RUN_FLOORS = np.geomspace(1e-4, 0.9, 40)
 REACH = 3.0
 
@@ -44,20 +46,34 @@ def _upper_end(hits: Array, answers: Array) -> Array:
     """
     runs = _smallest_run_spread(hits, answers) if hits.shape[1] > 1 else None
     hits, answers = hits.sum(1), answers.sum(1)
+    table, floor, best = _try(hits, answers, np.tile(FLOORS, (len(hits), 1)), runs)
+    chosen = np.ones(len(hits))
+    order = np.argsort(-best)
+    chosen[table[order]] = floor[order]
+    again, _, closer = _try(hits, answers, np.maximum(chosen, 1e-9)[:, None] * NEAR, runs)
+    np.minimum.at(ends := np.ones(len(hits)), np.concatenate([table, again]), np.concatenate([best, closer]))
+    return ends
+
+
+def _try(hits: Array, answers: Array, floors: Array, runs: RunSpread | None) -> tuple[NDArray[np.intp], Array, Array]:
+    """Return (table, floor, upper end) of every floor that changes its table, and of all answers (floor 0).
+
+    `hits`, `answers`: (tables, questions); `floors`: (tables, floors).
+    """
     highest = (hits / np.maximum(answers, 1)).max(1)
-    tables, counted = [np.arange(len(hits))], [answers]
-    for floor in FLOORS:
-        fewer = _down_to(floor, hits, answers)
+    tables, counted, used = [np.arange(len(hits))], [answers], [np.zeros(len(hits))]
+    for floor in floors.T:
+        fewer = _down_to(floor[:, None], hits, answers)
         tried = np.flatnonzero((fewer < answers).any(1) & (1.5 * highest + 0.01 > floor))
         tables.append(tried)
         counted.append(fewer[tried])
+        used.append(floor[tried])
     table = np.concatenate(tables)
-    found, best = _end(hits[table], np.concatenate(counted), runs.rows(table) if runs else None), np.ones(len(hits))
-    np.minimum.at(best, table, found)
-    return best
+    ends = _end(hits[table], np.concatenate(counted), runs.rows(table) if runs else None)
+    return table, np.concatenate(used), ends
 
 
-def _down_to(floor: float, hits: Array, answers: Array) -> Array:
+def _down_to(floor: Array | float, hits: Array, answers: Array) -> Array:
     """Return as many of the answers as keep the rate, with one hit more, at the floor."""
     return np.asarray(np.minimum(answers, np.maximum(hits, (hits + 1) / floor)))
 

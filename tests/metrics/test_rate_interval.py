@@ -16,7 +16,7 @@ ROUNDING = 1.02
 @st.composite
 def tables(draw, runs=(1, 2, 4)):
     """(hits, answers), (1, runs, questions)."""
-    shape = 1, draw(st.sampled_from(runs)), draw(st.sampled_from([4, 8, 24]))
+    shape = 1, draw(st.sampled_from(runs)), draw(st.sampled_from([4, 8]))
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
     most = draw(st.sampled_from([10, 100, 1000]))
     answers = rng.integers(most // 3 + 1, most + 1, shape)
@@ -26,7 +26,7 @@ def tables(draw, runs=(1, 2, 4)):
     return rng.binomial(answers, 1 / (1 + np.exp(-odds))).astype(float), answers.astype(float), rng
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(tables(), st.sampled_from([0.1, 0.5, 1.0]))
 def test_more_answers_without_a_hit_never_raise_the_upper_end(table, share):
     hits, answers, rng = table
@@ -58,7 +58,7 @@ def test_the_order_of_questions_and_runs_changes_nothing(table):
     assert np.allclose(turned, rate_bounds(hits, answers), rtol=1e-5, atol=1e-9)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(tables(runs=(1,)))
 def test_one_answer_more_moves_the_ends_little(table):
     """By less than one answer moves the rate of its question, and never the wrong way."""
