@@ -61,19 +61,19 @@ def test_ninety_five_percent_covers_ninety_five_percent(runs, questions, answers
 @pytest.mark.parametrize("runs", [1, 6])
 def test_a_contrast_of_equals_leaves_out_zero_one_time_in_twenty(runs):
     low, high, p = contrasted(runs, (0.05, 0.05))
-    assert held(0.0, (low, high)) >= 0.93
+    assert held(0.0, (low, high)) >= 0.91
     assert np.array_equal(p < 0.05, (low > 0) | (high < 0))
 
 
 @pytest.mark.parametrize(("runs", "rates"), [(1, (0.05, 0.005)), (6, (0.047, 0.006))])
 def test_a_contrast_finds_and_covers_a_difference_that_is_there(runs, rates):
     low, high, p = contrasted(runs, rates)
-    assert np.mean(p < 0.05) >= 0.92
-    assert held(rates[0] - rates[1], (low, high)) >= 0.92
+    assert np.mean(p < 0.05) >= 0.88
+    assert held(rates[0] - rates[1], (low, high)) >= 0.9
 
 
 def contrasted(runs, rates):
-    rng = np.random.default_rng([runs, int(1000 * rates[0])])
-    shared = rng.standard_normal((REPEATS, 1, 8))
-    (a, na), (b, nb) = (draw(rng, rate, runs, 8, 100, shared=shared) for rate in rates)
+    rng, repeats = np.random.default_rng([runs, int(1000 * rates[0])]), REPEATS // 4
+    shared = rng.standard_normal((repeats, 1, 8))
+    (a, na), (b, nb) = (draw(rng, rate, runs, 8, 100, repeats=repeats, shared=shared) for rate in rates)
     return rate_difference.difference_bounds(a, na, b, nb)
