@@ -41,14 +41,16 @@ class Row:
     """A cell of the grid and what was measured in it. `was_*`: the same of release 0.1.0."""
 
     kind: str
-    truth: str
-    runs: int
-    questions: int
-    answers: int
-    spread: float
-    rate: float
-    other: float
-    narrower: float
+    truth: str = "normal"
+    runs: int = 1
+    questions: int = 8
+    answers: int = 100
+    spread: float = 0.0
+    rate: float = 0.0
+    other: float = 0.0
+    """Rate of side b of a contrast; the rate itself otherwise."""
+    narrower: float = 1.0
+    """Contrasts: factor of the spread of b's questions."""
     repeats: int = 0
     cover: float = 0.0
     width: float = 0.0
@@ -65,26 +67,23 @@ class Row:
 
 def rate_cells() -> Iterator[Row]:
     for runs, questions, answers in SHAPES:
+        shape = {"runs": runs, "questions": questions, "answers": answers}
         for spread in SPREADS:
             for rate in RATES:
-                yield Row("rate", "normal", runs, questions, answers, spread, rate, rate, 1.0)
-    for truth in MISSPECIFIED:
-        for rate in (0.01, 0.05, 0.2):
-            for questions in (8, 24):
-                yield Row("rate", truth, 1, questions, 100, 0.0, rate, rate, 1.0)
-    for truth, rates in REAL.items():
-        mean = float(np.mean(rates))
+                yield Row("rate", **shape, spread=spread, rate=rate, other=rate)
+    real = [(truth, round(float(np.mean(rates)), 4)) for truth, rates in REAL.items()]
+    for truth, rate in [*((t, r) for t in MISSPECIFIED for r in (0.01, 0.05, 0.2)), *real]:
         for questions in (8, 24):
-            yield Row("rate", truth, 1, questions, 100, 0.0, round(mean, 4), round(mean, 4), 1.0)
+            yield Row("rate", truth, questions=questions, rate=rate, other=rate)
 
 
 def contrast_cells() -> Iterator[Row]:
     for runs in (1, 6):
         for spread in (1.2, 2.0, 2.5):
             for rate, other in PAIRS:
-                yield Row("contrast", "normal", runs, 8, 100, spread, rate, other, 1.0)
+                yield Row("contrast", runs=runs, spread=spread, rate=rate, other=other)
             for rate in (0.05, 0.2):
-                yield Row("contrast", "normal", runs, 8, 100, spread, rate, rate, 0.6)
+                yield Row("contrast", runs=runs, spread=spread, rate=rate, other=rate, narrower=0.6)
 
 
 def thinned(row: Row) -> bool:

@@ -27,7 +27,7 @@ def tables(draw, runs=(1, 2, 4)):
 
 
 @settings(max_examples=12)
-@given(tables(), st.sampled_from([0.1, 0.5, 1.0]))
+@given(tables(runs=(1,)), st.sampled_from([0.1, 0.5, 1.0]))
 def test_more_answers_without_a_hit_never_raise_the_upper_end(table, share):
     hits, answers, rng = table
     more = answers + np.where(rng.random(hits.shape) < share, rng.integers(1, 2 * int(answers.max()), hits.shape), 0)
