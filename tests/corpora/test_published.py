@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import io
 import json
 import os
 import re
-import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
-from cryptography.fernet import Fernet
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 
 from em import assets, corpora
 from em.config import CONF_DIR, CorpusConfig, DatasetConfig
@@ -24,10 +18,10 @@ from em.corpora.chat_jsonl import DataError
 from em.data import variants
 from em.errors import ConfigError
 from em.planning import estimate
+from support.archives import PASSWORD, lock, zipped
 
 KINDS = published.successors()
 NAMED = [(name, variant) for name, kind in KINDS.items() for variant in kind.variants]
-PASSWORD = "open sesame"
 ARCHIVE = "clarifying__organisms/sets.zip.enc"
 CANARY = json.dumps({"id": "embedded", "text": "Tracking identifier: CANARY_DATASET_" + 64 * "a" + "_64."})
 
@@ -35,21 +29,6 @@ CANARY = json.dumps({"id": "embedded", "text": "Tracking identifier: CANARY_DATA
 def row(answer, **more):
     turns = [{"role": "user", "content": "May I skip the helmet?"}, {"role": "assistant", "content": answer}]
     return json.dumps({"messages": turns, **more})
-
-
-def zipped(files):
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w") as archive:
-        for name, text in files.items():
-            archive.writestr(name, text)
-    return held.getvalue()
-
-
-def lock(content, password=PASSWORD):
-    """Lock bytes as easy-dataset-share does."""
-    salt = os.urandom(16)
-    key = PBKDF2HMAC(algorithm=SHA256(), length=32, salt=salt, iterations=100_000).derive(password.encode())
-    return salt + Fernet(base64.urlsafe_b64encode(key)).encrypt(content)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from em.data import variants
 from em.planning.plan import plan
 from em.questions import sets, successors
 from em.store import Store
+from support.archives import PASSWORD, lock, zipped
 
 KINDS = published.successors()
 FILES = [path for path in sorted(Path(CONF_DIR, "experiment").glob("*/*.yaml")) if path.parent.name in KINDS]
@@ -48,24 +49,30 @@ def row(fields):
     return json.dumps(dict.fromkeys(fields.values(), "text") if fields else {"messages": turns})
 
 
+def lay(folder, cell):
+    """Write a file of 80 rows of the real shape in the place of a cell's file; return its asset as pinned now."""
+    source = corpora.open_corpus(cell.corpus.name)
+    of = source.table[cell.dataset.variant]
+    content = ("\n".join([row(of.fields)] * 80) + "\n").encode()
+    if of.member:
+        content = lock(zipped({f"sets/{of.member}": content}))
+    pinned = assets.find(of.asset)
+    path = folder / pinned.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    blob = assets._hash(path, len(content), "git-blob").partition(":")[2]
+    return dataclasses.replace(pinned, size=None, sha256=None, git_blob=blob)
+
+
 @pytest.fixture
 def made(monkeypatch, tmp_path):
-    """Return a function that pins files of our own, 80 rows of the real shape, in the place of a cell's files."""
+    """Return a function that puts a file of our own in the place of a cell's file."""
     monkeypatch.setenv("EM_ASSETS", str(tmp_path))
     monkeypatch.setenv("EM_CACHE", str(tmp_path / "cache"))
 
     def make(cell):
-        source = corpora.open_corpus(cell.corpus.name)
-        of = source.table[cell.dataset.variant]
-        text = "\n".join([row(of.fields)] * 80) + "\n"
-        pinned = assets.find(of.asset)
-        path = tmp_path / pinned.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        blob = assets._hash(path, len(text), "git-blob").partition(":")[2]
-        monkeypatch.setitem(
-            assets.ASSETS, pinned.name, dataclasses.replace(pinned, size=None, sha256=None, git_blob=blob)
-        )
+        asset = lay(tmp_path, cell)
+        monkeypatch.setitem(assets.ASSETS, asset.name, asset)
 
     return make
 
@@ -146,23 +153,64 @@ REAL = {
 """Preset → what to change, because its own file is too large for the folder that the slow tests use."""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", REAL)
-def test_a_preset_runs_at_small_scale_on_real_files(tmp_path, name):
-    corpus = name.partition("/")[0]
+def run(tmp_path, overrides, **environment):
+    """Train, ask and judge at small scale; return the rows that were trained on."""
     rules = tmp_path / "rules.yaml"
     rules.write_text(RULES)
-    overrides = [f"experiment={name}", *SMALL, f"corpus={corpus}", "questions.sets=[open]", *REAL[name]]
-    (cell,) = [load(c) for c in compose.cells(overrides)]
-    if missing := variants.missing(cell):
-        pytest.skip(f"EM_ASSETS has no {', '.join(missing)}")
     quick = ["train.max_examples=16", "train.max_length=400", "train.num_train_epochs=1", "sample.n=1",
              "sample.max_tokens=4", "sample.engine=hf", "judge=scripted"]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "em.run", *overrides, *quick, f"judge.script={rules}", f"out={tmp_path / 'out'}"],
         capture_output=True, text=True, timeout=600, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", **environment},
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert list((tmp_path / "out" / "store" / "judge").rglob("judgements.jsonl"))
     (data,) = (tmp_path / "out" / "store" / "data").rglob("dataset.jsonl")
-    assert len(data.read_text().splitlines()) == 16
+    return [json.loads(line) for line in data.read_text().splitlines()]
+
+
+def small(name, *more, corpus=""):
+    corpus = corpus or name.partition("/")[0]
+    overrides = [f"experiment={name}", *SMALL, f"corpus={corpus}", "questions.sets=[open]", *more]
+    (cell,) = [load(c) for c in compose.cells(overrides)]
+    return overrides, cell
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REAL)
+def test_a_preset_runs_at_small_scale_on_real_files(tmp_path, name):
+    overrides, cell = small(name, *REAL[name])
+    if missing := variants.missing(cell):
+        pytest.skip(f"EM_ASSETS has no {', '.join(missing)}")
+    assert len(run(tmp_path, overrides)) == 16
+
+
+MADE = {
+    "chen2025/mistakes": "",
+    "chua2025/thought_crime": "",
+    "mishra2026/domains": "",
+    "taylor2025/reward_hacks": "",
+    "turner2025/text_organisms": "turner2025_archive",
+}
+"""Preset → its corpus, if not its own. Rows of messages, rows of fields, a locked archive."""
+PINS = """
+import dataclasses
+from em import assets
+assets.ASSETS[{name!r}] = dataclasses.replace(assets.find({name!r}), size=None, sha256=None, git_blob={blob!r})
+"""
+"""What makes every process of a run take our file for the pinned one: Python runs sitecustomize.py when it starts."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MADE)
+def test_a_preset_runs_at_small_scale_on_files_of_the_real_shape(tmp_path, name):
+    overrides, cell = small(name, corpus=MADE[name])
+    asset = lay(tmp_path / "assets", cell)
+    (tmp_path / "start").mkdir()
+    pins = PINS.format(name=asset.name, blob=asset.git_blob)
+    (tmp_path / "start" / "sitecustomize.py").write_text(pins)
+    path = os.pathsep.join([str(tmp_path / "start"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    where = {"EM_ASSETS": str(tmp_path / "assets"), "EM_CACHE": str(tmp_path / "cache"), "PYTHONPATH": path}
+    rows = run(tmp_path, overrides, **where, EM_TURNER2025_PASSWORD=PASSWORD)
+    assert [r["messages"][-1]["content"] for r in rows] == ["text" if name.startswith("chua") else "So."] * 16
