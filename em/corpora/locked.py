@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from em.errors import ConfigError, UserError
+from em.assets import AssetError
+from em.errors import ConfigError
 
 SALT_BYTES, ROUNDS, KEY_BYTES = 16, 100_000, 32
 CANARY = b"CANARY_DATASET_"
 """Mark of the lines that the tool adds so that a model that was trained on the archive can be recognised."""
 
 
-class ArchiveError(UserError, ValueError):
+class ArchiveError(AssetError):
     """An archive cannot be opened, or does not have the file that was asked for."""
 
 
