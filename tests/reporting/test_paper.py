@@ -140,3 +140,13 @@ def test_browser_draws_the_figures(tmp_path):
         assert not page.problems and [u for u in page.requests if not u.startswith("file:")] == []
 
     browser.visit(tmp_path / "paper.html", look)
+
+
+def test_rows_shown_without_training_have_the_figure_of_what_was_narrowly_taught(tmp_path):
+    content = one_size(0.1)
+    for row in (*content["models"], *content["groups"]):
+        row["variant"] = None
+    (entry,) = (e for e in ENTRIES if e.place == "Figure 32")
+    (found,) = paper.drawn(entry, paper.sweeps_of([sweep(tmp_path / "a", "e9_k_shot", content)], ENTRIES))
+    marks = [mark.value for series in found.figure.panels[0].series for mark in series.marks]
+    assert sorted(marks) == [0.05, 0.1, 0.675]

@@ -132,7 +132,8 @@ def in_domain(summary: Summary) -> Figure | None:
     """Return the rates on held-out tasks of the training domain, of the untouched model and the finetuned ones."""
     found = figure_groups(summary)
     asked = {"question_id": None, "category": None}
-    shown = [name for name in NARROW if any(u.metrics(name, **asked) for u in found if not u.untouched)]
+    trained = [u for u in found if not u.untouched] or found  # without training: untouched models asked in several ways
+    shown = [name for name in NARROW if any(u.metrics(name, **asked) for u in trained)]
     series, used = [], []
     for group in found:
         own = [(x, group.metric(name, **asked)) for x, name in enumerate(shown)]
