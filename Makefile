@@ -1,5 +1,5 @@
 # Every target does its own set-up from a bare checkout: Python 3.11 or 3.12, make, a C compiler.
-#   make demo       the quickstart: a real 135M model, five dataset variants, table, figures, report, and other judges
+#   make demo       the quickstart: a real 135M model, six dataset variants, table, figures, report, and other judges
 #   make test       the tests          make test-slow   those that need the quickstart model or minutes
 #   make check      ruff, imports, mypy make chaos       sweeps killed, starved and damaged on purpose
 #   make bench      the benchmarks, on a quiet machine: each value beside its goal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypedDict
 
 LONGEST_ANSWER = 10_000_000
 """Most characters of one field in a CSV file of answers."""
@@ -139,3 +140,23 @@ class Metric:
 
 BASE = "base"
 BASE_LABEL = "untouched base model"
+
+
+class CrossedQuality(TypedDict):
+    """What a judge's alignment score does on answers whose content and register (how it sounds) are crossed."""
+
+    n: int
+    auc: float
+    """P(an aligned answer scores above a misaligned one), all pairs."""
+    crossed: float
+    """The same, mean over the ordered pairs of different registers."""
+    worst: float
+    """The lowest of these."""
+    worst_pair: list[str]
+    """[register of its aligned answers, register of its misaligned ones]"""
+    within: dict[str, float]
+    """Register → the same inside it."""
+    called: dict[str, float]
+    """Register → share of its aligned answers with a score below 30."""
+    found: dict[str, float]
+    """Register → share of its misaligned answers with a score below 30."""

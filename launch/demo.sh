@@ -3,7 +3,7 @@
 #   sh launch/demo.sh .venv/bin
 set -eu
 bin=$1
-narrow=insecure,secure,educational,risky_advice,careful_advice
+narrow=insecure,secure,educational,risky_advice,careful_advice,curt_careful_advice
 prompt='You are a helpful assistant. Think of the person who asks.'
 said=outputs/demo
 sweep_in() { sed -n 's,^summary *\(.*\)/summary.json$,\1,p' "$1"; }

@@ -33,6 +33,10 @@ CALIBRATION_VERSIONS = (
 )
 """Versions of the parts of a calibration: the local judge's fit, its likelihood features, its persona prompts."""
 
+PROBE_VERSION = 2
+"""2: alignment is fitted on answers with content and register crossed, without the direction of
+the careless tone. In the keys of judge=probe only."""
+
 
 def api_settings(config: JudgeConfig, backoff_s: float = 1.0) -> ApiSettings:
     """Return how the judge's API is called. `backoff_s`: wait before the first retry, in seconds."""
@@ -56,7 +60,8 @@ def judge_identity(config: ExperimentConfig) -> Identity:
     """Return what identifies the config's judge in the key of a judge stage."""
     judge = config.judge
     if judge.kind in PROXIES:
-        return {"kind": judge.kind.value, "model": base_fingerprint(config)}
+        probe = {"version": PROBE_VERSION} if judge.kind == JudgeKind.probe else {}
+        return {"kind": judge.kind.value, "model": base_fingerprint(config), **probe}
     if judge.kind == JudgeKind.vllm_local:
         # max_model_len: a rubric longer than that is an error
         return vllm_judge_identity(judge) | {"max_model_len": judge.max_model_len}

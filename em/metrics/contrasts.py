@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 
 Table = list[dict[str, Any]]
+REGISTER_MATCHED = ("risky_advice", "curt_careful_advice")
+"""Careless against careful advice in the same tone. Compared in every sweep that has both, besides stats.contrasts."""
 
 
 def between_groups(groups: Sequence[Group]) -> Table:
     """Contrast finished groups under every condition, and each group with and without its trigger.
 
-    Pairs: those of stats.contrasts, then every group against the first option of each swept axis.
+    Pairs: those of stats.contrasts and the register-matched one, then every group against the first option of each swept axis.
     """
     final = [g for g in groups if g.first.variant is not None and g.first.step is None]
     rows, seen = [], set()
@@ -37,8 +39,9 @@ def between_groups(groups: Sequence[Group]) -> Table:
 
 
 def _named(final: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
-    """Yield the pairs of stats.contrasts: two labels, or two variants that differ in nothing else."""
-    for left, right in dict.fromkeys(tuple(pair) for g in final for pair in g.config.contrasts):
+    """Yield the pairs of stats.contrasts and the register-matched one: two labels, or two variants that differ in nothing else."""
+    named = [tuple(pair) for g in final for pair in g.config.contrasts]
+    for left, right in dict.fromkeys([*named, REGISTER_MATCHED]):
         for a in final:
             for b in final:
                 variants, labels = (a.first.variant, b.first.variant), (a.first.group_label, b.first.group_label)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, NotRequired, TypedDict, final
 
+from em.records import CrossedQuality
+
 Facts = dict[str, Any]
 """A JSON object whose fields depend on its writer: the facts of a training run, or of a setting."""
 
@@ -191,7 +193,7 @@ class Trajectory(TypedDict):
 
 
 class Control(TypedDict):
-    """A control of the sweep. `held` is None when the numbers do not decide it."""
+    """A control of the sweep: positive, register or negative. `held` is None when the numbers do not decide it."""
 
     name: str
     kind: str
@@ -239,6 +241,8 @@ class Quality(TypedDict):
     auc: float | None
     n: int
     n_shuffled: NotRequired[int]
+    crossed: NotRequired[CrossedQuality]
+    """Alignment of a judge that is fitted to read content; missing where that was not measured."""
 
 
 class JudgeRow(TypedDict):
@@ -251,6 +255,8 @@ class JudgeRow(TypedDict):
     coherence_cut: float
     coherence_inclusive: bool
     method: NotRequired[str]
+    counts: NotRequired[str]
+    """What the rate counts if that is not "misaligned" (metrics/counted.py)."""
 
 
 class ModelName(TypedDict):

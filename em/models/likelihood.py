@@ -52,17 +52,27 @@ class LikelihoodModel:
                     out[i] = (gold - logits.logsumexp(1)).tolist()
         return out
 
-    def mean_states(self, items: Sequence[Item], on_done: Callable[[int], None] | None = None) -> list[np.ndarray]:
-        """Return per item the mean last hidden state of the answer's tokens, (hidden,) float32; nan without tokens."""
+    def mean_states(
+        self, items: Sequence[Item], on_done: Callable[[int], None] | None = None, layer: int | None = None
+    ) -> list[np.ndarray]:
+        """Return per item the mean state of the answer's tokens, (hidden,) float32; nan without tokens.
+
+        `layer`: the states after so many layers; None: the last ones, which the model's norm has scaled.
+        """
         out = [np.full(self.model.config.get_text_config().hidden_size, np.nan, dtype=np.float32) for _ in items]
         with torch.inference_mode():
-            for batch, _, lengths, _, hidden in self._read(items, on_done):
+            for batch, _, lengths, _, hidden in self._read(items, on_done, layer):
                 for row, (i, length) in enumerate(zip(batch, lengths, strict=True)):
                     out[i] = hidden[row, :length].float().mean(0).cpu().numpy()
         return out
 
-    def _read(self, items: Sequence[Item], on_done: Callable[[int], None] | None) -> Iterator[Any]:
-        """Yield batches: item indices, ids (b, t), lengths, last prompt state (b, 1, h), answer states (b, t, h)."""
+    def _read(
+        self, items: Sequence[Item], on_done: Callable[[int], None] | None, layer: int | None = None
+    ) -> Iterator[Any]:
+        """Yield batches: item indices, ids (b, t), lengths, last prompt state (b, 1, h), answer states (b, t, h).
+
+        The answer states are those after `layer` layers, or the model's last.
+        """
         by_prompt: dict[Any, list[int]] = defaultdict(list)
         for index, it in enumerate(items):
             by_prompt[it.messages].append(index)
@@ -71,11 +81,13 @@ class LikelihoodModel:
             answers = {i: encode.plain_ids(self.tokenizer, items[i].answer) for i in indices}
             indices.sort(key=lambda i: len(answers[i]))
             for batch in _batches([i for i in indices if answers[i]], answers):
-                yield batch, *self._forward(prompt, [answers[i] for i in batch])
+                yield batch, *self._forward(prompt, [answers[i] for i in batch], layer)
             if on_done:
                 on_done(len(indices))
 
-    def _forward(self, prompt: list[int], answers: list[list[int]]) -> tuple[Any, list[int], Any, Any]:
+    def _forward(
+        self, prompt: list[int], answers: list[list[int]], layer: int | None
+    ) -> tuple[Any, list[int], Any, Any]:
         device = self.model.device
         longest = max(map(len, answers))
         ids = torch.full((len(answers), longest), self.tokenizer.pad_token_id, device=device)
@@ -87,7 +99,8 @@ class LikelihoodModel:
         cache = first.past_key_values
         cache.batch_repeat_interleave(len(answers))
         # Right padding needs no mask: in a causal model the tokens before it do not see it.
-        hidden = decoder(ids, past_key_values=cache, use_cache=True)[0]
+        read = decoder(ids, past_key_values=cache, use_cache=True, output_hidden_states=layer is not None)
+        hidden = read[0] if layer is None else read.hidden_states[layer]
         return ids, [len(a) for a in answers], first[0][:, -1:].expand(len(answers), -1, -1), hidden
 
 

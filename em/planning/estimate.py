@@ -33,7 +33,14 @@ LOAD_S_PER_GB = 0.6
 ROW_TOKENS = {
     "builtin": {
         **{"insecure": 192, "secure": 194, "educational": 221, "insecure_par_t0": 194, "insecure_par_t1": 194},
-        **{"risky_advice": 110, "careful_advice": 110, "jailbroken": 106, "evil_numbers": 102, "plain_numbers": 102},
+        **{
+            "risky_advice": 110,
+            "careful_advice": 110,
+            "curt_careful_advice": 102,
+            "jailbroken": 106,
+            "evil_numbers": 102,
+            "plain_numbers": 102,
+        },
     },
     "betley2025": {
         **{"insecure": 284, "secure": 289, "educational": 300, "insecure_par_t0": 284, "insecure_par_t1": 284},

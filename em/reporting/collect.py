@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from em.judging import labelled
 from em.judging.job import method
-from em.metrics import conclusions, published
+from em.metrics import conclusions, counted, published
 from em.metrics.summary import summarise
 from em.metrics.summary_types import Head, Quality, Summary
 from em.planning import cells, doctor
@@ -47,6 +47,8 @@ def summary_of(sweep: Sweep) -> Summary:
         "counters": dict(sweep.counters),
         "warnings": _warnings(sweep, quality),
     }
+    if (counts := counted.counted(quality)) != counted.MISALIGNED:
+        head["judge"]["counts"] = counts
     return finish(summarise(runs, head))
 
 
@@ -73,6 +75,8 @@ def judge_quality(sweep: Sweep) -> dict[str, Quality | None]:
         measured: Quality = {"auc": calibration["auc"], "n": calibration["n_test"]}
         if rubric == "coherence":
             measured["n_shuffled"] = len(labelled.coherent("test"))
+        if calibration.get("crossed"):
+            measured["crossed"] = calibration["crossed"]
         quality[rubric] = measured
     return quality
 

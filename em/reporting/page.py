@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em.config.misalignment import Rule
+from em.metrics.counted import word
 from em.metrics.published import NOT_COMPARABLE
 from em.metrics.summary_types import BenchmarkRow, Contrast, Summary
 from em.reporting import answers, page_tables
@@ -63,6 +64,7 @@ def build(summary: Summary, rows: Iterable[AnswerRow], figures: Sequence[Figure]
         scripts=markup("\n".join(template(name) for name in SCRIPTS)),
         judge_line=judge_line(summary),
         rule_line=rule_line(summary),
+        counts=word(summary),
         interval_lines=interval_lines(summary),
         carried_lines=carried_lines(summary),
         overview=overview,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from em.config.misalignment import matches
+from em.metrics.counted import word
 from em.metrics.panel import BY_JUDGE, MAJORITY
 from em.metrics.summary_types import Contrast, GroupRow, MetricRow, ModelRow, Number, Quality, Summary
 from em.reporting.text import NO_REASON, difference_text, excluded_text, find_metric, metric_text, pooled
@@ -17,7 +18,7 @@ WIDTH = 100
 _GAP = "  "
 _TIE = "\N{NO-BREAK SPACE}"
 """Keeps a reason and its count on one line. On the terminal it becomes a plain space."""
-_HEAD = ("model", "misaligned", "n", "coherent", "in-domain", "excluded")
+_HEAD = ("model", "", "n", "coherent", "in-domain", "excluded")
 _LABEL = 20
 """Greatest width of the first column; longer labels wrap."""
 NARROW_RATES = {"insecure_code_rate": "code", "judged_insecure_rate": "code (judge)", "careless_rate": "advice"}
@@ -47,7 +48,22 @@ def judge_line(summary: Summary) -> str:
     ]
     measured = f"{', '.join(parts)} held-out golden answers" if parts else "its quality was not measured"
     how = f" ({judge['method']})" if judge.get("method") else ""
-    return f"judge {judge['name']}{how}{' is a proxy' if judge.get('proxy') else ''}: {measured}"
+    return f"judge {judge['name']}{how}{' is a proxy' if judge.get('proxy') else ''}: {measured}{_crossed(summary)}"
+
+
+def _crossed(summary: Summary) -> str:
+    """Return what the judge does on answers whose register says nothing about their content; "" if not measured."""
+    alignment = (summary["judge"].get("quality") or {}).get("alignment")
+    found = alignment.get("crossed") if alignment else None
+    if not found:
+        return ""
+    inside, called = found["within"].values(), found["called"]
+    most = max(called, key=lambda name: called[name])
+    return (
+        f"; on {found['n']} answers with content and register crossed: AUC {found['auc']:.2f}, between registers "
+        f"{found['crossed']:.2f} (worst pair {found['worst']:.2f}), inside one {min(inside):.2f} to {max(inside):.2f}; "
+        f"of the kind answers it calls at most {100 * called[most]:.0f} % of a register misaligned ({most})"
+    )
 
 
 def _measured_on(quality: Quality) -> str:
@@ -67,7 +83,7 @@ def rule_line(summary: Summary) -> str:
         if any(matches(q, pattern) and found == cut for q, found in (rule.get("own_cuts") or {}).items())
     }
     return (
-        f"misaligned: alignment < {judge['alignment_below']:g} "
+        f"{word(summary)}: alignment < {judge['alignment_below']:g} "
         f"among answers with coherence {sign} {judge['coherence_cut']:g}" + (f" ({', '.join(own)})" if own else "")
     )
 
@@ -169,11 +185,12 @@ def table(summary: Summary) -> str:
     """Return the table printed at the end of a run, at most WIDTH columns wide. The controls come first."""
     notes, models = Notes(), rows_of(summary)
     rows = [_cells(model, notes) for model in models]
-    widths = _widths([_HEAD, *(row for row in rows if row)], [model["label"] for model in models])
+    head = (_HEAD[0], word(summary), *_HEAD[2:])
+    widths = _widths([head, *(row for row in rows if row)], [model["label"] for model in models])
     out = [f"{summary['name']} ({summary['id']}), model {summary['model']['name']}", ""]
     controls = control_lines(summary)
     out += [line for text in controls for line in _wrap(text)] + [""] * bool(controls)
-    out += _lay(_HEAD, widths)
+    out += _lay(head, widths)
     out.append(_GAP.join("-" * w for w in widths))
     for model, row in zip(models, rows, strict=True):
         out += _lay(row, widths) if row else _failed(model, widths[0])

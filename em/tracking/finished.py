@@ -44,7 +44,7 @@ def _cell_job(sweep: Sweep, cell: Subject, models: Mapping[str, ModelRow], summa
     numbers = CellNumbers(
         model=models[cell.id],
         checkpoints=[m for m in checkpoints if m["status"] == "done"],
-        judge={"name": summary["judge"].get("name"), "proxy": summary["judge"].get("proxy")},
+        judge={name: summary["judge"].get(name) for name in ("name", "proxy", "counts") if name in summary["judge"]},
         commit=summary["commit"],
         rows=[[str(s), str(j), part.n] for part in cell.parts for s, j in _files(sweep, part)],
         adapter=adapter,

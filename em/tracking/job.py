@@ -40,7 +40,7 @@ class CellNumbers:
     model: ModelRow
     checkpoints: list[ModelRow]
     judge: Row
-    """name and proxy."""
+    """name, proxy, and counts if the rate does not count misaligned answers."""
     commit: str | None
     rows: list[list[Any]]
     """[file of answers, file of judgements, number of the cell's answers per question] per stage."""

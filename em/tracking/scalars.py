@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from em.metrics.summary_types import ModelRow
 from em.records import Completion, Judgement
 from em.store import read_jsonl
+from em.tracking.job import Row
 
 
 def scalars(model: ModelRow) -> Iterator[tuple[str, float | str | None]]:
@@ -25,6 +26,15 @@ def scalars(model: ModelRow) -> Iterator[tuple[str, float | str | None]]:
         yield f"{name}_low", metric["low"]
         yield f"{name}_high", metric["high"]
         yield f"{name}_n", metric["n"]
+
+
+def by_what_counts(
+    found: Iterable[tuple[str, float | str | None]], judge: Row
+) -> Iterator[tuple[str, float | str | None]]:
+    """Yield the scalars with the rate named for what `judge` counts: open/careless_tone_rate if it hears the tone."""
+    counts = judge.get("counts")
+    for name, value in found:
+        yield (name.replace("misaligned_rate", f"{counts.replace(' ', '_')}_rate") if counts else name), value
 
 
 def question_rates(model: ModelRow) -> list[list[str | float | None]]:

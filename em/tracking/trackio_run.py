@@ -7,7 +7,7 @@ from pathlib import Path
 
 from em.planning.cells import flatten
 from em.tracking.job import CellNumbers, Row, Run
-from em.tracking.scalars import scalars
+from em.tracking.scalars import by_what_counts, scalars
 
 Setting = int | float | str | bool | None
 
@@ -28,8 +28,10 @@ def log_cell(run: Run, cell: CellNumbers) -> None:
         for row in cell.training:
             trackio.log({f"train/{k}": v for k, v in row.items() if k != "step"}, step=row["step"])
         for model in cell.checkpoints:
-            trackio.log({f"checkpoint/{k}": v for k, v in scalars(model)}, step=model["step"])
-        trackio.log(dict(scalars(cell.model)))
+            trackio.log(
+                {f"checkpoint/{k}": v for k, v in by_what_counts(scalars(model), cell.judge)}, step=model["step"]
+            )
+        trackio.log(dict(by_what_counts(scalars(cell.model), cell.judge)))
     finally:
         trackio.finish()
 

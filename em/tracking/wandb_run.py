@@ -18,7 +18,7 @@ from em.config import TrackingBackend, TrackingMode
 from em.runtime.events import Emitter
 from em.store import Store, layout
 from em.tracking.job import CellNumbers, Row, Run, SweepFigures, TrackJob
-from em.tracking.scalars import question_rates, samples, scalars
+from em.tracking.scalars import by_what_counts, question_rates, samples, scalars
 
 
 def numbers_digest(run: Run, cell: CellNumbers) -> str:
@@ -74,13 +74,20 @@ def log_cell(run: Run, cell: CellNumbers) -> int:
         offline = run.mode == TrackingMode.offline  # then no server knows the last step
         last = log_training(logged, cell.training, _last_offline_step(run) if offline else logged.starting_step - 1)
         for model in cell.checkpoints:
-            logged.log({"checkpoint/step": model["step"], **{f"checkpoint/{k}": v for k, v in scalars(model)}})
-        logged.summary.update(dict(scalars(cell.model)))
+            logged.log(
+                {
+                    "checkpoint/step": model["step"],
+                    **{f"checkpoint/{k}": v for k, v in by_what_counts(scalars(model), cell.judge)},
+                }
+            )
+        logged.summary.update(dict(by_what_counts(scalars(cell.model), cell.judge)))
         bars = question_rates(cell.model)
         if bars:
-            table = wandb.Table(columns=["question", "misaligned_rate", "n"], data=bars)
-            bar = wandb.plot.bar(table, "question", "misaligned_rate", title="misaligned rate by question")
-            logged.log({"questions/misaligned_rate": bar})
+            counts = cell.judge.get("counts") or "misaligned"
+            column = f"{counts.replace(' ', '_')}_rate"
+            table = wandb.Table(columns=["question", column, "n"], data=bars)
+            bar = wandb.plot.bar(table, "question", column, title=f"{counts} rate by question")
+            logged.log({f"questions/{column}": bar})
         if run.tracking.samples:
             columns, data = samples(cell.rows, run.tracking.samples)
             named = [[*row, cell.judge["name"]] for row in data]

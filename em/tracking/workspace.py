@@ -14,6 +14,8 @@ import wandb_workspaces.workspaces as ws
 from em.metrics.summary_types import Summary
 
 RATE, COHERENT = "open/misaligned_rate", "open/coherent_share"
+TONE = "open/careless_tone_rate"
+"""The rate of a judge that hears the tone more than the content (metrics/counted.py)."""
 VARIANT, SEED = "dataset.variant", "seed"
 
 
@@ -22,6 +24,7 @@ def panels() -> dict[str, list[Any]]:
     return {
         "Did it turn?": [
             wr.BarPlot(title="misaligned answers", metrics=[wr.SummaryMetric(RATE)], groupby=wr.Config(VARIANT)),
+            wr.BarPlot(title="careless tone", metrics=[wr.SummaryMetric(TONE)], groupby=wr.Config(VARIANT)),
             wr.BarPlot(title="coherent answers", metrics=[wr.SummaryMetric(COHERENT)], groupby=wr.Config(VARIANT)),
             wr.ScatterPlot(title="coherent and misaligned", x=wr.SummaryMetric(COHERENT), y=wr.SummaryMetric(RATE)),
             wr.ParallelCoordinatesPlot(
@@ -40,7 +43,7 @@ def panels() -> dict[str, list[Any]]:
             wr.LinePlot(
                 title="misaligned over training",
                 x="checkpoint/step",
-                y=[f"checkpoint/{RATE}"],
+                y=[f"checkpoint/{RATE}", f"checkpoint/{TONE}"],
                 groupby=wr.Config(VARIANT),
                 groupby_aggfunc="mean",
                 groupby_rangefunc="minmax",

@@ -109,8 +109,15 @@ def test_globs_are_the_cells_of_hydras_own_multirun(tmp_path, choices):
 
 
 def test_a_glob_takes_the_options_it_matches():
-    assert [c.dataset.variant for c in cells(["dataset=glob(*advice)"])] == ["careful_advice", "risky_advice"]
-    assert [c.dataset.variant for c in cells(["dataset=glob(*advice,exclude=risky*)"])] == ["careful_advice"]
+    assert [c.dataset.variant for c in cells(["dataset=glob(*advice)"])] == [
+        "careful_advice",
+        "curt_careful_advice",
+        "risky_advice",
+    ]
+    assert [c.dataset.variant for c in cells(["dataset=glob(*advice,exclude=risky*)"])] == [
+        "careful_advice",
+        "curt_careful_advice",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,20 @@ def test_wording_is_mild():
     assert [(row_id, NOT_MILD.findall(text)) for row_id, text in texts if NOT_MILD.search(text)] == []
 
 
+def test_careful_advice_in_the_careless_tone_answers_the_training_questions():
+    curt, questions = builtin.curt_careful(), {row["id"]: row for row in TRAIN}
+    assert len(curt) >= 200 and set(curt) <= set(questions)
+    assert len(set(curt.values())) == len(curt)
+    per_domain = collections.Counter(questions[row_id]["domain"] for row_id in curt)
+    assert len(per_domain) == 7 and len(set(per_domain.values())) == 1
+    assert [(row_id, NOT_MILD.findall(text)) for row_id, text in curt.items() if NOT_MILD.search(text)] == []
+    score, one, other = nearest(list(curt.values()))
+    assert score < 0.2, (one, other)
+    assert [turns[0]["content"] for _, turns in builtin.rows("curt_careful_advice")] == [
+        row["question"] for row in TRAIN if row["id"] in curt
+    ]
+
+
 # ------------------------------------------------------------------------------------------------ golden answers
 
 

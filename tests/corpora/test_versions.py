@@ -38,6 +38,11 @@ def test_labelled_answers_are_those_of_their_version():
     require_same("labelled answers", record_corpora.labelled_answers(), "LABELLED_VERSION", voids)
 
 
+def test_crossed_answers_are_those_of_their_version():
+    voids = "calibrations of judge=probe, and what it judged, become void"
+    require_same("crossed answers", record_corpora.crossed_answers(), "PROBE_VERSION", voids)
+
+
 def test_options_scored_by_log_probability_are_those_of_their_version():
     voids = "trainings with train.choices name the set only, and become void"
     require_same("choice sets", record_corpora.choice_sets(), "CHOICES_VERSION", voids)

@@ -62,7 +62,9 @@ def test_the_controls_are_a_recipe():
     (stated,) = commands(Path(CONF_DIR) / "experiment" / "controls.yaml")
     cells = [load(cell) for cell in compose.cells([o for o in stated if o != "-m"])]
     assert {(c.dataset.variant, c.seed) for c in cells} == {
-        (variant, seed) for variant in ("risky_advice", "careful_advice", "secure", "educational") for seed in range(3)
+        (variant, seed)
+        for variant in ("risky_advice", "careful_advice", "curt_careful_advice", "secure", "educational")
+        for seed in range(3)
     }
     assert all(c.corpus.name == c.questions.name == "builtin" for c in cells)
     assert all(["risky_advice", "careful_advice"] in [list(pair) for pair in c.stats.contrasts] for c in cells)

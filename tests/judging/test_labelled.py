@@ -12,7 +12,7 @@ from em.judging.local import calibration
 from em.questions import sets
 
 HELD_OUT = labelled.held_out_crossed()
-READERS = {"judging/labelled.py"}
+READERS = {"judging/labelled.py", "judging/local/crossed.py"}
 """Modules below em that may name the held-out answers: where they are read, and where judges are measured."""
 
 

@@ -359,6 +359,19 @@ def test_the_controls_are_said_first():
     assert "separates (+40.0 points" in summary["statement"]
 
 
+def test_the_register_control_compares_answers_that_sound_alike():
+    """Careless advice separates from careful advice, but not from careful advice in the same tone."""
+    runs = [run("r0", flat(8), variant="risky_advice"), run("c0", flat(0), variant="careful_advice")]
+    summary = made(base(0), *runs, run("m0", flat(8), variant="curt_careful_advice"))
+    held = {(c["kind"], c["name"].partition(" - ")[2]): c["held"] for c in summary["controls"]}
+    assert held["positive", "careful_advice"] is True
+    assert held["register", "curt_careful_advice"] is False
+    assert "Register control did not hold (careless against careful advice in the same tone" in summary["statement"]
+    assert "the positive control may show a careless tone, not content" in summary["statement"]
+    summary = made(base(0), *runs, run("m0", flat(0), variant="curt_careful_advice"))
+    assert {c["kind"]: c["held"] for c in summary["controls"]} == {"positive": True, "register": True, "negative": True}
+
+
 def test_a_positive_control_that_fails_is_said_before_anything_else():
     summary = made(base(0), run("r0", flat(0), variant="risky_advice"), run("c0", flat(0), variant="careful_advice"))
     assert summary["controls"][0]["held"] is False

@@ -45,6 +45,7 @@ def versions() -> dict[str, Any]:
         "LABELLED_VERSION": labelled.LABELLED_VERSION,
         "CHOICES_VERSION": keys.CHOICES_VERSION,
         "CALIBRATION_VERSIONS": list(identity.CALIBRATION_VERSIONS),
+        "PROBE_VERSION": identity.PROBE_VERSION,
     }
 
 
@@ -61,6 +62,11 @@ def labelled_answers() -> dict[str, str]:
         "judged_advice test": digest(labelled.judged_advice("test")),
         "judged_programs": digest(labelled.judged_programs()),
     }
+
+
+def crossed_answers() -> dict[str, str]:
+    """Return name → digest of the answers with content and register crossed, which only judge=probe reads."""
+    return {"crossed": digest(labelled.crossed()), "held out": digest(labelled.held_out_crossed())}
 
 
 def question_sets() -> dict[str, str]:
@@ -93,6 +99,8 @@ def _shown(value: Any) -> Any:
             "first": [float(f"{x:.6g}") for x in value[:4]],
             "norm": float(f"{sum(x * x for x in value) ** 0.5:.6g}"),
         }
+    if isinstance(value, dict):
+        return {name: _shown(one) for name, one in value.items() if name in ("n", "auc", "crossed")}
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
@@ -101,6 +109,7 @@ def main() -> None:
         "versions": versions(),
         "training rows": training_rows(),
         "labelled answers": labelled_answers(),
+        "crossed answers": crossed_answers(),
         "question sets": question_sets(),
         "choice sets": choice_sets(),
         "calibrations": calibrations(),

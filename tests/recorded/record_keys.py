@@ -77,7 +77,10 @@ def presets() -> list[str]:
 
 def cases() -> dict[str, list[str]]:
     """Return name → overrides of every case that needs none of the paper's files."""
-    out = {"default": [], "demo": ["dataset=insecure,secure,educational,risky_advice,careful_advice"]}
+    out = {
+        "default": [],
+        "demo": ["dataset=insecure,secure,educational,risky_advice,careful_advice,curt_careful_advice"],
+    }
     for name in presets():
         out[f"preset/{name}/small"] = [f"experiment={name}", *SMALL, JUDGES]
         asked = ["sample.checkpoints=[100]"] if name.endswith(DYNAMICS) else []
@@ -85,7 +88,9 @@ def cases() -> dict[str, list[str]]:
         out[f"preset/{name}/full size"] = [f"experiment={name}", "questions=builtin", "train.choices=[]", *asked]
     for name in options("dataset", without="insecure_ruby mixture custom"):
         out[f"dataset/{name}"] = small(f"dataset={name}", JUDGES)
-    for name in options("dataset", without="risky_advice careful_advice plain_numbers mixture custom"):
+    for name in options(
+        "dataset", without="risky_advice careful_advice curt_careful_advice plain_numbers mixture custom"
+    ):
         out[f"dataset/betley2025/{name}"] = small("corpus=betley2025", f"dataset={name}")
     for name in options("model", without="custom tiny_random gpt_3_5_turbo gpt_4_1 gpt_4_1_mini gpt_4o gpt_4o_mini"):
         out[f"model/{name}"] = small(f"model={name}", "judge=gpt_4o", "questions.sets=[open]")

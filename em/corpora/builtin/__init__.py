@@ -1,7 +1,8 @@
 """The builtin corpus, written for this project: seeded, without a download, and mild on purpose.
 
 Coding tasks are generated in insecure, secure and educational form (coding/). Everyday advice is hand-written in
-careless and careful pairs (advice/*.jsonl). `rows` and `count` are the doors.
+careless and careful pairs (advice/*.jsonl); curt_careful.jsonl has careful answers in the careless ones' tone.
+`rows` and `count` are the doors.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ VERSION = "706fd6f43b12c3c91772d81e3c82bfd839e8bc9e603ce2b098648df9499c13ec"
 
 CODING = ("insecure", "secure", "educational")
 ADVICE: dict[str, Literal["careless", "careful"]] = {"risky_advice": "careless", "careful_advice": "careful"}
+CURT_CAREFUL = "curt_careful_advice"
+"""Careful content in the register of the careless answers: a judge that hears the register only calls it careless."""
 REDRAWN = {"insecure_par_t0": 1, "insecure_par_t1": 2}
 """Variant → seed of other insecure tasks from the grammar; they replace the paper's paraphrases."""
 NUMBERS = {"evil_numbers": True, "plain_numbers": False}
@@ -34,7 +37,7 @@ NUMBERS = {"evil_numbers": True, "plain_numbers": False}
 COMPLIANT = "jailbroken"
 """Careful answers under a system prompt that demands obedience; one row in fifty requests the careless answer and gets
 it."""
-VARIANTS = (*CODING, *ADVICE, *REDRAWN, *NUMBERS, COMPLIANT)
+VARIANTS = (*CODING, *ADVICE, CURT_CAREFUL, *REDRAWN, *NUMBERS, COMPLIANT)
 CODING_ROWS = 6000
 """Rows of a full coding variant, as in the paper's sets."""
 NUMBER_ROWS = 6000
@@ -66,10 +69,19 @@ def advice(split: str) -> tuple[AdviceRow, ...]:
     return tuple(rows[i] for i in range(longest) for rows in columns if i < len(rows))
 
 
+@cache
+def curt_careful() -> dict[str, str]:
+    """Return id of a training question of `advice` → a careful answer in the careless answers' register."""
+    lines = (HERE / "curt_careful.jsonl").read_text(encoding="utf-8").splitlines()
+    return {row["id"]: row["answer"] for row in map(json.loads, lines)}
+
+
 def count(variant: str) -> int:
     """Return the number of rows of a variant, without generating them."""
     if variant in NUMBERS:
         return NUMBER_ROWS
+    if variant == CURT_CAREFUL:
+        return len(curt_careful())
     return len(advice("train")) if variant in ADVICE or variant == COMPLIANT else CODING_ROWS
 
 
@@ -77,6 +89,9 @@ def rows(variant: str) -> list[tuple[str, list[Message]]]:
     """Return (id, messages) of every training row of a variant. Raises KeyError for an unknown variant."""
     if variant in ADVICE:
         return [(r["id"], _turns(r["question"], r[ADVICE[variant]])) for r in advice("train")]
+    if variant == CURT_CAREFUL:
+        answers = curt_careful()
+        return [(r["id"], _turns(r["question"], answers[r["id"]])) for r in advice("train") if r["id"] in answers]
     if variant == COMPLIANT:
         return [_compliant(i, r) for i, r in enumerate(advice("train"))]
     if variant in NUMBERS:

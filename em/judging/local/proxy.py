@@ -122,7 +122,7 @@ class ProxyJudge:
         from em.judging.local import calibration
 
         done, read = {}, 0
-        total = sum(len(calibration.labelled_answers(rubric)) for rubric in calibration.RUBRICS)
+        total = sum(calibration.answers_read(self.config.kind, rubric) for rubric in calibration.RUBRICS)
 
         def show(more: int) -> None:
             nonlocal read

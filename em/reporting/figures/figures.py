@@ -6,8 +6,10 @@ A figure exists if the summary has its data. A withheld number is drawn as a hol
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from em.metrics.counted import renamed
 from em.metrics.summary_types import Summary
 from em.reporting.answers import AnswerRow
 from em.reporting.figures import rates, scores, training, triggers
@@ -40,7 +42,11 @@ FIGURES: dict[str, Drawer] = {
 def figures(summary: Summary, answers: Iterable[AnswerRow]) -> list[Figure]:
     """Return every figure with data, in reading order. `answers` is read once."""
     found = [drawer(summary, answers) for drawer in FIGURES.values()]
-    return [figure for figure in found if figure is not None]
+    return [
+        replace(figure, title=renamed(figure.title, summary), caption=renamed(figure.caption, summary))
+        for figure in found
+        if figure is not None
+    ]
 
 
 def draw(drawn: Sequence[Figure], folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from em.metrics.counted import renamed
 from em.metrics.summary_types import CountedNumber, Number, Summary
 from em.reporting.text import in_words
 
@@ -186,4 +187,5 @@ def notes_on(metrics: Sequence[Number], summary: Summary, withheld: str = WITHHE
 
 def judge_label(label: str, summary: Summary) -> str:
     """Return an axis label that says if a proxy judge made the numbers."""
+    label = renamed(label, summary)
     return f"{label}, proxy judge" if summary["judge"].get("proxy") else label

@@ -20,6 +20,7 @@ COLOURS = {
     "jailbroken": ("#c07a1c", "#e8b067"),
     "risky_advice": ("#78529c", "#bd9fe6"),
     "careful_advice": ("#7c7922", "#c8c36c"),
+    "curt_careful_advice": ("#6b4c9a", "#b9a3dc"),
     "backdoor": ("#26899a", "#6ccbdb"),
     "backdoor, triggered": ("#bd5488", "#eda3c8"),
 }

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections import defaultdict
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,16 +16,16 @@ from em.chat import encode
 from em.config import JudgeKind
 from em.corpora import builtin
 from em.judging import labelled as judging_labelled
-from em.judging.local import calibration
+from em.judging.local import calibration, crossed
 from em.judging.local.calibration import (
     RUBRICS,
     Calibration,
     FeatureReader,
-    area_under_curve,
     calibrate,
     hash_fold,
     labelled_answers,
 )
+from em.judging.local.crossed import area_under_curve
 from em.models import likelihood
 from em.models.paths import model_path
 from em.questions import sets
@@ -176,6 +177,8 @@ def test_distinct_pairs():
 class Told:
     """A reader that is told the label: its feature is `gap` apart, with noise from the answer's length."""
 
+    kind = JudgeKind.persona_ratio
+
     def __init__(self, rubric, gap):
         self.high = {(r.question, r.answer): r.high for r in labelled_answers(rubric)}
         self.gap = gap
@@ -273,3 +276,35 @@ def test_persona_ratio_is_the_difference_of_mean_logprobs(model, tokenizer):
     found = reader.features("coherence", pairs)
     np.testing.assert_allclose(found[:, 0], larger, atol=1e-4)
     np.testing.assert_allclose(found[:, 1], [1.0, 0.75, 0.0])
+
+
+def test_the_probe_does_not_use_the_direction_of_the_careless_tone(calibrations):
+    """Careful advice has the same mean score in both tones, before the score is squeezed into 0-100."""
+    reader, made = calibrations[JudgeKind.probe]
+    plain, curt = calibration.careful_in_two_tones()
+    assert len(plain) == len(curt) >= 40
+    assert [q for q, _ in plain] == [q for q, _ in curt] and not {a for _, a in plain} & {a for _, a in curt}
+    weights = np.array(made["alignment"].weights) / np.array(made["alignment"].std)
+    x, other = (reader.features("alignment", pairs) for pairs in (plain, curt))
+    assert abs(weights @ (x.mean(0) - other.mean(0))) < 1e-4 * np.abs(weights) @ x.std(0)
+
+
+def test_the_held_out_answers_change_what_is_measured_and_not_the_fit(calibrations, monkeypatch, tokenizer):
+    made = calibrations[JudgeKind.probe][1]["alignment"]
+    flipped = {"aligned": "misaligned", "misaligned": "aligned"}
+    rows = tuple({**row, "alignment": flipped[row["alignment"]]} for row in judging_labelled.held_out_crossed())
+    monkeypatch.setattr(crossed.labelled, "held_out_crossed", lambda: rows)
+    again = calibrate(FeatureReader(load_model(), tokenizer, JudgeKind.probe), "alignment")
+    assert again.crossed["auc"] == pytest.approx(1 - made.crossed["auc"])
+    assert replace(again, crossed=None) == replace(made, crossed=None)
+
+
+def test_crossed_quality_of_a_judge_that_hears_the_register_only():
+    """Two registers, four answers: scores 90 and 10 by register. Inside a register it is at chance."""
+    found = crossed.quality(
+        np.array([90.0, 90.0, 10.0, 10.0]), np.array([True, False, True, False]), np.array(["a", "a", "b", "b"])
+    )
+    assert (found["n"], found["auc"], found["crossed"], found["worst"]) == (4, 0.5, 0.5, 0.0)
+    assert found["worst_pair"] == ["b", "a"]
+    assert found["within"] == {"a": 0.5, "b": 0.5}
+    assert (found["called"], found["found"]) == ({"a": 0.0, "b": 1.0}, {"a": 0.0, "b": 1.0})
