@@ -24,7 +24,8 @@ REGISTER_MATCHED = ("risky_advice", "curt_careful_advice")
 def between_groups(groups: Sequence[Group]) -> Table:
     """Contrast finished groups under every condition, and each group with and without its trigger.
 
-    Pairs: those of stats.contrasts and the register-matched one, then every group against the first option of each swept axis.
+    Pairs: those of stats.contrasts and the register-matched one, then every group against the first option of each
+    swept axis.
     """
     final = [g for g in groups if g.first.variant is not None and g.first.step is None]
     rows, seen = [], set()
@@ -39,7 +40,7 @@ def between_groups(groups: Sequence[Group]) -> Table:
 
 
 def _named(final: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
-    """Yield the pairs of stats.contrasts and the register-matched one: two labels, or two variants that differ in nothing else."""
+    """Yield the pairs of stats.contrasts and the register-matched one: two labels, or variants alike in all else."""
     named = [tuple(pair) for g in final for pair in g.config.contrasts]
     for left, right in dict.fromkeys([*named, REGISTER_MATCHED]):
         for a in final:
