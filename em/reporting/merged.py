@@ -28,10 +28,16 @@ class FinishedSweep:
     summary: Summary
 
     @property
-    def kind(self) -> tuple[str, str, bool]:
-        """What sweeps must share to be in one figure: base model, judge, and whether the judge is a proxy."""
+    def models(self) -> tuple[str, ...]:
+        """The base models of the sweep's groups."""
+        own = self.summary["model"]["name"]  # a sweep that failed has no groups
+        return tuple(sorted({group["facts"]["model"] for group in self.summary["groups"]})) or (own,)
+
+    @property
+    def kind(self) -> tuple[tuple[str, ...], str, bool]:
+        """What sweeps must share to be in one figure: base models, judge, and whether the judge is a proxy."""
         judge = self.summary["judge"]
-        return self.summary["model"]["name"], judge["name"], judge["proxy"]
+        return self.models, judge["name"], judge["proxy"]
 
 
 def merged(sweeps: Sequence[FinishedSweep]) -> tuple[Summary, Iterator[AnswerRow]]:

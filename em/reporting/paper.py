@@ -44,12 +44,14 @@ class Entry:
     """The published numbers in short."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Drawn:
     """An entry drawn from the sweeps of one model and judge."""
 
     names: str
     """The presets of the sweeps."""
+    models: str
+    """Their base models."""
     summary: Summary
     figure: Figure | None
     expected: tuple[Expected, ...]
@@ -110,7 +112,16 @@ def drawn(entry: Entry, sweeps: Sequence[FinishedSweep]) -> list[Drawn]:
         rows = [row for s in same for row in published.compare(s.summary) if row["id"] in entry.published]
         ran = list(dict.fromkeys(s.summary["name"] for s in same))
         missing = tuple(name for name in entry.presets if name not in ran)
-        out.append(Drawn(", ".join(ran), summary, figure, tuple(cast(list[Expected], rows)), missing))
+        out.append(
+            Drawn(
+                names=", ".join(ran),
+                models=", ".join(same[0].models),
+                summary=summary,
+                figure=figure,
+                expected=tuple(cast(list[Expected], rows)),
+                missing=missing,
+            )
+        )
     return out
 
 
@@ -148,7 +159,8 @@ def _shown(entry: Entry, parts: Sequence[Drawn], numbers: Mapping[int, int]) -> 
         "drawn": [
             {
                 "names": part.names,
-                "model": part.summary["model"],
+                "models": part.models,
+                "note": part.summary["model"]["note"],
                 "lines": [judge_line(part.summary), rule_line(part.summary)],
                 "warnings": part.summary["warnings"],
                 "missing": part.missing,

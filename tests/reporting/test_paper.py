@@ -150,3 +150,10 @@ def test_rows_shown_without_training_have_the_figure_of_what_was_narrowly_taught
     (found,) = paper.drawn(entry, paper.sweeps_of([sweep(tmp_path / "a", "e9_k_shot", content)], ENTRIES))
     marks = [mark.value for series in found.figure.panels[0].series for mark in series.marks]
     assert sorted(marks) == [0.05, 0.1, 0.675]
+
+
+def test_another_base_model_has_a_figure_of_its_own(tmp_path):
+    names = ("gpt_4o", "qwen2_5_coder_32b")
+    folders = [sweep(tmp_path / name, "e10_answer_forms", one_size(0.1), model=name) for name in names]
+    (entry,) = (e for e in ENTRIES if e.place == "Figures 8, 28")
+    assert [d.models for d in paper.drawn(entry, paper.sweeps_of(folders, ENTRIES))] == [*names]
