@@ -90,7 +90,10 @@ def _calibrated(kind: JudgeKind) -> dict[str, dict[str, Any]]:
     base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     reader = calibration.FeatureReader(base, paths.tokenizer(path, None), kind)
     found = calibration.to_json({rubric: calibration.calibrate(reader, rubric) for rubric in calibration.RUBRICS})
-    return {rubric: {name: _shown(value) for name, value in row.items()} for rubric, row in found.items()}
+    return {
+        rubric: {name: _shown(value) for name, value in row.items() if value is not None}
+        for rubric, row in found.items()
+    }
 
 
 def _shown(value: Any) -> Any:
