@@ -36,7 +36,8 @@ def experiment(name):
 
 def commands(path):
     """The command lines a preset states, as overrides."""
-    return [shlex.split(line.split("em.run ")[1]) for line in path.read_text().splitlines() if "em.run " in line]
+    text = re.sub(r"\\\n#\s*", "", path.read_text())  # a line that ends in a backslash continues on the next
+    return [shlex.split(line.split("em.run ")[1]) for line in text.splitlines() if "em.run " in line]
 
 
 def test_the_papers_experiments_have_presets():
