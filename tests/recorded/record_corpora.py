@@ -23,12 +23,12 @@ from em.judging import identity, labelled
 from em.judging.local import calibration
 from em.models import paths
 from em.planning import keys
-from em.questions import choices, sets
+from em.questions import choices, sets, successors
 from em.store import to_row
 
 RECORDED = Path(__file__).resolve().parent / "corpus_rows.json"
 MODEL = "asset:tiny_random"
-OWN_QUESTIONS = [name for name in sets.SETS if not name.startswith("betley2025/")]
+OWN_QUESTIONS = [n for n in sets.SETS if not n.startswith("betley2025/") and n not in successors.sets()]
 OWN_CHOICES = [name for name in choices.SETS if not name.startswith("betley2025/")]
 
 
