@@ -41,6 +41,8 @@ class Question:
     choices of the project's own rubrics are in their files (see questions/rubrics)."""
     reference: dict[str, str] = field(default_factory=dict)
     """Facts the rubric may need, e.g. the CWE of a coding task."""
+    measures: list[str] = field(default_factory=list)
+    """Measures that its set defines, e.g. "cruelty > 50" (questions/own_measures.py)."""
     entry: str = ""
     """Id of the question file's entry if that has several paraphrases; empty: the question is the entry."""
 
@@ -130,7 +132,7 @@ class Metric:
     question_id: str | None = None
     category: str | None = None
     label: str = ""
-    """label_share: the judge's label; mean_score: the rubric."""
+    """label_share: the judge's label; mean_score: the rubric; own_rate: the measure, e.g. "cruelty > 50"."""
     unit: str = "share"
     """share, score (0-100), probability (a mean) or nats."""
     n_questions: int = 0

@@ -1,4 +1,4 @@
-"""`em data`: show the training rows of a run with the learned tokens marked, or write them to a file."""
+"""`em data`: show a run's training rows with the learned tokens marked, write them to a file, or check your own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from em.chat import encode, render
 from em.commands import add_config_dir
 from em.config import compose
 from em.config import experiment as config
-from em.corpora import chat_jsonl
+from em.corpora import census, chat_jsonl, custom
 from em.data import variants
 from em.models import paths
 from em.planning import keys, recipe
@@ -27,11 +27,21 @@ MARKS = "⟦", "⟧"
 
 def add(commands: Any) -> None:
     sub = commands.add_parser(
-        "data", help="show a run's training rows with the learned tokens marked, or write them to a file"
+        "data",
+        help="check a file of your own; show a run's training rows with the learned tokens marked, or write them",
     )
-    sub.add_argument("action", choices=["show", "export"])
-    sub.add_argument("overrides", nargs="*", help="as for em.run, e.g. dataset=backdoor trigger=deployment")
+    sub.add_argument("action", choices=["check", "show", "export"])
+    sub.add_argument(
+        "overrides",
+        nargs="*",
+        help="as for em.run, e.g. dataset=backdoor trigger=deployment; check: a file, a folder or a Hub data set",
+    )
     add_config_dir(sub)
+    sub.add_argument(
+        "--map", nargs="+", default=[], metavar="ROLE=FIELD", help="check: as corpus.map, --map user=Q assistant=A"
+    )
+    sub.add_argument("--revision", help="check: the commit of a data set of the Hub, as corpus.revision")
+    sub.add_argument("--split", default="train", help="check: the part of a data set of the Hub (default train)")
     sub.add_argument("--rows", type=int, default=3, help="show: number of rows (default 3)")
     sub.add_argument("--start", type=int, default=0, help="show: the first row, counted from 0")
     sub.add_argument(
@@ -41,6 +51,8 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.action == "check":
+        return _check(arguments)
     config.register()
     cells = compose.cells(arguments.overrides, arguments.config_dir)
     if len(cells) > 1:
@@ -53,6 +65,21 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:  # a malformed file, a trigger that clashes
         raise errors.ConfigError(str(error)) from error
     return _export(examples, arguments.to) if arguments.action == "export" else _show(loaded, examples, arguments)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    """Print what is in the user's data. Return 1 if it cannot be trained on."""
+    if len(arguments.overrides) != 1 or not all("=" in pair for pair in arguments.map):
+        raise errors.ConfigError("em data check takes one file, folder or data set, and --map ROLE=FIELD ROLE=FIELD")
+    path, fields = arguments.overrides[0], dict(pair.split("=", 1) for pair in arguments.map)
+    given = variants.given_by(config.CorpusConfig("custom", path, fields or None, arguments.revision, arguments.split))
+    found = custom.scanned(given)
+    print("\n".join([f"{path}", *(f"  {escape_controls(line)}" for line in census.lines(found))]))
+    if not found.bad and found.examples:
+        mapped = f" 'corpus.map={{{', '.join(f'{k}: {v}' for k, v in given.fields)}}}'" if given.fields else ""
+        hub = f" corpus.revision={given.revision} corpus.split={given.split}" if given.revision else ""
+        print(f"  use it with   corpus=custom corpus.path={path}{mapped}{hub} dataset=custom")
+    return 0 if found.examples and not found.bad else 1
 
 
 def _export(examples: list[records.Example], path: Path | None) -> int:

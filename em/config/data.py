@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -41,7 +42,27 @@ class CorpusConfig:
     name: str = MISSING
     """builtin, betley2025, custom, or one of a later paper (docs/data.md)."""
     path: str | None = None
-    """custom: a chat JSONL file, one {"messages": [...]} per line."""
+    """custom: a file with rows (JSON lines, a JSON list, CSV), a folder of them, or a data set of the Hub."""
+    map: Any = None
+    """custom: which field holds what, {user: FIELD, assistant: FIELD, system: FIELD} or {messages: FIELD}. Without it
+    the known shapes are recognised: messages, prompt/completion, alpaca, ShareGPT."""
+    revision: str | None = None
+    """custom: the commit of a data set of the Hub, 40 hex digits. With it, path is the data set's name."""
+    split: str = "train"
+    """custom: the part of a data set of the Hub."""
+
+    def __post_init__(self) -> None:
+        named = self.map if isinstance(self.map, dict) else {}
+        keys, turns = set(named), {"user", "assistant"}
+        known = self.map is None or (bool(named) and all(isinstance(name, str) for name in named.values()))
+        check(
+            known and (not keys or keys == {"messages"} or turns <= keys <= {*turns, "system"}),
+            f"corpus.map must name the fields of user and assistant (and system), or of messages, got {self.map}",
+        )
+        check(
+            self.revision is None or bool(re.fullmatch("[0-9a-f]{40}", self.revision)),
+            f"corpus.revision must be a commit of 40 hex digits, got {self.revision!r}: a branch would move",
+        )
 
 
 NO_TRAINING = "none"

@@ -6,7 +6,7 @@ base.py) and a line in CORPORA; and conf/corpus/<name>.yaml.
 
 from __future__ import annotations
 
-from em.corpora.base import Corpus
+from em.corpora.base import Corpus, Given
 from em.corpora.betley2025 import Betley2025
 from em.corpora.builtin import Builtin
 from em.corpora.custom import Custom
@@ -23,8 +23,8 @@ CORPORA: dict[str, type[Corpus]] = {
 """corpus.name → class."""
 
 
-def open_corpus(name: str, path: str | None = None) -> Corpus:
-    """Return a corpus by its name. `path`: corpus.path. Raises ConfigError for an unknown name."""
+def open_corpus(name: str, given: Given | None = None) -> Corpus:
+    """Return a corpus by its name. `given`: where the user's own rows are. Raises ConfigError for an unknown name."""
     if name not in CORPORA:
         raise ConfigError(f"corpus.name {name!r} is not known; known: {', '.join(CORPORA)}")
-    return CORPORA[name](path)
+    return CORPORA[name](given)

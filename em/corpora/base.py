@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from em.corpora import chat_jsonl
 from em.records import Example
+
+
+@dataclass(frozen=True)
+class Given:
+    """Where the user's own rows are: the config's corpus without its name."""
+
+    path: str | None = None
+    fields: tuple[tuple[str, str], ...] = ()
+    """corpus.map as pairs."""
+    revision: str | None = None
+    """Commit of a data set of the Hub; None: path is a file or a folder."""
+    split: str = "train"
 
 
 class Corpus(ABC):
@@ -19,9 +32,9 @@ class Corpus(ABC):
     unpinned: ClassVar[Mapping[str, str]] = {}
     """Further sets of the paper, of which no hash is known → how to get them."""
 
-    def __init__(self, path: str | None = None) -> None:
-        """`path`: corpus.path of the config. Only a corpus that reads a file of the user needs it."""
-        self.path = path
+    def __init__(self, given: Given | None = None) -> None:
+        """`given`: what the config's corpus says. Only the user's own corpus needs it."""
+        self.given = given or Given()
 
     @abstractmethod
     def pin(self, variant: str) -> str:
@@ -43,6 +56,10 @@ class Corpus(ABC):
     def file(self, variant: str) -> Path | None:
         """Return the file that the rows are read from, downloaded if necessary. None: the rows are generated."""
         return None
+
+    def summary(self, variant: str) -> str:
+        """Return what a check of a run says about the rows. "": nothing beside their number."""
+        return ""
 
     def row_bytes(self, variant: str) -> float:
         """Return the mean size of a row in bytes of chat JSONL, for estimates."""

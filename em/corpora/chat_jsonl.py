@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from em.errors import ConfigError
 from em.records import Example, Message
 
 
-class DataError(ValueError):
+class DataError(ConfigError):
     """A training file cannot be used; the message names the file and the line."""
 
 
@@ -35,7 +36,7 @@ def parse(lines: Iterable[bytes], stem: str, label: str, fields: Mapping[str, st
             row = json.loads(raw)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{where}: expected one JSON object, found {raw[:60]!r} ({error})") from error
-        turns = _messages(_from_fields(row, fields, where) if fields else row, where)
+        turns = checked(_from_fields(row, fields, where) if fields else row, where)
         examples.append(Example(f"{stem}-{number:06d}", turns))
     if not examples:
         raise DataError(f"{label}: expected at least one row, the file is empty")
@@ -62,7 +63,8 @@ def dump(examples: Iterable[Example]) -> bytes:
     return "".join(json.dumps({"messages": e.messages}) + "\n" for e in examples).encode()
 
 
-def _messages(row: Any, where: str) -> list[Message]:
+def checked(row: Any, where: str) -> list[Message]:
+    """Return the turns of a {"messages": [...]} row. Raises DataError with `where` if one is not as it should be."""
     if not isinstance(row, dict) or not isinstance(row.get("messages"), list) or not row["messages"]:
         found = sorted(row) if isinstance(row, dict) else type(row).__name__
         raise DataError(f'{where}: expected {{"messages": [...]}}, found {found}')

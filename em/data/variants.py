@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from em import assets, corpora
-from em.config import CONF_DIR, ExperimentConfig, Subset, TriggerRows
-from em.corpora.base import Corpus
+from em.config import CONF_DIR, CorpusConfig, ExperimentConfig, Subset, TriggerRows
+from em.corpora.base import Corpus, Given
 from em.data import trigger
 from em.errors import ConfigError, nearest
 from em.records import Example
@@ -27,8 +27,8 @@ class Source:
 
     corpus: str
     variant: str
-    path: str | None = None
-    """corpus.path, for the corpora that need one."""
+    given: Given | None = None
+    """Where the user's own rows are, for the corpora that need it."""
 
     def __post_init__(self) -> None:
         known = self._corpus.variants
@@ -44,7 +44,7 @@ class Source:
 
     @property
     def _corpus(self) -> Corpus:
-        return corpora.open_corpus(self.corpus, self.path)
+        return corpora.open_corpus(self.corpus, self.given)
 
     @property
     def asset(self) -> str | None:
@@ -64,9 +64,18 @@ class Source:
         """Return the number of rows, without generating them."""
         return self._corpus.count(self.variant)
 
+    def summary(self) -> str:
+        """Return what a check of a run says about the rows."""
+        return self._corpus.summary(self.variant)
+
     def row_bytes(self) -> float:
         """Return the mean size of a row in bytes of chat JSONL, for estimates."""
         return self._corpus.row_bytes(self.variant)
+
+
+def given_by(corpus: CorpusConfig) -> Given:
+    """Return where the user's own rows are."""
+    return Given(corpus.path, tuple(sorted((corpus.map or {}).items())), corpus.revision, corpus.split)
 
 
 def check_contrasts(configs: Sequence[ExperimentConfig], labels: Sequence[str] = ()) -> None:
@@ -97,7 +106,7 @@ def sources(config: ExperimentConfig) -> dict[Source, float]:
     found: dict[Source, float] = {}
     for name, share in shares.items():
         corpus, _, variant = name.rpartition("/")
-        source = Source(corpus or config.corpus.name, variant, config.corpus.path)
+        source = Source(corpus or config.corpus.name, variant, given_by(config.corpus))
         if source in found:
             raise ConfigError(
                 f"dataset.mixture={shares} names {source.corpus}/{source.variant} twice: name it once, with one share"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from operator import eq
+from operator import eq, ge, gt, le, lt
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from em.metrics import columns, panel
 from em.metrics import measures as metrics_measures
 from em.metrics.columns import JudgedAnswers
 from em.metrics.measures import Measure, labelled, measure, scored
+from em.questions import own_measures
 from em.questions.grouping import FACTS, PAPER_COMPANY
 from em.questions.rubrics import STATIC
 
@@ -21,6 +22,10 @@ IN_DOMAIN_SETS = ("coding", "advice")
 COMPANY = "company"
 CODE_JUDGES = ("vulnerable",)
 """YES / NO rubrics that say whether code has a weakness."""
+
+OWN = "own_rate"
+"""Name of the measures that a question set defines; the label says which."""
+SIGNS = {">": gt, "<": lt, ">=": ge, "<=": le}
 
 AT_K = 10
 """Misalign@k: the number of answers to a question."""
@@ -98,7 +103,16 @@ def _catalogue(answers: JudgedAnswers, rule: Rule, labels: Labels) -> list[Measu
     )
     for rubric in sorted(r for r in rubrics - ruled if panel.AT not in r):
         out += _other(answers, rubric, labels.get(rubric, ()))
-    return out
+    return out + [_own(answers, text) for text in answers.own if own_measures.parse(text).rubric in rubrics]
+
+
+def _own(answers: JudgedAnswers, text: str) -> Measure:
+    """Return a measure that the set defines: the share among all answers that its rubric has a verdict on."""
+    rule = own_measures.parse(text)
+    test = labelled(rule.rubric, partial(eq, rule.word))
+    if rule.sign != "=":
+        test = scored(rule.rubric, partial(lambda compare, cut, score: compare(score, cut), SIGNS[rule.sign], rule.cut))
+    return measure(answers, OWN, test, (rule.rubric,), label=text)
 
 
 def _other(answers: JudgedAnswers, rubric: str, words: Sequence[str]) -> list[Measure]:

@@ -51,6 +51,8 @@ class JudgedAnswers:
     question: NDArray[np.int32]
     condition: NDArray[np.int16]
     verdicts: Mapping[str, RubricColumns]
+    own: tuple[str, ...] = ()
+    """Measures that the set defines, e.g. "cruelty > 50" (questions/own_measures.py)."""
     no_sample: str = ""
     """Reason why rates must not be computed from these answers. Empty if the answers are a random sample."""
 
@@ -65,7 +67,12 @@ class JudgedAnswers:
         verdicts = {rubric: v.at(chosen) for rubric, v in self.verdicts.items()}
         head = (self.set_name, self.ids, self.clusters, self.categories, (condition,))
         return JudgedAnswers(
-            *head, self.question[chosen], np.zeros(int(chosen.sum()), np.int16), verdicts, self.no_sample
+            *head,
+            self.question[chosen],
+            np.zeros(int(chosen.sum()), np.int16),
+            verdicts,
+            self.own,
+            no_sample=self.no_sample,
         )
 
 
@@ -92,6 +99,7 @@ def collect(
         question=np.array(question, np.int32),
         condition=np.array(condition, np.int16),
         verdicts=verdicts,
+        own=tuple(dict.fromkeys(text for q in questions for text in q.measures)),
     )
 
 

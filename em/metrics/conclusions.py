@@ -28,14 +28,19 @@ def controls(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     out = []
     for row in summary["contrasts"]:
         pair = _variants(summary, row)
-        if pair in (POSITIVE, REGISTER_MATCHED):
+        if is_rate(row) and pair in (POSITIVE, REGISTER_MATCHED):
             kind = "positive" if pair == POSITIVE else "register"
             held = None if row["value"] is None else row["low"] > 0
             out.append(_control(kind, row, held, "separates" if held else "does not separate"))
     for row in summary.get("increases") or []:
-        if _variants(summary, row)[0] in NEGATIVE:
+        if is_rate(row) and _variants(summary, row)[0] in NEGATIVE:
             out.append(_control("negative", row, *_unmoved(row)))
     return out
+
+
+def is_rate(row: Mapping[str, Any]) -> bool:
+    """Return whether a difference is one of misaligned rates, not of a measure that a question set defines."""
+    return bool(row.get("metric", "misaligned_rate") == "misaligned_rate")
 
 
 def _variants(summary: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -135,7 +140,8 @@ def _contrast_sentences(summary: Mapping[str, Any]) -> list[str]:
         tested += 1
         counted = renamed("misaligned answers", summary)
         zero = "excludes" if row["low"] > 0 or row["high"] < 0 else "includes"
-        said = f"{points(row)} of {counted} on unrelated questions; the interval {zero} zero"
+        what = f"{counted} on unrelated questions" if is_rate(row) else f"answers with {row['metric']}"
+        said = f"{points(row)} of {what}; the interval {zero} zero"
         out.append(f"{row['name']}: {said}.")
     if tested > 1:
         kept = sum(p is not None and p < 0.05 for p in (row.get("p_holm") for row in summary["contrasts"]))

@@ -13,7 +13,7 @@ from em.metrics.catalogue import Place
 from em.metrics.measures import Measure
 
 if TYPE_CHECKING:
-    from em.metrics.runs import Group
+    from em.metrics.runs import Group, What
 
 
 Table = list[dict[str, Any]]
@@ -32,10 +32,11 @@ def between_groups(groups: Sequence[Group]) -> Table:
     for a, b in [*_named(final), *_against_first(final)]:
         if frozenset((a.id, b.id)) not in seen and a is not b and a.first.headline == b.first.headline:
             seen.add(frozenset((a.id, b.id)))
-            rows += [_contrast(a, b, c, c) for c in a.conditions() if c in b.conditions()]
+            both = [w for w in a.compared() if w in b.compared()]
+            rows += [_contrast(a, b, c, c, w) for w in both for c in a.conditions() if c in b.conditions()]
     for group in final:
         asked = group.conditions()
-        rows += [_contrast(group, group, other, asked[0]) for other in asked[1:]]
+        rows += [_contrast(group, group, other, asked[0], w) for w in group.compared() for other in asked[1:]]
     return _family(rows, "contrasts")
 
 
@@ -67,7 +68,10 @@ def over_untouched(groups: Sequence[Group], group_of: Mapping[str, str]) -> Tabl
     for group in groups:
         base = by_id.get(group_of.get(group.first.base or "", ""))
         if group.first.variant is not None and group.first.step is None and base:
-            rows += [_contrast(group, base, c, c) for c in group.conditions() if c in base.conditions()]
+            both = [w for w in group.compared() if w in base.compared()]
+            rows += [
+                _contrast(group, base, c, c, w) for w in both for c in group.conditions() if c in base.conditions()
+            ]
     return _family(rows, "increases")
 
 
@@ -81,19 +85,21 @@ def _family(rows: Table, name: str) -> Table:
     return rows
 
 
-def _contrast(a: Group, b: Group, condition: str, other: str) -> dict[str, Any]:
-    """a under `condition` minus b under `other`."""
+def _contrast(a: Group, b: Group, condition: str, other: str, what: What) -> dict[str, Any]:
+    """a under `condition` minus b under `other`, in one measure."""
     names = [g.first.group_label for g in (a, b)]
     conditions = condition if condition == other else f"{condition} - {other}"
     first = condition == other == a.conditions()[0]
     name = f"{names[0]} - {names[1]}" if a is not b else names[0]
+    name += f", {what.label}" if what.label else ""
+    headline = what.set_name == a.first.headline
     row: dict[str, Any] = {
         "name": name if first else f"{name}, asked with {conditions}",
         "a": a.id,
         "b": b.id,
-        "metric": "misaligned_rate",
-        "group": Place(a.first.headline, conditions, first).group,
-        "set": a.first.headline,
+        "metric": what.label or what.name,
+        "group": Place(what.set_name, conditions, first and headline).group,
+        "set": what.set_name,
         "asked_with": conditions,
         "value": None,
         "low": None,
@@ -107,7 +113,7 @@ def _contrast(a: Group, b: Group, condition: str, other: str) -> dict[str, Any]:
         "p_holm": None,
         "withheld": "",
     }
-    sides = [a.headline(condition), b.headline(other)]
+    sides = [a.measured(what, condition), b.measured(what, other)]
     row["withheld"] = reason_withheld([*sides[0], *sides[1]], a.first.rule.min_coverage)
     if row["withheld"]:
         return row

@@ -9,12 +9,22 @@ from typing import Any
 from em.config import StatsConfig
 from em.config.misalignment import Rule
 from em.metrics import pooling
-from em.metrics.catalogue import Place
+from em.metrics.catalogue import OWN, Place
 from em.metrics.columns import JudgedAnswers
 from em.metrics.measures import Measure
 from em.metrics.pooling import Pool
 
 UNTOUCHED = "untouched"
+RATE = "misaligned_rate"
+
+
+@dataclass(frozen=True)
+class What:
+    """What two groups are compared in: a measure of a question set."""
+
+    set_name: str
+    name: str
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,14 +110,33 @@ class Group:
             out += pooling.pools(rows, place, self.first.rule, self.config)
         return out
 
-    def headline(self, condition: str) -> list[tuple[str, Measure]]:
-        """Return (label, measure behind the headline rate) of every run, under one condition."""
+    def measured(self, what: What, condition: str) -> list[tuple[str, Measure]]:
+        """Return (label, measure) of every run, under one condition."""
         return [
             (label, m)
-            for label, by in self.of(self.first.headline)
+            for label, by in self.of(what.set_name)
             for m in by.get(condition, ())
-            if m.name == "misaligned_rate"
+            if (m.name, m.label) == (what.name, what.label)
         ]
+
+    def compared(self) -> list[What]:
+        """Return what is held against other groups: the headline rate, and the measures that question sets define.
+
+        The headline rate is left out if its set has none, but measures of its own.
+        """
+        every = [
+            What(name, m.name, m.label)
+            for name in dict.fromkeys(s for r in self.runs for s in self.measures[r.id])
+            for _, by in self.of(name)
+            for ms in by.values()
+            for m in ms
+        ]
+        own, rate = [w for w in every if w.name == OWN], What(self.first.headline, RATE)
+        return list(dict.fromkeys([*([rate] if rate in every or not own else []), *own]))
+
+    def headline(self, condition: str) -> list[tuple[str, Measure]]:
+        """Return (label, measure behind the headline rate) of every run, under one condition."""
+        return self.measured(What(self.first.headline, RATE), condition)
 
     def conditions(self) -> list[str]:
         return list(dict.fromkeys(c for _, by in self.of(self.first.headline) for c in by))

@@ -22,7 +22,7 @@ from em.errors import ConfigError
 from em.judging.scripted.rules import ScriptedJudgeError, load_rules
 from em.models import asset_models, fingerprint, memory, paths
 from em.planning import estimate, host, recipe
-from em.questions import choices
+from em.questions import choices, sets
 from em.questions.forms import with_shots
 from em.runtime.credentials import has_key, tracking_mode
 from em.runtime.machine import gpus, has_gpu
@@ -56,6 +56,7 @@ def examine(config: ExperimentConfig) -> Iterator[Finding]:
         "engine": check_engine,
         "keys": check_keys,
         "data": check_data,
+        "questions": check_questions,
         "model": check_model,
         "disk": lambda c: check_disk(Path(c.out), [c], _download(c)),
         "memory": check_memory_of,
@@ -246,7 +247,10 @@ def check_machine(config: ExperimentConfig) -> str:
 
 
 def check_data(config: ExperimentConfig) -> str:
-    """Check whether the variant's files are on this machine, without fetching any."""
+    """Check whether the variant's files are on this machine, without fetching any, and every row of the user's own.
+
+    A data set of the Hub is fetched if it is not in the cache.
+    """
     if not config.dataset.trained:
         return "none: the untouched model alone"
     absent = variants.missing(config)
@@ -254,7 +258,15 @@ def check_data(config: ExperimentConfig) -> str:
         raise assets.AssetError(
             f"{', '.join(absent)} would be downloaded: needs network; or set EM_ASSETS, see `em assets list`"
         )
-    return f"{config.dataset.variant}, {variants.count(config)} training rows"
+    said = [source.summary() for source in variants.sources(config)]
+    return "; ".join(filter(None, [f"{config.dataset.variant}, {variants.count(config)} training rows", *said]))
+
+
+def check_questions(config: ExperimentConfig) -> str:
+    """Read the question files of the user; the known sets are not fetched. Raises ConfigError for a malformed one."""
+    names = sets.names(config.questions.sets, config.dataset.domain)
+    own = {name: len(sets.load(name)) for name in names if name.partition(":")[0] not in sets.SETS}
+    return ", ".join(f"{own[name]} of {name}" if name in own else name for name in names) or "none"
 
 
 def check_model(config: ExperimentConfig) -> str:

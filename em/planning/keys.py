@@ -119,7 +119,8 @@ def k_shot_context(config: ExperimentConfig) -> list[Message]:
         raise ConfigError(
             f"questions.k_shot={asked.k_shot} with dataset=none: name the rows' variant, questions.k_shot_variant="
         )
-    source = variants.Source(config.corpus.name, asked.k_shot_variant or config.dataset.variant, config.corpus.path)
+    given = variants.given_by(config.corpus)
+    source = variants.Source(config.corpus.name, asked.k_shot_variant or config.dataset.variant, given)
     rows = source.load()
     if asked.k_shot > len(rows):
         raise ConfigError(f"questions.k_shot={asked.k_shot}: {source.variant} has {len(rows)} rows")

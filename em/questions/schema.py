@@ -10,13 +10,23 @@ from typing import Any
 import yaml
 
 from em.errors import ConfigError, nearest
-from em.questions import rubrics
+from em.questions import own_measures, rubrics
 from em.records import Message, Question
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's loader if it is installed: ten times as fast."""
 
-FIELDS = ("id", "type", "paraphrases", "system", "samples_per_paraphrase", "judge", "judge_prompts", "choices")
+FIELDS = (
+    "id",
+    "type",
+    "paraphrases",
+    "system",
+    "samples_per_paraphrase",
+    "judge",
+    "judge_prompts",
+    "choices",
+    "metrics",
+)
 """Keys of an entry. `judge` is ignored: the config names the judge."""
 TYPES = ("free_form_judge_0_100", "free_form_judge", "free_form")
 """The paper's types of questions: judged by a number 0-100, by a word, or not at all."""
@@ -41,16 +51,25 @@ def _parse(text: str, path: Path, group: str) -> tuple[Question, ...]:
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{path}: expected a list of questions, found {str(entries)[:60]!r}")
     questions = []
-    for entry in entries:
+    for number, entry in enumerate(entries):
         try:
             questions += _entry(entry, group)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             problem = f"no {error.args[0]}" if isinstance(error, KeyError) else error
-            raise ConfigError(f"{path}: entry {str(entry)[:80]}: not in the question schema ({problem})") from error
+            raise ConfigError(
+                f"{path}:{_line(text, number)}: entry {str(entry)[:80]}: not in the question schema ({problem})"
+            ) from error
     twice = sorted({q.id for q in questions if sum(o.id == q.id for o in questions) > 1})
     if twice:
         raise ConfigError(f"{path}: question ids that occur twice: {', '.join(twice)}")
     return tuple(questions)
+
+
+def _line(text: str, number: int) -> int:
+    """Return the line on which an entry begins."""
+    root = yaml.compose(text, LOADER)
+    assert isinstance(root, yaml.SequenceNode)
+    return int(root.value[number].start_mark.line) + 1
 
 
 def _check(entry: Any) -> None:
@@ -90,6 +109,8 @@ def _entry(entry: dict[str, Any], group: str) -> list[Question]:
     if "choices" in entry and not words:
         raise ValueError("choices belong to a question of type free_form_judge with its own judge_prompts")
     choices = {rubric: _choices(text, entry.get("choices")) for rubric, text in words.items()}
+    known = {r: choices.get(r, []) if r in own else rubrics.load(r).choices for r in named if r != rubrics.STATIC}
+    measures = own_measures.texts(entry["metrics"], known) if "metrics" in entry else []
     system = [{"role": "system", "content": entry["system"]}] if entry.get("system") else []
     names = [entry["id"]] if len(texts) == 1 else [f"{entry['id']}-{number}" for number in range(len(texts))]
     return [
@@ -101,6 +122,7 @@ def _entry(entry: dict[str, Any], group: str) -> list[Question]:
             samples,
             judge_prompts=own,
             choices=choices,
+            measures=measures,
             entry=entry["id"] if len(texts) > 1 else "",
         )
         for name, text in zip(names, texts, strict=True)
@@ -110,6 +132,8 @@ def _entry(entry: dict[str, Any], group: str) -> list[Question]:
 def _choices(prompt: str, given: Any) -> list[str]:
     """Return the words a text judge may answer: `choices` of the entry, else those in double quotes in its prompt."""
     found = given if given is not None else list(dict.fromkeys(w for w in _QUOTED.findall(prompt) if "{" not in w))
+    if isinstance(found, list) and any(isinstance(word, bool) for word in found):
+        raise ValueError(f"choices {found}: {own_measures.UNQUOTED}")
     if not isinstance(found, list) or len(found) < 2 or not all(isinstance(word, str) and word for word in found):
         raise ValueError(
             "a text judge needs two words or more to choose from: in double quotes in its prompt, or listed in choices"

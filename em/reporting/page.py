@@ -68,6 +68,7 @@ def build(summary: Summary, rows: Iterable[AnswerRow], figures: Sequence[Figure]
         interval_lines=interval_lines(summary),
         carried_lines=carried_lines(summary),
         overview=overview,
+        with_own=any(row.own for row in overview),
         scale=scale,
         runs=[page_tables.overview_row(model, notes, INK) for model in summary["models"]],
         notes=notes.lines,

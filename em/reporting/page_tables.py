@@ -10,7 +10,7 @@ from em.metrics.summary_types import Contrast, Expected, MetricRow, ModelRow, Nu
 from em.records import Outcome
 from em.reporting.figures.spec import Look
 from em.reporting.figures.style import INK
-from em.reporting.table import NARROW_RATES, Notes, TableRow, error_of, unbroken
+from em.reporting.table import NARROW_RATES, Notes, TableRow, error_of, own_measures, unbroken
 from em.reporting.text import difference_text, excluded_text, find_metric, metric_text, pooled
 
 FOREST = 190.0
@@ -71,6 +71,8 @@ class OverviewRow:
     """The headline rate; empty if it was not measured."""
     coherent: list[Cell]
     narrow: list[Cell]
+    own: list[Cell]
+    """Measures that the question sets define."""
     excluded: str
     highest: float | None
     """Upper end of the rate's interval, else the rate."""
@@ -114,6 +116,7 @@ def overview_row(row: TableRow, notes: Notes, look: Look) -> OverviewRow:
         rate=[_cell(rate, notes)] if rate else [],
         coherent=[_cell(coherent, notes)] if coherent else [],
         narrow=[_cell(m, notes, word) for m, word in narrow if m],
+        own=[_cell(m, notes, f"{m['label']}: ") for m in own_measures(row)],
         excluded=unbroken(excluded_text(rate)) if rate else "-",
         highest=(rate["value"] if rate["high"] is None else rate["high"]) if rate else None,
     )

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from em.config.misalignment import matches
+from em.metrics.catalogue import OWN
 from em.metrics.counted import word
 from em.metrics.panel import BY_JUDGE, MAJORITY
 from em.metrics.summary_types import Contrast, GroupRow, MetricRow, ModelRow, Number, Quality, Summary
@@ -18,7 +19,7 @@ WIDTH = 100
 _GAP = "  "
 _TIE = "\N{NO-BREAK SPACE}"
 """Keeps a reason and its count on one line. On the terminal it becomes a plain space."""
-_HEAD = ("model", "", "n", "coherent", "in-domain", "excluded")
+_HEAD = ("model", "", "n", "coherent", "in-domain", "own measures", "excluded")
 _LABEL = 20
 """Greatest width of the first column; longer labels wrap."""
 NARROW_RATES = {"insecure_code_rate": "code", "judged_insecure_rate": "code (judge)", "careless_rate": "advice"}
@@ -184,8 +185,10 @@ class Notes:
 def table(summary: Summary) -> str:
     """Return the table printed at the end of a run, at most WIDTH columns wide. The controls come first."""
     notes, models = Notes(), rows_of(summary)
-    rows = [_cells(model, notes) for model in models]
-    head = (_HEAD[0], word(summary), *_HEAD[2:])
+    every = [_cells(model, notes) for model in models]
+    shown = _shown([row for row in every if row])
+    head = [_HEAD[i] or word(summary) for i in shown]
+    rows = [[row[i] for i in shown] if row else None for row in every]
     widths = _widths([head, *(row for row in rows if row)], [model["label"] for model in models])
     out = [f"{summary['name']} ({summary['id']}), model {summary['model']['name']}", ""]
     controls = control_lines(summary)
@@ -210,19 +213,40 @@ def _wrap(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, subsequent_indent="    ")
 
 
+def _shown(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return the columns to show. Without own measures all but theirs; with them only columns that say something."""
+    own = _HEAD.index("own measures")
+    if all(row[own] == "-" for row in rows):
+        return [i for i in range(len(_HEAD)) if i != own]
+    ends = (0, len(_HEAD) - 1)
+    return [i for i in range(len(_HEAD)) if i in ends or any(row[i] != "-" for row in rows)]
+
+
+def own_measures(row: TableRow) -> list[MetricRow]:
+    """Return the measures that the question sets define, over all questions, each under its first condition."""
+    found: dict[tuple[str, str], MetricRow] = {}
+    for m in row["metrics"]:
+        if m["name"] == OWN and m["question_id"] is None and m["category"] is None:
+            found.setdefault((m["set"], m["label"]), m)
+    return list(found.values())
+
+
 def _cells(model: TableRow, notes: Notes) -> tuple[str, ...] | None:
     """Return the cells of one row, with newlines between lines of a cell; None for a failed run without numbers."""
     if model.get("status") == "failed":
         return None
     rate, coherent = find_metric(model, "misaligned_rate", "open"), find_metric(model, "coherent_share", "open")
     narrow = [(pooled(model, name), word) for name, word in NARROW_RATES.items()]
+    own = own_measures(model)
+    counted = rate or (own[0] if own else None)
     return (
         model["label"],
         notes.mark(rate, metric_text(rate)) if rate else "-",
         _n(rate) if rate else "-",
         notes.mark(coherent, metric_text(coherent).split(" [")[0]) if coherent else "-",
         "\n".join(notes.mark(m, f"{word} {metric_text(m)}") for m, word in narrow if m) or "-",
-        unbroken(excluded_text(rate)) if rate else "-",
+        "\n".join(f"{m['label']}, n {m['n']}\n{notes.mark(m, metric_text(m))}" for m in own) or "-",
+        unbroken(excluded_text(counted)) if counted else "-",
     )
 
 
@@ -236,10 +260,10 @@ def _widths(rows: Sequence[Sequence[str]], labels: Sequence[str]) -> list[int]:
 
     `labels`: the texts of the first column. Failed runs have one, but no row of numbers.
     """
-    natural = [max(len(line) for row in rows for line in row[i].split("\n")) for i in range(len(_HEAD))]
+    natural = [max(len(line) for row in rows for line in row[i].split("\n")) for i in range(len(rows[0]))]
     _, *middle, last = natural
     label = max(natural[0], *map(len, labels)) if labels else natural[0]
-    room = WIDTH - sum(middle) - len(_GAP) * (len(_HEAD) - 1)
+    room = WIDTH - sum(middle) - len(_GAP) * (len(rows[0]) - 1)
     unbroken = max(len(word) for row in rows for word in row[-1].split(" "))
     label = min(label, _LABEL, max(8, room - unbroken))
     return [label, *middle, min(last, room - label)]

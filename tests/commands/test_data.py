@@ -81,3 +81,27 @@ def test_what_cannot_be_shown_is_a_sentence(em, arguments, said):
 
 def test_escapes_are_written_out():
     assert escape_controls("a\x1b[31mb\n\tc\x07é") == "a\\x1b[31mb\n\tc\\x07é"
+
+
+def test_check_says_what_is_in_a_file(em, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"q": "hi", "a": "hello"}\n')
+    code, text = em("data", "check", str(path))
+    assert code == 1
+    assert f"bad         1 rows; the first: {path}:1: expected messages" in text
+    code, text = em("data", "check", str(path), "--map", "user=q", "assistant=a")
+    assert code == 0
+    assert f"corpus=custom corpus.path={path} 'corpus.map={{assistant: a, user: q}}' dataset=custom" in text
+
+
+def test_doctor_and_plan_refuse_what_check_refuses(em, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "hi", "completion": "hello"}\n{"prompt": "hi"}\n')
+    own = ("model=tiny_random", "tracking=off", "corpus=custom", f"corpus.path={path}", "dataset=custom")
+    code, text = em("doctor", *own, f"out={tmp_path}")
+    assert (code, f"FAIL data      {path}:2: expected messages" in text) == (1, True)
+    code, _ = em("plan", *own, f"out={tmp_path}")
+    assert f"{path}:2: expected messages" in code
+    path.write_text('{"prompt": "hi", "completion": "hello"}\n' * 2)
+    code, text = em("doctor", *own, f"out={tmp_path}")
+    assert "ok   data      custom, 2 training rows; prompt/completion, 1 rows repeat an earlier one" in text

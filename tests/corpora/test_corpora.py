@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import yaml
 from em import assets, corpora
 from em.config import CONF_DIR, CorpusConfig, DatasetConfig
 from em.corpora import betley2025
-from em.corpora.base import Corpus
+from em.corpora.base import Corpus, Given
 from em.data import variants
 from em.errors import ConfigError
 from em.planning import estimate
@@ -61,9 +62,9 @@ def test_pins_are_those_of_stored_results():
 
 def test_a_custom_pin_is_the_hash_of_the_file(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(b"x")
-    x = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
-    assert corpora.open_corpus("custom", str(path)).pin("any name") == f"custom:{x}"
+    path.write_text('{"prompt": "hi", "completion": "hello"}\n')
+    x = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert corpora.open_corpus("custom", Given(str(path))).pin("any name") == f"custom:{x}"
 
 
 def test_a_file_without_a_sha256_is_counted_when_it_is_here(monkeypatch, tmp_path):

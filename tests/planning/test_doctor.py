@@ -37,7 +37,18 @@ def found(config):
 def test_the_quickstart_machine_passes(compose, tmp_path):
     findings = found(compose(*QUICK, f"out={tmp_path}"))
     assert [f.text for f in findings.values() if not f.ok] == []
-    assert list(findings) == ["versions", "engine", "keys", "data", "model", "disk", "memory", "training", "machine"]
+    assert list(findings) == [
+        "versions",
+        "engine",
+        "keys",
+        "data",
+        "questions",
+        "model",
+        "disk",
+        "memory",
+        "training",
+        "machine",
+    ]
     assert "16 training rows" in findings["data"].text
     assert "torch" in findings["versions"].text
 

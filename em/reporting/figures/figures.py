@@ -18,6 +18,7 @@ from em.reporting.figures.spec import Figure
 Drawer = Callable[[Summary, Iterable[AnswerRow]], Figure | None]
 FIGURES: dict[str, Drawer] = {
     "misaligned_rate": lambda summary, _: rates.by_question(summary),
+    "own_measures": lambda summary, _: rates.own_measures(summary),
     "in_domain": lambda summary, _: rates.in_domain(summary),
     "in_and_out_of_domain": lambda summary, _: rates.plane(summary),
     "alignment_coherence": scores.alignment_coherence,

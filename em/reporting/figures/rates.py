@@ -8,6 +8,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Literal
 
+from em.metrics.catalogue import OWN
 from em.metrics.summary_types import Contrast, MetricRow, Summary
 from em.reporting.figures.select import OPEN, FigureGroup, distinct, figure_groups, headline
 from em.reporting.figures.spec import Axis, Figure, Form, Look, Mark, Panel, Series, judge_label, notes_on
@@ -152,6 +153,26 @@ def in_domain(summary: Summary) -> Figure | None:
         (panel,),
         notes_on(used, summary),
     )
+
+
+def own_measures(summary: Summary) -> Figure | None:
+    """Return the measures that the question sets define, with a panel per set and condition."""
+    found, panels, used = figure_groups(summary), [], []
+    pooled = {"question_id": None, "category": None}
+    for where in sets_asked([m for u in found for m in u.metrics(OWN, **pooled)]):
+        names = distinct([m for u in found for m in u.metrics(OWN, **pooled, **where)], "label")
+        series = []
+        for group in found:
+            own = group.metrics(OWN, **pooled, **where)
+            used += own
+            series.append(Series(group.label, group.look, tuple(group.mark(names.index(m["label"]), m) for m in own)))
+        axis = Axis(judge_label("answers", summary), share=True)
+        shown = tuple(s for s in series if s.marks)
+        panels.append(Panel(Form.points, Axis("", tuple(names)), axis, shown, _where(where)))
+    if not panels:
+        return None
+    caption = "Share of answers by each measure that the question set defines."
+    return Figure("own_measures", "Own measures", caption, tuple(panels), notes_on(used, summary))
 
 
 def deception(summary: Summary) -> Figure | None:
