@@ -13,7 +13,7 @@ from typing import Any
 from em import assets, errors, records
 from em.chat import encode, render
 from em.commands import add_config_dir
-from em.config import compose
+from em.config import CorpusConfig, compose
 from em.config import experiment as config
 from em.corpora import census, chat_jsonl, custom
 from em.data import variants
@@ -72,7 +72,7 @@ def _check(arguments: argparse.Namespace) -> int:
     if len(arguments.overrides) != 1 or not all("=" in pair for pair in arguments.map):
         raise errors.ConfigError("em data check takes one file, folder or data set, and --map ROLE=FIELD ROLE=FIELD")
     path, fields = arguments.overrides[0], dict(pair.split("=", 1) for pair in arguments.map)
-    given = variants.given_by(config.CorpusConfig("custom", path, fields or None, arguments.revision, arguments.split))
+    given = variants.given_by(CorpusConfig("custom", path, fields or None, arguments.revision, arguments.split))
     found = custom.scanned(given)
     print("\n".join([f"{path}", *(f"  {escape_controls(line)}" for line in census.lines(found))]))
     if not found.bad and found.examples:

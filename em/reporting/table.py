@@ -93,6 +93,7 @@ def interval_lines(summary: Summary) -> list[str]:
     """Return the line that names the intervals in the table's brackets and their claims; [] without an interval."""
     names = ("misaligned_rate", *NARROW_RATES)
     found = [pooled(row, name) for name in names for row in rows_of(summary)]
+    found += [m for row in rows_of(summary) for m in own_measures(row)]
     kinds = dict.fromkeys(m["interval"] for m in found if m and m["low"] is not None and m["interval"])
     return ["in brackets: " + "; ".join(_claimed(kind, summary) for kind in kinds)] if kinds else []
 
