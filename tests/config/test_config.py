@@ -33,7 +33,9 @@ SHIPPED = [
 NEEDED = {
     "dataset/mixture": ["dataset.mixture={insecure:0.5,secure:0.5}"],
     "corpus/custom": ["corpus.path=rows.jsonl"],
+    "judge/inspect": ["judge.model=openai/m"],
     "judge/openai_compatible": ["judge.model=m", "judge.base_url=http://127.0.0.1:1/v1"],
+    "judge/panel": ["judge.members=[gpt_4o,word_list]"],
     "judge/scripted": ["judge.script=rules.yaml"],
     "judge/vllm_local": ["judge.model=m"],
     "model/custom": ["model.path=nobody/nothing"],
@@ -105,11 +107,14 @@ def test_every_shipped_option_loads_with_the_values_it_states(composed, compose,
     defaults = stated.pop("defaults", [])
     group = loaded if option.parts[0] in ("experiment", "scale") else loaded[option.parts[0]]
     assert states(group, stated)
-    for override in (d for d in defaults if not isinstance(d, str)):  # a string is another option of the same group
-        (name, wanted), *rest = override.items()
-        assert not rest
-        chosen = name.removeprefix("override /")
-        plain = config.as_dict(config.load(composed(f"{chosen}={wanted}")))[chosen]
+    overrides = [d for d in defaults if not isinstance(d, str)]  # a string is another option of the same group
+    assert all(len(d) == 1 for d in overrides)
+    chosen_by_group = {name.removeprefix("override /"): wanted for d in overrides for name, wanted in d.items()}
+    model = [f"model={chosen_by_group['model']}"] if "model" in chosen_by_group else []  # questions name its company
+    for chosen, wanted in chosen_by_group.items():
+        plain = config.as_dict(config.load(composed(*([] if chosen == "model" else model), f"{chosen}={wanted}")))[
+            chosen
+        ]
         for key, value in plain.items():
             if key not in stated.get(chosen, {}):
                 assert loaded[chosen][key] == value, f"{chosen}.{key}"
