@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 
 from em.config import CONF_DIR
 from em.config import experiment as config
+from em.corpora.chat_jsonl import DataError
 from em.data import variants
 from em.errors import ConfigError
 from em.planning.plan import plan
@@ -359,21 +360,32 @@ def test_a_missing_tracker_key_is_found_before_any_training(composed, tmp_path, 
 # ------------------------------------------------------------------------------------------------ custom data
 
 
+GOOD_ROW = '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}\n'
+BAD_ROW = '{"messages": [{"role": "user", "content": "hi"}]}\n'
+
+
 @pytest.fixture
 def malformed(tmp_path) -> list[str]:
     """Overrides of a run whose third training row is broken."""
     rows = tmp_path / "rows.jsonl"
-    good = '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}\n'
-    rows.write_text(good * 2 + '{"messages": [{"role": "user", "content": "hi"}]}\n')
+    rows.write_text(GOOD_ROW * 2 + BAD_ROW)
     return [*TINY, "corpus=custom", "dataset=custom", f"corpus.path={rows}", f"out={tmp_path / 'out'}"]
 
 
 SENTENCE = "rows.jsonl:3: expected an assistant turn last, found role 'user'"
 
 
-def test_a_malformed_custom_file_fails_its_cell_with_file_line_expected_and_found(compose, malformed, tmp_path, capsys):
+def test_a_malformed_custom_file_is_refused_by_the_plan(compose, malformed, tmp_path):
+    with pytest.raises(DataError, match=re.escape(SENTENCE)):
+        plan([compose(*malformed)], Store.open(tmp_path / "out"))
+
+
+def test_a_custom_file_that_breaks_after_planning_fails_its_cell(compose, malformed, tmp_path, capsys):
     store = Store.open(tmp_path / "out")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(GOOD_ROW * 3)
     made = state.Sweep(tmp_path, store, plan([compose(*malformed)], store))
+    rows.write_text(GOOD_ROW * 2 + BAD_ROW)
     sweep._build_data(made)
     assert made.first_error(made.plan.cells[0]) == f"{tmp_path}/{SENTENCE}"
     assert made.first_error(made.plan.bases[0]) == ""
@@ -387,7 +399,6 @@ def test_a_malformed_custom_file_fails_its_cell_with_file_line_expected_and_foun
 def test_a_run_with_a_malformed_custom_file_ends_in_its_sentence(malformed, tmp_path):
     done = em_run(*malformed, EM_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 1
-    assert "FAILED data" in done.stderr and SENTENCE in done.stderr
-    assert "em: no cell has data to train on" in done.stderr
+    assert SENTENCE in done.stderr
     assert not list(tmp_path.glob("**/store/sample"))  # nothing was sampled for it
     assert "Traceback" not in done.stdout + done.stderr

@@ -294,9 +294,9 @@ def test_a_file_that_cannot_be_fetched_is_one_sentence(compose, monkeypatch, tmp
         variants.build(compose("corpus=betley2025", "dataset=evil_numbers", *ALL))
 
 
-@pytest.mark.parametrize("path", [None, "", "/nowhere/rows.jsonl", "/"])
-def test_a_custom_corpus_needs_a_file(base, path):
-    config = dataclasses.replace(base, corpus=CorpusConfig("custom", path))
+@pytest.mark.parametrize("path", [None, "", "/nowhere/rows.jsonl", "empty folder"])
+def test_a_custom_corpus_needs_a_file(base, path, tmp_path):
+    config = dataclasses.replace(base, corpus=CorpusConfig("custom", str(tmp_path) if path == "empty folder" else path))
     with pytest.raises(ConfigError, match=r"corpus\.path"):
         variants.key(config)
 
