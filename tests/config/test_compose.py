@@ -176,7 +176,10 @@ def test_help_shows_what_overrides_change():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["model=tiny"], "em: Could not find 'model/tiny'. Available options in 'model': custom gemma3_12b "),
+        (
+            ["model=tiny"],
+            "em: Could not find 'model/tiny'. Available options in 'model': custom dolphin_mixtral_8x22b ",
+        ),
         (["-m", "train.lr=3", "seed=0,1"], "em: there is no option train.lr; train has "),
         (["seed=0,1"], "em: seed=0,1 gives several values: add -m for a sweep over them, or write key=[a,b] for a li"),
         (["-m", "dataset=glob(advice)"], "em: dataset=glob(advice) matches no option; dataset has backdoor, "),

@@ -153,7 +153,7 @@ def test_one_wandb_run_a_cell_closed(finished):
         record = json.loads(found.stdout)
         assert record["exit_code"] == 0
         assert record["run_id"] == f"em-{model['id']}"
-        assert record["summary"]["open/misaligned_rate"] == pytest.approx(
+        assert record["summary"]["open/careless_tone_rate"] == pytest.approx(
             next(m["value"] for m in model["metrics"] if m["group"] == "open")
         )
         assert record["config"]["dataset"]["variant"] == model["variant"]

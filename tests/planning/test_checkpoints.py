@@ -96,6 +96,7 @@ def test_how_a_run_is_computed_is_not_in_its_key(compose, tmp_path):
         "tokens_per_micro_batch": 256,
         "gradient_checkpointing": "true",
         "attn_implementation": "eager",
+        "deterministic": "true",
         "num_processes": 2,
     }
     assert set(changes) == set(HOW_ONLY) - {"accelerate_config"}
