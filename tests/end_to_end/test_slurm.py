@@ -104,11 +104,11 @@ def sweeps(limited, tmp_path_factory):
     root = tmp_path_factory.mktemp("sweeps")
     rules = root / "rules.yaml"
     rules.write_text(RULES)
-    mine, said = submit_sweep(root / "out", rules, "dataset=secure", "train.target_modules=[q_proj],[no_such_module]")
+    mine, said = submit_sweep(root / "out", rules, "dataset=secure", "train.learning_rate=0.001,1e30")  # loss: nan
     early = set(states(mine).values())
-    theirs, _ = submit_sweep(root / "out", rules, "dataset=secure", "train.target_modules=[q_proj]", "name=theirs")
+    theirs, _ = submit_sweep(root / "out", rules, "dataset=secure", "train.learning_rate=0.001", "name=theirs")
     twice = em("em.run", "-m", "hydra/launcher=slurm", *TINY, "questions.sets=[open]", "judge=scripted",
-               f"judge.script={rules}", f"out={root / 'out'}", "dataset=secure", "train.target_modules=[q_proj]",
+               f"judge.script={rules}", f"out={root / 'out'}", "dataset=secure", "train.learning_rate=0.001",
                "name=theirs")  # fmt: skip
     wait(lambda: ended(mine) and ended(theirs), 450, "the end of both sweeps")
     return {"root": root, "mine": mine, "theirs": theirs, "said": said, "early": early, "twice": twice}
@@ -123,7 +123,7 @@ def test_submitting_returns_and_says_what_was_submitted(sweeps):
 def test_a_failed_cell_is_failed_to_slurm_and_stops_only_its_own_successors(sweeps):
     found = states(sweeps["mine"])
     good, bad = (next(labels for stage, labels in found if stage == "train" and end in labels)
-                 for end in ("['q_proj']", "no_such"))  # fmt: skip
+                 for end in ("=0.001", "=1e+30"))  # fmt: skip
     assert found["train", good] == found["sample", good] == found["judge", good] == "COMPLETED"
     assert found["train", bad] == "FAILED"
     assert found["sample", bad] == found["judge", bad] == "CANCELLED"
@@ -131,14 +131,14 @@ def test_a_failed_cell_is_failed_to_slurm_and_stops_only_its_own_successors(swee
     assert found["report",] == "FAILED"  # a cell without numbers
     job = next(j for j in slurm.read_jobs(sweeps["mine"] / slurm.JOBS) if j.stage == "train" and j.labels == [bad])
     assert record(job.id)["ExitCode"] == "1:0"
-    assert "no_such_module" in Path(job.log).read_text()
+    assert "the loss is nan" in Path(job.log).read_text()
 
 
 def test_the_report_names_the_cell_that_failed_and_why(sweeps):
     summary = json.loads((sweeps["mine"] / "summary.json").read_text())
     base, good, bad = summary["models"]
     assert [base["status"], good["status"], bad["status"]] == ["done", "done", "failed"]
-    assert "no_such_module" in bad["error"]
+    assert "the loss is nan" in bad["error"]
     assert good["metrics"] and not bad["metrics"]
 
 
