@@ -129,7 +129,7 @@ def test_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         (out / "config.json").write_text("{}")
         raise KeyboardInterrupt
 
-    broken = asset_models.AssetModel(1, "nothing", "", "", fail)
+    broken = asset_models.AssetModel(1, "nothing", "", 1, "", fail)
     monkeypatch.setenv("EM_CACHE", str(tmp_path))
     monkeypatch.setitem(asset_models.ASSET_MODELS, "broken", broken)
     with pytest.raises(KeyboardInterrupt):

@@ -69,7 +69,7 @@ TRAINS = st.builds(
     gradient_accumulation_steps=COUNT,
     max_length=COUNT,
     method=st.sampled_from(Method),
-    layers_to_transform=st.none() | st.lists(COUNT),
+    layers_to_transform=st.none() | st.lists(COUNT, min_size=1),
     checkpoints=st.lists(st.sampled_from(["3", "every 5", "log"])),
 )
 SAMPLES = st.builds(
