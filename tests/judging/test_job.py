@@ -9,9 +9,10 @@ from support.training import system
 
 
 def test_the_method_is_said_in_words():
-    said = {method(config("http://h/v1", score=way)) for way in ScoreMethod}
+    said = {method(config("http://h/v1", score=way)) for way in ScoreMethod if way != ScoreMethod.structured}
+    said |= {method(JudgeConfig(name="x", kind=JudgeKind.inspect, model="openai/m", score=ScoreMethod.structured))}
     said |= {method(JudgeConfig(name="x", kind=kind, model="m")) for kind in (JudgeKind.probe, JudgeKind.persona_ratio)}
-    assert len(said) == 6 and all(said)
+    assert len(said) == 7 and all(said)
 
 
 def test_asked_is_the_users_turn_only():
