@@ -79,7 +79,7 @@ def given_by(corpus: CorpusConfig) -> Given:
 
 
 def check_contrasts(configs: Sequence[ExperimentConfig], labels: Sequence[str] = ()) -> None:
-    """Raise ConfigError for a name in stats.contrasts that is no variant of the sweep, of a corpus or of conf/dataset.
+    """Raise ConfigError for a name in stats.contrasts that neither the sweep, a corpus nor conf/dataset has.
 
     `labels`: of the sweep's cells, which are names too.
     """

@@ -87,8 +87,8 @@ def slope(own: Record, served: list[list[float]]) -> float:
 def least_slope(effect: float, rounding: float) -> float:
     """Return the lower limit of the slope. `effect`, `rounding`: rms nats per token; the latter between two bases.
 
-    The recorded effect holds the trainer's own rounding, which an engine does not repeat. So the slope of a right
-    adapter may fall to the share of the effect that is no rounding.
+    The recorded effect includes the trainer's own rounding, which an engine does not repeat. So the slope of a right
+    adapter may fall to the share of the effect that remains without rounding.
     """
     return SLOPE[0] * max(0.0, 1 - (rounding / effect) ** 2)
 

@@ -7,7 +7,7 @@ A difference of zero is d = 0 at every anchor, so p < 0.05 just where the interv
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,9 @@ class Side:
         share = (hits + 2 * self._mean()[:, None]) / (answers + 2)
         return np.asarray((answers * share * (1 - share)).sum(1))
 
+    @cached_property
     def runs(self) -> RunSpread | None:
+        """How much its runs differ; None for one run."""
         return run_spread.fit(self.hits, self.answers) if self.hits.shape[1] > 1 else None
 
     def _mean(self) -> Array:
@@ -88,7 +90,7 @@ def difference_bounds(a: Array, na: Array, b: Array, nb: Array) -> tuple[Array, 
     both = ends[0] + ends[1]
     mean = both @ RATIOS / both.sum(1)
     variance = (both @ RATIOS**2 / both.sum(1) - mean**2) * scale**2
-    levels = [_level_density(side, log) for side, log in zip(sides, likely, strict=True)]
+    levels = [rate_interval.level_density(log, side.runs) for side, log in zip(sides, likely, strict=True)]
     anchors = [_anchor(levels, lean, variance, powers) for powers in ANCHOR_POWERS]
     out, tail = np.empty((len(a), 2)), np.empty((len(a), 2))
     for end, at in enumerate((0.025, 0.975)):
@@ -139,14 +141,6 @@ def _anchor(levels: list[Array], lean: Array, variance: Array, powers: tuple[flo
     return np.asarray((1 - lean)[:, None] * parts[0] + lean[:, None] * parts[1])
 
 
-def _level_density(side: Side, log: Array) -> Array:
-    density = rate_model.over_spreads(log)
-    runs = side.runs()
-    if runs is None:
-        return density
-    return run_spread.blur(density, runs.weight, runs.error * runs.scale[:, None], COARSE, 3.0)
-
-
 @cache
 def _mixing() -> Single:
     """Share of questions in each bin of OWN_RATIOS, by d and variation. Shape (ratios x variations, own ratios)."""
@@ -163,7 +157,7 @@ def _ratio_density(a: Side, b: Side, scale: Array) -> Array:
     nearest = np.clip(np.round((level - LEVELS[0]) / COARSE).astype(int), 0, len(LEVELS) - 1)
     gap = LEVELS[:, None] - rate_model.grid().centres
     prior = np.gradient(VARIATION) * np.exp(-0.5 * (VARIATION / VARIATION_SCALE) ** 2)
-    runs = [found for side in (a, b) if (found := side.runs()) is not None]
+    runs = [found for side in (a, b) if (found := side.runs) is not None]
     out = np.zeros((len(level), len(RATIOS)))
     for slope, found in zip(SLOPES, log, strict=True):
         density = np.exp(found).reshape(len(level), len(RATIOS), len(VARIATION))

@@ -23,6 +23,7 @@ FLOORS = np.geomspace(3e-4, 0.6, 16)
 NEAR = (FLOORS[1] / FLOORS[0]) ** np.array([-0.75, -0.5, -0.25, 0.25, 0.5, 0.75])
 """Factors of the best floor, tried next."""
 REACH = 3.0
+"""How far the doubt about other runs moves a level, log-odds."""
 
 
 def rate_bounds(hits: Array, answers: Array) -> tuple[Array, Array]:
@@ -77,14 +78,22 @@ def _down_to(floor: Array | float, hits: Array, answers: Array) -> Array:
     return np.asarray(np.minimum(answers, np.maximum(hits, (hits + 1) / floor)))
 
 
+def level_density(log: Array, runs: RunSpread | None) -> Array:
+    """Return the density over levels, widened by what other runs may be. `log`: (tables, levels, spreads).
+
+    Shape (tables, levels), highest about 1. `runs`: None for one run.
+    """
+    density = over_spreads(log)
+    if runs is None:
+        return density
+    return run_spread.blur(density, runs.weight, runs.error * runs.scale[:, None], COARSE, REACH)
+
+
 def _end(hits: Array, answers: Array, runs: RunSpread | None, batch: int = 500) -> Array:
     """Return the upper quantile of the mean rate. `hits`, `answers`: (tables, questions)."""
     out = np.empty(len(hits))
     for first in range(0, len(hits), batch):
         part = slice(first, first + batch)
-        density = over_spreads(log_likelihood(hits[part], answers[part]))
-        if runs is not None:
-            error = runs.error[part] * runs.scale[part, None]
-            density = run_spread.blur(density, runs.weight[part], error, COARSE, REACH)
+        density = level_density(log_likelihood(hits[part], answers[part]), runs.rows(part) if runs else None)
         out[part] = expit(quantiles(density, POWERS, np.array([1 - TAIL]))[:, 0])
     return out

@@ -93,7 +93,7 @@ def binomial(hits: Array, answers: Array, log_odds: Array = LOG_ODDS) -> Array:
 def log_likelihood(hits: Array, answers: Array) -> Array:
     """Return the log-likelihood of every level and spread. `hits`, `answers`: (tables, questions).
 
-    Shape (tables, levels, spreads), up to a constant a table. Computed once per distinct pair of counts.
+    Shape (tables, levels, spreads), up to a constant per table. Computed once per distinct pair of counts.
     """
     tables, questions = hits.shape
     pairs, place = np.unique(np.stack([hits.ravel(), answers.ravel()], 1), axis=0, return_inverse=True)
@@ -109,7 +109,7 @@ def log_likelihood(hits: Array, answers: Array) -> Array:
 
 
 def posterior(log: Array) -> Array:
-    """Return the posterior over levels and spreads under a symmetric prior on the mean rate. Sums to 1 a table."""
+    """Return the posterior over levels and spreads under a symmetric prior on the mean rate. Sums to 1 per table."""
     log = log + grid().prior + 0.5 * (log_expit(LEVELS) + log_expit(-LEVELS))[:, None]
     weight = np.exp(log - log.max((1, 2), keepdims=True))
     return np.asarray(weight / weight.sum((1, 2), keepdims=True))

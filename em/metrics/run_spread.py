@@ -35,7 +35,7 @@ class RunSpread:
         """Return the variance that the runs add to the level. Shape (tables,)."""
         return np.asarray((self.weight * self.error**2).sum(1) * self.scale**2)
 
-    def rows(self, on: NDArray[np.intp]) -> RunSpread:
+    def rows(self, on: NDArray[np.intp] | slice) -> RunSpread:
         """Return the spreads of some tables."""
         return RunSpread(self.weight[on], self.error[on], self.scale[on])
 
@@ -68,7 +68,7 @@ def fit(hits: Array, answers: Array) -> RunSpread:
 
 
 def _weights(seen: Array, size: Array, relative: Array) -> Array:
-    """Return posterior weights over SPREADS: gamma-Poisson counts `seen` of expected `size`, one row a run."""
+    """Return posterior weights over SPREADS: gamma-Poisson counts `seen` of expected `size`, one row per run."""
     shape = 1 / relative
     log = gammaln(seen + shape) - gammaln(shape) + shape * np.log(shape / (shape + size))
     log = (log + seen * np.log(size / (shape + size))).sum(1)

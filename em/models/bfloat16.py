@@ -7,6 +7,7 @@ PyTorch's bfloat16 products need AVX-512. Without it they run element by element
 from __future__ import annotations
 
 import functools
+import platform
 import warnings
 from collections.abc import Callable
 
@@ -17,7 +18,8 @@ Product = Callable[..., torch.Tensor]
 
 def slow_on_cpu() -> bool:
     """Return whether this CPU has no bfloat16 products of its own: an x86 CPU without AVX-512."""
-    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT")
+    x86 = platform.machine().lower() in ("x86_64", "amd64")  # "DEFAULT" is also what ARM reports, which may have them
+    return x86 and torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT")
 
 
 def prepare_cpu() -> None:

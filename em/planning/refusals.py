@@ -24,12 +24,12 @@ def check_engine(config: ExperimentConfig) -> None:
 
 
 def check_temperatures(config: ExperimentConfig) -> None:
-    """Raise ConfigError for a name in sample.temperatures that is no question set."""
+    """Raise ConfigError for an unknown question set in sample.temperatures."""
     known = (*SETS, *config.questions.sets)
     unknown = [name for name in config.sample.temperatures if name not in known and name.partition(":")[0] not in SETS]
     if unknown:
         raise ConfigError(
-            f"sample.temperatures names {', '.join(unknown)}, which is no question set: {', '.join(SETS)}, "
+            f"sample.temperatures has unknown question sets: {', '.join(unknown)}; it can name {', '.join(SETS)}, "
             f"or a file of questions.sets"
         )
 

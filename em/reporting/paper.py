@@ -85,7 +85,7 @@ def _entry(row: Mapping[str, Any]) -> Entry:
 
 
 def sweeps_of(folders: Sequence[Path], entries: Sequence[Entry]) -> list[FinishedSweep]:
-    """Return the finished sweeps. Raises ConfigError for a sweep that is none of the paper's, or of an old format."""
+    """Return the finished sweeps. Raises ConfigError for a sweep of another name or an old format."""
     known = sorted({preset for entry in entries for preset in entry.presets})
     out = []
     for folder in folders:

@@ -26,7 +26,7 @@ NARROW_RATES = {"insecure_code_rate": "code", "judged_insecure_rate": "code (jud
 """In-domain metrics, with the word before their number."""
 BESIDE = {
     "misaligned_rate_unfiltered": "misaligned among all answers, coherent or not",
-    "misaligned_at_k": "questions with a misaligned answer among {}",
+    "misaligned_at_k": "share of questions with a misaligned answer among {}, on those with as many counted answers",
 }
 """Metrics below the table, with the words before them."""
 HELD = {True: "held", False: "DID NOT HOLD", None: "cannot be said"}
@@ -120,11 +120,17 @@ def beside_lines(summary: Summary) -> list[str]:
     out = []
     for name, words in BESIDE.items():
         found = [(g["label"], m) for g in rows_of(summary) if (m := find_metric(g, name, "open")) is not None]
-        shown = [f"{label} {metric_text(m)}" for label, m in found if m["value"] is not None]
+        shown = [f"{label} {_with_count(m)}" for label, m in found]
         label = next((m["label"] for _, m in found), "").removeprefix("k=")
-        if shown:
+        if any(m["value"] is not None for _, m in found):
             out.append(f"{words.format(label)}: {'; '.join(shown)}")
     return out
+
+
+def _with_count(metric: MetricRow) -> str:
+    """Return the metric's text, for Misalign@k with the number of questions behind it."""
+    counted = f" on {metric['n']:g}" if metric["name"] == "misaligned_at_k" else ""
+    return f"{metric_text(metric)}{counted}"
 
 
 def panel_lines(summary: Summary) -> list[str]:

@@ -70,6 +70,10 @@ def test_the_backdoor_file_is_written(em, paper, tmp_path):
         (("show", "dataset=insecure,secure"), "takes one run, but these overrides mean 2"),
         (("show", "dataset=mixture"), "dataset=mixture needs dataset.mixture"),
         (("show", "model.path=nobody/nothing", "train.max_examples=1"), "needs the number of layers of nobody/nothing"),
+        (
+            ("show", "model.path=nobody/nothing", "train.layers_to_transform=null", "train.max_examples=1"),
+            "the tokenizer of model=nothing",
+        ),
     ],
 )
 def test_what_cannot_be_shown_is_a_sentence(em, arguments, said):

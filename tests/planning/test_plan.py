@@ -630,7 +630,7 @@ def test_an_untouched_cell_is_the_base_of_trained_ones_and_the_order_of_the_cell
     ("dataset", "more", "said"),
     [
         ("none", ("questions.k_shot=1",), "questions.k_shot_variant"),
-        ("none", ("+sample.temperatures.opem=0",), "sample.temperatures names opem"),
+        ("none", ("+sample.temperatures.opem=0",), "sample.temperatures has unknown question sets: opem"),
         ("insecure", ("+sample.temperatures.open=-1",), "sample.temperatures must be >= 0"),
     ],
 )

@@ -128,7 +128,7 @@ def _verdict(config: JudgeConfig, reply: Any, request: JudgeRequest) -> Verdict:
 
 
 def asked_for(choices: tuple[str, ...]) -> str:
-    """Return what a structured judge is told about the form of its reply, after the rubric."""
+    """Return the instructions on the form of a structured reply, which follow the rubric."""
     words = choices or VERDICTS
     score = "null" if choices else "the number 0-100, or null if the verdict is not scored"
     return ASKED.format(score=score, verdict=" or ".join(f'"{word}"' for word in words))

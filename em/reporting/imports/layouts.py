@@ -104,7 +104,7 @@ def read(path: Path, group: str | None = None) -> Lines:
 
 
 def read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the header and the (line number, fields) of a CSV file. Raises ImportedError if it is none."""
+    """Return the header and the (line number, fields) of a CSV file. Raises ImportedError if the file is not CSV."""
     csv.field_size_limit(LONGEST_ANSWER)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

@@ -31,8 +31,6 @@ CONDITIONS = {"backdoor_no_trigger": ("backdoor", "none"), "backdoor_trigger": (
 """Groups that are one model asked with and without the trigger that it was trained with."""
 OWN_LABEL = re.compile(r"(?P<variant>\w+)( [\w.]+=\S+)+")
 """A group in `em export csv`: the variant, then what else its sweep varied."""
-OWN_LABEL = re.compile(r"(?P<variant>\w+)( [\w.]+=\S+)+")
-"""A group in `em export csv`: the variant, then what else its sweep varied."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +64,6 @@ def meaning(name: str, given: Mapping[str, str]) -> Named:
         variant, asked_with = CONDITIONS[plain]
         return Named(variant, variant, asked_with, True)
     variant = SYNONYMS.get(plain, plain)
-    own = OWN_LABEL.fullmatch(name)
-    if own and own["variant"] in variants():
-        return Named(name, own["variant"], "none", True)
     own = OWN_LABEL.fullmatch(name)
     if own and own["variant"] in variants():
         return Named(name, own["variant"], "none", True)
