@@ -4,6 +4,7 @@
 #   make check      ruff, imports, mypy make chaos       sweeps killed, starved and damaged on purpose
 #   make bench      the benchmarks, on a quiet machine: each value beside its goal
 #   make coverage   what the intervals cover, each goal with PASS or FAIL, in minutes; make coverage-full: every cell
+#   make site       the documentation as a site, in site/
 #   make bench-tiny the benchmarks at a size of seconds: counters only, for CI
 #   make gpu-check  on a GPU: what holds there and what does not, into gpu_check.json (docs/gpu.md)
 #   make lock       both lock files again, from pyproject.toml
@@ -23,7 +24,7 @@ CHAOS_KILLS ?= 50
 CHAOS_GONE_S ?= 60
 BENCHMARKS := sweep_cost noop_rerun sampling train_step judge cli overlap report_answers stats
 
-.PHONY: coverage coverage-full demo test test-slow chaos bench bench-tiny gpu-check check lock install services
+.PHONY: coverage coverage-full demo test test-slow chaos bench bench-tiny gpu-check check site lock install services
 
 install: $(STAMP)
 
@@ -94,6 +95,10 @@ check: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 	$(BIN)/python docs/draw_rooms.py --check
+	$(BIN)/python docs/build_site.py .venv/site
+
+site: $(STAMP)
+	$(BIN)/python docs/build_site.py site
 
 # uv reads only pyproject.toml here; --find-links TORCH_WHEELS where PyTorch's index cannot be reached
 lock:
