@@ -38,7 +38,9 @@ def test_links_out_of_docs_become_paths_and_a_lost_one_is_an_error(site):
     page = ROOT / "docs" / "contributing" / "judge.md"
     assert site.inside("[a judge](../../conf/judge/gpt_4o.yaml)", page) == "`conf/judge/gpt_4o.yaml`"
     assert site.inside("[`x`](../../conf/judge/gpt_4o.yaml)", page) == "`x`"
-    assert site.inside("[data](../data.md#tokens) [w](https://a.b)", page) == "[data](../data.md#tokens) [w](https://a.b)"
+    assert (
+        site.inside("[data](../data.md#tokens) [w](https://a.b)", page) == "[data](../data.md#tokens) [w](https://a.b)"
+    )
     assert site.inside("[data](docs/data.md)", ROOT / "README") == "[data](data.md)"
     with pytest.raises(SystemExit, match="does not exist"):
         site.inside("[gone](../../conf/judge/gone.yaml)", page)
