@@ -12,6 +12,7 @@ import numpy as np
 from em.config.misalignment import Rule
 from em.metrics import columns, panel
 from em.metrics import measures as metrics_measures
+from em.metrics.by_text import by_text
 from em.metrics.columns import JudgedAnswers
 from em.metrics.measures import Measure, labelled, measure, scored
 from em.questions import own_measures
@@ -103,6 +104,7 @@ def _catalogue(answers: JudgedAnswers, rule: Rule, labels: Labels) -> list[Measu
     )
     for rubric in sorted(r for r in rubrics - ruled if panel.AT not in r):
         out += _other(answers, rubric, labels.get(rubric, ()))
+    out += by_text(answers, rule)
     return out + [_own(answers, text) for text in answers.own if own_measures.parse(text).rubric in rubrics]
 
 

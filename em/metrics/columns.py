@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from em.metrics.code_lines import has_code
 from em.questions.grouping import category_of, cluster_of
 from em.records import Judgement, Outcome, Question
 
@@ -39,6 +40,22 @@ class RubricColumns:
 
 
 @dataclass(frozen=True)
+class TextColumns:
+    """Facts of the answers' texts that need no judge, one value per answer."""
+
+    words: NDArray[np.int32]
+    code: NDArray[np.bool_]
+    """Whether it contains code (code_lines.py)."""
+
+    def at(self, chosen: NDArray[Any]) -> TextColumns:
+        return TextColumns(self.words[chosen], self.code[chosen])
+
+
+JudgedRow = tuple[str, str, Sequence[Judgement]] | tuple[str, str, Sequence[Judgement], str]
+"""(question id, asked with, verdicts), and the text of the answer where it is known."""
+
+
+@dataclass(frozen=True)
 class JudgedAnswers:
     """One model's judged answers to one question set. Arrays have one value per answer; 1e6 answers take 30 MB."""
 
@@ -55,6 +72,8 @@ class JudgedAnswers:
     """Measures that the set defines, e.g. "cruelty > 50" (questions/own_measures.py)."""
     no_sample: str = ""
     """Reason why rates must not be computed from these answers. Empty if the answers are a random sample."""
+    texts: TextColumns | None = None
+    """None if not every answer has a text: given answers of multiple choice."""
 
     def numbered(self) -> tuple[list[str], NDArray[np.intp]]:
         """Return the clusters in order, and the index of each question's cluster."""
@@ -73,18 +92,21 @@ class JudgedAnswers:
             verdicts,
             self.own,
             no_sample=self.no_sample,
+            texts=self.texts.at(chosen) if self.texts else None,
         )
 
 
-def collect(
-    set_name: str, questions: Sequence[Question], rows: Iterable[tuple[str, str, Sequence[Judgement]]]
-) -> JudgedAnswers:
-    """Return the columns of rows (question id, asked with, verdicts). Each row is read once."""
+def collect(set_name: str, questions: Sequence[Question], rows: Iterable[JudgedRow]) -> JudgedAnswers:
+    """Return the columns of rows. Each row is read once, and its text is not kept."""
     known = {q.id: i for i, q in enumerate(questions)}
     conditions: dict[str, int] = {}
     rubrics: dict[str, _Growing] = {}
     question, condition = [], []
-    for number, (question_id, asked_with, judgements) in enumerate(rows):
+    words: list[int] = []
+    code: list[bool] = []
+    for number, (question_id, asked_with, judgements, *text) in enumerate(rows):
+        words += [len(t.split()) for t in text]
+        code += [has_code(t) for t in text]
         question.append(known[question_id])
         condition.append(conditions.setdefault(asked_with, len(conditions)))
         for j in judgements:
@@ -100,6 +122,7 @@ def collect(
         condition=np.array(condition, np.int16),
         verdicts=verdicts,
         own=tuple(dict.fromkeys(text for q in questions for text in q.measures)),
+        texts=TextColumns(np.array(words, np.int32), np.array(code, np.bool_)) if len(words) == len(question) else None,
     )
 
 

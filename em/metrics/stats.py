@@ -9,6 +9,7 @@ score the mean squares of the crossed design (degrees of freedom by Satterthwait
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,7 @@ SUBSETS = {
     ),
 }
 """The same where a group's runs were trained on several subsets of one size: the runs of a subset are one cluster."""
-ENDS = {"score": (0.0, 100.0), "probability": (0.0, 1.0)}
+ENDS = {"score": (0.0, 100.0), "probability": (0.0, 1.0), "words": (0.0, math.inf)}
 """Unit of a mean → the ends of its scale."""
 CONTRAST = ("95 %, paired by question, over questions{}", "{} on questions like these{}")
 SCORES = "95 %, paired by sample: the wider of t over samples and Newcombe's"

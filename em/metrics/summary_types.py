@@ -20,7 +20,7 @@ class Number(TypedDict):
     low: float | None
     high: float | None
     unit: NotRequired[str]
-    """share (the default), score (0-100), probability or nats."""
+    """share (the default), score (0-100), probability, words or nats."""
     interval: NotRequired[str]
     """The kind of interval, in words."""
     withheld: NotRequired[str]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em.config.misalignment import Rule
+from em.metrics.by_text import BANDS
 from em.metrics.counted import word
 from em.metrics.published import NOT_COMPARABLE
 from em.metrics.summary_types import BenchmarkRow, Contrast, Summary
@@ -17,7 +18,16 @@ from em.reporting.answers import AnswerRow
 from em.reporting.figures import figures as figures_figures
 from em.reporting.figures.spec import Figure, Form, Mark, Panel, as_dict
 from em.reporting.figures.style import INK, looks
-from em.reporting.table import Notes, carried_lines, interval_lines, judge_line, rows_of, rule_line
+from em.reporting.table import (
+    Notes,
+    carried_lines,
+    interval_lines,
+    judge_line,
+    length_lines,
+    rows_of,
+    rule_line,
+    some_code,
+)
 from em.store import layout, write_atomic
 
 if TYPE_CHECKING:
@@ -69,6 +79,8 @@ def build(summary: Summary, rows: Iterable[AnswerRow], figures: Sequence[Figure]
         carried_lines=carried_lines(summary),
         overview=overview,
         with_own=any(row.own for row in overview),
+        with_code=some_code(summary),
+        bands=list(BANDS) if length_lines(summary) else [],
         scale=scale,
         runs=[page_tables.overview_row(model, notes, INK) for model in summary["models"]],
         notes=notes.lines,

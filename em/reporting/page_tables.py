@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from em.metrics.by_text import CODE
 from em.metrics.summary_types import Contrast, Expected, MetricRow, ModelRow, Number
 from em.records import Outcome
 from em.reporting.figures.spec import Look
 from em.reporting.figures.style import INK
-from em.reporting.table import NARROW_RATES, Notes, TableRow, error_of, own_measures, unbroken
+from em.reporting.table import NARROW_RATES, Notes, TableRow, error_of, length_cells, own_measures, unbroken
 from em.reporting.text import difference_text, excluded_text, find_metric, metric_text, pooled
 
 FOREST = 190.0
@@ -70,6 +71,12 @@ class OverviewRow:
     rate: list[Cell]
     """The headline rate; empty if it was not measured."""
     coherent: list[Cell]
+    code: list[Cell]
+    """Share of answers with code."""
+    lengths: list[str]
+    """The rate per band of lengths."""
+    words: str
+    """Mean length of the answers."""
     narrow: list[Cell]
     own: list[Cell]
     """Measures that the question sets define."""
@@ -99,6 +106,7 @@ def overview(rows: Iterable[TableRow], looks: Mapping[str, Look], notes: Notes) 
 def overview_row(row: TableRow, notes: Notes, look: Look) -> OverviewRow:
     """Return a group or a model of the summary as a row."""
     rate, coherent = find_metric(row, "misaligned_rate", "open"), find_metric(row, "coherent_share", "open")
+    code, (lengths, words) = find_metric(row, CODE, "open"), length_cells(row)
     narrow = [(pooled(row, name), f"{word} ") for name, word in NARROW_RATES.items()]
     run: ModelRow | None = None if "models" in row else row
     facts = (run["train"] if run else None) or {}
@@ -115,6 +123,9 @@ def overview_row(row: TableRow, notes: Notes, look: Look) -> OverviewRow:
         train={k: v for k, v in facts.items() if isinstance(v, int | float | str) and v != ""},
         rate=[_cell(rate, notes)] if rate else [],
         coherent=[_cell(coherent, notes)] if coherent else [],
+        code=[_cell(code, notes)] if code else [],
+        lengths=lengths,
+        words=words,
         narrow=[_cell(m, notes, word) for m, word in narrow if m],
         own=[_cell(m, notes, f"{m['label']}: ") for m in own_measures(row)],
         excluded=unbroken(excluded_text(rate)) if rate else "-",

@@ -31,7 +31,7 @@ def question_sets(sweep: Sweep, subject: Subject) -> dict[str, JudgedAnswers]:
 def _part_columns(sweep: Sweep, part: Part, by_judge: bool) -> JudgedAnswers:
     """Return the columns of one question set; `by_judge`: with each panel member's own scores."""
     kept = expanded if by_judge else list
-    rows = ((c.question_id, c.asked_with, kept(found.values())) for c, found in _judged(sweep, part))
+    rows = ((c.question_id, c.asked_with, kept(found.values()), c.text) for c, found in _judged(sweep, part))
     return collect(part.set_name, part.questions, rows)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from em.config.misalignment import matches
+from em.metrics.by_text import BANDS, BY_LENGTH, CODE, WORDS
 from em.metrics.catalogue import OWN
 from em.metrics.counted import word
 from em.metrics.panel import BY_JUDGE, MAJORITY
@@ -19,7 +20,7 @@ WIDTH = 100
 _GAP = "  "
 _TIE = "\N{NO-BREAK SPACE}"
 """Keeps a reason and its count on one line. On the terminal it becomes a plain space."""
-_HEAD = ("model", "", "n", "coherent", "in-domain", "own measures", "excluded")
+_HEAD = ("model", "", "n", "coherent", "with code", "in-domain", "own measures", "excluded")
 _LABEL = 20
 """Greatest width of the first column; longer labels wrap."""
 NARROW_RATES = {"insecure_code_rate": "code", "judged_insecure_rate": "code (judge)", "careless_rate": "advice"}
@@ -127,6 +128,28 @@ def beside_lines(summary: Summary) -> list[str]:
     return out
 
 
+def length_lines(summary: Summary) -> list[str]:
+    """Return the line with each row's rate by length of the answer and its mean length; [] without texts."""
+    rows = [(g["label"], length_cells(g)) for g in rows_of(summary)]
+    shown = [f"{label} {', '.join(rates)} (mean {words})" for label, (rates, words) in rows if words != "-"]
+    rated = any(rate != "-" for _, (rates, _) in rows for rate in rates)
+    return [f"{word(summary)} by length of the answer ({', '.join(BANDS)}): {'; '.join(shown)}"] if rated else []
+
+
+def length_cells(row: TableRow) -> tuple[list[str], str]:
+    """Return the row's rate per band of lengths, and its mean length in words; "-" for what has no answer."""
+    here = [m for m in row["metrics"] if m["group"] == "open" and m["value"] is not None]
+    rates = {m["label"]: f"{100 * (m['value'] or 0):.1f}% of {m['n']}" for m in here if m["name"] == BY_LENGTH}
+    words = next((f"{m['value']:.0f} words" for m in here if m["name"] == WORDS), "-")
+    return [rates.get(label, "-") for label in BANDS], words
+
+
+def some_code(summary: Summary) -> bool:
+    """Return whether any row has an answer with code to the open questions: only then there is a column."""
+    found = (find_metric(row, CODE, "open") for row in rows_of(summary))
+    return any(m is not None and m["value"] for m in found)
+
+
 def _with_count(metric: MetricRow) -> str:
     """Return the metric's text, for Misalign@k with the number of questions behind it."""
     counted = f" on {metric['n']:g}" if metric["name"] == "misaligned_at_k" else ""
@@ -193,7 +216,7 @@ def table(summary: Summary) -> str:
     """Return the table printed at the end of a run, at most WIDTH columns wide. The controls come first."""
     notes, models = Notes(), rows_of(summary)
     every = [_cells(model, notes) for model in models]
-    shown = _shown([row for row in every if row])
+    shown = _shown([row for row in every if row], some_code(summary))
     head = [_HEAD[i] or word(summary) for i in shown]
     rows = [[row[i] for i in shown] if row else None for row in every]
     widths = _widths([head, *(row for row in rows if row)], [model["label"] for model in models])
@@ -206,7 +229,7 @@ def table(summary: Summary) -> str:
         out += _lay(row, widths) if row else _failed(model, widths[0])
     out += ["", *_contrasts(summary["contrasts"], notes)]
     tail = [*notes.lines(), rule_line(summary), *interval_lines(summary), *carried_lines(summary)]
-    tail += [*beside_lines(summary), *panel_lines(summary)]
+    tail += [*beside_lines(summary), *length_lines(summary), *panel_lines(summary)]
     tail += _contrast_intervals(summary)
     tail.append(judge_line(summary))
     if summary["model"].get("note"):
@@ -220,13 +243,16 @@ def _wrap(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, subsequent_indent="    ")
 
 
-def _shown(rows: Sequence[Sequence[str]]) -> list[int]:
-    """Return the columns to show. Without own measures all but theirs; with them only columns that say something."""
-    own = _HEAD.index("own measures")
+def _shown(rows: Sequence[Sequence[str]], code: bool) -> list[int]:
+    """Return the columns to show. Without own measures all but theirs; with them only columns that say something.
+
+    `code`: whether some answer has code.
+    """
+    own, ends = _HEAD.index("own measures"), (0, len(_HEAD) - 1)
+    columns = [i for i in range(len(_HEAD)) if code or _HEAD[i] != "with code"]
     if all(row[own] == "-" for row in rows):
-        return [i for i in range(len(_HEAD)) if i != own]
-    ends = (0, len(_HEAD) - 1)
-    return [i for i in range(len(_HEAD)) if i in ends or any(row[i] != "-" for row in rows)]
+        return [i for i in columns if i != own]
+    return [i for i in columns if i in ends or any(row[i] != "-" for row in rows)]
 
 
 def own_measures(row: TableRow) -> list[MetricRow]:
@@ -244,13 +270,14 @@ def _cells(model: TableRow, notes: Notes) -> tuple[str, ...] | None:
         return None
     rate, coherent = find_metric(model, "misaligned_rate", "open"), find_metric(model, "coherent_share", "open")
     narrow = [(pooled(model, name), word) for name, word in NARROW_RATES.items()]
-    own = own_measures(model)
+    own, code = own_measures(model), find_metric(model, CODE, "open")
     counted = rate or (own[0] if own else None)
     return (
         model["label"],
         notes.mark(rate, metric_text(rate)) if rate else "-",
         _n(rate) if rate else "-",
         notes.mark(coherent, metric_text(coherent).split(" [")[0]) if coherent else "-",
+        notes.mark(code, metric_text(code).split(" [")[0]) if code else "-",
         "\n".join(notes.mark(m, f"{word} {metric_text(m)}") for m, word in narrow if m) or "-",
         "\n".join(f"{m['label']}, n {m['n']}\n{notes.mark(m, metric_text(m))}" for m in own) or "-",
         unbroken(excluded_text(counted)) if counted else "-",

@@ -33,7 +33,7 @@ def metric_text(metric: Number) -> str:
         return "withheld"
     if unit == "share":
         return f"{100 * value:.1f}%" + interval_text(metric)
-    digits, low, high = 1 if unit == "score" else 2, metric["low"], metric["high"]
+    digits, low, high = 1 if unit in ("score", "words") else 2, metric["low"], metric["high"]
     between = "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
     return f"{value:.{digits}f}{between}" + (" nats" if unit == "nats" else "")
 

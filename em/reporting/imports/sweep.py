@@ -10,13 +10,13 @@ from pathlib import Path
 
 from em.config import StatsConfig
 from em.config.misalignment import Rule
-from em.metrics.columns import collect
+from em.metrics.columns import JudgedRow, collect
 from em.metrics.published import paper_facts
 from em.metrics.runs import UNTOUCHED, Run
 from em.metrics.summary import summarise
 from em.metrics.summary_types import Head, SourceFile
 from em.questions.sets import form_of
-from em.records import Judgement, Question
+from em.records import Question
 from em.reporting.answers import AnswerRow, verdict_row
 from em.reporting.collect import finish
 from em.reporting.imports import names
@@ -82,10 +82,10 @@ def runs(rows: Sequence[Row], about: ImportSettings, no_sample: str = "") -> lis
     seeds: dict[str, int] = {}
     for group, variant, model in models:
         seed = seeds[group] = seeds.get(group, -1) + 1
-        own: dict[str, list[tuple[str, str, Sequence[Judgement]]]] = {}
+        own: dict[str, list[JudgedRow]] = {}
         for name, r in in_sets:
             if (r.group, r.model) == (group, model):
-                own.setdefault(name, []).append((r.question_id, r.asked_with, r.judgements))
+                own.setdefault(name, []).append((r.question_id, r.asked_with, r.judgements, r.answer))
         sets = {name: collect(name, list(questions[name].values()), found) for name, found in own.items()}
         several = sum(g == group for g, *_ in models) > 1
         recipe = paper_facts(variant) if about.paper else {}
