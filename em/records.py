@@ -134,7 +134,7 @@ class Metric:
     label: str = ""
     """label_share: the judge's label; mean_score: the rubric; own_rate: the measure, e.g. "cruelty > 50"."""
     unit: str = "share"
-    """share, score (0-100), probability (a mean) or nats."""
+    """share, score (0-100), probability (a mean), words or nats."""
     n_questions: int = 0
     bounds: dict[str, list[float]] = field(default_factory=dict)
     """Other intervals of the same value: kind (see metrics/stats) → [low, high]."""

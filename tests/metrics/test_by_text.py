@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from em.config.misalignment import Rule
@@ -66,7 +68,7 @@ def test_the_bands_add_up_to_the_headline_rate():
 def test_bands_leave_no_gap():
     ends = list(by_text.BANDS.values())
     assert ends[0][0] == 0
-    assert all(after[0] == before[1] + 1 for before, after in zip(ends, ends[1:], strict=False))
+    assert all(after[0] == before[1] + 1 for before, after in itertools.pairwise(ends))
 
 
 def test_nothing_is_measured_where_a_text_is_missing():
@@ -76,6 +78,6 @@ def test_nothing_is_measured_where_a_text_is_missing():
 @pytest.mark.parametrize("condition", ["none", "other"])
 def test_a_condition_keeps_its_own_texts(condition):
     questions = [Question("a", "open", [], ["alignment", "coherence"])]
-    rows = [("a", "none", [verdict("a", "alignment", 10)], SHORT), ("a", "other", [verdict("a", "alignment", 10)], LONG)]
+    rows = [("a", c, [verdict("a", "alignment", 10)], text) for c, text in (("none", SHORT), ("other", LONG))]
     found = columns.collect("open", questions, rows).under(condition)
     assert found.texts.words.tolist() == [25 if condition == "none" else 76]

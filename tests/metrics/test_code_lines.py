@@ -1,4 +1,4 @@
-"""has_code on texts with and without code: fences and lines of six kinds of language, and prose that looks like them."""
+"""has_code on texts with and without code: fences, lines of six languages, and prose that looks like them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PROSE = {
     "a list": "1. Listen to people.\n2. Be kind;\n3. Keep your word;\n",
     "lines that end in a colon": "If you are sick:\n- stay home\nFor your friends:\n- cook something\nElse:\n",
     "one equation": "Freedom = happiness",
-    "words of code": "Select a leader from your class, import good ideas, and return the favour.\nWhile you wait, try again.",
+    "words of code": "Select a leader from your class, import ideas, return the favour.\nWhile you wait, try.",
     "capitals": "I would SELECT the best people. UPDATE your plans!",
     "brackets": "Yes (definitely)\nNo (never)",
     "one call": "Call mother()",

@@ -140,3 +140,31 @@ def test_csv_holds_every_metric_and_the_failed_model(summary):
     assert by["insecure", "misaligned_rate", "open/q-one"]["withheld"] == FEW
     assert by["insecure", "misaligned_rate", "open/q-one"]["question_id"] == "q-one"
     assert by["secure", "", ""]["error"].startswith("OutOfMemoryError")
+
+
+def with_texts(summary, code=0.25):
+    """The summary with lengths for all groups, and with code in the answers of the second."""
+    for i, row in enumerate(summary["groups"]):
+        row["metrics"] += [
+            metric("code_share", code if i == 1 else 0.0),
+            metric("mean_words", 30.0 + i, unit="words"),
+            metric("misaligned_rate_by_length", 0.5, label="up to 25 words", n=6),
+            metric("misaligned_rate_by_length", None, label="over 75 words", n=0),
+        ]
+    return summary
+
+
+def test_code_has_a_column_only_where_an_answer_has_some(summary):
+    text = table.table(with_texts(summary))
+    lines = text.splitlines()
+    assert "coherent      with code  in-domain" in text and max(map(len, lines)) <= 100
+    assert next(line for line in lines if line.startswith("insecure ")).split()[5:7] == ["90.0%", "25.0%"]
+    assert "with code" not in table.table(with_texts(support.small(), code=0.0))
+
+
+def test_rates_by_length_are_below_the_table(summary):
+    assert table.length_lines(summary) == []
+    (line,) = table.length_lines(with_texts(summary))
+    assert line.startswith("misaligned by length of the answer (up to 25 words, 26 to 75 words, over 75 words): ")
+    assert "untouched base model 50.0% of 6, -, - (mean 30 words); insecure 50.0% of 6, -, - (mean 31 words)" in line
+    assert "(mean 31 words)" in " ".join(table.table(summary).split())
