@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from em.metrics.by_text import BY_LENGTH, CODE, WORDS
 from em.metrics.summary_types import ModelRow, Summary, Trajectory, TrajectoryPoint
 from em.reporting.figures.rates import panel_over, sets_asked
 from em.reporting.figures.select import figure_groups
@@ -19,10 +20,12 @@ AXES = {
     "false_rate": "false answers",
     "mean_alignment": "mean alignment",
     "mean_coherence": "mean coherence",
+    CODE: "answers with code",
+    WORDS: "words per answer",
 }
 LOG_PROBS = {"p_misaligned": "P(misaligned choice)", "logp_misaligned": "log P(misaligned choice), nats"}
 BAND = "from the least to the greatest seed, or with one run its interval"
-NO_JUDGE = ("insecure_code_rate", *LOG_PROBS)
+NO_JUDGE = ("insecure_code_rate", CODE, WORDS, *LOG_PROBS)
 
 
 MANY_RUNS = 8
@@ -69,8 +72,12 @@ def _loss_of_groups(summary: Summary, runs: Sequence[ModelRow]) -> Figure | None
 
 
 def dynamics(summary: Summary) -> Figure | None:
-    """Return rates over training steps, mean and range of the seeds (the paper's figure 11)."""
-    rows = [t for t in summary["trajectories"] if t["name"] not in LOG_PROBS]
+    """Return rates over training steps, mean and range of the seeds (the paper's figure 11).
+
+    Without rates by length, and without code where no answer has any.
+    """
+    rows = [t for t in summary["trajectories"] if t["name"] not in (*LOG_PROBS, BY_LENGTH)]
+    rows = [t for t in rows if t["name"] != CODE or any(p["value"] for p in t["points"])]
     return _over_steps(
         summary,
         rows,
