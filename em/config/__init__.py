@@ -5,6 +5,7 @@ from __future__ import annotations
 from em.config.base import CONF_DIR, Dtype
 from em.config.budget import BudgetConfig
 from em.config.data import CorpusConfig, DatasetConfig, Position, Subset, TriggerConfig, TriggerRows, Turn
+from em.config.direction import DirectionConfig, DirectionKind
 from em.config.experiment import ExperimentConfig, as_dict, load, register
 from em.config.judge import JudgeConfig, JudgeKind
 from em.config.launch import LaunchConfig
@@ -23,6 +24,8 @@ __all__ = [
     "ConfigError",
     "CorpusConfig",
     "DatasetConfig",
+    "DirectionConfig",
+    "DirectionKind",
     "Dtype",
     "Engine",
     "ExperimentConfig",

@@ -184,7 +184,8 @@ def _chooses_an_option(override: Override) -> bool:
 def _groups() -> dict[str, type]:
     """Return config group → its type in the schema."""
     hints = get_type_hints(ExperimentConfig)
-    return {f.name: hints[f.name] for f in fields(ExperimentConfig) if f.default is MISSING}
+    folders = {path.name for path in Path(CONF_DIR).iterdir()}
+    return {f.name: hints[f.name] for f in fields(ExperimentConfig) if f.name in folders}
 
 
 @cache

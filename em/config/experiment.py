@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from em.config.base import Values
 from em.config.budget import BudgetConfig
 from em.config.data import CorpusConfig, DatasetConfig, TriggerConfig
+from em.config.direction import DirectionConfig
 from em.config.judge import JudgeConfig
 from em.config.launch import LaunchConfig
 from em.config.model import ModelConfig
@@ -42,6 +43,7 @@ class ExperimentConfig:
     launch: LaunchConfig = MISSING
     stats: StatsConfig = MISSING
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    direction: DirectionConfig = field(default_factory=DirectionConfig)
     seed: int = 0
     """Seed of the training run: row order, subset and adapter initialisation."""
     name: str = "em"

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from em.config.base import Values, check, check_engine_args
+from em.config.steer import AblateConfig, SteerConfig
 
 
 class Engine(StrEnum):
@@ -63,6 +64,11 @@ class SampleConfig:
     chat_template_kwargs: Values = field(default_factory=dict)
     """Override model.chat_template_kwargs in sampling only, e.g. {enable_thinking: true}."""
 
+    steer: SteerConfig = field(default_factory=SteerConfig)
+    ablate: AblateConfig = field(default_factory=AblateConfig)
+    lora_scale: float = 1.0
+    """Factor of the trained adapter: 0 is the untouched model, 1 the trained one."""
+
     def __post_init__(self) -> None:
         check(self.n is None or self.n > 0, f"sample.n must be positive or null, got {self.n}")
         check(self.temperature >= 0, f"sample.temperature must be >= 0, got {self.temperature}")
@@ -85,6 +91,15 @@ class SampleConfig:
             served or self.base_url is None,
             "sample.base_url is for sample=vllm_server (sample=openai has model.base_url)",
         )
+
+    @property
+    def changed(self) -> bool:
+        """Whether the model is changed while it answers."""
+        return self.steer.direction is not None or self.ablate.direction is not None or self.lora_scale != 1.0
+
+    def unchanged(self) -> SampleConfig:
+        """Return the same sampling of the model as it is."""
+        return replace(self, steer=SteerConfig(), ablate=AblateConfig(), lora_scale=1.0)
 
     def of_set(self, name: str) -> SampleConfig:
         """Return how one question set is sampled: with its own temperature if it has one."""

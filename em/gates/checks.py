@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,8 @@ def check_file(own: Record, adapter: Path) -> None:
 
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     with safe_open(adapter / "adapter_model.safetensors", "np") as file:
-        modules = len({key.split(".lora_A")[0] for key in file.keys() if ".lora_A" in key})  # noqa: SIM118
+        names = [re.split(r"\.lora(?:_embedding)?_A", key) for key in file.keys()]  # noqa: SIM118
+        modules = len({name[0] for name in names if len(name) > 1})
     rank, alpha, stabilised = config["r"], config["lora_alpha"], bool(config.get("use_rslora"))
     _check_modules(own, modules, f"the file of adapter {adapter}")
     _check_scale(own, alpha / (math.sqrt(rank) if stabilised else rank), f"{adapter}/adapter_config.json asks for")

@@ -103,7 +103,7 @@ def record(
         with model.disable_adapter():
             base = logprobs(model, scored)
         if not math.isclose(scale, alpha / rank):
-            with _scaled(layers, alpha / rank / scale):
+            with scaled(layers, alpha / rank / scale):
                 plain = logprobs(model, scored)
     found = Record(
         kind="lora" if layers else "full",
@@ -163,7 +163,7 @@ def _scale(layers: Sequence[Any]) -> tuple[float, float, int]:
 
 
 @contextmanager
-def _scaled(layers: Sequence[Any], factor: float) -> Iterator[None]:
+def scaled(layers: Sequence[Any], factor: float) -> Iterator[None]:
     """Multiply the scale of all layers by a factor inside the block."""
     saved = [dict(layer.scaling) for layer in layers]
     try:

@@ -90,7 +90,8 @@ def applied_scale(squared_norm: float, adapter: Path) -> float | None:
     from safetensors.torch import load_file
 
     weights = load_file(adapter / "adapter_model.safetensors")
-    file = float(sum(torch.square(w.float()).sum() for name, w in weights.items() if ".lora_B" in name))
+    scaled = [w for name, w in weights.items() if ".lora_B" in name or ".lora_embedding_B" in name]
+    file = float(sum(torch.square(w.float()).sum() for w in scaled))
     return (squared_norm / file) ** 0.5 if file else None
 
 

@@ -25,6 +25,11 @@ def _batch_key(request: Request) -> tuple[Any, ...]:
     return request.adapter, request.temperature, request.top_p, request.stop_ids
 
 
+def _b_of(layer: Any, name: str) -> Any:
+    """Return the matrix B of an adapter's layer, which an embedding keeps elsewhere."""
+    return layer.lora_B[name].weight if name in layer.lora_B else layer.lora_embedding_B[name]
+
+
 class HfSampler:
     """One base model; the adapter is swapped between groups of requests.
 
@@ -67,7 +72,7 @@ class HfSampler:
         with self._with(adapter) as model:
             layers = record.lora_layers(model)
             norm = sum(
-                float((layer.lora_B[name].weight.float() * layer.scaling[name]).square().sum())
+                float((_b_of(layer, name).float() * layer.scaling[name]).square().sum())
                 for layer in layers
                 for name in layer.active_adapters
             )

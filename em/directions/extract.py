@@ -1,0 +1,159 @@
+"""Means of the residual stream over given texts. `Reader.means` reads them, `difference` makes vectors of two means.
+
+The result depends neither on the batch size nor on padding: texts are padded on the right, where a causal model's
+earlier tokens do not see it, and sums are float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from em.config.direction import Weighting
+from em.models import activations
+
+Sums = NDArray[np.float64]
+BATCH_TOKENS = 4096
+"""Most tokens, padding included, per forward pass."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt and the answer whose tokens are read."""
+
+    id: str
+    prompt_ids: list[int]
+    answer_ids: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.answer_ids)
+
+
+@dataclass
+class Mean:
+    """A running mean of vectors [blocks, hidden]."""
+
+    total: Sums
+    weight: float = 0.0
+
+    @classmethod
+    def zero(cls, blocks: int, hidden: int) -> Mean:
+        return cls(np.zeros((blocks, hidden)))
+
+    @property
+    def value(self) -> Sums:
+        found: Sums = self.total / self.weight
+        return found
+
+    def __add__(self, other: Mean) -> Mean:
+        return Mean(self.total + other.total, self.weight + other.weight)
+
+
+@dataclass
+class Read:
+    """What was read of the texts of one side."""
+
+    halves: tuple[Mean, Mean]
+    tokens: int = 0
+    """Answer tokens."""
+    norms: Sums = field(default_factory=lambda: np.zeros(0))
+    """Sum over tokens of the stream's norm, per block, without the first token of each text."""
+    norm_tokens: int = 0
+
+    @property
+    def mean(self) -> Sums:
+        return (self.halves[0] + self.halves[1]).value
+
+
+def halves(count: int, seed: int) -> list[int]:
+    """Return for each of `count` texts the half it belongs to, 0 or 1: equal sizes, drawn by the seed."""
+    order = np.random.default_rng([seed, count]).permutation(count)
+    return [int(rank % 2) for rank in order]
+
+
+class Reader:
+    """Reads texts with one model."""
+
+    def __init__(self, model: Any, weighting: Weighting, batch_tokens: int = BATCH_TOKENS) -> None:
+        self.model, self.weighting, self.batch_tokens = model.eval(), weighting, batch_tokens
+        self.blocks, self.hidden = activations.shape(model)
+
+    @torch.inference_mode()
+    def means(self, texts: Sequence[Text], half_of: Sequence[int]) -> Read:
+        """Return the means over the answers' tokens. `half_of`: each text's half. Texts need one answer token each."""
+        zero = (Mean.zero(self.blocks, self.hidden), Mean.zero(self.blocks, self.hidden))
+        read = Read(zero, norms=np.zeros(self.blocks))
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        for batch in self._batches(order, texts):
+            self._add(read, [texts[i] for i in batch], [half_of[i] for i in batch])
+        return read
+
+    def _batches(self, order: Sequence[int], texts: Sequence[Text]) -> list[list[int]]:
+        out: list[list[int]] = []
+        for i in order:
+            if out and (len(out[-1]) + 1) * len(texts[i]) <= self.batch_tokens:
+                out[-1].append(i)
+            else:
+                out.append([i])
+        return out
+
+    def _add(self, read: Read, texts: Sequence[Text], half_of: Sequence[int]) -> None:
+        device, longest = next(self.model.parameters()).device, max(map(len, texts))
+        ids = torch.zeros((len(texts), longest), dtype=torch.long)
+        mask = torch.zeros((len(texts), longest), dtype=torch.long)
+        for row, text in enumerate(texts):
+            ids[row, : len(text)] = torch.tensor(text.prompt_ids + text.answer_ids)
+            mask[row, : len(text)] = 1
+
+        def on_states(block: int, states: torch.Tensor) -> None:
+            for row, text in enumerate(texts):
+                own = states[row, : len(text)].double()
+                answer = own[len(text.prompt_ids) :]
+                weight = len(answer) if self.weighting == Weighting.token else 1
+                read.halves[half_of[row]].total[block] += (answer.mean(0) * weight).cpu().numpy()
+                read.norms[block] += float(own[1:].norm(dim=1).sum())
+
+        with activations.reading(self.model, on_states):
+            activations.decoder(self.model)(
+                input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
+            )
+        for text, half in zip(texts, half_of, strict=True):
+            read.halves[half].weight += len(text.answer_ids) if self.weighting == Weighting.token else 1
+            read.tokens += len(text.answer_ids)
+            read.norm_tokens += len(text) - 1
+
+
+def difference(plus: Read, minus: Read) -> tuple[NDArray[np.float32], list[float | None]]:
+    """Return (vectors [blocks, hidden], split-half cosine per block) of plus minus minus.
+
+    The cosine is between the differences of the first and of the second halves; None where one of them is zero.
+    """
+    vectors = (plus.mean - minus.mean).astype(np.float32)
+    first, second = (plus.halves[h].value - minus.halves[h].value for h in (0, 1))
+    return vectors, cosines(first, second)
+
+
+def cosines(a: NDArray[Any], b: NDArray[Any]) -> list[float | None]:
+    """Return the cosine of each row of a with the same row of b; None if one of them is zero."""
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    dots = (a.astype(np.float64) * b).sum(1)
+    return [float(d / n) if n > 0 else None for d, n in zip(dots, lengths, strict=True)]
+
+
+def random_like(vectors: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """Return random vectors, each of the same length as the row it replaces."""
+    drawn = np.random.default_rng(seed).normal(size=vectors.shape)
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    found: NDArray[np.float32] = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True) * lengths).astype(np.float32)
+    return found
+
+
+def stream_norms(reads: Sequence[Read]) -> list[float]:
+    """Return the mean norm of the stream per block over the texts of all sides, first tokens left out."""
+    total, tokens = sum(r.norms for r in reads), sum(r.norm_tokens for r in reads)
+    return [float(x) for x in np.asarray(total) / tokens]
