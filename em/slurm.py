@@ -30,7 +30,7 @@ from em.config.judge import LOCAL
 from em.errors import ConfigError
 from em.planning import recipe
 from em.planning.plan import Plan, stages
-from em.planning.stages import SCHEDULED
+from em.planning.stages import BETWEEN, SCHEDULED
 from em.run import _without_traceback
 from em.runtime.preempt import PREEMPTED, Preempted
 from em.store import layout, write_atomic
@@ -161,6 +161,11 @@ def submit(sweep: Sweep, settings: dict[str, Any]) -> list[SlurmJob]:
     submission of this sweep are still in the queue.
     """
     refuse_twice(sweep.folder)
+    if any(job.stage in {stage.name for stage in BETWEEN} for job in sweep.plan.jobs.values()):
+        raise ConfigError(
+            "a sweep with directions or changed adapters asks some models before others, which arrays of one stage "
+            "cannot do: run it in one job, without hydra/launcher=slurm"
+        )
     cells, bases = shares(sweep.plan, settings["cells_per_job"]), [(b.id,) for b in sweep.plan.bases]
     submission = _Submission(sweep, settings)
     submission.judging = max(1, sum(map(bool, map(submission.missing, [*cells, *bases]))))

@@ -98,7 +98,7 @@ def test_a_name_in_a_string_exists(name):
 def test_the_scan_sees_every_kind_of_string():
     """Each of these is in a string of another kind: a table, an option, code, an entry point, YAML-like config."""
     assert set(stages.WORKERS.values()) <= set(NAMED)
-    assert "em.sampling.engines.vllm_inventory.AdapterInventory" in NAMED
+    assert "em.sampling.engines.vllm_worker.WorkerExtension" in NAMED
     assert "em.runtime.process.die_with_parent" in NAMED
     assert "em.sampling.engines.vllm_cpu_lora" in NAMED
     assert {"hydra_plugins.em_staged.StagedLauncher", "hydra_plugins.em_slurm.SlurmLauncher"} <= set(NAMED)

@@ -1,7 +1,7 @@
 """Write an adapter that scales a trained one and removes a direction from everything written to the stream.
 
-Removing the orthonormal rows D [k, hidden] turns a weight W that writes to the stream into (I - DᵀD)W, which is a LoRA of
-rank k: B = -Dᵀ, A = DW. With a trained update s·B·A it is one of rank r + k: B' = [(I - DᵀD)·s·B, -Dᵀ], A' = [A; DW].
+Removing the orthonormal rows D [k, hidden] turns a weight W that writes to the stream into (I - DᵀD)W, a LoRA of rank
+k: B = -Dᵀ, A = DW. With a trained update s·B·A it is one of rank r + k: B' = [(I - DᵀD)·s·B, -Dᵀ], A' = [A; DW].
 """
 
 from __future__ import annotations

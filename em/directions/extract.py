@@ -119,9 +119,7 @@ class Reader:
                 read.norms[block] += float(own[1:].norm(dim=1).sum())
 
         with activations.reading(self.model, on_states):
-            activations.decoder(self.model)(
-                input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
-            )
+            activations.decoder(self.model)(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
         for text, half in zip(texts, half_of, strict=True):
             read.halves[half].weight += len(text.answer_ids) if self.weighting == Weighting.token else 1
             read.tokens += len(text.answer_ids)

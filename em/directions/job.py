@@ -1,4 +1,4 @@
-"""The jobs of making a direction and of writing an adapter with it, as the planner passes them. Imports nothing heavy."""
+"""The jobs of making a direction and of writing an adapter with it, as the planner passes them. Light at import."""
 
 from __future__ import annotations
 

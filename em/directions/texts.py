@@ -62,7 +62,9 @@ def _answers(side: Side, job: DirectionJob, rendered: prompts.Prompts, store: St
         for answer in answers:
             if kept is None or answer.id in kept:
                 prompt = rendered.prompt(answer.messages)
-                yield Text(f"{key}/{answer.id}", prompt.ids, encode.plain_ids(rendered.tokenizer, printable(answer.text)))
+                yield Text(
+                    f"{key}/{answer.id}", prompt.ids, encode.plain_ids(rendered.tokenizer, printable(answer.text))
+                )
 
 
 def _judged(store: Store, key: str, keep: str, job: DirectionJob) -> set[str]:

@@ -119,6 +119,17 @@ def remove(basis: torch.Tensor) -> Change:
     return lambda states: project_out(states, basis)
 
 
+def in_turn(changes: Sequence[Change]) -> Change:
+    """Return one change that makes several, one after the other."""
+
+    def run(states: torch.Tensor) -> torch.Tensor:
+        for change in changes:
+            states = change(states)
+        return states
+
+    return run
+
+
 def project_out(states: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
     """Return states [..., hidden] without their part along the orthonormal rows of `basis` [k, hidden]."""
     rows = basis.to(states.dtype).to(states.device)

@@ -33,6 +33,7 @@ HF_FORMAT = {"tokenizer_mode": "hf", "config_format": "hf", "load_format": "hf"}
 tokenizer than training."""
 NO_IMAGES = {"limit_mm_per_prompt": {"image": 0}}
 """Without it, vLLM sets memory aside for the largest image and loads the vision tower, which nothing here asks for."""
+EXTENSION = {"worker_extension_cls": "em.sampling.engines.vllm_worker.WorkerExtension"}
 MAX_LORAS = 4
 """Adapters active at once. Requests come grouped by adapter, and each active one costs bandwidth."""
 GPU_SHARE = 0.92
@@ -61,12 +62,18 @@ def prepare_environment() -> None:
 
 
 def engine_arguments(
-    model: ModelConfig, sample: SampleConfig, max_lora_rank: int, target_modules: Sequence[str] = ()
+    model: ModelConfig,
+    sample: SampleConfig,
+    max_lora_rank: int,
+    target_modules: Sequence[str] = (),
+    *,
+    steered: bool = False,
 ) -> dict[str, Any]:
     """Return vLLM's engine arguments; those of sample.engine_args replace ours.
 
     `max_lora_rank`: 0 for an engine without adapters. `target_modules`: names of the modules that any adapter adapts;
-    empty: vLLM makes room for adapters on every module, also on the output head and the embeddings. Raises ValueError
+    empty: vLLM makes room for adapters on every module, also on the output head and the embeddings. `steered`: a bias
+    will be set while the engine runs, so nothing that was compiled or captured without it may run. Raises ValueError
     if vLLM has no rank that large.
     """
     if max_lora_rank > RANKS[-1]:
@@ -75,7 +82,7 @@ def engine_arguments(
         "enable_lora": True,
         "max_loras": MAX_LORAS,
         "max_lora_rank": next(r for r in RANKS if r >= max_lora_rank),
-        "worker_extension_cls": "em.sampling.engines.vllm_inventory.AdapterInventory",
+        **EXTENSION,
         **({"lora_target_modules": sorted(target_modules)} if target_modules else {}),
     }
     return {
@@ -89,6 +96,7 @@ def engine_arguments(
         **no_images(model.path),
         **(CPU_DEFAULTS if on_cpu() else {}),
         **(lora if max_lora_rank else {}),
+        **({**EXTENSION, "enforce_eager": True} if steered else {}),
         **sample.engine_args,
     }
 

@@ -14,13 +14,14 @@ from em.config.judge import LOCAL
 from em.config.train import Method
 from em.data import variants
 from em.data.job import DataJob
+from em.directions.job import AdapterJob, DirectionJob
 from em.errors import ConfigError
 from em.judging.job import JudgeJob
 from em.models import memory
 from em.planning import checkpoints
 from em.planning.plan import Job, Plan, Spec, on_device
 from em.planning.speed import Speed, speed
-from em.planning.stages import PLANNED
+from em.planning.stages import BETWEEN, PLANNED
 from em.questions.rubrics import STATIC
 from em.records import Question
 from em.sampling.job import SampleJob
@@ -102,7 +103,8 @@ def estimate(plan: Plan, store: Store) -> Estimate:
     """Estimate the unfinished jobs of a plan. Reads manifests and the names of models, nothing large."""
     device = speed(plan.cells[0].config.launch.device if plan.cells else "auto")
     past, configs = Past.read(store, device), {c.config.model.path: c.config for c in plan.cells}
-    stages = {stage.name: StageCost() for stage in PLANNED}
+    planned = {job.stage for job in plan.jobs.values()}
+    stages = {stage.name: StageCost() for stage in (*PLANNED, *(s for s in BETWEEN if s.name in planned))}
     for job in plan.jobs.values():
         stage = stages[job.stage]
         if store.has(job.stage, job.key):
@@ -187,6 +189,8 @@ def _cost(
         return 0.0, rows * row_tokens(spec.config) * BYTES_PER_TOKEN, "length of the rows"
     if isinstance(spec, TrainJob):
         return _train_cost(spec, plan, store, past, device)
+    if isinstance(spec, DirectionJob | AdapterJob):
+        return _reading_cost(spec, configs[spec.model.path], device)
     asked = answers_of(spec, plan)
     if isinstance(spec, SampleJob):
         answers = sum(n for _, n in asked)
@@ -203,6 +207,15 @@ def _cost(
     answers = sum(n * sum(r != STATIC for r in q.rubrics) for q, n in asked)
     seconds = 2 * size * answers * min(ANSWER_TOKENS, config.sample.max_tokens) / device.flops
     return seconds, verdicts * BYTES_PER_VERDICT, _basis(*model)
+
+
+def _reading_cost(spec: DirectionJob | AdapterJob, config: ExperimentConfig, device: Speed) -> tuple[float, float, str]:
+    """Return the cost of one forward pass over the texts of a direction, or of writing an adapter."""
+    basis = _basis(config.model.path, config.model.name, config.model.shape)
+    if isinstance(spec, AdapterJob):
+        return 0.0, train_disk(config) if spec.trained else LOG_BYTES, basis
+    tokens = spec.config.most * len(spec.sides) * min(ANSWER_TOKENS, config.sample.max_tokens)  # at most
+    return 2 * parameters(config) * tokens / device.flops, LOG_BYTES, basis
 
 
 def _train_cost(run: TrainJob, plan: Plan, store: Store, past: Past, device: Speed) -> tuple[float, float, str]:

@@ -8,7 +8,7 @@ family, judge, rubric texts. A config field added after 0.1.0 is in a key only a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from em.chat import render
@@ -76,14 +76,19 @@ def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:
 NOT_SAMPLING = (
     *("n", "max_num_seqs", "checkpoints", "base_url", "api_key_env", "timeout_s"),
     *("system_prompt", "chat_template_kwargs"),  # in `chat`
+    *("steer", "ablate", "lora_scale"),  # in `changes`
 )
 
 
 def sample_inputs(
-    config: ExperimentConfig, train_key: str | None, asked: Sequence[Question], step: int | None = None
+    config: ExperimentConfig,
+    train_key: str | None,
+    asked: Sequence[Question],
+    step: int | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the inputs of a family of answers: the model, the questions and how they are asked. The number of answers
-    is not one."""
+    is not one. `changes`: what is changed in the model while it answers; empty or None: nothing."""
     sampling = {k: v for k, v in identifying(config.sample).items() if k not in NOT_SAMPLING}
     served = config.sample.engine == Engine.openai and not config.model.base_url.startswith(OPENAI)
     if served or config.sample.engine in NEUTRALISED:
@@ -100,6 +105,7 @@ def sample_inputs(
         "adapter": train_key,
         **checkpoint,
         **shown,
+        **({"changes": dict(changes)} if changes else {}),
         "base": base_fingerprint(config),
         "dtype": config.model.dtype.value,
         "max_model_len": config.model.max_model_len,
@@ -127,11 +133,13 @@ def k_shot_context(config: ExperimentConfig) -> list[Message]:
     return forms.shots(rows, asked.k_shot, asked.k_shot_seed)
 
 
-def choices_inputs(config: ExperimentConfig, train_key: str | None, step: int | None) -> dict[str, Any]:
+def choices_inputs(
+    config: ExperimentConfig, train_key: str | None, step: int | None, changes: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the inputs of options scored by log-probability: the model, and the questions as they are shown."""
     context = k_shot_context(config)
     shown = [repr(q) for q in choices.load_all(config.questions.choices, config.sample.seed, context)]
-    inputs = sample_inputs(config, train_key, (), step)
+    inputs = sample_inputs(config, train_key, (), step, changes)
     kept = {k: v for k, v in inputs.items() if k not in ("sampling", "questions", "asked_with")}
     return kept | {"choices": shown, "scored": CHOICES_VERSION}
 

@@ -8,124 +8,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from em.config import Backend, ExperimentConfig
+from em.config import Backend, DirectionConfig, ExperimentConfig
 from em.config.judge import LOCAL, PROXIES
 from em.config.train import Method
 from em.data import variants
 from em.data.job import DataJob
+from em.directions.job import Changes
 from em.errors import ConfigError
 from em.judging import identity
 from em.judging.job import JudgeJob
 from em.models import fingerprint
-from em.planning import cells, checkpoints, keys, recipe, refusals
-from em.planning.stages import BY_NAME, Device
+from em.planning import cells, checkpoints, directed, keys, recipe, refusals
+from em.planning.jobs import Job, Part, Plan, Spec, Subject, on_device, stages
 from em.questions import sets as questions_sets
-from em.records import BASE, BASE_LABEL, Question
+from em.records import BASE, BASE_LABEL
 from em.sampling.job import SampleJob
 from em.store import Store, content_key
 from em.training.job import TrainJob
 
-Spec = DataJob | TrainJob | SampleJob | JudgeJob
-S = TypeVar("S", covariant=True)
-K = TypeVar("K")
-
-
-@dataclass(frozen=True)
-class Job(Generic[S]):
-    """One stage of the union over all cells; `spec` is what its worker is given."""
-
-    stage: str
-    key: str
-    label: str
-    batch: str
-    """Jobs of one batch share a worker process: one base model, one engine, one judge."""
-    spec: S
-    needs: tuple[tuple[str, str], ...] = ()
-    """(stage, key) of the jobs whose output it reads."""
-    follows: bool = False
-    """The job reads its input while that is being written: a judge behind an API works beside the sampler."""
-
-
-def on_device(job: Job[object]) -> bool:
-    """Return whether the worker of a job holds devices of this machine."""
-    need, spec = BY_NAME[job.stage].device, job.spec
-    elsewhere = spec.at_openai if isinstance(spec, TrainJob) else isinstance(spec, SampleJob) and spec.served_elsewhere
-    local = isinstance(spec, JudgeJob) and spec.judge.kind in LOCAL
-    return not elsewhere and (need == Device.always or (need == Device.local_judge and local))
-
-
-@dataclass(frozen=True)
-class Part:
-    """One question set asked of one model, and the keys of its rows."""
-
-    set_name: str
-    samples: tuple[str, ...]
-    judgements: tuple[str, ...]
-    n: int
-    """Rows with sample_index below this count."""
-    questions: tuple[Question, ...]
-    calibration: str | None
-    """Key of the local judge's calibration; None for other judges."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One model of the sweep's table: the untouched base, one cell's adapter, or an untouched cell (dataset=none)."""
-
-    id: str
-    label: str
-    config: ExperimentConfig
-    train_key: str | None
-    parts: tuple[Part, ...]
-    step: int | None = None
-    """Training step of a kept checkpoint; None: the end of training."""
-    cell: str | None = None
-    """Id of its cell; None: the untouched model beside the cells."""
-    choices: str | None = None
-    """Sample key of its options' log-probabilities (questions.choices); None: not asked for."""
-    base: str | None = None
-    """Id of the untouched model it is compared with: same base model, questions, judge and thresholds. None: it is
-    untouched itself."""
-
-
-@dataclass
-class Plan:
-    cells: list[Subject] = field(default_factory=list)
-    bases: list[Subject] = field(default_factory=list)
-    """One untouched model per base model and question setting of the sweep."""
-    checkpoints: list[Subject] = field(default_factory=list)
-    """Kept steps of the cells' training, each asked the same questions as its cell (sample.checkpoints)."""
-    jobs: dict[tuple[str, str], Job[Spec]] = field(default_factory=dict)
-
-    @property
-    def subjects(self) -> list[Subject]:
-        """Every model of the sweep."""
-        return [*self.bases, *self.cells, *self.checkpoints]
-
-    def stage(self, name: str) -> list[Job[Spec]]:
-        return [job for job in self.jobs.values() if job.stage == name]
-
-    def specs(self, kind: type[K]) -> list[K]:
-        """Return the specs of one stage, e.g. of JudgeJob."""
-        return [job.spec for job in self.jobs.values() if isinstance(job.spec, kind)]
-
-    def data(self, key: str) -> DataJob:
-        return self._spec(DataJob, "data", key)
-
-    def train(self, key: str) -> TrainJob:
-        return self._spec(TrainJob, "train", key)
-
-    def sample(self, key: str) -> SampleJob:
-        return self._spec(SampleJob, "sample", key)
-
-    def _spec(self, kind: type[K], stage: str, key: str) -> K:
-        found = self.jobs[stage, key].spec
-        assert isinstance(found, kind)
-        return found
+__all__ = ["Job", "Part", "Plan", "Planner", "Spec", "Subject", "folder_of", "on_device", "plan", "ranges", "stages"]
 
 
 def plan(configs: Sequence[ExperimentConfig], store: Store) -> Plan:
@@ -164,6 +69,8 @@ class _Model:
     train_key: str | None = None
     """None: the untouched base."""
     step: int | None = None
+    found: directed.Found = directed.Found(Changes())
+    """What is changed in it while it answers, and what that needs."""
 
     @property
     def whole(self) -> bool:
@@ -182,31 +89,42 @@ class Planner:
         """Plan one cell: its training, its untouched base (asked `base_sets`), itself and its kept checkpoints."""
         refusals.check_engine(config)
         refusals.check_temperatures(config)
+        directed.check(config)
         if not config.dataset.trained:
             self._add_untouched(config, label, base_sets)
             return
-        train = self._train(config, label)
-        base = self._base(self._subject(BASE, _Model(config=config, label=BASE_LABEL), base_sets))
+        train = self.trained(config, label)
+        base = self._base(self._subject(BASE, _Model(config=_unchanged(config), label=BASE_LABEL), base_sets))
         sets = questions_sets.names(config.questions.sets, config.dataset.domain)
         cell = cells.cell_id(config)
-        subject = self._subject(cell, _Model(config=config, label=label, train_key=train), sets)
+        subject = self._subject(cell, self._changed(_Model(config=config, label=label, train_key=train)), sets)
         self.plan.cells.append(dataclasses.replace(subject, cell=cell, base=base))
         for step in checkpoints.sampled(config):
             model = _Model(config=config, label=f"{label} step {step}", train_key=train, step=step)
-            subject = self._subject(f"{cell}-{step}", model, sets)
+            subject = self._subject(f"{cell}-{step}", self._changed(model), sets)
             self.plan.checkpoints.append(dataclasses.replace(subject, cell=cell, base=base))
 
     def _add_untouched(self, config: ExperimentConfig, label: str, sets: Sequence[str]) -> None:
         """Plan a cell without training. Raises ConfigError if an earlier one is the same model, asked the same."""
         cell = cells.cell_id(config)
-        subject = self._subject(cell, _Model(config=config, label=label), sets)
+        subject = self._subject(cell, self._changed(_Model(config=config, label=label)), sets)
         if known := self._same_untouched(subject):
             raise ConfigError(
                 f"dataset=none: the cells {known.label!r} and {label!r} are one model asked the same questions, "
                 f"because nothing is trained: leave out seed and the options of data and training, or vary "
                 f"sample.seed or questions.k_shot_seed"
             )
-        self.plan.cells.append(dataclasses.replace(subject, cell=cell))
+        base = None
+        if config.sample.changed:
+            base = self._base(self._subject(BASE, _Model(config=_unchanged(config), label=BASE_LABEL), sets))
+        self.plan.cells.append(dataclasses.replace(subject, cell=cell, base=base))
+
+    def _changed(self, model: _Model) -> _Model:
+        """Return the model with its changes, whose jobs are planned."""
+        if not model.config.sample.changed and model.config.direction == DirectionConfig():
+            return model
+        found = directed.add(self, model.config, model.label, model.train_key, model.step)
+        return dataclasses.replace(model, found=found)
 
     def _same_untouched(self, base: Subject) -> Subject | None:
         """Return the untouched model with the same answers and rule, if there is one."""
@@ -224,10 +142,10 @@ class Planner:
         self.plan.bases.append(dataclasses.replace(base, id=f"{BASE}-{count}" if count else BASE))
         return self.plan.bases[-1].id
 
-    def _train(self, config: ExperimentConfig, label: str) -> str:
+    def trained(self, config: ExperimentConfig, label: str) -> str:
         """Add the jobs of a cell's dataset and training. Return the train key."""
         built = DataJob(key=variants.key(config), config=config, inputs=variants.inputs(config))
-        self._add(Job("data", built.key, label, "data", built))
+        self.add_job(Job("data", built.key, label, "data", built))
         wanted = checkpoints.planned(config)
         key, inputs = checkpoints.run_key(self.store, keys.train_inputs(config, built.key), wanted)
         if ("train", key) in self.plan.jobs:  # a cell that differs in what is kept of the run
@@ -249,16 +167,32 @@ class Planner:
             method=config.train.method.value,
             processes=[config.train.num_processes, config.train.accelerate_config],
         )
-        self._add(Job("train", key, label, batch, run, needs=(("data", built.key),)))
+        self.add_job(Job("train", key, label, batch, run, needs=(("data", built.key),)))
         return key
 
     def _subject(self, name: str, model: _Model, sets: Sequence[str]) -> Subject:
         questions_sets.check_ids(sets, model.config.questions.ids)
         parts = tuple(part for part in (self._part(set_name, model) for set_name in sets) if part)
         scored = self._choices(model) if model.config.questions.choices else None
-        return Subject(name, model.label, model.config, model.train_key, parts, step=model.step, choices=scored)
+        return Subject(
+            name,
+            model.label,
+            model.config,
+            model.train_key,
+            parts,
+            step=model.step,
+            choices=scored,
+            requires=model.found.requires,
+        )
 
-    def _part(self, set_name: str, model: _Model) -> Part | None:
+    def asked(
+        self, config: ExperimentConfig, label: str, train_key: str | None, *, sets: Sequence[str], judged: bool
+    ) -> tuple[Part, ...]:
+        """Add the jobs of a model's answers, and of their verdicts if `judged`."""
+        model = _Model(config=config, label=label, train_key=train_key)
+        return tuple(part for part in (self._part(set_name, model, judged) for set_name in sets) if part)
+
+    def _part(self, set_name: str, model: _Model, judged: bool = True) -> Part | None:
         """Add the jobs that ask one question set and judge the answers. None: `questions.ids` has none of it."""
         config = dataclasses.replace(model.config, sample=model.config.sample.of_set(set_name))
         model = dataclasses.replace(model, config=config)
@@ -268,7 +202,7 @@ class Planner:
         if not asked:
             return None
         refusals.check_rubrics(set_name, asked, config)
-        sample_inputs = keys.sample_inputs(config, model.train_key, asked, model.step)
+        sample_inputs = keys.sample_inputs(config, model.train_key, asked, model.step, model.found.changes.inputs())
         family, n = content_key(**sample_inputs), max(q.samples for q in asked)
         judge_inputs, calibration = keys.judge_inputs(config, family, asked)
         judge_family = content_key(**judge_inputs)
@@ -287,25 +221,28 @@ class Planner:
                 calibration_key=calibration,
             )
             self._add_sample(answers, model)
-            needs, follows, batch = (("sample", answers.key),), config.judge.kind not in LOCAL, _judge(config)
-            self._add(Job("judge", verdicts.key, verdicts.label, batch, verdicts, needs=needs, follows=follows))
             samples.append(answers.key)
-            judgements.append(verdicts.key)
+            if judged:
+                needs, follows = (("sample", answers.key),), config.judge.kind not in LOCAL
+                batch = _judge(config, bool(model.found.needs))
+                self.add_job(Job("judge", verdicts.key, verdicts.label, batch, verdicts, needs=needs, follows=follows))
+                judgements.append(verdicts.key)
         return Part(set_name, tuple(samples), tuple(judgements), n, questions=tuple(asked), calibration=calibration)
 
     def _choices(self, model: _Model) -> str:
         """Add the job that scores questions.choices; it shares the engine of the answers. Return its key."""
-        inputs = keys.choices_inputs(model.config, model.train_key, model.step)
+        inputs = keys.choices_inputs(model.config, model.train_key, model.step, model.found.changes.inputs())
         key, sets = f"{content_key(**inputs)}/0-1", tuple(model.config.questions.choices)
         self._add_sample(dataclasses.replace(_asking(model, "choices", inputs), key=key, choices=sets), model)
         return key
 
     def _add_sample(self, spec: SampleJob, model: _Model) -> None:
-        batch = _engine(model.config, (model.train_key, model.step) if model.whole else None)
-        needs = (("train", model.train_key),) if model.train_key else ()
-        self._add(Job("sample", spec.key, spec.label, batch, spec, needs=needs))
+        weights = (model.train_key, model.step) if model.whole else None
+        batch = _engine(model.config, weights, bool(model.found.needs))
+        needs = ((("train", model.train_key),) if model.train_key else ()) + model.found.needs
+        self.add_job(Job("sample", spec.key, spec.label, batch, spec, needs=needs))
 
-    def _add(self, job: Job[Spec]) -> None:
+    def add_job(self, job: Job[Spec]) -> None:
         self.plan.jobs[job.stage, job.key] = job
 
 
@@ -322,8 +259,9 @@ def _asking(model: _Model, what: str, inputs: dict[str, Any]) -> SampleJob:
         trigger=config.trigger,
         sample=config.sample,
         model=config.model,
-        max_lora_rank=0 if bare else config.train.lora_r,
-        target_modules=() if bare else tuple(config.train.target_modules),
+        max_lora_rank=(0 if bare else config.train.lora_r) + model.found.rank,
+        target_modules=(*(() if bare else config.train.target_modules), *model.found.modules),
+        changes=model.found.changes,
         inputs=inputs,
         chat=inputs["chat"],
         step=model.step,
@@ -332,9 +270,19 @@ def _asking(model: _Model, what: str, inputs: dict[str, Any]) -> SampleJob:
     )
 
 
-def _engine(config: ExperimentConfig, weights: tuple[str | None, int | None] | None) -> str:
-    """Return the batch of sample jobs that share an engine. `weights`: a whole finetuned model has its own."""
+def _unchanged(config: ExperimentConfig) -> ExperimentConfig:
+    """Return the config of the same cell without changes of the model while it is sampled."""
+    if not config.sample.changed and config.direction == DirectionConfig():
+        return config
+    return dataclasses.replace(config, sample=config.sample.unchanged(), direction=DirectionConfig())
+
+
+def _engine(config: ExperimentConfig, weights: tuple[str | None, int | None] | None, later: bool = False) -> str:
+    """Return the batch of sample jobs that share an engine. `weights`: a whole finetuned model has its own.
+
+    `later`: they wait for what is made of other answers, so they cannot share the engine of those."""
     return content_key(
+        **({"later": True} if later else {}),
         weights=weights,
         base=fingerprint.base_fingerprint(config),
         dtype=config.model.dtype.value,
@@ -346,9 +294,10 @@ def _engine(config: ExperimentConfig, weights: tuple[str | None, int | None] | N
     )
 
 
-def _judge(config: ExperimentConfig) -> str:
-    """Return the batch of judge jobs that share a judge."""
+def _judge(config: ExperimentConfig, later: bool = False) -> str:
+    """Return the batch of judge jobs that share a judge. `later`: as for _engine."""
     return content_key(
+        **({"later": True} if later else {}),
         judge=identity.judge_identity(config),
         model=fingerprint.base_fingerprint(config) if config.judge.kind in PROXIES else None,
         concurrency=config.judge.concurrency,
@@ -384,13 +333,3 @@ def folder_of(configs: Sequence[ExperimentConfig]) -> Path:
     """Return the folder of a sweep of these cells, whether it exists or not."""
     key = content_key(cells=sorted(cells.cell_id(c) for c in configs))[:8]
     return Path(configs[0].out) / "sweeps" / f"{configs[0].name}-{key}"
-
-
-def stages(plan: Plan, subject: Subject) -> dict[str, list[str]]:
-    """Return stage → keys of everything that a model's numbers come from."""
-    found: dict[str, list[str]] = {}
-    if subject.train_key:
-        found = {"data": [plan.train(subject.train_key).data_key], "train": [subject.train_key]}
-    found["sample"] = [k for p in subject.parts for k in p.samples] + ([subject.choices] if subject.choices else [])
-    found["judge"] = [k for p in subject.parts for k in p.judgements]
-    return found

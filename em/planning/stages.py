@@ -78,7 +78,12 @@ PLANNED = (DATA, TRAIN, SAMPLE, JUDGE)
 """The stages of a plan, in the order of their inputs."""
 SCHEDULED = tuple(stage for stage in PLANNED if stage.worker)
 """The stages that worker processes do."""
-VERIFY_ORDER = (SAMPLE, CALIBRATE, JUDGE, TRAIN, DATA)
+DIRECTION = Stage(name="direction", worker="em.directions.stage", device=Device.always, verified=None)
+ADAPTER = Stage(name="adapter", worker="em.directions.adapter_stage", device=Device.always)
+BETWEEN = (DIRECTION, ADAPTER)
+"""Stages of the models that are changed while they are sampled. They run with the sample stage: they need answers of
+other models, and answers need them."""
+VERIFY_ORDER = (SAMPLE, ADAPTER, DIRECTION, CALIBRATE, JUDGE, TRAIN, DATA)
 """A damaged stage is made again, and needs its inputs for that; so these come after it."""
 OTHER_JOBS = (
     Stage(name="prepare", worker="em.models.prepare"),
@@ -88,6 +93,6 @@ OTHER_JOBS = (
     Stage(name="live", worker="em.tracking.live"),
 )
 """Jobs of workers outside the stages of a plan. `finetune` is the train stage of a model at OpenAI."""
-WORKERS = {stage.name: stage.worker for stage in (*SCHEDULED, *OTHER_JOBS)}
+WORKERS = {stage.name: stage.worker for stage in (*SCHEDULED, *BETWEEN, *OTHER_JOBS)}
 """name → module that `python -m em.sweep.worker NAME` runs."""
-BY_NAME = {stage.name: stage for stage in (*PLANNED, CALIBRATE)}
+BY_NAME = {stage.name: stage for stage in (*PLANNED, *BETWEEN, CALIBRATE)}

@@ -9,6 +9,7 @@ from typing import Any
 from em.chat.render import Options
 from em.config import Backend, Engine, ModelConfig, SampleConfig, TriggerConfig
 from em.config.train import Method
+from em.directions.job import Changes, adapter_folder
 from em.records import Message, Question
 from em.store import Store, layout
 
@@ -44,6 +45,8 @@ class SampleJob:
     """Turns shown before each question (questions.k_shot). They are in context.jsonl, not in the rows."""
     choices: tuple[str, ...] = ()
     """Question sets whose options are scored by log-probability instead of sampled."""
+    changes: Changes = Changes()
+    """What is changed in the model while it answers."""
 
     @property
     def at_openai(self) -> bool:
@@ -57,6 +60,8 @@ class SampleJob:
 
     def weights(self, store: Store) -> Path | None:
         """Return the folder to serve; None: the base model."""
+        if self.changes.adapter:
+            return adapter_folder(store, self.changes.adapter)
         if self.adapter_key is None:
             return None
         return layout.weights(store, self.adapter_key, Method.full if self.whole_model else Method.lora, self.step)
@@ -64,4 +69,6 @@ class SampleJob:
     def gate(self, store: Store) -> Path | None:
         """Return the folder with gate.json of the weights; None: the base model."""
         folder = self.weights(store)
-        return folder if folder is None or self.step is not None else folder.parent
+        if folder is None or (self.step is not None and not self.changes.adapter):
+            return folder
+        return folder.parent

@@ -58,6 +58,8 @@ class JobRows:
         self.left, self.ended = 0, False
         self.gate: Facts = {}
         """Facts of the gates that the model passed."""
+        self.changed: Facts = {}
+        """What is changed in the model: block, scale, relative dose."""
         self.rendering: Facts = {}
         """How the questions are rendered, and how the training rows were."""
         self.prompts: prompts.Prompts | None = None
@@ -137,6 +139,7 @@ class JobRows:
             "device": machine.device(),
             "gate": self.gate,
             "prompts": self.rendering,
+            **({"changed": self.changed} if self.changed else {}),
         }
         store.finish(
             "sample", self.job.key, self.job.inputs, facts, until_sealed=checked_rows.checksums_path(self.path)

@@ -11,11 +11,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from em.config import ModelConfig
+from em.directions.job import Changes
+from em.errors import UserError
 from em.gates.record import GateError
 from em.models import paths
 from em.runtime.events import Emitter, error_message
 from em.runtime.progress import SHOW_EVERY_S, WHOLE_BATCH
-from em.sampling import gating
+from em.sampling import changing, gating
 from em.sampling.engine import RefusedError, Sampler
 from em.sampling.engines.open import open_sampler
 from em.sampling.job import SampleJob
@@ -32,17 +34,32 @@ def work(store: Store, jobs: list[SampleJob], emit: Emitter) -> None:
             return
         try:
             rank, modules = max(j.max_lora_rank for j in todo), {m for j in todo for m in j.target_modules}
-            sampler = open_sampler(_model(todo[0], store), todo[0].sample, rank, sorted(modules))
+            steered = any(job.changes.hooked for job in todo)
+            sampler = open_sampler(_model(todo[0], store), todo[0].sample, rank, sorted(modules), steered=steered)
             emit.count("model_loads")
             emit.count("engine_starts")
             prompts_of = prompts_of_job(sampler.tokenizer)
             ready = [rows for rows in claimed if rows.prepare(prompts_of, store)]
             _warn_of_short_answers(ready, emit)
-            sample_rows(sampler, pass_gates(sampler, ready, store), store, emit)
+            for changes, group in changing.by_change(pass_gates(sampler, ready, store)):
+                _sample_changed(sampler, changes, group, store=store, emit=emit)
         except Exception as error:  # noqa: BLE001  the engine is gone: every job that it still had fails by name
             traceback.print_exc()
             for rows in claimed:
                 rows.fail(error_message(error))
+
+
+def _sample_changed(sampler: Sampler, changes: Changes, group: list[JobRows], *, store: Store, emit: Emitter) -> None:
+    """Sample the jobs that share a change of the engine. They fail if the engine does not make it as transformers
+    does."""
+    try:
+        with changing.changed(sampler, changes, store, group[0].job.model.max_model_len) as facts:
+            for rows in group:
+                rows.changed = facts
+            sample_rows(sampler, group, store, emit)
+    except (GateError, UserError) as error:
+        for rows in group:
+            rows.fail(error_message(error))
 
 
 def _warn_of_short_answers(jobs: list[JobRows], emit: Emitter) -> None:
@@ -93,7 +110,7 @@ def _weak(name: str, facts: gating.Facts) -> str:
 
 def _served_model(rows: JobRows, store: Store) -> gating.ServedModel:
     job = rows.job
-    if job.adapter_key is None or job.at_openai:  # there are no weights to compare with
+    if job.at_openai or job.weights(store) is None:  # there are no weights to compare with
         return gating.ServedModel("the untouched base model", None, None)
     kind = "model" if job.whole_model else "adapter"
     name = f"{kind} {job.label.rsplit(': ', 1)[0]}"

@@ -228,7 +228,7 @@ class Scheduler:
             self._report_failed(job, event["error"])
         else:
             self.sweep.record_job("done", job)
-            self.sweep.counters["stages_run"] += job.stage in [s.name for s in stages.SCHEDULED]
+            self.sweep.counters["stages_run"] += job.stage in [s.name for s in (*stages.SCHEDULED, *stages.BETWEEN)]
 
     def _close(self, worker: Worker) -> None:
         """Reap a worker whose pipe has ended, fail the jobs it left undone, and free its devices."""
@@ -286,7 +286,7 @@ def run_stages(sweep: Sweep) -> None:
     """Run every train, sample and judge job of the plan that the store does not have."""
     ids = devices(sweep.plan.cells[0].config.launch.devices)
     batches = []
-    for stage in stages.SCHEDULED:
+    for stage in (*stages.SCHEDULED, *stages.BETWEEN):
         named: dict[str, list[Job[object]]] = {}
         for job in sweep.todo(stage.name):
             named.setdefault(job.batch, []).append(job)

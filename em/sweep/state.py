@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from em.planning.plan import Job, Plan, Spec, Subject, stages
+from em.planning.stages import BETWEEN
 from em.store import Store
 
 COUNTERS = (
@@ -85,7 +86,8 @@ class Sweep:
     def stages(self) -> list[str]:
         """The stages to run here (launch.stages); a dataset belongs to its training."""
         wanted = self.plan.cells[0].config.launch.stages
-        return ["data", *wanted] if "train" in wanted else list(wanted)
+        between = [stage.name for stage in BETWEEN] if "sample" in wanted else []
+        return [*(["data"] if "train" in wanted else []), *wanted, *between]
 
     def subjects(self) -> list[Subject]:
         """Return the models whose stages are run here."""

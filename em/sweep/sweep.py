@@ -21,13 +21,14 @@ from em.config import Backend, ExperimentConfig
 from em.config.judge import LOCAL, PROXIES
 from em.data import variants
 from em.data.job import DataJob
+from em.directions.job import AdapterJob, DirectionJob
 from em.errors import ConfigError
 from em.judging.job import JudgeJob, count_errors
 from em.models import paths
 from em.models.prepare import PrepareJob
 from em.planning import doctor, estimate
 from em.planning.plan import Job, Spec, folder_of, plan, stages
-from em.planning.stages import PLANNED
+from em.planning.stages import BETWEEN, PLANNED
 from em.runtime.events import error_message
 from em.sampling.job import SampleJob
 from em.store import SWEEP_FORMAT, Store, StoreError, layout, write_atomic, write_jsonl
@@ -54,7 +55,7 @@ def run(
     store = sweep.store
     for stage, key, problem in set_aside_damaged(sweep.plan, store):
         _record_damaged(sweep, stage, key, problem)
-    todo = [job for stage in PLANNED for job in sweep.todo(stage.name)]
+    todo = [job for stage in (*PLANNED, *BETWEEN) for job in sweep.todo(stage.name)]
     again = failed_judgements(sweep) if errors_again and "judge" in sweep.stages else {}
     if errors_again:
         print_line(f"em: {sum(again.values())} judgements are errors: they are asked for again")
@@ -181,7 +182,7 @@ def _preflight(sweep: Sweep, todo: list[Job[Spec]]) -> None:
 def _needs_model(job: Job[Spec]) -> bool:
     if isinstance(job.spec, JudgeJob):
         return job.spec.judge.kind in PROXIES
-    return isinstance(job.spec, TrainJob | SampleJob)
+    return isinstance(job.spec, TrainJob | SampleJob | DirectionJob | AdapterJob)
 
 
 def _build_data(sweep: Sweep) -> None:

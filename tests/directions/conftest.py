@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from support.directions import random_llama
 
 

@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from support.directions import random_llama
 
 from em.directions import adapters
 from em.directions.artefact import DirectionError
 from em.gates import record
 from em.models import activations
+from support.directions import random_llama
 
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -41,7 +41,9 @@ def served(llama, folder):
     return PeftModel.from_pretrained(copy.deepcopy(llama), str(folder)).eval()
 
 
-@pytest.mark.parametrize("options", [{}, {"use_rslora": False, "target_modules": ["down_proj"], "layers_to_transform": [2]}])
+@pytest.mark.parametrize(
+    "options", [{}, {"use_rslora": False, "target_modules": ["down_proj"], "layers_to_transform": [2]}]
+)
 def test_a_scaled_adapter_is_the_base_at_0_and_the_adapter_at_1(llama, ids, tmp_path, options):
     own = trained(llama, tmp_path / "own", **options)
     for scale in (0.0, 1.0, 2.5):

@@ -72,7 +72,9 @@ def test_the_two_weightings_differ_only_with_length(llama):
     token, answer = (_read(llama, equal, w).mean for w in Weighting)
     assert np.allclose(token, answer, atol=1e-6)
     unequal = [*equal, Text("long", [1, 2], list(range(40)))]
-    assert np.abs(_read(llama, unequal, Weighting.token).mean - _read(llama, unequal, Weighting.answer).mean).max() > 0.01
+    assert (
+        np.abs(_read(llama, unequal, Weighting.token).mean - _read(llama, unequal, Weighting.answer).mean).max() > 0.01
+    )
 
 
 def test_halves_are_equal_and_follow_the_seed():

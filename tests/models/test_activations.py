@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from support.directions import random_llama
 
 from em.models import activations
+from support.directions import random_llama
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,9 @@ def test_what_is_submitted_is_in_the_table():
 
 
 def test_every_worker_is_a_module():
-    assert set(stages.WORKERS) == {"prepare", "train", "finetune", "sample", "judge", "benchmark", "track", "live"}
+    assert set(stages.WORKERS) == {
+        *("prepare", "train", "finetune", "sample", "judge", "benchmark", "track", "live", "direction", "adapter")
+    }
     assert all(importlib.util.find_spec(module) for module in stages.WORKERS.values())
 
 

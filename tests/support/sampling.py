@@ -123,7 +123,7 @@ class Scripted:
 
 
 def run_jobs(store, jobs, sampler, monkeypatch):
-    monkeypatch.setattr(sampling, "open_sampler", lambda model, config, rank, modules: sampler)
+    monkeypatch.setattr(sampling, "open_sampler", lambda model, config, rank, modules, steered: sampler)
     emit, seen = events()
     sampling.work(store, list(jobs), emit)
     return seen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, GenerationConfig, set_seed
 from em.chat.probe import Probe
 from em.config import ModelConfig, SampleConfig
 from em.gates import record
-from em.models import bfloat16, paths
+from em.models import activations, bfloat16, paths
 from em.runtime.cuda import named_memory, uses_gpu
+from em.sampling.changing import StreamChange
 from em.sampling.engine import Answer, Inventory, Request, applied_scale
 
 
@@ -51,6 +52,7 @@ class HfSampler:
             GenerationConfig()
         )  # else generate() fills missing options from the model's defaults
         self.batch = sample.max_num_seqs
+        self._hooks = ExitStack()
 
     def generate(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer]]:
         for how, group in groupby(requests, key=_batch_key):
@@ -77,6 +79,20 @@ class HfSampler:
                 for name in layer.active_adapters
             )
         return Inventory(len(layers), applied_scale(norm, adapter))
+
+    def change(self, change: StreamChange | None) -> None:
+        """Change the stream of all further requests by hooks on the blocks; None: as the model is."""
+        self._hooks.close()
+        if change is None:
+            return
+        steps: dict[int, list[activations.Change]] = {}
+        if change.remove is not None:
+            for block, row in enumerate(change.remove):
+                steps.setdefault(block, []).append(activations.remove(torch.from_numpy(row)[None]))
+        if change.add is not None:
+            steps.setdefault(change.add[0], []).append(activations.add(torch.from_numpy(change.add[1])))
+        changes = {block: activations.in_turn(parts) for block, parts in steps.items()}
+        self._hooks.enter_context(activations.changing(self.base, changes))
 
     @contextmanager
     def _with(self, adapter: Path | None) -> Iterator[Any]:

@@ -9,16 +9,22 @@ from em.sampling.engine import Sampler
 
 
 def open_sampler(
-    model: ModelConfig, sample: SampleConfig, max_lora_rank: int, target_modules: Sequence[str] = ()
+    model: ModelConfig,
+    sample: SampleConfig,
+    max_lora_rank: int,
+    target_modules: Sequence[str] = (),
+    *,
+    steered: bool = False,
 ) -> Sampler:
     """Start the engine of `sample.engine` and return it. `model.path`: a folder, hub id or name at the API.
 
-    `target_modules`: names of the modules that adapters may adapt; empty: any."""
+    `target_modules`: names of the modules that adapters may adapt; empty: any. `steered`: its residual stream will be
+    changed."""
     # each engine imports its own heavy library, so only the chosen one is imported
     if sample.engine == Engine.vllm:
         from em.sampling.engines.vllm import VllmSampler
 
-        return VllmSampler(model, sample, max_lora_rank, target_modules)
+        return VllmSampler(model, sample, max_lora_rank, target_modules, steered=steered)
     if sample.engine == Engine.vllm_server:
         from em.sampling.engines.vllm_server import ServerSampler
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from em.chat.probe import Probe
 from em.config import ModelConfig, SampleConfig
+from em.errors import ConfigError
 from em.models.vllm_settings import engine_arguments, prepare_environment, require_free_memory, require_known
+from em.sampling.changing import StreamChange
 from em.sampling.engine import Answer, Inventory, Request, applied_scale
 
 AHEAD = 4
@@ -20,14 +22,20 @@ class VllmSampler:
     """One engine with one base model; every adapter is a LoRARequest."""
 
     def __init__(
-        self, model: ModelConfig, sample: SampleConfig, max_lora_rank: int, target_modules: Sequence[str] = ()
+        self,
+        model: ModelConfig,
+        sample: SampleConfig,
+        max_lora_rank: int,
+        target_modules: Sequence[str] = (),
+        *,
+        steered: bool = False,
     ) -> None:
         prepare_environment()
         from vllm import LLM  # noqa: TID251
 
         require_known("sample", sample.engine_args)
         require_free_memory("sample", sample.engine_args)
-        arguments = engine_arguments(model, sample, max_lora_rank, target_modules)
+        arguments = engine_arguments(model, sample, max_lora_rank, target_modules, steered=steered)
         self.llm = LLM(model=model.path, trust_remote_code=False, **arguments)
         self.tokenizer = self.llm.get_tokenizer()
         self.ahead = AHEAD * sample.max_num_seqs
@@ -99,6 +107,19 @@ class VllmSampler:
             [found[t].logprob for t, found in zip(p.target_ids, o.prompt_logprobs[len(p.prompt_ids) :], strict=True)]
             for (_, p), o in zip(pairs, outputs, strict=True)
         ]
+
+    def change(self, change: StreamChange | None) -> None:
+        """Steer all further requests at one block, by a bias of its down_proj; None: as the model is.
+
+        Raises ConfigError for a projection, which no bias can make. Cached prompts are forgotten: they hold states of
+        the model as it was.
+        """
+        if change is not None and (change.remove is not None or change.add is None):
+            raise ConfigError("vLLM cannot remove a direction from block outputs: take sample=hf")
+        block, vector = change.add if change is not None and change.add is not None else (None, None)
+        self.llm.collective_rpc("steer", args=(block, None if vector is None else vector.tolist()))
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("vLLM did not forget its cached prompts: requests are still running")
 
     def inventory(self, adapter: Path) -> Inventory:
         request = self._lora(adapter)
