@@ -118,6 +118,9 @@ class Changes:
         return {**steered, **ablated, **adapted}
 
 
+UNCHANGED = Changes()
+
+
 def adapter_folder(store: Store, key: str) -> Path:
     """Return the folder of a written adapter; gate.json is in the folder above it."""
     return store.path(ADAPTED, key) / layout.ADAPTER

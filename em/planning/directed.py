@@ -23,7 +23,7 @@ from em.config.train import Method
 from em.data import variants
 from em.data.job import DataJob
 from em.directions import artefact
-from em.directions.job import ADAPTED, DIRECTION, AdapterJob, Changes, DirectionJob, Side, Weights
+from em.directions.job import ADAPTED, DIRECTION, UNCHANGED, AdapterJob, Changes, DirectionJob, Side, Weights
 from em.errors import ConfigError, nearest
 from em.models import fingerprint
 from em.planning import keys, recipe
@@ -67,6 +67,9 @@ class Found:
     """Added to the adapter's rank."""
 
 
+NOTHING = Found(UNCHANGED)
+
+
 def add(
     maker: Maker, config: ExperimentConfig, label: str, train_key: str | None = None, step: int | None = None
 ) -> Found:
@@ -88,7 +91,7 @@ def add(
     written = ""
     if everywhere or scale != 1.0:
         job = _adapter(config, label, _weights(config, train_key, step), everywhere)
-        made_of = ((DIRECTION, everywhere),) if everywhere else ()
+        made_of: Names = ((DIRECTION, everywhere),) if everywhere else ()
         made_of += (("train", train_key),) if train_key else ()
         maker.add_job(Job(ADAPTED, job.key, label, _batch(config, ADAPTED), job, needs=made_of))
         written = job.key
@@ -144,6 +147,7 @@ def _direction(maker: Maker, config: ExperimentConfig, source: str) -> tuple[str
     if source != PLANNED:
         options = DirectionConfig(kind=DirectionKind.stored, path=source)
     kind = options.kind
+    sides: tuple[Side, ...]
     if kind == DirectionKind.stored:
         return _add(maker, config, options, (), None)
     if kind == DirectionKind.contrast:

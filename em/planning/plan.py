@@ -17,7 +17,6 @@ from em.config.judge import LOCAL, PROXIES
 from em.config.train import Method
 from em.data import variants
 from em.data.job import DataJob
-from em.directions.job import Changes
 from em.errors import ConfigError
 from em.judging import identity
 from em.judging.job import JudgeJob
@@ -69,7 +68,7 @@ class _Model:
     train_key: str | None = None
     """None: the untouched base."""
     step: int | None = None
-    found: directed.Found = directed.Found(Changes())
+    found: directed.Found = directed.NOTHING
     """What is changed in it while it answers, and what that needs."""
 
     @property

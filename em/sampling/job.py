@@ -9,7 +9,7 @@ from typing import Any
 from em.chat.render import Options
 from em.config import Backend, Engine, ModelConfig, SampleConfig, TriggerConfig
 from em.config.train import Method
-from em.directions.job import Changes, adapter_folder
+from em.directions.job import UNCHANGED, Changes, adapter_folder
 from em.records import Message, Question
 from em.store import Store, layout
 
@@ -45,7 +45,7 @@ class SampleJob:
     """Turns shown before each question (questions.k_shot). They are in context.jsonl, not in the rows."""
     choices: tuple[str, ...] = ()
     """Question sets whose options are scored by log-probability instead of sampled."""
-    changes: Changes = Changes()
+    changes: Changes = UNCHANGED
     """What is changed in the model while it answers."""
 
     @property
