@@ -15,7 +15,7 @@ from em.runtime.process import die_with_parent
 
 
 def register() -> None:
-    """Tie this process to its parent, and replace two methods of the CPU backend.
+    """Tie this process to its parent, and replace three methods of the CPU backend.
 
     vLLM calls this in every process of an engine (entry point vllm.general_plugins).
     """
@@ -30,6 +30,7 @@ def register() -> None:
 
     PunicaWrapperCPU.add_lora_linear = add_lora_linear
     PunicaWrapperCPU.add_lora_logits = add_lora_logits
+    PunicaWrapperCPU.add_lora_embedding = add_lora_embedding
 
 
 def add(y: Any, x: Any, a_stack: Any, b_stack: Any, *, scale: float, slot: int, rows: Any) -> None:
@@ -73,6 +74,18 @@ def add_lora_linear(
         for a_stack, b_stack, size in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
             add(y[:, offset : offset + size], x, a_stack, b_stack, scale=scale, slot=slot, rows=rows)
             offset += size
+
+
+def add_lora_embedding(self: Any, y: Any, x: Any, lora_b_stacked: Any, add_inputs: bool = True, **_: Any) -> None:
+    """Replace PunicaWrapperCPU.add_lora_embedding. `x`: the rows of A that the tokens select."""
+    # Stock code has the fault of the linear layers: a base-model request gets the last adapter's embedding.
+    y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
+    for slot, rows in by_slot(self.token_lora_indices[: x.size(0)]):
+        b = lora_b_stacked[slot].reshape(-1, lora_b_stacked.shape[-1])[: y.shape[-1]]
+        if rows is None:
+            y.addmm_(x.to(y.dtype), b.t().to(y.dtype))
+        else:
+            y[rows] += (x[rows].to(b.dtype) @ b.t()).to(y.dtype)
 
 
 def add_lora_logits(
