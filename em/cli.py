@@ -25,6 +25,7 @@ COMMANDS = {
     "import": "import_csv",
     "export": "export",
     "benchmark": "benchmark",
+    "direction": "direction",
     "rejudge": "rejudge",
     "judge": "judge",
     "workspace": "workspace",

@@ -38,6 +38,10 @@ def run(arguments: argparse.Namespace) -> int:
     configs = configs_of(arguments.folder)
     if any(c.model.backend == Backend.openai for c in configs) or len({c.model.path for c in configs}) > 1:
         raise ConfigError("em benchmark runs on one base model with its own weights: give a sweep of one such model")
+    if any(c.sample.changed for c in configs):
+        raise ConfigError(
+            "em benchmark measures models as they are: give a sweep without sample.steer, ablate, lora_scale"
+        )
     summary = read_summary(arguments.folder)
     store = Store.open(out_of(arguments.folder))
     sweep = Sweep(arguments.folder, store, plan(configs, store))

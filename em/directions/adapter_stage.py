@@ -20,6 +20,7 @@ from em.gates import record
 from em.models import activations
 from em.runtime.events import Emitter
 from em.store import Store, layout
+from em.store.jsonl import Row
 
 
 def work(store: Store, jobs: list[AdapterJob], emit: Emitter) -> None:
@@ -36,7 +37,7 @@ def work(store: Store, jobs: list[AdapterJob], emit: Emitter) -> None:
             store.finish(ADAPTED, job.key, job.inputs, facts)
 
 
-def make(job: AdapterJob, models: Models, store: Store, folder: Path) -> dict[str, Any]:
+def make(job: AdapterJob, models: Models, store: Store, folder: Path) -> Row:
     """Write the adapter and its gate.json into a folder. Return facts for the manifest."""
     trained, basis, norm = job.trained, None, None
     source = layout.weights(store, trained.train_key, trained.method, trained.step) if trained else None

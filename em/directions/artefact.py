@@ -12,10 +12,11 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from em.errors import UserError
 from em.store import write_atomic
+from em.store.jsonl import Row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -160,7 +161,7 @@ def load(folder: Path) -> Direction:
     from safetensors.numpy import load_file
 
     try:
-        row: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        row: Row = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         vectors = load_file(folder / VECTORS)["vectors"]
     except FileNotFoundError as error:
         raise DirectionError(f"{folder} holds no direction: {Path(str(error.filename)).name} is missing") from error

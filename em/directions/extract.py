@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from em.config.direction import Weighting
+from em.directions.vectors import cosines
 from em.models import activations
 
 Sums = NDArray[np.float64]
@@ -134,21 +135,6 @@ def difference(plus: Read, minus: Read) -> tuple[NDArray[np.float32], list[float
     vectors = (plus.mean - minus.mean).astype(np.float32)
     first, second = (plus.halves[h].value - minus.halves[h].value for h in (0, 1))
     return vectors, cosines(first, second)
-
-
-def cosines(a: NDArray[Any], b: NDArray[Any]) -> list[float | None]:
-    """Return the cosine of each row of a with the same row of b; None if one of them is zero."""
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    dots = (a.astype(np.float64) * b).sum(1)
-    return [float(d / n) if n > 0 else None for d, n in zip(dots, lengths, strict=True)]
-
-
-def random_like(vectors: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-    """Return random vectors, each of the same length as the row it replaces."""
-    drawn = np.random.default_rng(seed).normal(size=vectors.shape)
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    found: NDArray[np.float32] = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True) * lengths).astype(np.float32)
-    return found
 
 
 def stream_norms(reads: Sequence[Read]) -> list[float]:

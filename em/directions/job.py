@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from em.chat.render import Options
 from em.config import DirectionConfig, ModelConfig
 from em.config.train import Method
 from em.store import Store, layout
+from em.store.jsonl import Row
 
 DIRECTION, ADAPTED = "direction", "adapter"
 """Folders of the store."""
@@ -57,7 +57,7 @@ class DirectionJob:
     fingerprint: str
     sides: tuple[Side, ...]
     """plus and minus; one side for model_difference; none for stored."""
-    inputs: dict[str, Any]
+    inputs: Row
     read_from: Weights | None = None
     """The finetuned model that reads the texts; None: the untouched one."""
     cuts: dict[str, float] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class AdapterJob:
     key: str
     label: str
     model: ModelConfig
-    inputs: dict[str, Any]
+    inputs: Row
     trained: Weights | None = None
     """None: the untouched model."""
     lora_scale: float = 1.0
@@ -110,7 +110,7 @@ class Changes:
         """Whether the engine itself is changed, for all requests at once."""
         return bool(self.steer or self.ablate_blocks)
 
-    def inputs(self) -> dict[str, Any]:
+    def inputs(self) -> Row:
         """Return what goes into the key of the answers; {} for a model as it is."""
         steered = {"steer": [self.steer, self.block, self.scale]} if self.steer else {}
         ablated = {"ablate_blocks": self.ablate_blocks} if self.ablate_blocks else {}

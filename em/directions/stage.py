@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from em.config import ModelConfig
 from em.config.direction import DirectionKind
-from em.directions import artefact, extract, probe, texts
+from em.directions import artefact, extract, probe, texts, vectors
 from em.directions.artefact import Direction, Facts
 from em.directions.extract import Read, Reader, Text
 from em.directions.job import DIRECTION, DirectionJob, Weights
@@ -25,6 +25,7 @@ from em.models import activations, bfloat16, paths
 from em.runtime.cuda import uses_gpu
 from em.runtime.events import Emitter
 from em.store import Store, layout
+from em.store.jsonl import Row
 
 
 def work(store: Store, jobs: list[DirectionJob], emit: Emitter) -> None:
@@ -54,7 +55,7 @@ def emit_low_agreement(job: DirectionJob, direction: Direction, emit: Emitter) -
         )
 
 
-def _manifest_facts(direction: Direction) -> dict[str, Any]:
+def _manifest_facts(direction: Direction) -> Row:
     facts = direction.facts
     return {
         "kind": facts.kind,
@@ -103,7 +104,7 @@ def make(job: DirectionJob, models: Models, store: Store) -> Direction:
     kind = job.config.kind
     found = _stored(job, models) if kind == DirectionKind.stored else _extracted(job, models, store)
     if job.config.random:
-        drawn = extract.random_like(found.vectors, job.config.seed)
+        drawn = vectors.random_like(found.vectors, job.config.seed)
         note = f"random vectors with the lengths of {found.facts.kind}"
         facts = dataclasses.replace(found.facts, kind="random", split_half=[], note=note, seed=job.config.seed)
         return Direction(drawn, facts)
@@ -116,7 +117,7 @@ def _extracted(job: DirectionJob, models: Models, store: Store) -> Direction:
         reads = [_read(job, model, side) for side in sides]
     if job.config.kind == DirectionKind.model_difference:
         reads.append(_read(job, models.base, sides[0]))
-    vectors, agreement = extract.difference(reads[0], reads[1])
+    found, agreement = extract.difference(reads[0], reads[1])
     names = [side.name for side in job.sides]
     facts = Facts(
         kind=job.config.kind.value,
@@ -133,7 +134,7 @@ def _extracted(job: DirectionJob, models: Models, store: Store) -> Direction:
         judge=job.judge if any(side.judgements for side in job.sides) else "",
         seed=job.config.seed,
     )
-    return Direction(vectors, facts)
+    return Direction(found, facts)
 
 
 def _read(job: DirectionJob, model: Any, side: list[Text]) -> Read:

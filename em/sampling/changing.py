@@ -21,11 +21,8 @@ from em.errors import ConfigError
 from em.gates import checks
 from em.gates.record import GateError, fitting
 from em.sampling.engine import Sampler
-from em.sampling.rows import JobRows
+from em.sampling.rows import Facts, JobRows
 from em.store import Store
-
-Facts = dict[str, Any]
-"""What the manifest of a stage records, as JSON."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from em.config.direction import Weighting
-from em.directions import extract
+from em.directions import extract, vectors
 from em.directions.extract import Reader, Text
+from em.directions.vectors import cosines
 
 
 def _texts(count, seed):
@@ -83,8 +84,8 @@ def test_halves_are_equal_and_follow_the_seed():
 
 
 def test_a_random_direction_has_the_lengths_of_the_one_it_replaces():
-    vectors = np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32) * [[1], [3], [10], [0.1]]
-    drawn = extract.random_like(vectors.astype(np.float32), 5)
-    assert np.allclose(np.linalg.norm(drawn, axis=1), np.linalg.norm(vectors, axis=1), rtol=1e-6)
-    assert max(abs(c) for c in extract.cosines(drawn, vectors)) < 0.5
-    assert np.array_equal(drawn, extract.random_like(vectors.astype(np.float32), 5))
+    given = (np.random.default_rng(0).normal(size=(4, 64)) * [[1], [3], [10], [0.1]]).astype(np.float32)
+    drawn = vectors.random_like(given, 5)
+    assert np.allclose(np.linalg.norm(drawn, axis=1), np.linalg.norm(given, axis=1), rtol=1e-6)
+    assert max(abs(c) for c in cosines(drawn, given)) < 0.5
+    assert np.array_equal(drawn, vectors.random_like(given, 5))
