@@ -96,12 +96,13 @@ def add(
         maker.add_job(Job(ADAPTED, job.key, label, _batch(config, ADAPTED), job, needs=made_of))
         written = job.key
         needs[ADAPTED, written] = requires[ADAPTED, written] = None
-    needs.update(dict.fromkeys((DIRECTION, key) for key in (steered, ablated) if key))
+    hooked = "" if everywhere else ablated
+    needs.update(dict.fromkeys((DIRECTION, key) for key in (steered, hooked) if key))
     changes = Changes(
         steer=steered,
         block=steer.block or 0,
         scale=steer.scale,
-        ablate_blocks="" if everywhere else ablated,
+        ablate_blocks=hooked,
         adapter=written,
     )
     modules = ("o_proj", "down_proj", "embed_tokens") if everywhere else ()
