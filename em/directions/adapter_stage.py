@@ -62,7 +62,16 @@ def reference(job: AdapterJob, models: Models, store: Store, basis: torch.Tensor
         adapted = record.logprobs(model, probes)
     modules = adapters.count(folder / layout.ADAPTER)
     dtype = str(next(p for p in models.base.parameters() if p.is_floating_point()).dtype).removeprefix("torch.")
-    found = record.Record("lora", dtype, probes, adapted, base, None, modules, 1.0)
+    found = record.Record(
+        kind="lora",
+        dtype=dtype,
+        probes=probes,
+        adapted=adapted,
+        base=base,
+        plain=None,
+        modules=modules,
+        scale=1.0,
+    )
     record.write(found, folder)
     return found
 

@@ -41,7 +41,16 @@ class SteeredProbe:
 
     def record(self, block: int) -> Record:
         """Return the record of the model steered at a block, for gates.checks.check_logprobs."""
-        return Record("lora", self.dtype, self.probes, self.steered[block], self.base, None, 0, 0.0)
+        return Record(
+            kind="lora",
+            dtype=self.dtype,
+            probes=self.probes,
+            adapted=self.steered[block],
+            base=self.base,
+            plain=None,
+            modules=0,
+            scale=0.0,
+        )
 
 
 @torch.inference_mode()

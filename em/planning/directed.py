@@ -165,7 +165,7 @@ def _direction(maker: Maker, config: ExperimentConfig, source: str) -> tuple[str
     else:
         sides = tuple(_answers(maker, organism, side, train_key, keep=side) for side in ("misaligned", "aligned"))
     reads = None if kind == DirectionKind.base_on_texts else _weights(organism, train_key)
-    return _add(maker, organism, options, sides, reads, train_key)
+    return _add(maker, organism, options, sides, reads, train_key=train_key)
 
 
 def _add(
@@ -174,6 +174,7 @@ def _add(
     options: DirectionConfig,
     sides: tuple[Side, ...],
     reads: Weights | None,
+    *,
     train_key: str | None = None,
 ) -> tuple[str, Names]:
     rule, judged = Rule.of(config), any(side.judgements for side in sides)
