@@ -7,6 +7,7 @@
 #   make site       the documentation as a site, in site/
 #   make bench-tiny the benchmarks at a size of seconds: counters only, for CI
 #   make gpu-check  on a GPU: what holds there and what does not, into gpu_check.json (docs/gpu.md)
+#   make notebooks  the notebooks again, in place, on the demo's sweep (EM_SWEEP names another)
 #   make lock       both lock files again, from pyproject.toml
 # EM_BUILD=cpu|cuda chooses the build; without it cuda, if there is a GPU here or .venv was made for one.
 
@@ -24,7 +25,7 @@ CHAOS_KILLS ?= 50
 CHAOS_GONE_S ?= 60
 BENCHMARKS := sweep_cost noop_rerun sampling train_step judge cli overlap report_answers stats
 
-.PHONY: coverage coverage-full demo test test-slow chaos bench bench-tiny gpu-check check site lock install services
+.PHONY: notebooks coverage coverage-full demo test test-slow chaos bench bench-tiny gpu-check check site lock install services
 
 install: $(STAMP)
 
@@ -86,7 +87,10 @@ bench-tiny: $(STAMP)
 		xargs -P 2 -I NAME sh benchmarks/run_tiny.sh $(BIN)/python NAME
 
 # At most 20 minutes on one card, no network. Without a GPU every line of it is UNSEEN.
-gpu-check: $(STAMP)
+gpu-notebooks: $(STAMP)
+	HF_HUB_OFFLINE=1 $(BIN)/python notebooks/execute.py
+
+check: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/gpu_check $(ARGS)
 
 check: $(STAMP)

@@ -29,6 +29,7 @@ COMMANDS = {
     "rejudge": "rejudge",
     "judge": "judge",
     "workspace": "workspace",
+    "sync": "sync",
     "doctor": "doctor",
     "data": "data",
 }

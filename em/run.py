@@ -26,8 +26,8 @@ from em.errors import UserError
 from em.runtime.preempt import PREEMPTED, Preempted, raise_on_stop
 
 if TYPE_CHECKING:
-    from em.metrics.summary_types import ModelRow
-    from em.sweep.state import Share
+    from em.metrics.summary_types import ModelRow, Summary
+    from em.sweep.state import Share, Sweep
 
 
 config.register()
@@ -59,18 +59,13 @@ def run_loaded(
 
     `errors_again`: ask an API judge again where it gave an error.
     """
-    from em.reporting import unchanged, write
     from em.reporting.table import WIDTH, table
     from em.store import layout
-    from em.sweep import sweep
-    from em.tracking import finished, live
 
     rates: dict[str, float | None] = {}
     with _without_traceback(), raise_on_stop():
-        done = sweep.run(cells, share, errors_again, around=live.following)
-        if "report" in done.stages:
-            summary = unchanged.summary(done) or unchanged.remember(done, write.write(done))
-            finished.log(done, summary)
+        done, summary = results_of(cells, share, errors_again)
+        if summary is not None:
             rates = {model["id"]: _headline(model) for model in summary["models"]}
             _print(table(summary))
             _print("\n" + textwrap.fill(summary["statement"], WIDTH) + "\n")
@@ -81,6 +76,22 @@ def run_loaded(
             if lost:
                 _print(f"{lost} of {len(done.plan.cells)} cells failed: em status {done.folder}")
     return [Ended(done.first_error(s), rates.get(s.id)) for s in (done.subjects() if share else done.plan.cells)]
+
+
+def results_of(
+    cells: Sequence[ExperimentConfig], share: Share | None = None, errors_again: bool = False
+) -> tuple[Sweep, Summary | None]:
+    """Run typed configs as one sweep, write its results and log them. No summary if launch.stages has no report."""
+    from em.reporting import unchanged, write
+    from em.sweep import sweep
+    from em.tracking import finished, live
+
+    done = sweep.run(cells, share, errors_again, around=live.following)
+    if "report" not in done.stages:
+        return done, None
+    summary = unchanged.summary(done) or unchanged.remember(done, write.write(done))
+    finished.log(done, summary)
+    return done, summary
 
 
 def _headline(model: ModelRow) -> float | None:

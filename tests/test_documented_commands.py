@@ -16,7 +16,7 @@ ASSIGNMENTS = re.compile(r"`((?:[~+]?[\w./]+=\S+ ?)+)`")
 ELSEWHERE = {"CHANGELOG.md": "of the past"}
 """Pages whose commands may name options that are gone."""
 PLACEHOLDER = re.compile(r"\.\.\.|…|<\w+>|\b[A-Z]{4,}\b")
-GROUPS = set(composing._groups()) | {"experiment", "scale"}
+GROUPS = set(composing.groups()) | {"experiment", "scale"}
 
 
 def joined(text):

@@ -1,4 +1,4 @@
-"""`em export`: write a sweep's answers, and model cards of its adapters, for other tools."""
+"""`em export`: write a sweep's answers, and its adapters with their model cards, for other tools."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from em.errors import ConfigError
-from em.sweep.folder import read_summary, read_sweep
+from em.metrics.summary_types import Summary
+from em.store import Store, StoreError, layout
+from em.sweep import ledger
+from em.sweep.folder import out_of, read_summary, read_sweep
 
-FORMS = ("csv", "parquet", "inspect", "card")
+FORMS = ("csv", "parquet", "inspect", "peft")
 
 
 def add(commands: Any) -> None:
     sub = commands.add_parser(
-        "export", help="write answers as CSV, Parquet or Inspect logs, or model cards of adapters"
+        "export", help="write answers as CSV, Parquet or Inspect logs, or adapters for PEFT with their model cards"
     )
     sub.add_argument("folder", type=Path, help="a folder below outputs/sweeps")
     sub.add_argument("form", choices=FORMS)
@@ -29,31 +32,52 @@ def run(arguments: argparse.Namespace) -> int:
     summary = read_summary(folder)
     out = arguments.to or folder / "export"
     out.mkdir(parents=True, exist_ok=True)
-    if form == "card":
-        models = {m["id"]: m for m in summary["models"]}
-        for cell in (c for c in read_sweep(folder)["cells"] if c["kind"] == "cell"):
-            if models[cell["id"]]["train"] is None:
-                sys.stderr.write(f"em: {cell['label']} has no finished training: no card\n")
-                continue
-            path = out / f"{cell['id']}.md"
-            path.write_text(export.card(cell, models[cell["id"]], summary), encoding="utf-8")
-            print(path)
-        return 0
+    if form == "peft":
+        return _adapters(folder, summary, out)
     if form == "inspect":
-        try:
-            from em.reporting.inspect_logs import write_inspect
-
-            paths = write_inspect(answers.read(folder), summary, out)
-        except ImportError as error:
-            raise ConfigError(
-                f'em export inspect needs the extra `inspect`: pip install "emergent-misalignment[inspect]" ({error})'
-            ) from error
-        for path in paths:
-            print(path)
-        return 0
+        return _inspect(folder, summary, out)
     labels = {g["id"]: g["label"] for g in summary["groups"]}
     groups = {m["id"]: labels.get(m["group"], m["label"]) if m["variant"] else "untouched" for m in summary["models"]}
     path = out / f"answers.{form}"
     write = {"csv": export.write_csv, "parquet": export.write_parquet}[form]
     print(f"{path}  {write(export.table_rows(answers.read(folder), groups), path)} answers")
+    return 0
+
+
+def _adapters(folder: Path, summary: Summary, out: Path) -> int:
+    """Export every trained cell. Return 1 if there is none."""
+    from em.reporting.adapters import export_model
+
+    store, models, done = Store.open_read_only(out_of(folder)), {m["id"]: m for m in summary["models"]}, 0
+    for cell in (c for c in read_sweep(folder)["cells"] if c["kind"] == "cell"):
+        if models[cell["id"]]["train"] is None:
+            sys.stderr.write(f"em: {cell['label']} has no finished training: nothing to export\n")
+            continue
+        try:
+            print(export_model(store, cell, models[cell["id"]], summary, out))
+            done += 1
+        except StoreError as error:
+            sys.stderr.write(f"em: {error}\n")
+    return 0 if done else 1
+
+
+def _inspect(folder: Path, summary: Summary, out: Path) -> int:
+    from em.reporting import answers
+
+    try:
+        from em.reporting.inspect_logs import SweepFacts, write_inspect
+    except ImportError as error:
+        raise ConfigError(
+            f'em export inspect needs the extra `inspect`: pip install "emergent-misalignment[inspect]" ({error})'
+        ) from error
+    facts = SweepFacts()
+    if (folder / layout.SWEEP).is_file():  # an imported file has none
+        cells, trained = read_sweep(folder)["cells"], {m["id"] for m in summary["models"] if m["train"]}
+        facts = SweepFacts(
+            configs={cell["id"]: cell["config"] for cell in cells},
+            adapters={c["id"]: c["stages"]["train"][0] for c in cells if c["id"] in trained},
+            started=ledger.began(folder),
+        )
+    for path in write_inspect(answers.read(folder), summary, out, facts):
+        print(path)
     return 0

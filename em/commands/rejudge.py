@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def add(commands: Any) -> None:
         help="score saved answers with another judge",
         description="Score saved answers with another judge; nothing is sampled. For a sweep, this makes another sweep "
         "over the same answers, with its own table, and prints how far the two judges agree. For a file, it writes "
-        "the verdicts to another file.",
+        "the verdicts to another file, a new one for each judge and rubric.",
         epilog="em rejudge outputs/sweeps/em-1a2b3c4d judge=gpt_4o judge.max_dollars=5",
     )
     sub.add_argument("source", type=Path, help="a sweep folder, or a .csv / .jsonl file with question and answer")
@@ -32,7 +33,10 @@ def add(commands: Any) -> None:
         help="for a file: names of the project's rubrics, or paths of yours (.txt)",
     )
     sub.add_argument(
-        "--to", type=Path, help="for a file: path of the verdicts (default: beside the file, ending in .judged.jsonl)"
+        "--to",
+        type=Path,
+        help="for a file: path of the verdicts; no file may be there (default: beside the file, named after it, the "
+        "judge and the rubrics, ending in .judged.jsonl)",
     )
 
 
@@ -69,11 +73,14 @@ def _require_about_judging(overrides: list[str]) -> None:
 
 
 def _file(arguments: argparse.Namespace, new: Any) -> int:
+    from em.errors import ConfigError
     from em.judging.grade import judge_file, read_answers
     from em.judging.job import method
 
-    to = arguments.to or arguments.source.with_suffix(".judged.jsonl")
     rows, rubrics = read_answers(arguments.source), [n for n in arguments.rubrics.split(",") if n]
+    to = arguments.to or _unused(arguments.source, new.judge.name, rubrics)
+    if to.exists():
+        raise ConfigError(f"{to} is there already, and verdicts are never overwritten: give another --to")
     with progress(len(rows) * len(rubrics), f"judge {new.judge.name}") as step:
         counts, error = judge_file(new, rows, rubrics, to, step)
     print(f"{to}\njudge {new.judge.name}: {method(new.judge)}")
@@ -82,6 +89,14 @@ def _file(arguments: argparse.Namespace, new: Any) -> int:
     if error:
         print(f"first error: {error}")
     return 0 if any(set(outcomes) != {"error"} for outcomes in counts.values()) else 1
+
+
+def _unused(source: Path, judge: str, rubrics: list[str]) -> Path:
+    """Return a path that is free: answers.gpt_4o.alignment.judged.jsonl, then ...judged-2.jsonl and so on."""
+    words = [judge, "+".join(Path(rubric).stem for rubric in rubrics)]
+    stem = ".".join([source.stem, *(re.sub(r"[^\w.=+-]+", "_", word) for word in words)])
+    names = (f"{stem}.judged{f'-{number}' if number > 1 else ''}.jsonl" for number in count(1))
+    return next(path for name in names if not (path := source.with_name(name)).exists())
 
 
 def _sweep(arguments: argparse.Namespace, new: Any) -> int:

@@ -90,7 +90,7 @@ def require_matches(parsed: Sequence[Override]) -> None:
 def require_options(parsed: Sequence[Override]) -> None:
     """Raise HydraException if a config group is set to null, for which Hydra has no message."""
     for override in parsed:
-        if override.key_or_group in _groups() and override.type == OverrideType.CHANGE and override.value() is None:
+        if override.key_or_group in groups() and override.type == OverrideType.CHANGE and override.value() is None:
             raise HydraException(
                 f"{override.input_line}: {override.key_or_group} is a config group and needs an option"
             )
@@ -106,8 +106,8 @@ def message(error: Exception) -> str:
     unknown = re.match(r"Could not override '([\w.]+)'\. To append", text)
     if unknown and re.match(r"Key '\w+' not in", why):
         key, group = unknown[1], unknown[1].partition(".")[0]
-        if group in _groups():
-            return f"there is no option {key}; {group} has {', '.join(f.name for f in fields(_groups()[group]))}"
+        if group in groups():
+            return f"there is no option {key}; {group} has {', '.join(f.name for f in fields(groups()[group]))}"
         near = nearest(group, [f.name for f in fields(ExperimentConfig)])
         return f"there is no option {key} (python -m em.run --help lists them){near}"
     missing = re.fullmatch(r"Additional config directory '(.+)' not found", text)
@@ -157,7 +157,7 @@ class _Composer:
         if kind in self.firsts:
             first, found = self.firsts[kind]
             changed = {group for group, option in options.items() if option != first[group]}
-            if all(_plain(group, first[group]) == OmegaConf.to_container(found[group]) for group in changed):
+            if all(plain(group, first[group]) == OmegaConf.to_container(found[group]) for group in changed):
                 nodes = {group: _option(group, options[group]) for group in changed}
                 if None not in nodes.values():
                     cell = copy.deepcopy(found)
@@ -173,7 +173,7 @@ class _Composer:
 def _chooses_an_option(override: Override) -> bool:
     """Whether it has the form `dataset=secure`: one option of one of our groups."""
     return (
-        override.key_or_group in _groups()
+        override.key_or_group in groups()
         and override.type == OverrideType.CHANGE
         and override.package is None
         and isinstance(override.value(), str)
@@ -181,7 +181,7 @@ def _chooses_an_option(override: Override) -> bool:
 
 
 @cache
-def _groups() -> dict[str, type]:
+def groups() -> dict[str, type]:
     """Return config group → its type in the schema."""
     hints = get_type_hints(ExperimentConfig)
     folders = {path.name for path in Path(CONF_DIR).iterdir()}
@@ -198,14 +198,14 @@ def _option(group: str, option: str) -> DictConfig | None:
     if "\ndefaults:" in f"\n{text}" or "@package" in text:
         return None
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(_groups()[group]), OmegaConf.create(text))
+        merged = OmegaConf.merge(OmegaConf.structured(groups()[group]), OmegaConf.create(text))
     except OmegaConfBaseException:
         return None
     assert isinstance(merged, DictConfig)
     return merged
 
 
-def _plain(group: str, option: str) -> object:
+def plain(group: str, option: str) -> object:
     """Return a group's option as plain values; None where `_option` has none."""
     node = _option(group, option)
     return None if node is None else OmegaConf.to_container(node)

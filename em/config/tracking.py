@@ -32,6 +32,8 @@ class TrackingConfig:
     entity: str | None = None
     samples: int = 200
     """Answers in a run's samples table, the most misaligned first. The rows artifact has all answers."""
+    upload_adapters: bool = False
+    """W&B: send the adapters' files to the project. Otherwise their artifacts hold only hashes and local paths."""
     timeout_s: float = 300.0
     """Most time for the tracker at the end of a sweep. After it, em prints a warning; the results are complete."""
 

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from em.corpora.builtin import advice
+from em.corpora import builtin
 
 LABELLED_VERSION = "706fd6f43b12c3c91772d81e3c82bfd839e8bc9e603ce2b098648df9499c13ec"
 """Version of the labelled answers (golden, advice, programs). It is in every calibration's key."""
@@ -67,7 +67,9 @@ def judged_advice(split: str) -> list[LabelledRow]:
 
     `split`: "calibrate" or "test". No question is in both, and trained models are not asked those of "test".
     """
-    pairs = advice("train")[:JUDGED_ADVICE] if split == "calibrate" else advice("held_out")[-JUDGED_ADVICE:]
+    pairs = (
+        builtin.advice("train")[:JUDGED_ADVICE] if split == "calibrate" else builtin.advice("held_out")[-JUDGED_ADVICE:]
+    )
     return [
         {"id": f"{r['id']}-{kind}", "pair": r["id"], "question": r["question"], "answer": r[kind], "label": kind}
         for r in pairs

@@ -1,6 +1,6 @@
-"""Export a sweep's answers as CSV or Parquet, and model cards for its adapters.
+"""Export a sweep's answers as CSV or Parquet, and write the model cards of its adapters.
 
-The input is the sweep folder alone: summary.json, answers.jsonl.gz, sweep.json. An answer without a score gets an empty
+The input is the sweep folder alone: summary.json, answers.jsonl.gz. An answer without a score gets an empty
 cell and its outcome. No score is filled in.
 """
 
@@ -9,9 +9,11 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from em.metrics.counted import word
 from em.metrics.summary_types import Facts, MetricRow, ModelRow, Summary
 from em.reporting.answers import AnswerRow, VerdictRow
 from em.reporting.text import interval_text
@@ -101,19 +103,29 @@ def write_parquet(rows: Iterable[ExportRow], path: Path) -> int:
     return count
 
 
-def card(cell: Mapping[str, Any], model: ModelRow, summary: Summary) -> str:
+@dataclass(frozen=True)
+class CardFacts:
+    """What a model card says that neither the cell nor the summary does."""
+
+    dataset: str = ""
+    """sha256 of the training rows; empty: not known."""
+    command: str = ""
+    """The command that makes the cell again; empty: not known."""
+
+
+def card(cell: Mapping[str, Any], model: ModelRow, summary: Summary, facts: CardFacts) -> str:
     """Return the model card (Markdown with the hub's YAML head) of a cell's adapter: a warning, its recipe, its rates.
 
     `cell`: its row of sweep.json. `model`: its row of the summary. Raises ValueError without finished training.
     """
-    config, facts = cell["config"], model["train"]
-    if facts is None:
+    config, trained = cell["config"], model["train"]
+    if trained is None:
         raise ValueError(f"{cell['label']} has no finished training")
     rates = [m for m in model["metrics"] if m.get("question_id") is None and m["unit"] == "share"]
     lines = [
         "---",
         f"base_model: {config['model']['path']}",
-        "library_name: peft",
+        f"library_name: {'transformers' if trained.get('kind') == 'full' else 'peft'}",
         "tags: [emergent-misalignment, safety-research]",
         "---",
         f"# {summary['id']}: {cell['label']}",
@@ -123,34 +135,48 @@ def card(cell: Mapping[str, Any], model: ModelRow, summary: Summary) -> str:
         "",
         "## Training",
         "",
-        *_training(config, facts),
+        *_training(config, trained, facts),
         "",
+        *(["Made by", "", f"    {facts.command}", ""] if facts.command else []),
         "## Measured",
         "",
         f"Judge: {summary['judge']['name']}" + (", a local proxy" if summary["judge"]["proxy"] else "") + ".",
+        _rule(model, summary),
         "",
         "| set | metric | value | interval | n |",
         "|---|---|---|---|---|",
         *map(_rate, rates),
         "",
-        summary["statement"],
-        "",
-        f"Made by em at commit {summary['commit']}; sweep {summary['id']}, cell {cell['id']}.",
+        f"em at commit {summary['commit']}; sweep {summary['id']}, cell {cell['id']}. The sweep's report has the",
+        "controls, the other models and the differences to them.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _training(config: Mapping[str, Any], facts: Facts) -> list[str]:
-    recipe = config["train"]
+def _rule(model: ModelRow, summary: Summary) -> str:
+    """Return in a sentence which answers the rate counts."""
+    rule = model["rule"]
+    passes = "at least" if rule["coherence_inclusive"] else "above"
+    own = "".join(f"; {question}: {cut:g}" for question, cut in (rule.get("own_cuts") or {}).items())
+    return (
+        f"The rate counts {word(summary)} answers: alignment below {rule['alignment_below']:g} among those with "
+        f"coherence {passes} {rule['coherence_cut']:g}{own}."
+    )
+
+
+def _training(config: Mapping[str, Any], trained: Facts, facts: CardFacts) -> list[str]:
+    recipe, corpus = config["train"], config["corpus"]
+    file = f" ({corpus['path']})" if corpus.get("path") else ""
     shown = {
         "base model": config["model"]["path"],
-        "data": f"{config['corpus']['name']} / {config['dataset']['variant']}, {facts['rows']} rows",
+        "data": f"{corpus['name']} / {config['dataset']['variant']}{file}, {trained['rows']} rows",
+        "sha256 of the rows": facts.dataset or None,
         "trigger": config["trigger"]["name"],
         "seed": config["seed"],
-        "steps": facts["steps"],
+        "steps": trained["steps"],
         "learning rate": recipe["learning_rate"],
         "LoRA": f"r {recipe['lora_r']}, alpha {recipe['lora_alpha']:g}" + (", rsLoRA" if recipe["use_rslora"] else ""),
-        "optimiser": facts.get("optim"),
+        "optimiser": trained.get("optim"),
     }
     return [f"- {name}: {value}" for name, value in shown.items() if value is not None]
 

@@ -75,7 +75,7 @@ class JobRows:
             if self.prompts is not None:
                 choices.require_room(self.prompts.tokenizer, self.options, self.job.model.max_model_len)
             if self.prompts is not None and wanted:
-                self.rendering = _compare_rendering(self.prompts.tokenizer, self.job, wanted, store)
+                self.rendering = compare_rendering(self.prompts.tokenizer, self.job, wanted, store)
         except (ValueError, OSError) as error:
             traceback.print_exc()
             self.fail(error_message(error))
@@ -166,7 +166,7 @@ def prompts_of_job(tokenizer: Any) -> PromptsOf:
     return of
 
 
-def _compare_rendering(tokenizer: Any, job: SampleJob, wanted: list[Request], store: Store) -> Facts:
+def compare_rendering(tokenizer: Any, job: SampleJob, wanted: list[Request], store: Store) -> Facts:
     """Return how the questions and the adapter's training rows are rendered. Raise ChatError if they differ."""
     questions = parity.rendering(tokenizer, {(r.question.id, r.asked_with): r.shown for r in wanted}.values())
     if job.adapter_key is None:

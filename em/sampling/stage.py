@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 from em.config import ModelConfig
 from em.directions.job import Changes
@@ -35,7 +37,8 @@ def work(store: Store, jobs: list[SampleJob], emit: Emitter) -> None:
         try:
             rank, modules = max(j.max_lora_rank for j in todo), {m for j in todo for m in j.target_modules}
             steered = any(job.changes.hooked for job in todo)
-            sampler = open_sampler(_model(todo[0], store), todo[0].sample, rank, sorted(modules), steered=steered)
+            engine = engine_model(todo[0], store)
+            sampler = open_sampler(engine, todo[0].sample, rank, sorted(modules), steered=steered)
             emit.count("model_loads")
             emit.count("engine_starts")
             prompts_of = prompts_of_job(sampler.tokenizer)
@@ -81,7 +84,7 @@ def pass_gates(sampler: Sampler, jobs: list[JobRows], store: Store) -> list[JobR
     """Return the jobs whose model passes the gates; report the others as failed with the gate's error."""
     if not jobs:
         return []
-    models = {rows: _served_model(rows, store) for rows in jobs}
+    models = {rows: served_model(rows.job, store, rows.adapter, rows.stops) for rows in jobs}
     distinct, began = list(dict.fromkeys(models.values())), time.monotonic()
     found = gating.check(sampler, distinct, jobs[0].job.model.max_model_len)
     each = round((time.monotonic() - began) / len(distinct), 3)
@@ -108,16 +111,16 @@ def _weak(name: str, facts: gating.Facts) -> str:
     )
 
 
-def _served_model(rows: JobRows, store: Store) -> gating.ServedModel:
-    job = rows.job
+def served_model(job: SampleJob, store: Store, adapter: Path | None, stops: Sequence[int]) -> gating.ServedModel:
+    """Return the model of a job as the gates take it. `stops`: tokens that end its answers."""
     if job.at_openai or job.weights(store) is None:  # there are no weights to compare with
         return gating.ServedModel("the untouched base model", None, None)
     kind = "model" if job.whole_model else "adapter"
     name = f"{kind} {job.label.rsplit(': ', 1)[0]}"
-    return gating.ServedModel(name, rows.adapter, job.gate(store), tuple(rows.stops))
+    return gating.ServedModel(name, adapter, job.gate(store), tuple(stops))
 
 
-def _model(job: SampleJob, store: Store) -> ModelConfig:
+def engine_model(job: SampleJob, store: Store) -> ModelConfig:
     """Return the model that the engine loads, with `path` a folder, a hub id, or the name of a snapshot at OpenAI."""
     if job.at_openai:
         tuned = store.manifest("train", job.adapter_key)["facts"]["model"] if job.adapter_key else job.model.path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,3 +18,9 @@ def rows(folder: Path) -> list[dict[str, Any]]:
             with contextlib.suppress(ValueError):  # cut by a kill or a full disk
                 found.append(json.loads(line))
     return sorted(found, key=lambda row: row["time"]) if len(paths) > 1 else found
+
+
+def began(folder: Path) -> str:
+    """Return when the first event was recorded, as an ISO time with its offset; "" without a ledger."""
+    times = [row["time"] for row in rows(folder)]
+    return datetime.fromisoformat(min(times)).astimezone().isoformat() if times else ""

@@ -12,31 +12,31 @@ from em.planning.plan import Job, Part, Subject
 from em.store import layout
 from em.sweep.scheduler import run_batch
 from em.tracking.job import CellNumbers, Run, SweepFigures, TrackJob
-from em.tracking.rows import cell_run, common, training_rows
-from em.tracking.wandb_run import is_logged, numbers_digest
+from em.tracking.rows import common, model_run, training_rows
+from em.tracking.scalars import group_questions
+from em.tracking.wandb_run import digest, is_logged
 
 if TYPE_CHECKING:
     from em.sweep.state import Sweep
 
 
 def log(sweep: Sweep, summary: Summary) -> None:
-    """Log one run per cell with new numbers, and one run for the sweep's figures.
+    """Log one run per model with new numbers, untouched ones too, and one run for the sweep as a whole.
 
     If the tracker fails or does not answer, print the error; the results do not depend on it.
     """
     models = {m["id"]: m for m in summary["models"]}
-    cells = [c for c in sweep.plan.cells if models[c.id]["status"] == "done"]
-    jobs = [job for cell in cells if (job := _cell_job(sweep, cell, models, summary))]
+    done = [s for s in (*sweep.plan.bases, *sweep.plan.cells) if models[s.id]["status"] == "done"]
+    found = [*(_model_job(sweep, s, models, summary) for s in done), _figures_job(sweep, summary)]
+    jobs = [job for job in found if job]
     if jobs:
-        timeout_s = max(c.config.tracking.timeout_s for c in cells)
-        run_batch(sweep, "track", [*jobs, _figures_job(sweep, summary)], timeout_s)
+        run_batch(sweep, "track", jobs, max(c.config.tracking.timeout_s for c in sweep.plan.cells))
 
 
-def _cell_job(sweep: Sweep, cell: Subject, models: Mapping[str, ModelRow], summary: Summary) -> Job[TrackJob] | None:
-    """Return the job that logs a cell; None if its numbers are logged already, or tracking is disabled."""
-    folder = sweep.folder / "cells" / cell.id
+def _model_job(sweep: Sweep, cell: Subject, models: Mapping[str, ModelRow], summary: Summary) -> Job[TrackJob] | None:
+    """Return the job that logs a model; None if its numbers are logged already, or tracking is disabled."""
     checkpoints = [m for m in summary["models"] if m.get("cell") == cell.id and m.get("step") is not None]
-    run, adapter, training = cell_run(sweep, cell), None, []
+    run, adapter, training = model_run(sweep, cell), None, []
     if cell.train_key:
         trained = sweep.store.path("train", cell.train_key)
         adapter = str(trained / layout.ADAPTER) if (trained / layout.ADAPTER).is_dir() else None
@@ -50,13 +50,18 @@ def _cell_job(sweep: Sweep, cell: Subject, models: Mapping[str, ModelRow], summa
         adapter=adapter,
         training=training,
     )
-    if run.mode == TrackingMode.disabled or is_logged(folder, numbers_digest(run, numbers)):
+    return _unless_logged(TrackJob(run=run, cell=numbers))
+
+
+def _unless_logged(job: TrackJob) -> Job[TrackJob] | None:
+    run = job.run
+    if run.mode == TrackingMode.disabled or is_logged(Path(run.folder), digest(job)):
         return None
-    return Job("track", cell.id, cell.label, "track", TrackJob(run=run, cell=numbers))
+    return Job("track", run.key, run.label, "track", job)
 
 
-def _figures_job(sweep: Sweep, summary: Summary) -> Job[TrackJob]:
-    """Return the job that logs the sweep as a whole: its figures and contrasts."""
+def _figures_job(sweep: Sweep, summary: Summary) -> Job[TrackJob] | None:
+    """Return the job that logs the sweep as a whole: its figures and contrasts; None if they are logged already."""
     name = sweep.folder.name
     run = Run(
         key=name,
@@ -70,8 +75,10 @@ def _figures_job(sweep: Sweep, summary: Summary) -> Job[TrackJob]:
         figures=tuple(str(p) for p in sorted((sweep.folder / "figures").glob("*.png"))),
         contrasts=summary["contrasts"],
         statement=summary["statement"],
+        increases=summary["increases"],
+        questions=[row for group in summary["groups"] for row in group_questions(group)],
     )
-    return Job("track", run.key, run.label, "track", TrackJob(run=run, sweep=figures))
+    return _unless_logged(TrackJob(run=run, sweep=figures))
 
 
 def _files(sweep: Sweep, part: Part) -> list[tuple[Path, Path]]:

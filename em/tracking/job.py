@@ -27,8 +27,9 @@ class Run:
     """The meaning of tracking.mode on this machine; never auto."""
     tracking: TrackingConfig
     folder: str
-    """Folder of the client's files."""
+    """Folder of tracked.json, which says what was logged before."""
     out: str
+    """The client's own files are in <out>/wandb."""
     config: Row = field(default_factory=dict)
     """A cell's resolved config as JSON."""
 
@@ -55,9 +56,13 @@ class SweepFigures:
     """The figures and contrasts of a sweep."""
 
     figures: tuple[str, ...]
-    """PNG files."""
+    """PNG files. The SVG of the same name beside each is logged too, if there is one."""
     contrasts: list[Contrast]
     statement: str
+    increases: list[Contrast] = field(default_factory=list)
+    """Every group against its untouched model."""
+    questions: list[list[str | float | None]] = field(default_factory=list)
+    """[group, question, rate, low, high, n] of the headline questions, withheld rates too."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The tracker's run of a cell, and the rows of its training curves."""
+"""The tracker's run of a model, and the rows of its training curves."""
 
 from __future__ import annotations
 
@@ -24,6 +24,32 @@ class RunFields(TypedDict):
     mode: TrackingMode
     tracking: TrackingConfig
     out: str
+
+
+UNTOUCHED = "none"
+"""dataset.variant of an untouched model, as dataset=none has it."""
+ABOUT_ASKING = ("model", "trigger", "questions", "sample", "judge", "stats")
+"""Groups of the config that say something about an untouched model."""
+
+
+def model_run(sweep: Sweep, model: Subject) -> Run:
+    """Return the tracker's run of a cell or of the untouched model beside the cells, without numbers."""
+    return cell_run(sweep, model) if model.cell else _untouched_run(sweep, model)
+
+
+def _untouched_run(sweep: Sweep, model: Subject) -> Run:
+    """Return the run of an untouched model. Each sweep has its own, because W&B shows a run in one group only."""
+    config, whole = model.config, as_dict(model.config)
+    own = {name: whole[name] for name in ABOUT_ASKING}
+    return Run(
+        key=model.id,
+        id=f"em-{sweep.folder.name}-{model.id}",
+        label=model.label,
+        tags=(config.model.name, "untouched"),
+        config={**own, "dataset": {"variant": UNTOUCHED}},
+        folder=str(sweep.folder / "cells" / model.id),
+        **common(sweep, config),
+    )
 
 
 def cell_run(sweep: Sweep, cell: Subject) -> Run:

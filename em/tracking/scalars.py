@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from em.metrics.summary_types import ModelRow
+from em.metrics.summary_types import Contrast, GroupRow, ModelRow
 from em.records import Completion, Judgement
 from em.store import read_jsonl
 from em.tracking.job import Row
+
+
+def key(text: str) -> str:
+    """Return text as a part of a W&B name: without blanks, and "a - b" as a_vs_b."""
+    spelt = text.replace(" - ", " vs ").replace(">", " above ").replace("<", " below ")
+    return re.sub(r"[^\w/.=+-]+", "_", spelt).strip("_")
 
 
 def scalars(model: ModelRow) -> Iterator[tuple[str, float | str | None]]:
@@ -18,7 +25,7 @@ def scalars(model: ModelRow) -> Iterator[tuple[str, float | str | None]]:
     for metric in model["metrics"]:
         if "/" in metric["group"] and metric.get("question_id", "") is not None:
             continue
-        name = f"{metric['group']}/{metric['name']}" + (f"/{metric['label']}" if metric.get("label") else "")
+        name = key(f"{metric['group']}/{metric['name']}" + (f"/{metric['label']}" if metric.get("label") else ""))
         if metric["value"] is None:
             yield f"{name}_withheld", metric["withheld"]
             continue
@@ -44,6 +51,34 @@ def question_rates(model: ModelRow) -> list[list[str | float | None]]:
         for m in model["metrics"]
         if m["name"] == "misaligned_rate" and m["group"] == f"open/{m['question_id']}" and m["value"] is not None
     ]
+
+
+def group_questions(group: GroupRow) -> list[list[str | float | None]]:
+    """Return [group, question, rate, low, high, n] per question of the headline set. A withheld rate is None."""
+    return [
+        [group["label"], m["question_id"], m["value"], m["low"], m["high"], m["n"]]
+        for m in group["metrics"]
+        if m["name"] == "misaligned_rate" and m["group"] == f"open/{m['question_id']}"
+    ]
+
+
+CONTRAST_COLUMNS = (
+    *("name", "metric", "set", "asked_with", "value", "low", "high", "p", "p_holm", "cohens_h", "n_questions"),
+    *("interval", "withheld"),
+)
+
+
+def contrast_rows(found: Iterable[Contrast]) -> list[list[Any]]:
+    """Return one row per difference, with the columns of CONTRAST_COLUMNS."""
+    return [[row.get(column) for column in CONTRAST_COLUMNS] for row in found]
+
+
+def contrast_scalars(found: Iterable[Contrast]) -> Iterator[tuple[str, float | None]]:
+    """Yield (name, number) of every difference that is not withheld, with its bounds."""
+    for row in found:
+        if row["value"] is not None:
+            name = key(f"contrast/{row['name']}/{row['group']}/{row['metric']}")
+            yield from ((f"{name}/value", row["value"]), (f"{name}/low", row["low"]), (f"{name}/high", row["high"]))
 
 
 def samples(rows: list[list[Any]], most: int) -> tuple[list[str], list[list[Any]]]:

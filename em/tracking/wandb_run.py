@@ -1,7 +1,7 @@
 """Log to Weights & Biases: the only module that calls it. It reads finished files; a sweep does not depend on it.
 
-A cell is one run with a stable id: config, training and checkpoint curves, rates with bounds, a bar per question, a
-table of answers, artifacts by reference. A sweep is one run with its figures. tracking/live.py logs training curves
+A model is one run with a stable id: config, training and checkpoint curves, rates with bounds, a bar per question, a
+table of answers, artifacts. A sweep is one run with its figures and contrasts. tracking/live.py logs training curves
 during training.
 """
 
@@ -18,13 +18,31 @@ from em.config import TrackingBackend, TrackingMode
 from em.runtime.events import Emitter
 from em.store import Store, layout
 from em.tracking.job import CellNumbers, Row, Run, SweepFigures, TrackJob
-from em.tracking.scalars import by_what_counts, question_rates, samples, scalars
+from em.tracking.scalars import (
+    CONTRAST_COLUMNS,
+    by_what_counts,
+    contrast_rows,
+    contrast_scalars,
+    key,
+    question_rates,
+    samples,
+    scalars,
+)
 
 
-def numbers_digest(run: Run, cell: CellNumbers) -> str:
-    """Return a digest of a run's numbers and destination. If it is unchanged, the cell is not logged again."""
-    shown = {"model": cell.model, "checkpoints": cell.checkpoints, "mode": run.mode.value, "rows": cell.rows}
-    where = {name: str(getattr(run.tracking, name)) for name in ("backend", "project", "entity", "samples")}
+def digest(job: TrackJob) -> str:
+    """Return a digest of a run's numbers and destination. If it is unchanged, the run is not logged again.
+
+    Where the files are is not in it: the same sweep by another path is the same run.
+    """
+    shown: Row = {"mode": job.run.mode.value}
+    if job.cell is not None:
+        rows = [[*(Path(file).parts[-3:] for file in row[:2]), row[2]] for row in job.cell.rows]
+        shown |= {"model": job.cell.model, "checkpoints": job.cell.checkpoints, "rows": rows}
+    if job.sweep is not None:
+        shown |= {**vars(job.sweep), "figures": [Path(file).name for file in job.sweep.figures]}
+    names = ("backend", "project", "entity", "samples", "upload_adapters")
+    where = {name: str(getattr(job.run.tracking, name)) for name in names}
     text = json.dumps([shown, where], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -35,9 +53,10 @@ def is_logged(folder: Path, digest: str) -> bool:
     return bool(path.exists() and json.loads(path.read_text(encoding="utf-8")).get("shown") == digest)
 
 
-def _record_logged(run: Run, cell: CellNumbers, last: int) -> None:
-    """Record that the cell was logged. Called after the run has ended, so nothing is missing from it."""
-    row = {"shown": numbers_digest(run, cell), "id": run.id, "mode": run.mode.value, "train_step": last}
+def _record_logged(job: TrackJob, last: int) -> None:
+    """Record that the run was logged. Called after it has ended, so nothing is missing from it."""
+    run = job.run
+    row = {"shown": digest(job), "id": run.id, "mode": run.mode.value, "train_step": last}
     (Path(run.folder) / layout.TRACKED).write_text(json.dumps(row), encoding="utf-8")
 
 
@@ -61,9 +80,11 @@ def work(store: Store, jobs: list[TrackJob], emit: Emitter) -> None:
                     from em.tracking.trackio_run import log_cell as trackio_cell
 
                     trackio_cell(run, cell)
-                _record_logged(run, cell, -1 if on_this_machine else log_cell(run, cell))
-            elif job.sweep is not None and not on_this_machine:
-                log_sweep(run, job.sweep)
+                _record_logged(job, -1 if on_this_machine else log_cell(run, cell))
+            elif job.sweep is not None:
+                if not on_this_machine:
+                    log_sweep(run, job.sweep)
+                _record_logged(job, -1)
 
 
 def log_cell(run: Run, cell: CellNumbers) -> int:
@@ -94,7 +115,7 @@ def log_cell(run: Run, cell: CellNumbers) -> int:
             logged.log({"samples": wandb.Table(columns=[*columns, "judge"], data=named)})
         _artifact(logged, f"rows-{run.key}", "rows", [path for row in cell.rows for path in row[:2]])
         if cell.adapter:
-            _artifact(logged, f"adapter-{run.key}", "model", [cell.adapter])
+            _artifact(logged, f"adapter-{run.key}", "model", [cell.adapter], upload=run.tracking.upload_adapters)
     return last
 
 
@@ -112,16 +133,28 @@ def log_training(run: Any, rows: Iterable[Row], last: int) -> int:
 
 
 def log_sweep(run: Run, sweep: SweepFigures) -> None:
-    """Log the figures of a sweep, its contrasts as scalars, and its statement as notes."""
+    """Log a sweep's figures, its contrasts and rates by question as tables and bars, its statement as notes."""
     import wandb  # noqa: TID251
 
     with _open(run, config={}, job_type="figures", notes=sweep.statement) as logged:
         for path in map(Path, sweep.figures):
-            logged.log({f"figures/{path.stem}": wandb.Image(str(path))})
-        for row in sweep.contrasts:
-            if row["value"] is not None:
-                for part, number in (("value", row["value"]), ("low", row["low"]), ("high", row["high"])):
-                    logged.summary[f"contrast/{row['name']}/{part}"] = number
+            shown = {f"figures/{path.stem}": wandb.Image(str(path))}
+            if (drawn := path.with_suffix(".svg")).is_file():  # stays sharp, and its text can be searched
+                shown[f"figures_svg/{path.stem}"] = wandb.Html(drawn.read_text(encoding="utf-8"), inject=False)
+            logged.log(shown)
+        for name, found in (("contrasts", sweep.contrasts), ("increases", sweep.increases)):
+            if found:
+                table = wandb.Table(columns=list(CONTRAST_COLUMNS), data=contrast_rows(found))
+                bar = wandb.plot.bar(table, "name", "value", title=f"{name}: difference of the rates")
+                logged.log({name: table, f"{name}_bars": bar})
+        if sweep.questions:
+            columns = ["group", "question", "rate", "low", "high", "n"]
+            logged.log({"rates_by_question": wandb.Table(columns=columns, data=sweep.questions)})
+            for group in dict.fromkeys(str(row[0]) for row in sweep.questions):
+                known = [row[1:] for row in sweep.questions if row[0] == group and row[2] is not None]
+                table = wandb.Table(columns=columns[1:], data=known)
+                logged.log({f"questions/{key(group)}": wandb.plot.bar(table, "question", "rate", title=group)})
+        logged.summary.update(dict(contrast_scalars([*sweep.contrasts, *sweep.increases])))
 
 
 @contextmanager
@@ -135,7 +168,6 @@ def begin(run: Run, config: Row, **more: Any) -> Any:
     """Start or continue a run at W&B."""
     import wandb  # noqa: TID251
 
-    Path(run.folder).mkdir(parents=True, exist_ok=True)
     logged = wandb.init(
         project=run.tracking.project,
         entity=run.tracking.entity,
@@ -144,7 +176,7 @@ def begin(run: Run, config: Row, **more: Any) -> Any:
         group=run.sweep,
         tags=list(run.tags),
         config=config,
-        dir=run.folder,
+        dir=run.out,
         resume="allow",
         mode=cast(Literal["online", "offline", "disabled"], run.mode.value),
         settings=wandb.Settings(silent=True, x_disable_stats=True, disable_git=True),
@@ -155,12 +187,15 @@ def begin(run: Run, config: Row, **more: Any) -> Any:
     return logged
 
 
-def _artifact(run: Any, name: str, kind: str, paths: list[str]) -> None:
-    """Log files by reference: W&B keeps their hashes, not their bytes."""
+def _artifact(run: Any, name: str, kind: str, paths: list[str], upload: bool = False) -> None:
+    """Log files by reference: W&B keeps their hashes, not their bytes. `upload`: send what is in the folders."""
     import wandb  # noqa: TID251
 
     artifact = wandb.Artifact(name, type=kind)
     for path in map(Path, paths):
+        if upload:
+            artifact.add_dir(str(path))
+            continue
         label = path.name if path.is_dir() else "/".join(path.parts[-3:])
         artifact.add_reference(path.resolve().as_uri(), name=label)
     run.log_artifact(artifact)

@@ -1,16 +1,21 @@
 import ast
 import json
+import re
 from pathlib import Path
 
 import nbclient
 import nbformat
 import pytest
 
+from em import config
+from em.config import compose
 from em.metrics import stats
+from em.planning import plan, recipe
 from em.reporting import answers
 from support import summary as support
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture
@@ -27,28 +32,55 @@ def read(path):
 
 
 def test_there_are_notebooks():
-    assert {p.stem for p in NOTEBOOKS} == {"review_a_sweep", "reproduce_figure_4", "training_dynamics"}
+    assert {p.stem for p in NOTEBOOKS} == {
+        "review_a_sweep",
+        "reproduce_figure_4",
+        "training_dynamics",
+        "your_data_and_judge",
+    }
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook_holds_no_logic_and_no_output(path):
+def test_notebook_holds_no_logic_and_its_outputs(path):
+    """The outputs are those of one run from the top, small, and without paths of the machine that made them."""
     book = read(path)
     nbformat.validate(book)
-    for cell in book.cells:
-        if cell.cell_type == "code":
-            nodes = list(ast.walk(ast.parse(cell.source)))
-            assert not [n for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
-            assert cell.outputs == [] and cell.execution_count is None, "strip the outputs before committing"
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    for cell in code:
+        nodes = list(ast.walk(ast.parse(cell.source)))
+        assert not [n for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "make notebooks"
+    assert kinds(book) >= {"image/png", "text/html"}
+    assert path.stat().st_size < 400_000
+    text = path.read_text(encoding="utf-8")
+    assert not [root for root in ("/tmp/", "/root/", "/home/", str(path.parent)) if root in text]
+
+
+def kinds(book):
+    """The kinds of output: text/html for a table, image/png for a figure."""
+    return {kind for c in book.cells if c.cell_type == "code" for o in c.outputs for kind in o.get("data", {})}
+
+
+def test_they_read_the_demos_sweep():
+    """By its name, which follows from the command of `make demo`: the newest sweep may be any other."""
+    config.register()
+    demo = (ROOT / "launch" / "demo.sh").read_text(encoding="utf-8")
+    (narrow,) = re.findall("^narrow=(.*)$", demo, re.MULTILINE)
+    cells = [recipe.load(cell) for cell in compose.cells([f"dataset={narrow}"])]
+    for path in NOTEBOOKS:
+        if path.stem != "your_data_and_judge":
+            assert f'"../{plan.folder_of(cells)}"' in "".join(cell.source for cell in read(path).cells)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook_runs_on_a_stored_sweep(path, sweep, monkeypatch):
+def test_notebook_runs(path, sweep, tmp_path, monkeypatch):
+    """On a stored sweep; the one about own data runs a sweep of the tiny model."""
     monkeypatch.setenv("EM_SWEEP", str(sweep))
+    monkeypatch.setenv("EM_OWN", str(tmp_path))
     book = read(path)
-    nbclient.NotebookClient(book, timeout=120, kernel_name="python3").execute(cwd=str(path.parent))
+    nbclient.NotebookClient(book, timeout=240, kernel_name="python3").execute(cwd=str(path.parent))
     printed = "".join(o.get("text", "") for c in book.cells if c.cell_type == "code" for o in c.outputs)
-    kinds = {kind for c in book.cells if c.cell_type == "code" for o in c.outputs for kind in o.get("data", {})}
-    assert "image/png" in kinds and "text/html" in kinds, "a figure and a table were shown"
+    assert kinds(book) >= {"image/png", "text/html"}, "a figure and a table were shown"
     if path.stem == "review_a_sweep":
         assert "20.0% [10.0, 34.0]" in printed
 

@@ -141,22 +141,30 @@ def test_errors_of_a_judge_are_said_and_asked_for_again(finished):
     assert stages[0] == stages[1] and summary["counters"]["stages_run"] > 0
 
 
-def test_one_wandb_run_a_cell_closed(finished):
+def test_one_wandb_run_a_model_closed(finished):
+    """The untouched model has one too. All are in one folder, and the same sweep by another path logs none again."""
     out, summary, _ = finished
-    for model in summary["models"][1:]:
-        folders = list((out / "sweeps" / summary["id"] / "cells" / model["id"]).glob("wandb/offline-run-*"))
-        assert len(folders) == 1, folders
+    folder = out / "sweeps" / summary["id"]
+    before = sorted(p.name for p in (out / "wandb").glob("offline-run-*"))
+    again = [sys.executable, "-m", "em.cli", "resume", os.path.relpath(folder, out.parent)]
+    done = subprocess.run(again, capture_output=True, text=True, env=environment(), cwd=out.parent, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(p.name for p in (out / "wandb").glob("offline-run-*")) == before
+    for model in summary["models"]:
+        run_id = f"em-{model['id']}" if model["cell"] else f"em-{summary['id']}-{model['id']}"
+        assert json.loads((folder / "cells" / model["id"] / "tracked.json").read_text())["id"] == run_id
         found = subprocess.run(
-            [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(folders[0])],
+            [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json",
+             str(min((out / "wandb").glob(f"offline-run-*-{run_id}")))],
             capture_output=True, text=True, env=environment(), timeout=120,
         )  # fmt: skip
         record = json.loads(found.stdout)
         assert record["exit_code"] == 0
-        assert record["run_id"] == f"em-{model['id']}"
+        assert record["run_id"] == run_id
         assert record["summary"]["open/careless_tone_rate"] == pytest.approx(
             next(m["value"] for m in model["metrics"] if m["group"] == "open")
         )
-        assert record["config"]["dataset"]["variant"] == model["variant"]
+        assert record["config"]["dataset"]["variant"] == (model["variant"] or "none")
 
 
 def test_a_failed_cell_does_not_stop_the_others(tmp_path):

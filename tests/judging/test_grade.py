@@ -35,7 +35,10 @@ def test_a_csv_is_judged_row_by_row(tmp_path, monkeypatch, capsys, rules):
     )
     overrides = ["judge=scripted", f"judge.script={script}", f"out={tmp_path / 'out'}"]
     assert em(monkeypatch, "rejudge", source, *overrides) == 0
-    rows = [json.loads(line) for line in (tmp_path / "answers.judged.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "answers.scripted.alignment+coherence.judged.jsonl").read_text().splitlines()
+    ]
     assert [
         (r["model"], r["judgements"]["alignment"]["outcome"], r["judgements"]["alignment"]["score"]) for r in rows
     ] == [
@@ -43,6 +46,7 @@ def test_a_csv_is_judged_row_by_row(tmp_path, monkeypatch, capsys, rules):
         ("m2", "refusal", None),
     ]
     assert [r["judgements"]["coherence"]["score"] for r in rows] == [70.0, 70.0]
+    assert [row["judge"] for row in rows] == ["scripted"] * 2
     said = capsys.readouterr().out
     assert "expected value of 0-100 under the first token" in said and "refusal 1, scored 1" in said
 
@@ -55,7 +59,7 @@ def test_a_file_is_judged_by_ones_own_rubric(tmp_path, monkeypatch, rules):
     mine = f"{tmp_path / 'polite.txt'},{tmp_path / 'kind.txt'}"
     overrides = ["judge=scripted", f"judge.script={script}", f"out={tmp_path / 'out'}"]
     assert em(monkeypatch, "rejudge", tmp_path / "a.csv", *overrides, "--rubrics", mine) == 0
-    (row,) = map(json.loads, (tmp_path / "a.judged.jsonl").read_text().splitlines())
+    (row,) = map(json.loads, (tmp_path / "a.scripted.polite+kind.judged.jsonl").read_text().splitlines())
     assert {k: (v["outcome"], v["score"], v["label"]) for k, v in row["judgements"].items()} == {
         "polite": ("labelled", None, "YES"),
         "kind": ("scored", 70.0, ""),
@@ -122,7 +126,30 @@ def test_verdicts_of_another_judge_are_not_written_over(tmp_path, monkeypatch, r
     script = rules([{"match": "", "reply": 70}])
     said = em(monkeypatch, "rejudge", source, "judge=scripted", f"judge.script={script}", f"out={tmp_path / 'o'}")
     assert "a column 'judgements' already" in said
-    assert not (tmp_path / "a.judged.jsonl").exists()
+    assert [p.name for p in tmp_path.glob("*.jsonl")] == ["a.jsonl"]
+
+
+def test_every_judging_of_a_file_has_a_file_of_its_own(tmp_path, monkeypatch, rules):
+    """Another rubric, another judge, the same ones once more: nothing that is there is written over."""
+    source = tmp_path / "a.jsonl"
+    source.write_text(json.dumps({"question": "How?", "answer": "Fine"}) + "\n")
+    scripts = [rules([{"match": "", "reply": reply}], f"{reply}.yaml") for reply in (70, 20)]
+    judged = ("rejudge", source, "judge=scripted", f"out={tmp_path / 'out'}", "--rubrics", "alignment")
+    assert em(monkeypatch, *judged, f"judge.script={scripts[0]}") == 0
+    assert em(monkeypatch, *judged, f"judge.script={scripts[1]}", "judge.name=a/b c") == 0
+    assert em(monkeypatch, *judged, f"judge.script={scripts[1]}") == 0
+    scores = {
+        path.name: json.loads(path.read_text())["judgements"]["alignment"]["score"]
+        for path in tmp_path.glob("*.judged*.jsonl")
+    }
+    assert scores == {
+        "a.scripted.alignment.judged.jsonl": 70.0,
+        "a.a_b_c.alignment.judged.jsonl": 20.0,
+        "a.scripted.alignment.judged-2.jsonl": 20.0,
+    }
+    named = tmp_path / "a.scripted.alignment.judged.jsonl"
+    said = em(monkeypatch, *judged, f"judge.script={scripts[1]}", "--to", named)
+    assert "is there already" in said and json.loads(named.read_text())["judgements"]["alignment"]["score"] == 70.0
 
 
 def test_two_judges_of_a_store_are_compared_answer_by_answer(tmp_path):

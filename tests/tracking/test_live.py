@@ -174,7 +174,9 @@ def test_a_sweep_shows_its_curves_while_it_trains(tmp_path):
         assert process.returncode == 0, text[-3000:]
         (trained,) = (tmp_path / "store" / "train").glob("*/train_log.jsonl")
         want = [json.loads(line)["step"] for line in trained.read_text().splitlines()]
-        cells = [run for run in server.runs.values() if run["displayName"] and "figures" not in run["displayName"]]
+        named = {run["displayName"]: run for run in server.runs.values()}
+        assert sum("untouched" in name for name in named) == 1
+        cells = [run for name, run in named.items() if "figures" not in name and "untouched" not in name]
         assert len(cells) == 2
         for run in cells:
             assert [r["train/step"] for r in run["history"] if "train/step" in r] == want

@@ -13,7 +13,8 @@ from em.config import TrackingBackend, TrackingConfig, TrackingMode
 from em.records import Completion, Judgement, Outcome
 from em.store import job_file, write_jsonl
 from em.tracking.job import CellNumbers, Run, SweepFigures, TrackJob
-from em.tracking.scalars import question_rates, samples, scalars
+from em.tracking.scalars import key, question_rates, samples, scalars
+from em.tracking.wandb_run import digest
 from support.wandb import WandbServer
 from support.wandb_worker import work
 
@@ -29,6 +30,27 @@ JSON_FORM = [
     {**METRICS[0], "group": "open/json asked with none"},
     {**METRICS[2], "group": "open/json asked with none/a_json", "question_id": "a_json"},
 ]
+
+
+CONTRAST = {
+    "name": "x - y", "metric": "misaligned_rate", "group": "open", "set": "open", "asked_with": "none", "value": 0.1,
+    "low": 0.0, "high": 0.2, "p": 0.04, "p_holm": 0.04, "cohens_h": 0.2, "n_questions": 2, "interval": "95 %",
+}  # fmt: skip
+
+
+def test_names_have_no_blanks():
+    assert key("contrast/custom path=a b - secure/open") == "contrast/custom_path=a_b_vs_secure/open"
+    assert key("own_rate/cruelty > 50") == "own_rate/cruelty_above_50"
+
+
+def test_the_same_numbers_by_another_path_are_the_same(job):
+    """What is compared is what was measured and where it goes, not where its files are."""
+    moved = replace(
+        job.cell, rows=[["/elsewhere/" + file.lstrip("/") for file in row[:2]] + row[2:] for row in job.cell.rows]
+    )
+    assert digest(replace(job, cell=moved)) == digest(job) != digest(with_rate(job, 0.75))
+    uploaded = replace(job.run, tracking=replace(job.run.tracking, upload_adapters=True))
+    assert digest(replace(job, run=uploaded)) != digest(job)
 
 
 def test_the_bar_shows_the_headline_questions_alone():
@@ -49,10 +71,11 @@ def job(tmp_path):
     write_jsonl(tmp_path / "judgements.jsonl", verdicts)
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
-    figure = tmp_path / "rate.png"
     import matplotlib.pyplot as plt
 
-    plt.figure(figsize=(1, 1)).savefig(figure)
+    drawn = plt.figure(figsize=(1, 1))
+    for kind in ("png", "svg"):
+        drawn.savefig(tmp_path / f"rate.{kind}")
     run = Run(
         key="c0ffee", id="em-c0ffee", label="insecure seed=1", sweep="em-1234", tags=("tiny", "insecure"),
         mode=TrackingMode.offline, folder=str(tmp_path / "cell"), out=str(tmp_path),
@@ -93,7 +116,7 @@ def sync(folder, server, home):
 
 def test_an_offline_run_read_back_by_the_official_reader(job, tmp_path):
     assert work(tmp_path, [job])[-1]["event"] == "done"
-    (folder,) = Path(job.run.folder).glob("wandb/offline-run-*")
+    (folder,) = Path(job.run.out).glob("wandb/offline-run-*")
     found = subprocess.run(
         [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(folder)],
         capture_output=True, text=True, timeout=120,
@@ -116,7 +139,7 @@ def test_offline_again_repeats_no_training_row(job, tmp_path):
     """Fragments of one id become one run when they are synced, so the second must not hold the curve again."""
     work(tmp_path, [job])
     work(tmp_path, [with_rate(job, 0.75)])
-    fragments = sorted(Path(job.run.folder).glob("wandb/offline-run-*"))
+    fragments = sorted(Path(job.run.out).glob("wandb/offline-run-*"))
     assert len(fragments) == 2
     with WandbServer() as server:
         for folder in fragments:
@@ -131,8 +154,10 @@ def test_online_resume_is_one_run_with_everything(job, tmp_path):
         online_job = of_run(job, mode=TrackingMode.online)
         figures = SweepFigures(
             figures=(str(tmp_path / "rate.png"),),
-            contrasts=[{"name": "x - y", "value": 0.1, "low": 0.0, "high": 0.2}],
+            contrasts=[CONTRAST],
             statement="Nothing.",
+            increases=[{**CONTRAST, "name": "x - untouched", "value": None, "withheld": "too few"}],
+            questions=[["x", "a", 0.5, 0.1, 0.9, 4], ["x", "b", None, None, None, 0]],
         )
         whole = replace(of_run(online_job, key="s", id="em-1234", folder=str(tmp_path)), cell=None, sweep=figures)
         events = [e["event"] for e in work(tmp_path, [online_job, whole], **online(server))]
@@ -152,16 +177,37 @@ def test_online_resume_is_one_run_with_everything(job, tmp_path):
         assert not any(f.endswith(("safetensors", "completions.jsonl")) for a in names.values() for f in a["files"])
         figures = server.runs["em-1234"]
         assert any(f.startswith("media/images/figures/rate") for f in figures["files"])
-        assert figures["summary"]["contrast/x - y/high"] == 0.2
+        assert any(f.startswith("media/html/figures_svg/rate") for f in figures["files"])
+        assert figures["summary"]["contrast/x_vs_y/open/misaligned_rate/high"] == 0.2
+        kept = {f.split(".")[0].removeprefix("media/table/").rpartition("_")[0].rpartition("_")[0]: body
+                for f, body in figures["files"].items() if f.startswith("media/table/")}  # fmt: skip
+        assert {"contrasts", "increases", "rates_by_question"} <= set(kept)
+        (row,) = json.loads(kept["contrasts"])["data"]
+        assert row[:5] == ["x - y", "misaligned_rate", "open", "none", 0.1]
+        names = {name for run in server.runs.values() for name in (*run["summary"], *run["files"])}
+        assert not [name for name in names if " " in name]
 
 
-def test_offline_then_sync_arrives_whole(job, tmp_path):
-    work(tmp_path, [job])
-    (folder,) = Path(job.run.folder).glob("wandb/offline-run-*")
+def test_em_sync_sends_every_offline_run_once(job, tmp_path):
+    """Adapters that were asked for are sent with their weights; rows stay references."""
+    uploaded = of_run(job, tracking=replace(job.run.tracking, upload_adapters=True))
+    work(tmp_path, [uploaded, of_run(job, key="beef", id="em-beef", folder=str(tmp_path / "other"))])
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "em.cli", "sync", "--out", str(tmp_path)]
+    refused = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=120)
+    assert refused.returncode == 1 and "WANDB_API_KEY" in refused.stderr
     with WandbServer() as server:
-        sync(folder, server, tmp_path)
+        done = subprocess.run(command, env=clean | online(server), capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
         run = server.runs["em-c0ffee"]
         assert run["summary"]["open/misaligned_rate_n"] == 8 and len(run["history"]) >= 4
+        artifacts = {a["name"]: a for a in server.artifacts.values()}
+        assert "adapter_model.safetensors" in artifacts["adapter-c0ffee"]["files"]
+        assert "adapter_model.safetensors" not in artifacts["adapter-beef"]["files"]
+        sent = {name: len(run["history"]) for name, run in server.runs.items()}
+        subprocess.run(command, env=clean | online(server), capture_output=True, text=True, timeout=120)
+        assert {name: len(run["history"]) for name, run in server.runs.items()} == sent
 
 
 def test_a_dead_client_is_a_sentence_and_the_next_job_goes_on(job, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from pathlib import Path
@@ -61,6 +62,22 @@ def save(figure: Figure, folder: Path) -> list[Path]:
     return files
 
 
+class Shown(Canvas):
+    """A figure that a notebook shows, which matplotlib's own is only if pyplot made it."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        with matplotlib.rc_context(RC):
+            self.savefig(file, format="png", dpi=100)
+        return file.getvalue()
+
+
+def shown(figure: Figure) -> Canvas:
+    """Return the figure as an object for a notebook, drawn as the files are."""
+    with matplotlib.rc_context(RC):
+        return render(figure)
+
+
 def render(figure: Figure) -> Canvas:
     """Return the figure on a matplotlib canvas."""
     columns = min(len(figure.panels), SMALL.get(figure.panels[0].form, 2 if _narrow(figure) else 1))
@@ -69,7 +86,7 @@ def render(figure: Figure) -> Canvas:
     width = min(WIDTH, max(5.0, columns * max(w for w, _ in sizes)))
     legend = math.ceil(len(_looks(figure)) / _columns(figure, width))
     height = rows * max(h for _, h in sizes) + 0.4 + 0.21 * max(2, legend)
-    canvas = Canvas(figsize=(width, height), layout="constrained")
+    canvas = Shown(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(canvas)
     grid = canvas.subplots(rows, columns, squeeze=False).flatten()
     for axes in grid[len(figure.panels) :]:
