@@ -15,6 +15,7 @@ from typing import Any
 
 from em.metrics.counted import word
 from em.metrics.summary_types import Facts, MetricRow, ModelRow, Summary
+from em.models import paths
 from em.reporting.answers import AnswerRow, VerdictRow
 from em.reporting.text import interval_text
 from em.store import printable
@@ -122,9 +123,10 @@ def card(cell: Mapping[str, Any], model: ModelRow, summary: Summary, facts: Card
     if trained is None:
         raise ValueError(f"{cell['label']} has no finished training")
     rates = [m for m in model["metrics"] if m.get("question_id") is None and m["unit"] == "share"]
+    path = config["model"]["path"]
     lines = [
         "---",
-        f"base_model: {config['model']['path']}",
+        *([f"base_model: {path}"] if paths.is_hub_id(path) else []),  # the hub refuses another value
         f"library_name: {'transformers' if trained.get('kind') == 'full' else 'peft'}",
         "tags: [emergent-misalignment, safety-research]",
         "---",

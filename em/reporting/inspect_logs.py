@@ -117,8 +117,10 @@ def _score(verdict: VerdictRow, answer: str, judge: str) -> Score:
 
 
 def _log(samples: Sequence[EvalSample], model: ModelRow, summary: Summary, facts: SweepFacts) -> EvalLog:
-    scorers = list(dict.fromkeys(name for sample in samples for name in sample.scores or {}))
-    ids = list(dict.fromkeys(str(sample.id) for sample in samples))
+    names = dict.fromkeys(name for sample in samples for name in sample.scores or {})
+    scorers = sorted(names, key=lambda name: name != RATE)  # the viewer shows the first one's score
+    ids, epochs = {sample.id for sample in samples}, max(sample.epoch for sample in samples)
+    even = len(ids) * epochs == len(samples)  # else the viewer would wait for the others
     config = facts.configs.get(model["id"], {})
     base = config.get("model", {}).get("path", summary["model"]["name"])
     spec = EvalSpec(
@@ -127,8 +129,8 @@ def _log(samples: Sequence[EvalSample], model: ModelRow, summary: Summary, facts
         task_args=dict(config),
         model=model["label"],
         model_args={"base": base, "adapter": facts.adapters.get(model["id"])},
-        dataset=EvalDataset(name=summary["id"], samples=len(ids), sample_ids=[*ids]),
-        config=EvalConfig(epochs=max(sample.epoch for sample in samples)),
+        dataset=EvalDataset(name=summary["id"], samples=len(ids) if even else len(samples)),
+        config=EvalConfig(epochs=epochs if even else None),
         packages=summary["versions"],
         scorers=[{"name": name} for name in scorers],
         metadata={"sweep": summary["id"], "judge": summary["judge"], "commit": summary["commit"]},
