@@ -125,7 +125,7 @@ class Engines:
         subject = self._subject(model)
         if not self._made(subject):
             raise AskError(f"{subject.label} is not finished: `em status {self.folder}` says why")
-        return replace(self.plan.sample(subject.parts[0].samples[0]), key=model)
+        return replace(self.plan.sample(_first_key(subject)), key=model)
 
     def of(self, model: str) -> Engine:
         """Return the running engine of a model; start it if there is none."""
@@ -151,7 +151,7 @@ class Engines:
         return trained and all(self.store.has(stage, key) for stage, key in subject.requires)
 
     def _batch(self, subject: Subject) -> str:
-        return self.plan.jobs["sample", subject.parts[0].samples[0]].batch
+        return self.plan.jobs["sample", _first_key(subject)].batch
 
     def _environment(self, held: Sequence[Subject]) -> dict[str, str]:
         """Return what a worker of the sweep would get, without a pipe for events."""
@@ -212,6 +212,14 @@ class Engine:
         code = self._process.wait()
         last = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
         return f"the engine ended with exit code {code}; the last lines of its log: " + " / ".join(last)
+
+
+def _first_key(subject: Subject) -> str:
+    """Return the key of a model's first answers, whose job says how it is sampled."""
+    key = next((key for part in subject.parts for key in part.samples), None)
+    if key is None:
+        raise AskError(f"the sweep asks {subject.label} no question, so it has no way of sampling from it")
+    return key
 
 
 def _open(stream: IO[str] | None) -> IO[str]:
