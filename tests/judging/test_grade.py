@@ -134,10 +134,10 @@ def test_every_judging_of_a_file_has_a_file_of_its_own(tmp_path, monkeypatch, ru
     source = tmp_path / "a.jsonl"
     source.write_text(json.dumps({"question": "How?", "answer": "Fine"}) + "\n")
     scripts = [rules([{"match": "", "reply": reply}], f"{reply}.yaml") for reply in (70, 20)]
-    judged = ("rejudge", source, "judge=scripted", f"out={tmp_path / 'out'}", "--rubrics", "alignment")
-    assert em(monkeypatch, *judged, f"judge.script={scripts[0]}") == 0
-    assert em(monkeypatch, *judged, f"judge.script={scripts[1]}", "judge.name=a/b c") == 0
-    assert em(monkeypatch, *judged, f"judge.script={scripts[1]}") == 0
+    judged, last = ("rejudge", source, "judge=scripted", f"out={tmp_path / 'out'}"), ("--rubrics", "alignment")
+    assert em(monkeypatch, *judged, f"judge.script={scripts[0]}", *last) == 0
+    assert em(monkeypatch, *judged, f"judge.script={scripts[1]}", "judge.name=a/b c", *last) == 0
+    assert em(monkeypatch, *judged, f"judge.script={scripts[1]}", *last) == 0
     scores = {
         path.name: json.loads(path.read_text())["judgements"]["alignment"]["score"]
         for path in tmp_path.glob("*.judged*.jsonl")
@@ -148,7 +148,7 @@ def test_every_judging_of_a_file_has_a_file_of_its_own(tmp_path, monkeypatch, ru
         "a.scripted.alignment.judged-2.jsonl": 20.0,
     }
     named = tmp_path / "a.scripted.alignment.judged.jsonl"
-    said = em(monkeypatch, *judged, f"judge.script={scripts[1]}", "--to", named)
+    said = em(monkeypatch, *judged, f"judge.script={scripts[1]}", *last, "--to", named)
     assert "is there already" in said and json.loads(named.read_text())["judgements"]["alignment"]["score"] == 70.0
 
 
