@@ -61,7 +61,7 @@ class SweepFigures:
     statement: str
     increases: list[Contrast] = field(default_factory=list)
     """Every group against its untouched model."""
-    questions: list[list[str | float | None]] = field(default_factory=list)
+    questions: list[list[Any]] = field(default_factory=list)
     """[group, question, rate, low, high, n] of the headline questions, withheld rates too."""
 
 
