@@ -41,9 +41,10 @@ def _untouched_run(sweep: Sweep, model: Subject) -> Run:
     """Return the run of an untouched model. Each sweep has its own, because W&B shows a run in one group only."""
     config, whole = model.config, as_dict(model.config)
     own = {name: whole[name] for name in ABOUT_ASKING}
+    key = f"{sweep.folder.name}-{model.id}"
     return Run(
-        key=model.id,
-        id=f"em-{sweep.folder.name}-{model.id}",
+        key=key,
+        id=f"em-{key}",
         label=model.label,
         tags=(config.model.name, "untouched"),
         config={**own, "dataset": {"variant": UNTOUCHED}},
