@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from em.metrics import readings
 from em.metrics.contrasts import REGISTER_MATCHED
 from em.metrics.counted import MISALIGNED, renamed, word
 
@@ -82,6 +83,8 @@ def statement(summary: Mapping[str, Any]) -> str:
         return " ".join([*warnings, *_control_sentences(summary), *_contrast_sentences(summary)])
     variants = {m["variant"] for m in summary["models"]}
     out = _control_sentences(summary) + _contrast_sentences(summary)
+    if found := readings.sentence(summary):
+        out.append(found)
     if variants & NARROW:
         out.append(
             "On models below about 14B insecure code is expected to give rates near zero; a small model that "
