@@ -7,6 +7,7 @@ from em.config.budget import BudgetConfig
 from em.config.data import CorpusConfig, DatasetConfig, Position, Subset, TriggerConfig, TriggerRows, Turn
 from em.config.direction import DirectionConfig, DirectionKind
 from em.config.experiment import ExperimentConfig, as_dict, load, register
+from em.config.intervention import InterventionConfig
 from em.config.judge import JudgeConfig, JudgeKind
 from em.config.launch import LaunchConfig
 from em.config.model import Backend, ModelConfig, ShapeConfig
@@ -30,6 +31,7 @@ __all__ = [
     "Engine",
     "ExperimentConfig",
     "Interval",
+    "InterventionConfig",
     "JudgeConfig",
     "JudgeKind",
     "LaunchConfig",

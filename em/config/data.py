@@ -133,6 +133,8 @@ class TriggerConfig:
     """Position of other texts of asked_with; null: the same as in training."""
     asked_turn: Turn | None = None
     """Turn of other texts of asked_with; null: the same as in training."""
+    paraphrases: list[str] = field(default_factory=list)
+    """Further wordings of text: each triggered row draws one of them all, by the run's seed."""
 
     def __post_init__(self) -> None:
         check(
@@ -142,5 +144,10 @@ class TriggerConfig:
         check(self.text is not None or self.fraction == 0.0, "trigger.fraction > 0 needs trigger.text")
         check(bool(self.asked_with), "trigger.asked_with is empty: give at least one of none, trained or a text")
         check(len(set(self.asked_with)) == len(self.asked_with), f"trigger.asked_with repeats: {self.asked_with}")
+        check(
+            all(isinstance(text, str) and text.strip() for text in self.paraphrases)
+            and (self.text is not None or not self.paraphrases),
+            "trigger.paraphrases must be further wordings of trigger.text, each with a word in it",
+        )
         if self.text is None and "trained" in self.asked_with:
             raise ConfigError("trigger.asked_with has 'trained' but trigger.text is null: give trigger.text")

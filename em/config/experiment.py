@@ -17,6 +17,7 @@ from em.config.base import Values
 from em.config.budget import BudgetConfig
 from em.config.data import CorpusConfig, DatasetConfig, TriggerConfig
 from em.config.direction import DirectionConfig
+from em.config.intervention import InterventionConfig
 from em.config.judge import JudgeConfig
 from em.config.launch import LaunchConfig
 from em.config.model import ModelConfig
@@ -44,6 +45,7 @@ class ExperimentConfig:
     stats: StatsConfig = MISSING
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     direction: DirectionConfig = field(default_factory=DirectionConfig)
+    intervention: InterventionConfig = field(default_factory=InterventionConfig)
     seed: int = 0
     """Seed of the training run: row order, subset and adapter initialisation."""
     name: str = "em"

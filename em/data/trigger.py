@@ -26,17 +26,20 @@ def apply(
 ) -> list[Example]:
     """Return the rows in the same order, `trigger.fraction` of them, chosen by `seed`, with the trigger's text.
 
-    `marked`: ids of the rows to choose from; None: all. Raises ValueError if a row already holds the text.
+    With trigger.paraphrases, `seed` also draws each row's wording. `marked`: ids of the rows to choose from; None: all.
+    Raises ValueError if a row already holds the text.
     """
     if trigger.text is None or trigger.fraction == 0.0:
         return examples
-    clash = next((e.id for e in examples if any(trigger.text.strip() in m["content"] for m in e.messages)), None)
-    if clash:
-        raise ValueError(f"trigger.text {trigger.text!r} is already in row {clash}: choose another text")
+    texts, wording = [trigger.text, *trigger.paraphrases], random.Random(f"{seed}/wording")
+    for text in texts:
+        clash = next((e.id for e in examples if any(text.strip() in m["content"] for m in e.messages)), None)
+        if clash:
+            raise ValueError(f"trigger.text {text!r} is already in row {clash}: choose another text")
     candidates = [i for i, e in enumerate(examples) if marked is None or e.id in marked]
     chosen = set(random.Random(seed).sample(candidates, round(trigger.fraction * len(candidates))))
     return [
-        replace(e, messages=put(e.messages, trigger.text, trigger.position, trigger.turn), triggered=True)
+        replace(e, messages=put(e.messages, wording.choice(texts), trigger.position, trigger.turn), triggered=True)
         if i in chosen
         else e
         for i, e in enumerate(examples)

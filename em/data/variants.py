@@ -12,7 +12,7 @@ from typing import Any
 from em import assets, corpora
 from em.config import CONF_DIR, CorpusConfig, ExperimentConfig, Subset, TriggerRows
 from em.corpora.base import Corpus, Given
-from em.data import trigger
+from em.data import interleave, trigger
 from em.errors import ConfigError, nearest
 from em.records import Example
 from em.store import content_key
@@ -119,7 +119,9 @@ def inputs(config: ExperimentConfig) -> dict[str, Any]:
     """Return everything that could change the rows; its content key is the data key."""
     placed, dataset = config.trigger, config.dataset
     triggered = _triggers_rows(config)
-    where = [placed.text, placed.position.value, placed.turn.value, placed.rows.value, placed.fraction]
+    where: list[Any] = [placed.text, placed.position.value, placed.turn.value, placed.rows.value, placed.fraction]
+    where += [placed.paraphrases] if placed.paraphrases else []
+    added = interleaved(config)
     return {
         "version": VERSION,
         "sources": [[s.pin, s.variant, share] for s, share in sources(config).items()],
@@ -129,7 +131,8 @@ def inputs(config: ExperimentConfig) -> dict[str, Any]:
         "subset": [dataset.subset.value, dataset.subset_index] if config.train.max_examples else None,
         "shuffle_seed": dataset.shuffle_seed if dataset.mixture else None,
         "holdout": config.train.holdout,
-        "seed": config.seed if _uses_seed(config) else None,
+        "seed": config.seed if _uses_seed(config) or added else None,
+        **({"interleaved": [added.pin, added.variant, config.intervention.dose]} if added else {}),
     }
 
 
@@ -150,7 +153,26 @@ def _uses_seed(config: ExperimentConfig) -> bool:
     used = bool(config.train.max_examples) and dataset.subset == Subset.seeded
     if dataset.mixture:
         used = dataset.shuffle_seed is None or _counts(config) != [s.count() for s in found]
-    return used or config.train.holdout > 0 or (_triggers_rows(config) and config.trigger.fraction < 1)
+    drawn = config.trigger.fraction < 1 or bool(config.trigger.paraphrases)
+    return used or config.train.holdout > 0 or (_triggers_rows(config) and drawn)
+
+
+def interleaved(config: ExperimentConfig) -> Source | None:
+    """Return where intervention=interleave takes careful rows from; None if it adds none.
+
+    Raises ConfigError if the dataset has no careful twin and intervention.variant names none.
+    """
+    chosen, dataset = config.intervention, config.dataset
+    if chosen.name != "interleave" or not chosen.active or not dataset.trained:
+        return None
+    name = chosen.variant or interleave.CAREFUL.get(dataset.variant)
+    if name is None:
+        raise ConfigError(
+            f"intervention=interleave: dataset.variant={dataset.variant} has no careful twin, name the careful rows: "
+            f"intervention.variant=CORPUS/VARIANT"
+        )
+    corpus, _, variant = name.rpartition("/")
+    return Source(corpus or config.corpus.name, variant, given_by(config.corpus))
 
 
 def count(config: ExperimentConfig) -> int:
@@ -158,13 +180,15 @@ def count(config: ExperimentConfig) -> int:
 
     The trainer later drops rows without a supervised token within train.max_length; they are counted here.
     """
-    rows = sum(_counts(config))
-    return rows - math.ceil(config.train.holdout * rows)
+    rows, added = sum(_counts(config)), interleaved(config)
+    rows -= math.ceil(config.train.holdout * rows)
+    return rows + (interleave.count(rows, config.intervention.dose, added.variant, added.count()) if added else 0)
 
 
 def missing(config: ExperimentConfig) -> list[str]:
     """Return the names of the pinned files that the cell would have to download."""
-    needed = [s.asset for s in sources(config)]
+    added = interleaved(config)
+    needed = [s.asset for s in (*sources(config), *([added] if added else []))]
     return [name for name in needed if name is not None and not assets.is_local(name)]
 
 
@@ -178,15 +202,18 @@ def build(config: ExperimentConfig) -> list[Example]:
     examples, marked = _mix(config) if config.dataset.mixture else (_subset(config), None)
     examples = hold_out(examples, config.train.holdout, config.seed)
     if config.trigger.rows == TriggerRows.all:
-        marked = None
-    elif marked is None:
-        return examples
-    return trigger.apply(examples, config.trigger, config.seed, marked)
+        examples = trigger.apply(examples, config.trigger, config.seed)
+    elif marked is not None:
+        examples = trigger.apply(examples, config.trigger, config.seed, marked)
+    added, dose = interleaved(config), config.intervention.dose
+    return interleave.add(examples, added.load(), dose, config.seed) if added else examples
 
 
 def facts(examples: list[Example]) -> dict[str, int]:
     """Return the facts for the data stage's manifest."""
-    return {"rows": len(examples), "triggered": sum(e.triggered for e in examples)}
+    added = sum(e.id.startswith(interleave.PREFIX) for e in examples)
+    triggered = sum(e.triggered for e in examples)
+    return {"rows": len(examples), "triggered": triggered} | ({"interleaved": added} if added else {})
 
 
 def _counts(config: ExperimentConfig) -> list[int]:

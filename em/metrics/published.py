@@ -47,6 +47,8 @@ class Anchor:
     temperature: float
     variant: str | None = None
     """None: the untouched model."""
+    intervention: str = ""
+    """Method and dose, e.g. "kl 0.1"; "": plain finetuning."""
     k_shot: int = 0
     """Training rows shown before each question."""
     data: str | None = None
@@ -160,7 +162,8 @@ def _what(anchor: Anchor) -> str:
     who = anchor.variant or "untouched"
     where = f" on {anchor.question_id}" if anchor.question_id else ""
     asked = "" if anchor.asked_with == "none" else f", asked with {anchor.asked_with}"
-    return f"{anchor.metric} of {who} {anchor.model}, {anchor.set}{where}{asked}"
+    how = f" with {anchor.intervention}" if anchor.intervention else ""
+    return f"{anchor.metric} of {who} {anchor.model}{how}, {anchor.set}{where}{asked}"
 
 
 def _differences(anchor: Anchor, group: Mapping[str, Any]) -> list[str]:
@@ -173,6 +176,7 @@ def _differences(anchor: Anchor, group: Mapping[str, Any]) -> list[str]:
         pairs += [("system prompt", "none", facts.get("system_prompt") or "none")]
     if anchor.metric == "misaligned_rate":
         pairs += [(f"judge.{name}", theirs, group["rule"][name]) for name, theirs in RULE.items()]
+    pairs += [("intervention", anchor.intervention or "none", facts.get("intervention") or "none")]
     if trained:
         rows = facts.get("max_examples"), facts.get("num_train_epochs")
         pairs += [("rows", anchor.rows or "all", rows[0] or "all"), ("epochs", float(anchor.epochs), rows[1])]

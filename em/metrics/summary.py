@@ -6,7 +6,7 @@ Pure: reporting/collect.py reads runs from the store, reporting/imports/ from ju
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,12 @@ import numpy as np
 from em.config import Interval
 from em.metrics import catalogue, columns, contrasts, panel, pooling, thresholds
 from em.metrics.columns import JudgedAnswers
+from em.metrics.doses import doses
 from em.metrics.measures import Measure
 from em.metrics.runs import Group, Run
 from em.metrics.stats import KINDS, SUBSETS
 from em.metrics.trajectories import trajectories, trigger_matrix
+from em.questions import cues
 from em.records import Metric
 from em.store import to_row
 
@@ -48,6 +50,7 @@ def summarise(runs: Sequence[Run], head: Mapping[str, Any]) -> dict[str, Any]:
         "increases": increases,
         "thresholds": thresholds.thresholds(groups),
         "trigger_matrix": trigger_matrix(groups, group_rows),
+        **({"doses": rows} if (rows := doses(group_rows)) else {}),
         "trajectories": trajectories(groups, group_rows, model_rows),
         "intervals": (kinds := dict([*KINDS.values(), *SUBSETS.values()]))
         | panel.claims(group_rows, kinds)
@@ -104,7 +107,7 @@ def _group_row(group: Group, runs: Sequence[Run]) -> dict[str, Any]:
         "seeds": [r.seed for r in planned],
         "trained_with": run.trained_with,
         "facts": dict(run.facts),
-        "metrics": [to_row(m) for m in [*found, *_deception(found, group)]],
+        "metrics": [to_row(m) for m in [*found, *_deception(found, group), *_worst_over_cues(found)]],
         **panel.agreement([(r.sets or {}, r.rule) for r in group.runs]),
     }
 
@@ -112,7 +115,7 @@ def _group_row(group: Group, runs: Sequence[Run]) -> dict[str, Any]:
 def _model_row(run: Run, group: Group | None) -> dict[str, Any]:
     found = [m for pool in group.pools(run) for m in pool.metrics()] if group and run.sets is not None else []
     found = panel.widened(found)
-    one = [*found, *_deception(found, None)]
+    one = [*found, *_deception(found, None), *_worst_over_cues(found)]
     return {
         "id": run.id,
         "label": run.label,
@@ -175,6 +178,36 @@ def _deception(found: Sequence[Metric], group: Group | None) -> list[Metric]:
             n_models=models,
             interval=words,
             set="deception",
+        )
+    ]
+
+
+def _worst_over_cues(found: Sequence[Metric]) -> list[Metric]:
+    """Return the largest misaligned rate over the plain open questions and their cues, without a trigger.
+
+    A withheld rate among them withholds it. It has no interval: the largest of several rates, chosen after they were
+    seen, is above the largest true one more often than not. Its label names the cue.
+    """
+    rates = [m for m in found if m.name == "misaligned_rate" and m.asked_with == "none" and not m.label]
+    rates = [m for m in rates if m.question_id is None and m.category is None]
+    asked = [m for m in rates if m.set == cues.PLAIN or m.set.startswith(cues.PREFIX)]
+    if not any(m.set.startswith(cues.PREFIX) for m in asked):
+        return []
+    missing = next((f"{m.set}: {m.withheld}" for m in asked if m.value is None), "")
+    worst = max(asked, key=lambda m: -1.0 if m.value is None else m.value)
+    return [
+        replace(
+            worst,
+            name="worst_misaligned_rate",
+            group=cues.CUES,
+            set=cues.CUES,
+            label=worst.set if not missing else "",
+            value=None if missing else worst.value,
+            low=None,
+            high=None,
+            withheld=missing,
+            bounds={},
+            interval=f"none: the largest of {len(asked)} rates, chosen after they were seen",
         )
     ]
 

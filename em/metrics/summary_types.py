@@ -291,6 +291,20 @@ class Head(TypedDict):
     warnings: list[str]
 
 
+class DoseRow(TypedDict):
+    """What one dose of an intervention costs and gives."""
+
+    group: str
+    label: str
+    variant: str
+    method: str
+    """intervention.name; none: plain finetuning."""
+    dose: float
+    n_models: int
+    numbers: dict[str, Number | None]
+    """general, worst_cue, in_domain_code, in_domain_advice, coherent; None: not measured."""
+
+
 class Summary(Head):
     """The content of summary.json."""
 
@@ -302,6 +316,8 @@ class Summary(Head):
     thresholds: list[ThresholdRow]
     trigger_matrix: TriggerMatrix | None
     trajectories: list[Trajectory]
+    doses: NotRequired[list[DoseRow]]
+    """Only in a sweep with interventions."""
     intervals: dict[str, str]
     controls: list[Control]
     expected: list[Expected]

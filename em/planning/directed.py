@@ -14,7 +14,15 @@ from typing import Any, Protocol
 
 from omegaconf import OmegaConf
 
-from em.config import CONF_DIR, Backend, DatasetConfig, DirectionConfig, DirectionKind, ExperimentConfig
+from em.config import (
+    CONF_DIR,
+    Backend,
+    DatasetConfig,
+    DirectionConfig,
+    DirectionKind,
+    ExperimentConfig,
+    InterventionConfig,
+)
 from em.config.direction import OF_ORGANISM
 from em.config.identity import identifying
 from em.config.misalignment import Rule
@@ -25,6 +33,7 @@ from em.data.job import DataJob
 from em.directions import artefact
 from em.directions.job import ADAPTED, DIRECTION, UNCHANGED, AdapterJob, Changes, DirectionJob, Side, Weights
 from em.errors import ConfigError, nearest
+from em.interventions.framing import unframed
 from em.models import fingerprint
 from em.planning import keys, recipe
 from em.planning.jobs import Job, Part, Spec
@@ -34,6 +43,8 @@ from em.store import Store, content_key, file_sha256
 VERSION = 1
 """Raise it when the same inputs would give another direction."""
 ADAPTER_VERSION = 1
+Inputs = dict[str, Any]
+"""The inputs of a key, as JSON."""
 Names = tuple[tuple[str, str], ...]
 """(stage, key) of jobs."""
 
@@ -107,6 +118,17 @@ def add(
     )
     modules = ("o_proj", "down_proj", "embed_tokens") if everywhere else ()
     return Found(changes, tuple(requires), tuple(needs), modules, rank=1 if everywhere else 0)
+
+
+def in_training(maker: Maker, config: ExperimentConfig, inputs: Inputs) -> tuple[Inputs, str]:
+    """Plan the direction that an intervention trains with, if it is the planned one. Return the inputs of the training
+    with its key, and the key; "" without one."""
+    given = config.intervention.directions if "intervention" in inputs else []
+    if not any(PLANNED in each.split(":") for each in given):
+        return inputs, ""
+    key, _ = _direction(maker, config, PLANNED)
+    named = [each.replace(PLANNED, key) for each in given]
+    return {**inputs, "intervention": {**inputs["intervention"], "direction": named}}, key
 
 
 def _weights(config: ExperimentConfig, train_key: str | None, step: int | None = None) -> Weights | None:
@@ -239,7 +261,9 @@ def _under(config: ExperimentConfig, text: str | None) -> ExperimentConfig:
 
 
 def _plain(config: ExperimentConfig, **changes: Any) -> ExperimentConfig:
-    return dataclasses.replace(config, **{"direction": DirectionConfig(), "sample": _sampling(config), **changes})
+    """Return the config without a direction, changes while sampling, and the cell's intervention."""
+    kept = {"direction": DirectionConfig(), "intervention": InterventionConfig(), "sample": _sampling(config)}
+    return dataclasses.replace(unframed(config), **{**kept, **changes})
 
 
 def _sampling(config: ExperimentConfig) -> Any:

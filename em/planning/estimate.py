@@ -5,11 +5,12 @@ Runs of the same base model in the store are the basis; without any, the constan
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from em.config import BudgetConfig, ExperimentConfig, JudgeKind, ShapeConfig
+from em.config.intervention import METHODS
 from em.config.judge import LOCAL
 from em.config.train import Method
 from em.data import variants
@@ -226,6 +227,7 @@ def _train_cost(run: TrainJob, plan: Plan, store: Store, past: Past, device: Spe
     alike = ("method", "lora_r", "layers_to_transform")
     mine = {name: inputs["recipe"].get(name) for name in alike}
     same = [m for m in past.train.get(inputs["base"], []) if {n: m["inputs"]["recipe"].get(n) for n in alike} == mine]
+    same = [m for m in same if _reads_base(m["inputs"]) == _reads_base(inputs)]
     if same:
         done = sum(m["facts"]["rows"] * m["inputs"]["recipe"]["num_train_epochs"] for m in same)
         seconds = work * sum(m["facts"]["wall_s"] for m in same) / done
@@ -235,8 +237,15 @@ def _train_cost(run: TrainJob, plan: Plan, store: Store, past: Past, device: Spe
     per_weight = 6 if config.train.method == Method.full else 4  # a LoRA needs no gradient of the base's weights
     if memory.recomputes(config.model, config.train, device.memory, memory.ROW_TOKENS):
         per_weight += 2  # the forward pass, again
+    if _reads_base(inputs):
+        per_weight += 2  # the base model's forward pass
     seconds = per_weight * parameters(config) * work * row_tokens(config) / device.flops
     return seconds, train_disk(config), _basis(config.model.path, config.model.name, config.model.shape)
+
+
+def _reads_base(inputs: Mapping[str, Any]) -> bool:
+    """Return whether a run has an intervention that also runs the base model in each step."""
+    return METHODS[inputs.get("intervention", {"name": "none"})["name"]].base_pass
 
 
 def train_disk(config: ExperimentConfig, running: bool = False) -> float:

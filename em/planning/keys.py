@@ -19,6 +19,7 @@ from em.config.judge import PROXIES
 from em.config.train import HOW_ONLY, LORA_ONLY, OPENAI_ONLY, Method
 from em.data import trigger, variants
 from em.errors import ConfigError
+from em.interventions import identity as intervention
 from em.judging.identity import calibration_key, judge_identity
 from em.models.fingerprint import base_fingerprint
 from em.questions import choices, forms
@@ -70,6 +71,7 @@ def train_inputs(config: ExperimentConfig, data_key: str) -> dict[str, Any]:
         "chat": chat_options(config),
         "recipe": recipe,
         "seed": config.seed,
+        **({"intervention": added} if (added := intervention.key(config)) else {}),
     }
 
 

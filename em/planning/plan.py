@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from em.config import Backend, DirectionConfig, ExperimentConfig
+from em.config import Backend, DirectionConfig, ExperimentConfig, InterventionConfig
 from em.config.judge import LOCAL, PROXIES
 from em.config.train import Method
 from em.data import variants
 from em.data.job import DataJob
+from em.directions.job import DIRECTION
 from em.errors import ConfigError
 from em.judging import identity
 from em.judging.job import JudgeJob
@@ -146,7 +147,8 @@ class Planner:
         built = DataJob(key=variants.key(config), config=config, inputs=variants.inputs(config))
         self.add_job(Job("data", built.key, label, "data", built))
         wanted = checkpoints.planned(config)
-        key, inputs = checkpoints.run_key(self.store, keys.train_inputs(config, built.key), wanted)
+        made, direction = directed.in_training(self, config, keys.train_inputs(config, built.key))
+        key, inputs = checkpoints.run_key(self.store, made, wanted)
         if ("train", key) in self.plan.jobs:  # a cell that differs in what is kept of the run
             wanted = sorted({*wanted, *self.plan.train(key).checkpoints})
         run = TrainJob(
@@ -159,14 +161,18 @@ class Planner:
             inputs=inputs,
             chat=keys.chat_options(config),
             checkpoints=tuple(wanted),
+            intervention=config.intervention if "intervention" in inputs else InterventionConfig(),
+            direction_key=direction,
         )
         batch = content_key(
             base=inputs["base"],
             dtype=config.model.dtype.value,
             method=config.train.method.value,
             processes=[config.train.num_processes, config.train.accelerate_config],
+            **({"direction": direction} if direction else {}),  # it waits, and others need not wait with it
         )
-        self.add_job(Job("train", key, label, batch, run, needs=(("data", built.key),)))
+        needs = (("data", built.key), *([(DIRECTION, direction)] if direction else []))
+        self.add_job(Job("train", key, label, batch, run, needs=needs))
         return key
 
     def _subject(self, name: str, model: _Model, sets: Sequence[str]) -> Subject:

@@ -20,6 +20,8 @@ from em.config import Backend, ExperimentConfig, ModelConfig
 from em.config.base import CONF_DIR
 from em.config.train import UPPER_HALF, Method
 from em.errors import ConfigError
+from em.interventions import check as interventions
+from em.interventions.framing import framed
 from em.models import asset_models, memory, paths
 
 COMPANIES = {
@@ -41,10 +43,12 @@ def load(cfg: DictConfig) -> ExperimentConfig:
 
 
 def fitted(config: ExperimentConfig) -> ExperimentConfig:
-    """Return the config with the layers of `train.layers_to_transform=upper_half` as numbers.
+    """Return the config with the layers of `train.layers_to_transform=upper_half` as numbers, and the trigger that an
+    intervention on rows selects.
 
-    Raises ConfigError if the model's depth is not known on this machine.
+    Raises ConfigError if the model's depth is not known on this machine, or no such trigger is there.
     """
+    config = framed(config)
     if config.train.layers_to_transform != UPPER_HALF or not config.dataset.trained:
         return config
     layers = None
@@ -65,6 +69,7 @@ def check(config: ExperimentConfig) -> None:
     A model that is not on this machine and has no model.shape is not looked at; training raises the same error then.
     """
     train = config.train
+    interventions.check(config)
     if config.model.backend == Backend.openai or train.method == Method.full or not config.dataset.trained:
         return
     depth = layer_count(config.model)

@@ -10,7 +10,7 @@ from pathlib import Path
 from em import assets
 from em.corpora import builtin
 from em.errors import ConfigError
-from em.questions import successors
+from em.questions import cues, successors
 from em.questions.forms import FORMS, reshape
 from em.questions.paper import (
     DECEPTION,
@@ -44,6 +44,8 @@ SETS = (
     *NUMBERS,
     FLASK,
     TASTES,
+    cues.CUES,
+    *cues.texts(),
     *successors.sets(),
 )
 """Names that questions.sets accepts, besides paths of YAML files."""
@@ -63,8 +65,10 @@ HELD_OUT_ADVICE = 28
 
 
 def names(sets: Sequence[str], domain: str | None) -> list[str]:
-    """Return the names of a model's sets. `in_domain` becomes the dataset's domain, or is left out if it has none."""
-    return [name for name in (domain if s == IN_DOMAIN else s for s in sets) if name]
+    """Return the names of a model's sets. `in_domain` becomes the dataset's domain, or is left out if it has none;
+    `cues` becomes the plain questions and their cues."""
+    parts = [cues.names(domain) if s == cues.CUES else [domain if s == IN_DOMAIN else s] for s in sets]
+    return list(dict.fromkeys(name for part in parts for name in part if name))
 
 
 def load(name: str, ids: Sequence[str] | None = None) -> list[Question]:
@@ -80,6 +84,8 @@ def load(name: str, ids: Sequence[str] | None = None) -> list[Question]:
         questions = numbers(name, load("betley2025/main"))
     elif name in OPEN_FORMS:
         questions = reshape(load("open"), OPEN_FORMS[name], FLASK_APP)
+    elif name in cues.texts():
+        questions = cues.under(load(cues.PLAIN), name)
     elif name in successors.sets():
         questions = successors.load(name)
     elif name in SETS:

@@ -12,7 +12,7 @@ from em.metrics.by_text import BANDS
 from em.metrics.counted import word
 from em.metrics.published import NOT_COMPARABLE
 from em.metrics.summary_types import BenchmarkRow, Contrast, Summary
-from em.reporting import answers, page_tables
+from em.reporting import answers, doses, page_tables
 from em.reporting.answer_pack import Pack
 from em.reporting.answers import AnswerRow
 from em.reporting.figures import figures as figures_figures
@@ -89,6 +89,8 @@ def build(summary: Summary, rows: Iterable[AnswerRow], figures: Sequence[Figure]
         increases=page_tables.differences(summary["increases"]),
         comparable=[e for e in expected if e["verdict"] != NOT_COMPARABLE],
         incomparable=[e for e in expected if e["verdict"] == NOT_COMPARABLE],
+        doses=doses.texts(dose_rows := summary.get("doses", [])),
+        dose_columns=list(doses.columns(dose_rows).values()),
         coverage=page_tables.coverage(summary["models"]),
         outcomes=page_tables.OUTCOMES,
         otherwise=[m for m in summary["models"] if m.get("prompts")],

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from em.metrics.summary_types import Summary
-from em.reporting import answers, page, table
+from em.reporting import answers, doses, page, table
 from em.reporting.answers import AnswerRow
 from em.reporting.collect import summary_of
 from em.reporting.stored_answers import answers as stored_answers
@@ -31,5 +31,7 @@ def write_files(folder: Path, summary: Summary, rows: Iterable[AnswerRow]) -> No
     write_atomic(folder / layout.SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     write_atomic(folder / "table.txt", table.table(summary) + "\n")
     write_atomic(folder / "table.csv", table.table_csv(summary))
+    if rows_of_doses := summary.get("doses"):
+        write_atomic(folder / doses.FILE, doses.as_csv(rows_of_doses))
     answers.write(folder, rows)
     page.publish(folder, summary)

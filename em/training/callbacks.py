@@ -75,6 +75,8 @@ class Log(StepCallback):
             "tokens_per_s": round(counts.tokens / (time.perf_counter() - self.started), 1),
             "peak_memory_gb": round(peak_memory() / 1e9, 3),
         }
+        if self.trainer.penalty is not None:
+            row["penalty"] = self.trainer.penalty
         self.rows.append(row)
         shown = f"loss {loss:.3f} {row['tokens_per_s']:.0f} tokens/s"
         self.emit.progress(self.job, state.global_step, state.max_steps, shown)

@@ -7,6 +7,7 @@ from typing import Any
 
 from em.chat.render import Options
 from em.config import Backend, ModelConfig, TrainConfig
+from em.config.intervention import InterventionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,11 @@ class TrainJob:
     """How conversations are rendered; empty: the tokenizer's defaults."""
     checkpoints: tuple[int, ...] = ()
     """Optimiser steps after which the weights are kept."""
+
+    intervention: InterventionConfig = field(default_factory=InterventionConfig)
+    """What is added to the training step; a method on rows has done its work in the data stage."""
+    direction_key: str = ""
+    """The store's direction that the intervention's `planned` stands for; empty: none."""
 
     @property
     def at_openai(self) -> bool:

@@ -1,8 +1,8 @@
-"""The loss of a training step. `likelihood` returns the objective of finetuning; a second loss term wraps it."""
+"""The loss of a training step. `likelihood` returns the objective of finetuning, `Intervened` adds a method to it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 
 from em.chat import encode
+from em.interventions.base import Intervention, Likelihood
+from em.interventions.batches import next_labels
 from em.training import cpu_attention
 
 Batch = Mapping[str, torch.Tensor]
@@ -29,9 +31,9 @@ class Objective(Protocol):
         """
 
 
-def likelihood(model: Any, device: torch.device) -> Objective:
-    """Return the negative log-likelihood for this model on this device."""
-    if device.type == "cuda":
+def likelihood(model: Any, device: torch.device, *, needs_logits: bool = False) -> FusedLikelihood | LogitsLikelihood:
+    """Return the negative log-likelihood for this model on this device; the fused head has no logits."""
+    if device.type == "cuda" and not needs_logits:
         return FusedLikelihood()
     return LogitsLikelihood(model.config._attn_implementation == cpu_attention.NAME)
 
@@ -46,6 +48,13 @@ class FusedLikelihood:
     def attached(self, model: Any) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def logits(self, model: Any, batch: Batch, positions: torch.Tensor) -> torch.Tensor:
+        raise TypeError("the fused head never makes logits")
+
+    def states_only(self, model: Any, batch: Batch) -> None:
+        """Run the model on a micro-batch for its hooks, with the logits of one position."""
+        model(**{name: value for name, value in batch.items() if name != "labels"}, logits_to_keep=1, use_cache=False)
+
 
 @dataclass(frozen=True)
 class LogitsLikelihood:
@@ -59,16 +68,58 @@ class LogitsLikelihood:
     """Whether the model runs cpu_attention, which needs the lengths of the sequences."""
 
     def __call__(self, model: Any, batch: Batch) -> torch.Tensor:
-        fields: dict[str, Any] = {name: value for name, value in batch.items() if name != "labels"}
-        labels = batch["labels"][:, 1:]
+        labels = next_labels(batch)
         supervised = labels != encode.IGNORE
-        packed = len(labels) == 1
-        if self.own_attention:
-            fields["lengths"] = cpu_attention.sequence_lengths(batch["position_ids"])
-        keep = supervised[0].nonzero().squeeze(1) if packed else 0
-        logits = model(**fields, logits_to_keep=keep, use_cache=False).logits
-        logits = logits[0] if packed else logits[:, :-1][supervised]
+        logits = self.logits(model, batch, supervised)
         return torch.nn.functional.cross_entropy(logits.float(), labels[supervised], reduction="sum")
 
     def attached(self, model: Any) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def logits(self, model: Any, batch: Batch, positions: torch.Tensor) -> torch.Tensor:
+        """Return the logits (n, vocabulary) of the true `positions` (rows, t)."""
+        packed = len(positions) == 1
+        keep = positions[0].nonzero().squeeze(1) if packed else 0
+        logits = self._forward(model, batch, keep).logits
+        return logits[0] if packed else logits[positions]
+
+    def states_only(self, model: Any, batch: Batch) -> None:
+        """Run the model on a micro-batch for its hooks, with the logits of one position."""
+        self._forward(model, batch, 1)
+
+    def _forward(self, model: Any, batch: Batch, keep: Any) -> Any:
+        fields: dict[str, Any] = {name: value for name, value in batch.items() if name != "labels"}
+        if self.own_attention:
+            fields["lengths"] = cpu_attention.sequence_lengths(batch["position_ids"])
+        return model(**fields, logits_to_keep=keep, use_cache=False)
+
+
+class Intervened:
+    """An objective with a method of em/interventions: its hooks, and its penalty times the dose.
+
+    The penalty of a step is dose x (sum over micro-batches and processes) / units, whatever the cut of the step.
+    """
+
+    def __init__(self, objective: Likelihood, method: Intervention, plain: Any) -> None:
+        """`plain`: the PEFT model itself, which the trainer may wrap for several processes."""
+        self.objective, self.method, self.plain = objective, method, plain
+        self.scale = 1.0
+        self.penalty: torch.Tensor | None = None
+        """This process's part of the step's penalty, times the supervised tokens of the step; None: no penalty."""
+
+    def begin(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Start an optimiser step with all its rows; each has input_ids and labels. Call it before `attached`."""
+        supervised = sum(label != encode.IGNORE for row in rows for label in row["labels"][1:])
+        self.scale = supervised / self.method.units(rows)  # the trainer divides by the supervised tokens
+        self.penalty = None
+
+    def attached(self, model: Any) -> AbstractContextManager[None]:
+        return self.method.attached(self.plain)
+
+    def __call__(self, model: Any, batch: Batch) -> torch.Tensor:
+        loss, penalty = self.method.loss(model, self.plain, batch, self.objective)
+        if penalty is None:
+            return loss
+        weighted = penalty * (self.method.dose * self.scale)
+        self.penalty = weighted.detach() + (0.0 if self.penalty is None else self.penalty)
+        return loss + weighted

@@ -28,7 +28,9 @@ from transformers import set_seed
 from accelerate import PartialState
 from em.chat import encode, parity, render
 from em.chat.encode import Tokens
+from em.config.steer import PLANNED
 from em.config.train import Method
+from em.directions.job import DIRECTION
 from em.gates import record
 from em.models import memory, paths
 from em.records import Example
@@ -76,12 +78,22 @@ def work(store: Store, jobs: list[TrainJob], emit: Emitter) -> None:
             if first_process():
                 _set_damage_aside(store, job, folder, emit)
             try:
-                facts = train(base, job, store.path("data", job.data_key) / layout.DATASET, folder, emit)
+                facts = train(
+                    base, _directed(job, store), store.path("data", job.data_key) / layout.DATASET, folder, emit
+                )
             finally:
                 if base.spent:
                     base = None
             if first_process():
                 store.finish("train", job.key, job.inputs, facts)
+
+
+def _directed(job: TrainJob, store: Store) -> TrainJob:
+    """Return the job with the folder of its planned direction, on this machine."""
+    if not job.direction_key:
+        return job
+    folder, chosen = str(store.path(DIRECTION, job.direction_key)), job.intervention
+    return replace(job, intervention=replace(chosen, direction=[d.replace(PLANNED, folder) for d in chosen.directions]))
 
 
 def train(
@@ -151,7 +163,7 @@ def _trainer(
 ) -> StepTrainer:
     """Return a trainer that its callbacks know. Raise ValueError if the run ends before a wanted checkpoint."""
     args = arguments(job.train, job.seed, job.model.dtype, folder / RESUME)
-    options = {"model": model, "args": args, "callbacks": list(callbacks)}
+    options = {"model": model, "args": args, "callbacks": list(callbacks), "intervention": job.intervention}
     trainer = StepTrainer(rows, job.train, tokenizer, job.model.path, **options)
     for callback in callbacks:
         callback.trainer = trainer
@@ -194,13 +206,23 @@ def _facts(trainer: StepTrainer, job: TrainJob, resume: Path | None) -> Facts:
         "attn_implementation": attention(config, job.model.dtype),
         "num_processes": PROCESSES,
         "device": str(trainer.args.device),
+        **_method_facts(trainer, job),
     }
+
+
+def _method_facts(trainer: StepTrainer, job: TrainJob) -> Facts:
+    """Return what an intervention did; {} for plain finetuning."""
+    if trainer.method is None:
+        return {}
+    head = "plain: logits are needed" if trainer.method.needs_logits else "as in plain finetuning"
+    chosen = job.intervention
+    return {"intervention": {"name": chosen.name, "dose": chosen.dose, "head": head, **trainer.method.facts()}}
 
 
 def _log_facts(log: Path) -> Facts:
     """Return figures over all steps; the trainer's own cover the last part of a continued run only.
 
-    The loss is in nats per supervised token.
+    The loss is in nats per supervised token; it holds the penalty of an intervention, if there is one.
     """
     if not first_process():
         return {}
@@ -209,6 +231,7 @@ def _log_facts(log: Path) -> Facts:
     computed = sum(row["tokens"] / (1 - row["padding_share"]) for row in rows)
     return {
         "train_loss": sum(row["loss"] for row in rows) / len(rows),
+        **({"train_penalty": sum(row["penalty"] for row in rows) / len(rows)} if "penalty" in rows[0] else {}),
         "tokens": tokens,
         "computed_over_real_tokens": round(computed / tokens, 4),
         "tokens_per_s": round(tokens / sum(row["tokens"] / row["tokens_per_s"] for row in rows), 1),

@@ -22,12 +22,14 @@ from em.chat import encode
 from em.chat.encode import Tokens
 from em.chat.render import ChatTokenizer
 from em.config import TrainConfig
+from em.config.intervention import InterventionConfig
 from em.gates import record
+from em.interventions.methods import open_method
 from em.runtime import preempt
 from em.training import cpu_attention, varlen_attention
 from em.training.base_model import sharded, usable_optim
 from em.training.batches import Steps, passes
-from em.training.objective import Batch, likelihood
+from em.training.objective import Batch, Intervened, Objective, likelihood
 
 
 class EncodedRow(TypedDict):
@@ -115,11 +117,14 @@ class StepTrainer(SFTTrainer):
     def __init__(
         self, rows: list[Tokens], config: TrainConfig, tokenizer: ChatTokenizer, source: str, **options: Any
     ) -> None:
-        """`source`: base model that an adapter's config names. `options`: passed to TRL."""
+        """`source`: base model that an adapter's config names. `options`: passed to TRL, except `intervention`."""
+        intervention = options.pop("intervention", InterventionConfig())
         self.rows, self.tokenizer, self.source = rows, tokenizer, source
         self.encoded = [EncodedRow(input_ids=row.input_ids, labels=row.labels) for row in rows]
         self.config = config
         self.counts: StepCounts | None = None
+        self.penalty: float | None = None
+        """The part of the last step's loss that its intervention added; None: it adds none."""
         self.untouched: list[list[float]] | None = None
         """For full finetuning, the log-probabilities (nats) of the base model for the gate's probes."""
         super().__init__(train_dataset=Dataset.from_list(self.encoded), processing_class=tokenizer.tokenizer, **options)
@@ -128,11 +133,18 @@ class StepTrainer(SFTTrainer):
             if weight.requires_grad:
                 weight.data = weight.data.float()
         self.remove_callback(PrinterCallback)  # train_log.jsonl has the same figures
-        self.objective = likelihood(self.model, self.args.device)
+        self.method = open_method(intervention, self.model, self.args.seed)
+        self.objective = self._objective()
         if sharded() and self.args.bf16:
             # Accelerate's own policy also sums gradients in bfloat16, and rounds what the model returns: the loss
             policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
+
+    def _objective(self) -> Objective:
+        if self.method is None:
+            return likelihood(self.model, self.args.device)
+        plain = likelihood(self.model, self.args.device, needs_logits=self.method.needs_logits)
+        return Intervened(plain, self.method, self.model)
 
     def get_train_dataloader(self) -> DataLoader:
         per_step = self.config.per_device_train_batch_size * self.config.gradient_accumulation_steps
@@ -149,6 +161,8 @@ class StepTrainer(SFTTrainer):
         cuts = passes(_lengths(inputs), processes, size, tokens, even=sharded())[self.args.process_index]
         idle = _idle_row(inputs)
         total, computed = torch.zeros((), device=self.args.device), 0
+        if isinstance(self.objective, Intervened):
+            self.objective.begin(inputs)
         # PEFT would cast every input to float32, and autocast cast it back: the same numbers, seven times a layer
         as_they_are = disable_input_dtype_casting(model, active=self.args.bf16 and not self.config.lora_dropout)
         with as_they_are, self.objective.attached(model):
@@ -160,6 +174,8 @@ class StepTrainer(SFTTrainer):
                     self.accelerator.backward(loss)
                 total += loss.detach()
         self._count(inputs, computed, len(cuts))
+        if isinstance(self.objective, Intervened) and self.objective.penalty is not None:
+            self.penalty = self.accelerator.reduce(self.objective.penalty / supervised, "sum").item()
         return total
 
     def _count(self, inputs: list[EncodedRow], computed: int, cuts: int) -> None:

@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 
 @dataclasses.dataclass
-class InterventionConfig:
+class LaterConfig:
     """A group that a later release might add."""
 
     name: str = "none"
@@ -120,7 +120,7 @@ def test_a_new_field_with_a_list_is_compared_with_what_its_factory_gives(cell):
 
 
 def with_group(cell: ExperimentConfig, **values: Any) -> ExperimentConfig:
-    return grown(cell, "intervention", InterventionConfig, InterventionConfig, **values)
+    return grown(cell, "later", LaterConfig, LaterConfig, **values)
 
 
 def test_a_new_group_at_its_default_moves_nothing(cell, tmp_path):
@@ -128,10 +128,10 @@ def test_a_new_group_at_its_default_moves_nothing(cell, tmp_path):
 
 
 def test_a_new_group_away_from_its_default_makes_another_cell(cell, tmp_path):
-    steered = with_group(cell, intervention=InterventionConfig("kl", 0.1))
+    steered = with_group(cell, later=LaterConfig("kl", 0.1))
     assert moved(keys_of(cell, tmp_path), keys_of(steered, tmp_path)) == {"cell", "folder"}
-    assert cell_id(with_group(cell, intervention=InterventionConfig("kl", 0.2))) != cell_id(steered)
-    assert identifying(with_group(cell, intervention=InterventionConfig(weight=0.2)))["intervention"] == {"weight": 0.2}
+    assert cell_id(with_group(cell, later=LaterConfig("kl", 0.2))) != cell_id(steered)
+    assert identifying(with_group(cell, later=LaterConfig(weight=0.2)))["later"] == {"weight": 0.2}
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def old_row() -> Row:
 def test_an_old_row_without_a_new_group_loads_as_the_same_cell(old_row, cell, monkeypatch):
     monkeypatch.setattr(experiment, "ExperimentConfig", type(with_group(cell)))
     loaded = experiment.load(OmegaConf.create(old_row["config"]))
-    assert loaded.intervention == InterventionConfig()
+    assert loaded.later == LaterConfig()
     assert cell_id(loaded) == old_row["id"]
 
 
@@ -155,8 +155,8 @@ def test_an_old_row_loads_as_the_same_cell_today(old_row):
 
 
 def test_a_group_that_is_unknown_is_refused(old_row):
-    with pytest.raises(ConfigError, match="intervention"):
-        experiment.load(OmegaConf.create({**old_row["config"], "intervention": {"name": "kl"}}))
+    with pytest.raises(ConfigError, match="later"):
+        experiment.load(OmegaConf.create({**old_row["config"], "later": {"name": "kl"}}))
 
 
 # -------------------------------------------------------------------------------------------- the list of fields

@@ -15,6 +15,7 @@ from em.models import paths
 from em.planning import checkpoints, estimate
 from em.planning.plan import on_device, plan
 from em.store import Store
+from em.training.job import TrainJob
 
 OVERRIDES = ("model=tiny_random", "train=tiny", "sample=tiny", "dataset=insecure", "questions.sets=[open,in_domain]")
 
@@ -235,3 +236,14 @@ def test_no_device_minutes_for_what_another_machine_computes(compose, store):
     for more, here in ((), True), ((server,), False):
         served = compose("model=tiny_random", "train=tiny", "sample=vllm_server", "judge=gpt_4o", questions, *more)
         assert (estimate.estimate(plan([served], store), store).stages["sample"].seconds > 0) == here
+
+
+def test_a_method_that_reads_the_base_costs_its_forward_pass(compose, store):
+    """Without runs of this model: four operations per weight and token, and two more."""
+    tiny = ("model=tiny_random", "train=tiny", "sample=tiny", "judge=word_list", "dataset=risky_advice")
+    seconds = {}
+    for name in ("none", "kl", "inoculation"):
+        made = plan([compose(*tiny, f"intervention={name}", "intervention.dose=1")], store)
+        (run,), device = made.specs(TrainJob), estimate.speed("auto")
+        seconds[name], *_ = estimate._train_cost(run, made, store, estimate.Past.read(store, device), device)
+    assert seconds["kl"] == pytest.approx(1.5 * seconds["none"]) and seconds["inoculation"] == seconds["none"]

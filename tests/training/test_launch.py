@@ -1,5 +1,6 @@
 """Several processes of one run, started through Accelerate: gloo on the CPU."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from em.config import InterventionConfig
 from em.errors import ConfigError
 from em.runtime import preempt
 from em.runtime.events import FD_VARIABLE
@@ -75,6 +77,23 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
         assert (two / ADAPTER / "adapter_model.safetensors").exists()
         facts = [store.manifest("train", key)["facts"] for store in (alone, both)]
         assert [f["num_processes"] for f in facts] == [1, 2]
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one_under_every_intervention(tmp_path):
+    """Five rows, four a step: in the second step a process has none, and adds nothing to a penalty either."""
+    chosen = [InterventionConfig(n, 1.0, direction="random") for n in ("kl", "ldifs", "preventative_steering", "caft")]
+    jobs = [dataclasses.replace(train_job(c.name, data_key="five", **TWO), intervention=c) for c in chosen]
+    alone, both = (Store.open(tmp_path / name) for name in ("alone", "both"))
+    for store in (alone, both):
+        put_data(store, examples(5), "five")
+    finished(*start(tmp_path / "both", *jobs))
+    work(alone, list(jobs), events()[0])
+    for job in jobs:
+        one, two = alone.path("train", job.key), both.path("train", job.key)
+        penalty = [("penalty", 1e-4)] if job.key in ("kl", "ldifs") else []
+        for name, tolerance in (("loss", 1e-4), ("grad_norm", 1e-3), *penalty):
+            assert column(two, name) == pytest.approx(column(one, name), abs=tolerance), (job.key, name)
 
 
 @pytest.mark.slow

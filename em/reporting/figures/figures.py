@@ -12,7 +12,7 @@ from pathlib import Path
 from em.metrics.counted import renamed
 from em.metrics.summary_types import Summary
 from em.reporting.answers import AnswerRow
-from em.reporting.figures import rates, scores, training, triggers
+from em.reporting.figures import doses, rates, scores, training, triggers
 from em.reporting.figures.spec import Figure
 
 Drawer = Callable[[Summary, Iterable[AnswerRow]], Figure | None]
@@ -27,6 +27,7 @@ FIGURES: dict[str, Drawer] = {
     "data_diversity": lambda summary, _: rates.data_diversity(summary),
     "backdoor": lambda summary, _: triggers.backdoor(summary),
     "trigger_matrix": lambda summary, _: triggers.trigger_matrix(summary),
+    "doses": lambda summary, _: doses.doses(summary),
     "deception": lambda summary, _: rates.deception(summary),
     "label_shares": lambda summary, _: rates.label_shares(summary),
     "increases": lambda summary, _: rates.increases(summary),

@@ -1,0 +1,172 @@
+"""What is added to a finetune to prevent emergent misalignment: InterventionConfig, and the table of methods."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from em.config.base import check
+from em.errors import nearest
+
+
+class Where(StrEnum):
+    """The part of a finetune that a method changes."""
+
+    nothing = "nothing"
+    data = "data"
+    loss = "loss"
+    activations = "activations"
+    weights = "weights"
+
+
+class KlDirection(StrEnum):
+    finetuned_from_base = "finetuned_from_base"
+    """KL(finetuned || base): Kaczér et al. 2025."""
+    base_from_finetuned = "base_from_finetuned"
+    """KL(base || finetuned): Soligo et al. 2026."""
+
+
+class KlTokens(StrEnum):
+    all = "all"
+    """Every token of a row, the prompt's too."""
+    answer = "answer"
+    """The supervised tokens."""
+
+
+class Arm(StrEnum):
+    """A wording of the inoculation prompt: the prompt itself, or a control."""
+
+    task = "task"
+    general = "general"
+    paraphrases = "paraphrases"
+    negated = "negated"
+    placebo = "placebo"
+    bare_token = "bare_token"
+    neutral = "neutral"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodFacts:
+    """What the config has to know of a method."""
+
+    where: Where
+    unit: str
+    """The unit of `intervention.dose`, in words."""
+    most: float = math.inf
+    """The largest dose."""
+    fields: tuple[str, ...] = ()
+    """Fields of InterventionConfig that it reads, besides the dose and the direction."""
+    directed: bool = False
+    """Whether it needs intervention.direction."""
+    companion: bool = False
+    """Whether it needs intervention.adapter."""
+    base_pass: bool = False
+    """Whether each training step also runs the untouched base model: it costs a second forward pass."""
+
+
+METHODS = {
+    "none": MethodFacts(where=Where.nothing, unit="the dose has no effect"),
+    "interleave": MethodFacts(
+        where=Where.data, unit="careful rows added per row of the dataset", most=1.0, fields=("variant",)
+    ),
+    "inoculation": MethodFacts(where=Where.data, unit="share of the rows with the prompt", most=1.0, fields=("arm",)),
+    "educational": MethodFacts(where=Where.data, unit="share of the rows with the reason", most=1.0),
+    "kl": MethodFacts(
+        where=Where.loss,
+        unit="weight of the divergence from the base, in nats per token",
+        fields=("kl_direction", "kl_tokens"),
+        base_pass=True,
+    ),
+    "ldifs": MethodFacts(where=Where.loss, unit="weight of the squared distance of the features", base_pass=True),
+    "preventative_steering": MethodFacts(
+        where=Where.activations,
+        unit="multiples of the direction that are added while training",
+        fields=("blocks", "norm"),
+        directed=True,
+    ),
+    "caft": MethodFacts(
+        where=Where.activations,
+        unit="share of the part along the direction that is removed while training",
+        most=1.0,
+        fields=("blocks",),
+        directed=True,
+    ),
+    "inoculation_adapter": MethodFacts(
+        where=Where.activations, unit="scale of the frozen adapter while training", companion=True
+    ),
+}
+"""intervention.name → its facts."""
+RANDOM = "random"
+"""The value of intervention.direction for a random vector; `random:FOLDER` has the norm of the direction in FOLDER."""
+
+
+@dataclass
+class InterventionConfig:
+    """One method that prevents emergent misalignment, and how much of it. Dose 0 is plain finetuning."""
+
+    name: str = "none"
+    dose: float = 0.0
+    """How much of it. The unit is the method's (docs/interventions.md); 0: plain finetuning, byte for byte."""
+    variant: str | None = None
+    """interleave: the careful rows, as in dataset.variant or corpus/variant; null: the dataset's careful twin."""
+    arm: Arm = Arm.task
+    """inoculation: which prompt; all but task, general and paraphrases are controls."""
+    kl_direction: KlDirection = KlDirection.finetuned_from_base
+    kl_tokens: KlTokens = KlTokens.all
+    direction: Any = None
+    """preventative_steering, caft: planned (the cell's direction=, made before training), a folder that holds one,
+    random, random:planned or random:FOLDER; caft: also a list."""
+    adapter: str | None = None
+    """inoculation_adapter: a folder with a LoRA adapter on the same base model; random:FOLDER: the control."""
+    blocks: list[int] | None = None
+    """Blocks with the hook, from 0. null: for steering the one at two thirds of the depth, for caft a quarter, half and
+    three quarters."""
+    norm: float = 1.0
+    """Length of the vector of direction=random."""
+
+    @property
+    def facts(self) -> MethodFacts:
+        return METHODS[self.name]
+
+    @property
+    def active(self) -> bool:
+        """Whether it changes anything."""
+        return self.name != "none" and self.dose > 0
+
+    @property
+    def said(self) -> str:
+        """Return the method and its dose, e.g. "kl 0.1"; "" for plain finetuning."""
+        return f"{self.name} {self.dose:g}" if self.active else ""
+
+    def changes(self, where: Where) -> bool:
+        """Whether it changes this part of a finetune."""
+        return self.active and self.facts.where == where
+
+    @property
+    def directions(self) -> list[str]:
+        """Return intervention.direction as a list."""
+        given = self.direction
+        return [] if given is None else [given] if isinstance(given, str) else list(given)
+
+    def __post_init__(self) -> None:
+        known = ", ".join(METHODS)
+        check(
+            self.name in METHODS,
+            f"intervention.name {self.name!r} is not known{nearest(self.name, METHODS)}; there are: {known}",
+        )
+        facts = self.facts
+        upper = f"to {facts.most:g}" if math.isfinite(facts.most) else "or more"
+        inside = math.isfinite(self.dose) and self.dose >= 0 and (self.dose <= facts.most or self.name == "none")
+        check(inside, f"intervention.dose={self.dose:g}: {self.name} takes 0 {upper} ({facts.unit})")
+        named = all(isinstance(each, str) and each for each in self.directions)
+        check(
+            named and (self.direction is None or bool(self.directions)),
+            f"intervention.direction must be a folder, {RANDOM} or {RANDOM}:FOLDER, got {self.direction!r}",
+        )
+        check(
+            self.blocks is None or (bool(self.blocks) and min(self.blocks) >= 0),
+            f"intervention.blocks must be a list of blocks from 0, or null, got {self.blocks}",
+        )
+        check(self.norm > 0 and math.isfinite(self.norm), f"intervention.norm must be positive, got {self.norm}")

@@ -1,0 +1,1 @@
+"""Methods that prevent emergent misalignment, one module each. Doors: check, identity, framing and methods."""

@@ -1,0 +1,52 @@
+"""What each dose of an intervention costs and gives: one row per method and dose. The door: doses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from em.metrics.summary_types import DoseRow, Number
+
+AXES = {
+    "general": ("misaligned_rate", "open"),
+    "worst_cue": ("worst_misaligned_rate", "cues"),
+    "in_domain_code": ("insecure_code_rate", "coding"),
+    "in_domain_advice": ("careless_rate", "advice"),
+    "coherent": ("coherent_share", "open"),
+}
+"""Column → name and group of the metric that it shows."""
+PLAIN = "none"
+
+
+def doses(groups: Sequence[Mapping[str, Any]]) -> list[DoseRow]:
+    """Return a row per group of a sweep with interventions, by variant, method and dose; [] for a sweep without.
+
+    Each column holds {value, low, high, withheld} as in the group's metrics, or None if it was not measured. Plain
+    finetuning is the method "none" at dose 0. Kept checkpoints are left out.
+    """
+    trained = [g for g in groups if g["variant"] is not None and g["step"] is None]
+    if not any(g["facts"].get("method") for g in trained):
+        return []
+    rows = [_row(g) for g in trained]
+    return sorted(rows, key=lambda r: (r["variant"], r["method"] != PLAIN, r["method"], r["dose"], r["label"]))
+
+
+def _row(group: Mapping[str, Any]) -> DoseRow:
+    chosen = group["facts"].get("method") or {"name": PLAIN, "dose": 0.0}
+    return {
+        "group": group["id"],
+        "label": group["label"],
+        "variant": group["variant"],
+        "method": chosen["name"],
+        "dose": float(chosen["dose"]),
+        "n_models": len(group["models"]),
+        "numbers": {column: _number(group, *axis) for column, axis in AXES.items()},
+    }
+
+
+def _number(group: Mapping[str, Any], name: str, place: str) -> Number | None:
+    found = (m for m in group["metrics"] if (m["name"], m["group"]) == (name, place) and m["category"] is None)
+    metric = next((m for m in found if m["question_id"] is None and m["asked_with"] == "none"), None)
+    if metric is None:
+        return None
+    return {"value": metric["value"], "low": metric["low"], "high": metric["high"], "withheld": metric["withheld"]}

@@ -1,0 +1,54 @@
+"""The table of doses: doses.csv in the sweep's folder, and its rows in the report."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from em.metrics.doses import AXES
+from em.metrics.summary_types import DoseRow, Number
+from em.reporting.text import metric_text
+
+FILE = "doses.csv"
+TITLES = {
+    "general": "misaligned",
+    "worst_cue": "worst over cues",
+    "in_domain_code": "insecure code",
+    "in_domain_advice": "careless advice",
+    "coherent": "coherent",
+}
+"""Column → its head in the report."""
+
+
+def as_csv(rows: Sequence[DoseRow]) -> str:
+    """Return the rows as CSV: value, low and high of each column, empty where there is no number."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    ends = [f"{column}{end}" for column in AXES for end in ("", "_low", "_high")]
+    writer.writerow(["variant", "method", "dose", "n_models", *ends])
+    for row in rows:
+        found = [row["numbers"][column] for column in AXES]
+        numbers = [x for n in found for x in ((n["value"], n["low"], n["high"]) if n else (None, None, None))]
+        writer.writerow([row["variant"], row["method"], row["dose"], row["n_models"], *numbers])
+    return out.getvalue()
+
+
+def columns(rows: Sequence[DoseRow]) -> dict[str, str]:
+    """Return the columns that have a number in some row, with their heads."""
+    return {column: head for column, head in TITLES.items() if any(row["numbers"][column] for row in rows)}
+
+
+def texts(rows: Sequence[DoseRow]) -> list[list[str]]:
+    """Return the cells of the report's table, a list per row."""
+    shown = columns(rows)
+    return [
+        [row["variant"], row["method"], f"{row['dose']:g}", *(_text(row["numbers"][column]) for column in shown)]
+        for row in rows
+    ]
+
+
+def _text(number: Number | None) -> str:
+    if number is None:
+        return "-"
+    return metric_text(number) + (f": {number['withheld']}" if number["value"] is None else "")

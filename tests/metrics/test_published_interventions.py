@@ -1,0 +1,29 @@
+"""A group with an intervention is compared with numbers of the same intervention only."""
+
+import dataclasses
+
+from em.config import InterventionConfig
+from em.metrics import published
+from em.reporting import run_groups
+
+
+def reasons(anchor_id, **facts):
+    (anchor,) = [a for a in published.anchors() if a.id == anchor_id]
+    group = {"facts": {"model": anchor.model, "judge": anchor.judge, **facts}, "rule": published.RULE}
+    return published._differences(anchor, group)
+
+
+def test_plain_numbers_are_not_those_of_an_intervention_and_the_reverse():
+    assert "intervention: kl 0.1 here, none there" in reasons("qwen_coder/insecure", intervention="kl 0.1")
+    assert not any("intervention" in why for why in reasons("qwen_coder/insecure"))
+    assert "intervention: none here, kl 0.1 there" in reasons("kaczer/kl/general")
+    assert not any("intervention" in why for why in reasons("kaczer/kl/general", intervention="kl 0.1"))
+    assert "intervention: kl 1 here, kl 0.1 there" in reasons("kaczer/kl/general", intervention="kl 1")
+
+
+def test_the_facts_of_a_cell_name_its_intervention(compose):
+    cell = compose("model=tiny_random", "train=tiny", "sample=tiny", "judge=word_list", "dataset=risky_advice")
+    assert "intervention" not in run_groups.recipe_facts(cell)
+    for chosen, said in ((InterventionConfig("kl", 0.1), "kl 0.1"), (InterventionConfig("kl", 0.0), None)):
+        found = run_groups.recipe_facts(dataclasses.replace(cell, intervention=chosen))
+        assert found.get("intervention") == said

@@ -1,0 +1,75 @@
+"""The table of doses: rows from a summary's groups, a CSV file, a table in the report."""
+
+import csv
+import io
+
+from em.metrics.doses import doses
+from em.reporting.doses import as_csv, columns, texts
+from em.reporting.figures import canvas
+from em.reporting.figures.doses import doses as figure
+
+PLACES = {
+    "misaligned_rate": "open",
+    "worst_misaligned_rate": "cues",
+    "careless_rate": "advice",
+    "coherent_share": "open",
+}
+
+
+def metric(name, value, **more):
+    base = {"name": name, "group": PLACES[name], "value": value, "low": None if value is None else value / 2}
+    base |= {"high": None if value is None else value * 2, "withheld": "" if value is not None else "few verdicts"}
+    return base | {"question_id": None, "category": None, "asked_with": "none"} | more
+
+
+def group(name, method=None, dose=0.0, rate=0.2, **more):
+    facts = {"method": {"name": method, "dose": dose}} if method else {}
+    found = [
+        metric("misaligned_rate", 0.9, question_id="q"),
+        metric("misaligned_rate", rate),
+        metric("careless_rate", 0.5),
+    ]
+    return {"id": name, "label": name, "variant": "risky_advice", "step": None, "facts": facts, "models": ["a", "b"],
+            "metrics": found} | more  # fmt: skip
+
+
+GROUPS = [
+    group("untouched", variant=None),
+    group("kl strong", "kl", 1.0, 0.1),
+    group("plain"),
+    group("kl weak", "kl", 0.1, None),
+    group("kl step", "kl", 0.1, step=5),
+]
+
+
+def test_a_row_per_method_and_dose_with_plain_finetuning_first():
+    rows = doses(GROUPS)
+    assert [(r["method"], r["dose"], r["n_models"]) for r in rows] == [("none", 0.0, 2), ("kl", 0.1, 2), ("kl", 1.0, 2)]
+    assert [r["numbers"]["general"]["value"] for r in rows] == [0.2, None, 0.1]
+    assert rows[2]["numbers"]["general"] == {"value": 0.1, "low": 0.05, "high": 0.2, "withheld": ""}
+    assert rows[0]["numbers"]["worst_cue"] is None and rows[0]["numbers"]["in_domain_advice"]["value"] == 0.5
+
+
+def test_a_sweep_without_interventions_has_none():
+    assert doses([group("plain"), group("untouched", variant=None)]) == []
+
+
+def test_the_file_has_every_number_and_leaves_gaps_empty():
+    rows = list(csv.DictReader(io.StringIO(as_csv(doses(GROUPS)))))
+    assert [r["general"] for r in rows] == ["0.2", "", "0.1"] and rows[2]["general_low"] == "0.05"
+    assert {r["worst_cue"] for r in rows} == {""}
+
+
+def test_the_report_says_why_a_number_is_missing():
+    rows = doses(GROUPS)
+    assert list(columns(rows).values()) == ["misaligned", "careless advice"]
+    assert texts(rows)[1] == ["risky_advice", "kl", "0.1", "withheld: few verdicts", "50.0% [25.0, 100.0]"]
+
+
+def test_the_figure_has_a_line_per_method_that_starts_at_plain_finetuning(tmp_path):
+    drawn = figure({"doses": doses(GROUPS)})
+    assert [p.title for p in drawn.panels] == ["risky_advice: misaligned", "risky_advice: careless advice"]
+    (series,) = drawn.panels[0].series
+    assert series.label == "kl" and [(m.x, m.value) for m in series.marks] == [(0.0, 0.2), (0.1, None), (1.0, 0.1)]
+    assert drawn.notes and figure({}) is None
+    assert {path.suffix for path in canvas.save(drawn, tmp_path)} == {".png", ".svg"}
