@@ -172,6 +172,7 @@ def _differences(anchor: Anchor, group: Mapping[str, Any]) -> list[str]:
     pairs = [(name, getattr(anchor, name), facts.get(name)) for name in ("model", "judge")]
     own = (facts.get("temperatures") or {}).get(anchor.set, facts.get("temperature"))
     pairs += [("temperature", anchor.temperature, own), ("k_shot", anchor.k_shot, facts.get("k_shot", 0))]
+    pairs += [("changed while it answers", None, facts.get("changed"))]
     if not anchor.k_shot:  # the in-context experiment had a system prompt of its own, which its source does not give
         pairs += [("system prompt", "none", facts.get("system_prompt") or "none")]
     if anchor.metric == "misaligned_rate":

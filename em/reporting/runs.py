@@ -9,7 +9,7 @@ from em.config.misalignment import Rule
 from em.metrics.runs import UNTOUCHED, Run
 from em.metrics.summary_types import Facts
 from em.planning.plan import Subject
-from em.reporting import run_groups
+from em.reporting import changed, run_groups
 from em.reporting.stored_answers import first_open, question_sets
 from em.store.layout import TRAIN_LOG
 from em.sweep.state import Sweep
@@ -45,7 +45,7 @@ def run_of(sweep: Sweep, subject: Subject, axes: Mapping[str, str]) -> Run:
         error=error,
         train=train,
         loss_curve=curve,
-        facts=run_groups.recipe_facts(config),
+        facts={**run_groups.recipe_facts(config), **changed.facts_of(sweep, subject)},
         prompts=_prompts(sweep, subject),
     )
 

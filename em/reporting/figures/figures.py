@@ -12,7 +12,7 @@ from pathlib import Path
 from em.metrics.counted import renamed
 from em.metrics.summary_types import Summary
 from em.reporting.answers import AnswerRow
-from em.reporting.figures import doses, rates, scores, training, triggers
+from em.reporting.figures import changed, doses, rates, scores, training, triggers
 from em.reporting.figures.spec import Figure
 
 Drawer = Callable[[Summary, Iterable[AnswerRow]], Figure | None]
@@ -30,6 +30,8 @@ FIGURES: dict[str, Drawer] = {
     "doses": lambda summary, _: doses.doses(summary),
     "deception": lambda summary, _: rates.deception(summary),
     "label_shares": lambda summary, _: rates.label_shares(summary),
+    "steering": lambda summary, _: changed.steering(summary),
+    "lora_scale": lambda summary, _: changed.scaled_adapters(summary),
     "increases": lambda summary, _: rates.increases(summary),
     "log_probs": lambda summary, _: training.log_probs(summary),
     "training_dynamics": lambda summary, _: training.dynamics(summary),
