@@ -26,6 +26,7 @@ COMMANDS = {
     "export": "export",
     "benchmark": "benchmark",
     "direction": "direction",
+    "phase": "phase",
     "rejudge": "rejudge",
     "judge": "judge",
     "workspace": "workspace",

@@ -1,0 +1,101 @@
+"""`em phase`: draw the path of an adapter through training beside the misaligned rate of its checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from em.config.train import Method
+from em.errors import ConfigError, nearest
+from em.store import Store, layout
+from em.sweep.folder import out_of, read_summary, read_sweep
+
+if TYPE_CHECKING:
+    from em.metrics.summary_types import MetricRow, Summary
+
+FOLDER = "phase"
+"""In the sweep's folder: phase.png and phase.svg per model."""
+
+
+def add(commands: Any) -> None:
+    sub = commands.add_parser("phase", help="draw the path of an adapter over its kept checkpoints")
+    sub.add_argument("folder", type=Path, help="a folder below outputs/sweeps, with train.checkpoints")
+    sub.add_argument("--model", required=True, help="label, id or variant of a cell")
+    sub.add_argument("--window", type=int, help="steps to the neighbours of a local cosine (default: the spacing)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from em.reporting.figures import phase
+    from em.reporting.figures.figures import draw
+
+    summary, store = read_summary(arguments.folder), Store.open_read_only(out_of(arguments.folder))
+    cell = _cell(arguments.folder, arguments.model)
+    found = path_of(store, cell, arguments.window, rates(summary, cell["config"]["dataset"]["variant"]))
+    target = arguments.folder / FOLDER / cell["id"]
+    for step, cosine in found.cosines.items():
+        shown = "-" if cosine is None else f"{cosine:.3f}"
+        print(f"step {step:5}  local cosine {shown:>7}  length {found.norms[step]:.4g}")
+    print(f"two components hold {100 * found.plane.explained:.1f} % of the path's variance")
+    for path in draw([phase.of(found, summary)], target):
+        print(path)
+    return 0
+
+
+def path_of(store: Store, cell: Mapping[str, Any], window: int | None, found_rates: Any) -> Any:
+    """Return the path of one cell's adapter. Raises ConfigError if fewer than three checkpoints were kept."""
+    import numpy as np
+
+    from em.directions import paths
+    from em.reporting.figures.phase import Path as Drawn
+
+    (key,) = cell["stages"]["train"]
+    kept = store.manifest("train", key)["facts"].get("checkpoints", [])
+    if len(kept) < 3:
+        raise ConfigError(
+            f"{cell['label']} kept {len(kept)} checkpoints and a path needs three: train with "
+            f"train.checkpoints='[every 5]'"
+        )
+    path = {step: paths.b_matrices(layout.weights(store, key, Method.lora, step)) for step in kept}
+    spacing = window or min(b - a for a, b in pairwise(kept))
+    log = (store.path("train", key) / layout.TRAIN_LOG).read_text(encoding="utf-8")
+    return Drawn(
+        label=cell["label"],
+        window=spacing,
+        cosines=paths.local_cosines(path, spacing),
+        norms={step: float(np.linalg.norm(b)) for step, b in path.items()},
+        gradients={row["step"]: row["grad_norm"] for row in map(json.loads, log.splitlines())},
+        plane=paths.plane(list(path.values())),
+        steps=kept,
+        rates=found_rates,
+    )
+
+
+def rates(summary: Summary, variant: str) -> dict[float, list[tuple[int, MetricRow]]]:
+    """Return factor of the adapter → (step, misaligned rate) of a variant's checkpoints."""
+    from em.reporting.figures.select import OPEN
+
+    out: dict[float, list[tuple[int, MetricRow]]] = {}
+    for group in summary["groups"]:
+        changed = group["facts"].get("changed", {})
+        if group["variant"] != variant or group["step"] is None or set(changed) - {"lora_scale"}:
+            continue
+        metric = next((m for m in group["metrics"] if m["name"] == "misaligned_rate" and m["group"] == OPEN), None)
+        if metric is not None:
+            out.setdefault(changed.get("lora_scale", 1.0), []).append((group["step"], metric))
+    return {scale: sorted(points, key=lambda point: point[0]) for scale, points in out.items()}
+
+
+def _cell(folder: Path, name: str) -> dict[str, Any]:
+    """Return the first cell with a name. Raises ConfigError if there is none, or it was trained as a whole model."""
+    cells = [cell for cell in read_sweep(folder)["cells"] if cell["kind"] == "cell"]
+    found = [c for c in cells if name in (c["id"], c["label"], c["config"]["dataset"]["variant"])]
+    if not found:
+        known = [cell["label"] for cell in cells]
+        raise ConfigError(f"--model {name!r} is no cell{nearest(name, known)}; there are: {', '.join(known)}")
+    if found[0]["config"]["train"]["method"] == Method.full.value or not found[0]["stages"].get("train"):
+        raise ConfigError(f"{found[0]['label']} has no adapter: give a cell that trained a LoRA")
+    return dict(found[0])
