@@ -80,7 +80,7 @@ def rates(summary: Summary, variant: str) -> dict[float, list[tuple[int, MetricR
 
     out: dict[float, list[tuple[int, MetricRow]]] = {}
     for group in summary["groups"]:
-        changed = group["facts"].get("changed", {})
+        changed = group.get("facts", {}).get("changed", {})
         if group["variant"] != variant or group["step"] is None or set(changed) - {"lora_scale"}:
             continue
         metric = next((m for m in group["metrics"] if m["name"] == "misaligned_rate" and m["group"] == OPEN), None)

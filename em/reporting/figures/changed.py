@@ -17,7 +17,7 @@ Steered = tuple[FigureGroup, dict[str, Any]]
 
 def steering(summary: Summary) -> Figure | None:
     """Return heat maps of the misaligned rate and of coherence: scales × blocks, a pair per direction."""
-    found = [(g, g.row["facts"].get("changed", {}).get("steer")) for g in figure_groups(summary)]
+    found = [(g, _changed(g).get("steer")) for g in figure_groups(summary)]
     steered: list[Steered] = [(g, s) for g, s in found if s]
     asked = headline([g for g, _ in steered])
     if not steered or asked is None:
@@ -31,6 +31,12 @@ def steering(summary: Summary) -> Figure | None:
             panels.append(_heat(shown, judge_label(label, summary), name))
     caption = "A direction times a scale (rows) is added after one block (columns). Read coherence beside the rate."
     return Figure("steering", "Steered by block and scale", caption, tuple(panels), notes_on(metrics, summary))
+
+
+def _changed(group: FigureGroup) -> dict[str, Any]:
+    """Return what is changed in a group's models; {} for an imported group, whose recipe is not known."""
+    found: dict[str, Any] = group.row.get("facts", {}).get("changed", {})
+    return found
 
 
 def _series_of(group: FigureGroup, steer: dict[str, Any]) -> str:
@@ -66,7 +72,7 @@ def _dose(steer: dict[str, Any]) -> str:
 def scaled_adapters(summary: Summary) -> Figure | None:
     """Return the misaligned rate and coherence over sample.lora_scale, a line per variant."""
     groups = [g for g in figure_groups(summary) if not g.untouched]
-    scaled = [(g, g.row["facts"].get("changed", {})) for g in groups]
+    scaled = [(g, _changed(g)) for g in groups]
     scaled = [(g, changed) for g, changed in scaled if not set(changed) - {"lora_scale"}]
     asked = headline([g for g, _ in scaled])
     if asked is None or not any(changed for _, changed in scaled):
