@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from em.config.base import Values
 from em.config.train import Method
 from em.errors import ConfigError, nearest
 from em.store import Store, layout
@@ -89,7 +90,7 @@ def rates(summary: Summary, variant: str) -> dict[float, list[tuple[int, MetricR
     return {scale: sorted(points, key=lambda point: point[0]) for scale, points in out.items()}
 
 
-def _cell(folder: Path, name: str) -> dict[str, Any]:
+def _cell(folder: Path, name: str) -> Values:
     """Return the first cell with a name. Raises ConfigError if there is none, or it was trained as a whole model."""
     cells = [cell for cell in read_sweep(folder)["cells"] if cell["kind"] == "cell"]
     found = [c for c in cells if name in (c["id"], c["label"], c["config"]["dataset"]["variant"])]
@@ -98,4 +99,4 @@ def _cell(folder: Path, name: str) -> dict[str, Any]:
         raise ConfigError(f"--model {name!r} is no cell{nearest(name, known)}; there are: {', '.join(known)}")
     if found[0]["config"]["train"]["method"] == Method.full.value or not found[0]["stages"].get("train"):
         raise ConfigError(f"{found[0]['label']} has no adapter: give a cell that trained a LoRA")
-    return dict(found[0])
+    return found[0]

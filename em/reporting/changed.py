@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from em.config import ExperimentConfig
 from em.config.steer import PLANNED
 from em.metrics.summary_types import Facts
@@ -47,7 +45,7 @@ def direction_name(config: ExperimentConfig, source: str) -> str:
     return " ".join(filter(None, ["random, as" if options.random else "", *parts]))
 
 
-def _measured(sweep: Sweep, subject: Subject) -> dict[str, Any]:
+def _measured(sweep: Sweep, subject: Subject) -> Facts:
     """Return what the sample stage measured of the dose; {} before it has run."""
     for part in subject.parts:
         for key in part.samples:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from em.metrics.summary_types import Summary
+from em.metrics.summary_types import Facts, Summary
 from em.reporting.figures.select import FigureGroup, figure_groups, headline
 from em.reporting.figures.spec import Axis, Figure, Form, Look, Mark, Panel, Series, judge_label, mark, notes_on
 from em.reporting.figures.style import COLOURS, DASHES, MANY, MARKERS
 from em.reporting.text import in_words
 
 MEASURES = {"misaligned_rate": "misaligned answers", "coherent_share": "coherent answers"}
-Steered = tuple[FigureGroup, dict[str, Any]]
+Steered = tuple[FigureGroup, Facts]
 
 
 def steering(summary: Summary) -> Figure | None:
@@ -33,17 +33,17 @@ def steering(summary: Summary) -> Figure | None:
     return Figure("steering", "Steered by block and scale", caption, tuple(panels), notes_on(metrics, summary))
 
 
-def _changed(group: FigureGroup) -> dict[str, Any]:
+def _changed(group: FigureGroup) -> Facts:
     """Return what is changed in a group's models; {} for an imported group, whose recipe is not known."""
-    found: dict[str, Any] = group.row.get("facts", {}).get("changed", {})
+    found: Facts = group.row.get("facts", {}).get("changed", {})
     return found
 
 
-def _series_of(group: FigureGroup, steer: dict[str, Any]) -> str:
+def _series_of(group: FigureGroup, steer: Facts) -> str:
     return f"{group.row['variant'] or 'untouched'} + {steer['direction']}"
 
 
-def _heat(shown: Sequence[tuple[Any, dict[str, Any]]], label: str, title: str) -> Panel:
+def _heat(shown: Sequence[tuple[Any, Facts]], label: str, title: str) -> Panel:
     blocks = sorted({s["block"] for _, s in shown})
     scales = sorted({s["scale"] for _, s in shown})
     marks = [
@@ -63,7 +63,7 @@ def _heat(shown: Sequence[tuple[Any, dict[str, Any]]], label: str, title: str) -
     return Panel(Form.heat, *axes, (Series(label, Look(*look), tuple(marks)),), title=f"{title}\n{label}", top=1.0)
 
 
-def _dose(steer: dict[str, Any]) -> str:
+def _dose(steer: Facts) -> str:
     known = steer.get("relative_dose")
     dose = "not measured" if known is None else f"{known:.2f}"
     return f"block {steer['block']}, scale {steer['scale']:g}, relative dose {dose}"
