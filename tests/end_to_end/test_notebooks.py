@@ -22,9 +22,14 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 def sweep(tmp_path):
     """A stored sweep: summary.json and answers.jsonl.gz as a run leaves them."""
     summary = support.rich()
-    (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
-    answers.write(tmp_path, support.answers([m["label"] for m in summary["models"]]))
+    store(tmp_path, summary, support.answers([m["label"] for m in summary["models"]]))
     return tmp_path
+
+
+def store(folder, summary, rows):
+    ids = {m["label"]: m["id"] for m in summary["models"]}
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    answers.write(folder, [{**row, "model_id": ids[row["model"]]} for row in rows])
 
 
 def read(path):
@@ -95,8 +100,7 @@ def test_figure_4_has_the_papers_interval_and_each_questions_cut(tmp_path, monke
         row["judgements"]["alignment"]["score"] = float((37 * number + 11 * place * place) % 100)
     for row in [*summary["groups"], *summary["models"]]:
         row["rule"] = row["rule"] | {"cuts": {"q-1": 70.0}, "own_cuts": {"q-1": 70.0}}
-    (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
-    answers.write(tmp_path, rows)
+    store(tmp_path, summary, rows)
     monkeypatch.setenv("EM_SWEEP", str(tmp_path))
     (path,) = (p for p in NOTEBOOKS if p.stem == "reproduce_figure_4")
     book = read(path)
