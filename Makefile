@@ -87,11 +87,11 @@ bench-tiny: $(STAMP)
 		xargs -P 2 -I NAME sh benchmarks/run_tiny.sh $(BIN)/python NAME
 
 # At most 20 minutes on one card, no network. Without a GPU every line of it is UNSEEN.
-gpu-notebooks: $(STAMP)
-	HF_HUB_OFFLINE=1 $(BIN)/python notebooks/execute.py
-
-check: $(STAMP)
+gpu-check: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/gpu_check $(ARGS)
+
+notebooks: $(STAMP)
+	HF_HUB_OFFLINE=1 $(BIN)/python notebooks/execute.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .
