@@ -18,7 +18,7 @@ def base_answers(model: Any) -> Iterator[None]:
     """
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     if not layers:
-        raise ValueError("the model has no adapter to switch off: a base model to compare with needs train=lora")
+        raise ValueError("the model has no adapter to switch off: a base model to compare with needs train.method=lora")
     before = [layer._disable_adapters for layer in layers]
     try:
         for layer in layers:
