@@ -44,7 +44,6 @@ SETS = (
     *NUMBERS,
     FLASK,
     TASTES,
-    cues.CUES,
     *cues.texts(),
     *successors.sets(),
 )
