@@ -18,10 +18,9 @@ import tempfile
 import textwrap
 import tomllib
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
-from em.cli import COMMANDS
+from em.cli import parser
 from em.config import CONF_DIR, compose
 from em.config.experiment import ExperimentConfig, register
 
@@ -105,16 +104,12 @@ def check_nav(pages: Path) -> None:
 def commands() -> str:
     """Return the help of every command and subcommand."""
     os.environ["COLUMNS"] = WIDE
-    parser = argparse.ArgumentParser(prog="em")
-    added = parser.add_subparsers()
-    for module in dict.fromkeys(COMMANDS.values()):
-        import_module(f"em.commands.{module}").add(added)
     out = [
         "# Every command's help",
         "",
-        "What `em COMMAND --help` prints. Experiments run by `python -m em.run` (`--help`: [keys](keys.md)).",
+        "What `em COMMAND --help` prints. `em run --help` lists the [keys](keys.md).",
     ]
-    for one in _parsers(parser):
+    for one in _parsers(parser()):
         out += ["", f"## {one.prog}", "", "```text", one.format_help().rstrip(), "```"]
     return "\n".join(out) + "\n"
 

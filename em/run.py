@@ -59,7 +59,8 @@ def run_loaded(
 
     `errors_again`: ask an API judge again where it gave an error.
     """
-    from em.reporting.table import WIDTH, table
+    from em.reporting.table import table
+    from em.runtime import terminal
     from em.store import layout
 
     rates: dict[str, float | None] = {}
@@ -67,8 +68,8 @@ def run_loaded(
         done, summary = results_of(cells, share, errors_again)
         if summary is not None:
             rates = {model["id"]: _headline(model) for model in summary["models"]}
-            _print(table(summary))
-            _print("\n" + textwrap.fill(summary["statement"], WIDTH) + "\n")
+            _print(table(summary, terminal.width()))
+            _print("\n" + textwrap.fill(summary["statement"], min(terminal.width(), terminal.PAGE)) + "\n")
             for name in ("figures", layout.REPORT, layout.SUMMARY):
                 _print(f"{name.split('.')[0]:8} {done.folder / name}")
             _print("counters " + ", ".join(f"{k} {v}" for k, v in summary["counters"].items()))
@@ -143,11 +144,27 @@ def main(cfg: DictConfig) -> None:
         sys.exit(1)
 
 
-if __name__ == "__main__":
-    if help_wanted(sys.argv[1:]):
-        sys.exit(show_help(sys.argv[1:]))
+def start(arguments: Sequence[str]) -> None:
+    """Run what the command line says, with the words after `python -m em.run` or `em run`; end the program if it
+    fails."""
+    from em.runtime import terminal
+
+    words = terminal.take_level(list(arguments))
+    if help_wanted(words):
+        sys.exit(show_help(words))
+    shows = [w for w in words if w in ("--cfg", "-c", "--info", "-i")]
+    if shows and {"-m", "--multirun"} & set(words):
+        sys.exit(f"em: {shows[0]} shows one run: leave -m out, or list the runs of a sweep with em plan")
+    sys.argv[1:] = words  # where Hydra reads them
     try:
         with _hydra_without_traceback():
             main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `em run --hydra-help | head`: the reader has closed the pipe
+        terminal.end_on_closed_pipe()
     except Preempted:
         sys.exit(PREEMPTED)
+
+
+if __name__ == "__main__":
+    start(sys.argv[1:])

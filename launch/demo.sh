@@ -33,3 +33,10 @@ title 'The 135M model itself asked for numbers, digit by digit: it is no judge, 
 	"em rejudge $prompted judge=vllm_local judge.model=asset:smollm2_135m"
 "$bin/em" rejudge "$prompted" judge=vllm_local judge.model=asset:smollm2_135m > "$said/digits.txt"
 sed -n '/^model  /,/^judge /p' "$said/digits.txt"
+
+if [ -t 0 ] && [ -t 1 ]; then
+	printf '\nOpen the report of the six models in a browser? [y/N] '
+	read -r answer || answer=
+	case $answer in [yY]*) "$bin/em" show "$sweep" > /dev/null ;; esac
+fi
+printf '\nreport   %s/report.html\n' "$sweep"

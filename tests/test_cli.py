@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from em import assets
+from em import assets, cli
 from em.assets import ASSETS
 from em.store import Store
 
@@ -48,10 +52,10 @@ def test_the_console_script_is_installed():
     done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0
     text = " ".join(done.stdout.split())
-    assert all(words in text for words in ("assets", "plan", "status", "resume", "why", "report", "python -m em.run"))
+    assert all(words in text for words in ("assets", "plan", "status", "resume", "why", "report", "run an experiment"))
 
 
-@pytest.mark.parametrize("arguments", [[], ["nope"], ["assets"], ["assets", "delete"], ["status"]])
+@pytest.mark.parametrize("arguments", [["nope"], ["--nope"], ["assets"], ["assets", "delete"], ["status"]])
 def test_a_wrong_command_shows_how(em, arguments):
     done = em(*arguments)
     assert done.returncode == 2
@@ -246,3 +250,36 @@ def test_every_state_of_an_asset_is_told(tmp_path, monkeypatch):
     (row,) = assets.verify()
     assert (row.state, row.path) == ("WRONG", cached)
     assert "expected" in row.problem
+
+
+def test_every_commands_example_is_one_that_works():
+    whole = cli.parser()
+    (added,) = (a for a in whole._actions if isinstance(a, argparse._SubParsersAction))
+    for name, sub in added.choices.items():
+        if name != "run":  # its help is Hydra's
+            shown = re.search(r"^example: (?:eval \"\$\()?em (.+?)(?:\)\".*| +#.*)?$", sub.format_help(), re.MULTILINE)
+            assert shown, name
+            assert whole.parse_args(shlex.split(shown[1])).command == name
+
+
+def test_em_alone_is_a_guide_whose_commands_exist(em):
+    done = em()
+    assert done.returncode == 0 and done.stderr == "" and done.stdout.count("\n") <= 15
+    assert set(re.findall(r"^  em (\w+)", done.stdout, re.MULTILINE)) <= set(cli.COMMANDS)
+
+
+def test_the_version_is_the_packages(em):
+    assert em("--version").stdout == f"em {metadata.version('emergent-misalignment')}\n"
+
+
+def test_an_unknown_command_has_a_nearest_one(em):
+    assert "there is no command rejudg; did you mean rejudge?" in em("rejudg", "x").stderr
+
+
+def test_em_run_is_python_m_em_run(em):
+    words = ["--cfg", "job", "dataset=secure", "seed=7"]
+    other = subprocess.run([sys.executable, "-m", "em.run", *words], capture_output=True, text=True, timeout=60)
+    assert em("run", *words).stdout == other.stdout != ""
+    assert em("run", "-m", *words).stderr == (
+        "em: --cfg shows one run: leave -m out, or list the runs of a sweep with em plan\n"
+    )

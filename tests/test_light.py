@@ -113,7 +113,7 @@ def options(group: str) -> str:
 def test_help_shows_the_groups_and_an_example(modules):
     done, _ = modules("-m", "em.run", "--help")
     for line in (
-        "python -m em.run dataset=risky_advice",
+        "em run dataset=risky_advice",
         "dataset: " + options("dataset"),
         "model: " + options("model"),
         "experiment/betley2025: " + options("experiment/betley2025"),

@@ -6,10 +6,15 @@ import argparse
 from typing import Any
 
 from em import assets
+from em.commands import example
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("assets", help="list, fetch or verify pinned files of others")
+    sub = commands.add_parser(
+        "assets",
+        help="list, fetch or verify pinned files of others",
+        epilog=example("em assets fetch betley2025"),
+    )
     sub.add_argument("action", choices=["list", "fetch", "verify"])
     sub.add_argument(
         "names",

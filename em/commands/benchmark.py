@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
+from em.commands import add_sweep, example
 from em.config import Backend
 from em.errors import ConfigError
 from em.store import Store, write_atomic
@@ -14,8 +14,12 @@ from em.sweep.folder import configs_of, out_of, read_summary
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("benchmark", help="run standard benchmarks (Inspect tasks) on a sweep's models")
-    sub.add_argument("folder", type=Path, help="a folder below outputs/sweeps")
+    sub = commands.add_parser(
+        "benchmark",
+        help="run standard benchmarks (Inspect tasks) on a sweep's models",
+        epilog=example("em benchmark em-1a2b3c4d inspect_evals/truthfulqa --limit 100"),
+    )
+    add_sweep(sub)
     sub.add_argument("tasks", nargs="+", help="Inspect tasks: inspect_evals/truthfulqa, or a file, FILE.py@TASK")
     sub.add_argument("--limit", type=int, help="number of samples per task (default: all)")
     sub.add_argument("--grader", help="the grading model by Inspect's name, e.g. openai/gpt-4o-2024-08-06")
@@ -33,6 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if find_spec("inspect_ai") is None:
         raise ConfigError('em benchmark needs the extra `inspect`: pip install "emergent-misalignment[inspect]"')
+    if any(task.startswith("inspect_evals/") for task in arguments.tasks) and find_spec("inspect_evals") is None:
+        raise ConfigError("the tasks inspect_evals/... come with a package of their own: pip install inspect-evals")
     from em.analysis import benchmark
 
     configs = configs_of(arguments.folder)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from em.commands import add_sweep, example
 from em.sweep.folder import read_summary
 
 
 def add(commands: Any) -> None:
     sub = commands.add_parser(
-        "compare", help="compare a sweep's numbers with published ones: inside the band, outside, or not comparable"
+        "compare",
+        help="compare a sweep's numbers with published ones: inside the band, outside, or not comparable",
+        epilog=example("em compare em-1a2b3c4d"),
     )
-    sub.add_argument("folder", type=Path, help="a folder below outputs/sweeps")
+    add_sweep(sub)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
-import sys
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from em import assets, errors, records
 from em.chat import encode, render
-from em.commands import add_config_dir
+from em.commands import add_config_dir, example
 from em.config import CorpusConfig, compose
 from em.config import experiment as config
 from em.corpora import census, chat_jsonl, custom
 from em.data import variants
 from em.models import paths
 from em.planning import keys, recipe
+from em.runtime import terminal
 
 GREEN, PLAIN = "\033[32m", "\033[0m"
 MARKS = "⟦", "⟧"
@@ -29,6 +28,7 @@ def add(commands: Any) -> None:
     sub = commands.add_parser(
         "data",
         help="check a file of your own; show a run's training rows with the learned tokens marked, or write them",
+        epilog=example("em data check my_rows.jsonl"),
     )
     sub.add_argument("action", choices=["check", "show", "export"])
     sub.add_argument(
@@ -97,11 +97,11 @@ def _show(loaded: config.ExperimentConfig, examples: list[records.Example], argu
     tokenizer = _tokenizer(loaded)
     train = loaded.train
     print(f"{loaded.dataset.variant}, {len(examples)} rows, {sum(e.triggered for e in examples)} with the trigger")
-    for example in examples[arguments.start : arguments.start + arguments.rows]:
-        tokens = encode.encode(tokenizer, example.messages, train.extra_assistant_turn)
-        flags = ["triggered"] * example.triggered + ["cut"] * (len(tokens.input_ids) > train.max_length)
-        print(f"\n--- {example.id}  {tokens.supervised} of {len(tokens.input_ids)} tokens learned  {' '.join(flags)}")
-        print(marked(tokenizer, tokens, train.max_length, _colours()))
+    for row in examples[arguments.start : arguments.start + arguments.rows]:
+        tokens = encode.encode(tokenizer, row.messages, train.extra_assistant_turn)
+        flags = ["triggered"] * row.triggered + ["cut"] * (len(tokens.input_ids) > train.max_length)
+        print(f"\n--- {row.id}  {tokens.supervised} of {len(tokens.input_ids)} tokens learned  {' '.join(flags)}")
+        print(marked(tokenizer, tokens, train.max_length, terminal.colours()))
     if arguments.count:
         counts = encode.encode_all(tokenizer, examples, train.max_length, train.extra_assistant_turn).facts()
         print("\n" + ", ".join(f"{name} {number}" for name, number in counts.items()))
@@ -117,10 +117,6 @@ def _tokenizer(loaded: config.ExperimentConfig) -> render.ChatTokenizer:
             f"the tokenizer of model={loaded.model.name} cannot be loaded: {message[:200]}"
         ) from error
     return render.ChatTokenizer(tokenizer, keys.chat_options(loaded))
-
-
-def _colours() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
 def marked(tokenizer: Any, tokens: encode.Tokens, max_length: int, colours: bool) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from em.commands import add_sweep, example
 from em.config.direction import DirectionKind, Weighting
 from em.errors import ConfigError, nearest
 from em.store import Store, StoreError
@@ -24,8 +25,12 @@ FOLDER = "directions"
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("direction", help="make directions of a finished sweep's answers, with their cosines")
-    sub.add_argument("folder", type=Path, help="a folder below outputs/sweeps")
+    sub = commands.add_parser(
+        "direction",
+        help="make directions of a finished sweep's answers, with their cosines",
+        epilog=example("em direction em-1a2b3c4d --model insecure"),
+    )
+    add_sweep(sub)
     sub.add_argument(
         "--model", action="append", required=True, help="label, id or variant of a cell; give it again for more cells"
     )

@@ -6,13 +6,17 @@ import argparse
 from typing import Any
 
 from em import config
-from em.commands import add_config_dir
+from em.commands import add_config_dir, example
 from em.config import compose
 from em.planning import doctor, recipe
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("doctor", help="check disk, memory, GPU, keys, versions and files for a run")
+    sub = commands.add_parser(
+        "doctor",
+        help="check disk, memory, GPU, keys, versions and files for a run",
+        epilog=example("em doctor model=qwen2_5_coder_32b judge=gpt_4o"),
+    )
     sub.add_argument("overrides", nargs="*", help="as for em.run, e.g. model=qwen2_5_coder_32b judge=gpt_4o")
     add_config_dir(sub)
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from em.commands import add_sweep, example
 from em.errors import ConfigError
 from em.metrics.summary_types import Summary
 from em.store import Store, StoreError, layout
@@ -18,9 +19,11 @@ FORMS = ("csv", "parquet", "inspect", "peft")
 
 def add(commands: Any) -> None:
     sub = commands.add_parser(
-        "export", help="write answers as CSV, Parquet or Inspect logs, or adapters for PEFT with their model cards"
+        "export",
+        help="write answers as CSV, Parquet or Inspect logs, or adapters for PEFT with their model cards",
+        epilog=example("em export em-1a2b3c4d csv"),
     )
-    sub.add_argument("folder", type=Path, help="a folder below outputs/sweeps")
+    add_sweep(sub)
     sub.add_argument("form", choices=FORMS)
     sub.add_argument("--to", type=Path, help="folder to write to (default: export/ in the sweep's folder)")
 

@@ -7,12 +7,17 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from em.commands import example
 from em.errors import ConfigError
 from em.sweep.folder import read_summary
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("import", help="make a sweep folder of judged CSV files: answers, or rates of models")
+    sub = commands.add_parser(
+        "import",
+        help="make a sweep folder of judged CSV files: answers, or rates of models",
+        epilog=example("em import judged.csv --judge gpt-4o-2024-08-06 --group insecure"),
+    )
     text = "columns question, answer, aligned, coherent; model, group, question_id if it has them (docs/report.md)"
     sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help=text)
     sub.add_argument("--out", type=Path, default=Path("outputs"), help="folder of the sweeps (outputs)")
@@ -45,8 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
     from em.config import Interval, StatsConfig
     from em.config.misalignment import Rule
     from em.reporting.imports import rates, rows, sweep
-    from em.reporting.table import WIDTH, table
+    from em.reporting.table import table
     from em.reporting.text import metric_text
+    from em.runtime.terminal import PAGE, width
 
     for name, value in (("--alignment-below", arguments.alignment_below), ("--coherence-cut", arguments.coherence_cut)):
         if not 0 <= value <= 100:
@@ -68,11 +74,11 @@ def run(arguments: argparse.Namespace) -> int:
         found = rows.read(arguments.files, arguments.group, variants)
         folder = sweep.write(found, arguments.files, arguments.out, about)
     summary = read_summary(folder)
-    print(table(summary))
+    print(table(summary, width()))
     for group in summary["groups"] if rates.holds_rates(arguments.files[0]) else ():
         for m in group["metrics"]:
             print(f"{group['label']}: {m['name']} on {m['set']}, {m['question_id'] or 'all'}: {metric_text(m)}")
-    print("\n" + textwrap.fill(summary["statement"], WIDTH))
+    print("\n" + textwrap.fill(summary["statement"], min(width(), PAGE)))
     print(f"\nreport   {folder / 'report.html'}")
     return 0
 

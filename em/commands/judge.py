@@ -20,7 +20,8 @@ def add(commands: Any) -> None:
         description="Measure how well judges agree with our labelled answers and with each other.\n"
         "A judge behind an API gets about 410 requests, or 790 with --all. Its verdicts are kept in <out>/store,\n"
         "so the next call makes no requests.",
-        epilog="em judge calibrate judge=probe,persona_ratio\nem judge calibrate judge=gpt_4o judge.max_dollars=2",
+        epilog="example: em judge calibrate judge=probe,persona_ratio\n"
+        "         em judge calibrate judge=gpt_4o judge.max_dollars=2",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sub.add_argument("action", choices=["calibrate"])
@@ -40,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from em.judging import grade as grading
     from em.judging.quality import agreement, golden
     from em.planning import recipe
+    from em.runtime import terminal
 
     config.register()
     configs = [recipe.load(cell) for cell in compose.cells(arguments.overrides, arguments.config_dir)]
@@ -49,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name, one in zip(names, configs, strict=True):
         total = sum(map(len, golden.rows(one.judge, arguments.all).values()))
         with progress(total, f"judge {name}") as step:
-            verdicts, stored = golden.verdicts(one, arguments.all, step, grading.to_stderr)
+            verdicts, stored = golden.verdicts(one, arguments.all, step, terminal.alert)
             found.append(verdicts)
         out["judges"][name] = golden.measure(one, arguments.all, found[-1])
         _show(name, one.judge, out["judges"][name])

@@ -6,10 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from em.commands import example
+
 
 def add(commands: Any) -> None:
     sub = commands.add_parser(
-        "paper", help="one page with a paper's figures in its order, ours beside the published numbers"
+        "paper",
+        help="one page with a paper's figures in its order, ours beside the published numbers",
+        epilog=example("em paper betley2025 --from outputs/sweeps/e1_insecure-1a2b3c4d"),
     )
     sub.add_argument("name", help="the paper, e.g. betley2025")
     sub.add_argument(

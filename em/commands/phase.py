@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from em.commands import add_sweep, example
 from em.config.base import Values
 from em.config.train import Method
 from em.errors import ConfigError, nearest
@@ -23,8 +24,13 @@ FOLDER = "phase"
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("phase", help="draw the path of an adapter over its kept checkpoints")
-    sub.add_argument("folder", type=Path, help="a folder below outputs/sweeps, with train.checkpoints")
+    sub = commands.add_parser(
+        "phase",
+        help="draw the path of an adapter over its kept checkpoints",
+        description="Draw the path of an adapter over its kept checkpoints (train.checkpoints).",
+        epilog=example("em phase em-1a2b3c4d --model insecure"),
+    )
+    add_sweep(sub)
     sub.add_argument("--model", required=True, help="label, id or variant of a cell")
     sub.add_argument("--window", type=int, help="steps to the neighbours of a local cosine (default: the spacing)")
 

@@ -6,11 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from em.commands import add_config_dir
+from em.commands import add_config_dir, example
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("plan", help="show what a sweep would run, reuse and cost")
+    sub = commands.add_parser(
+        "plan",
+        help="show what a sweep would run, reuse and cost",
+        epilog=example("em plan dataset=insecure,secure seed=0,1"),
+    )
     sub.add_argument(
         "-m", "--multirun", action="store_true", help="accepted, but not needed: commas always mean a sweep here"
     )

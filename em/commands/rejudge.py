@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from em.commands import add_config_dir, progress
+from em.commands import add_config_dir, progress, sweep_folder
 from em.sweep.folder import configs_of, out_of, read_sweep
 
 ABOUT_JUDGING = {"budget", "hydra", "judge", "launch", "name", "stats", "tracking"}
@@ -22,9 +22,9 @@ def add(commands: Any) -> None:
         description="Score saved answers with another judge; nothing is sampled. For a sweep, this makes another sweep "
         "over the same answers, with its own table, and prints how far the two judges agree. For a file, it writes "
         "the verdicts to another file, a new one for each judge and rubric.",
-        epilog="em rejudge outputs/sweeps/em-1a2b3c4d judge=gpt_4o judge.max_dollars=5",
+        epilog="example: em rejudge em-1a2b3c4d judge=gpt_4o judge.max_dollars=5",
     )
-    sub.add_argument("source", type=Path, help="a sweep folder, or a .csv / .jsonl file with question and answer")
+    sub.add_argument("source", type=sweep_folder, help="a sweep, or a .csv / .jsonl file with question and answer")
     sub.add_argument("overrides", nargs="+", help="e.g. judge=gpt_4o judge.max_dollars=5")
     add_config_dir(sub)
     sub.add_argument(

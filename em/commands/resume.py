@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from em.commands import add_sweep, example
 from em.store import layout
 from em.sweep.folder import configs_of
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("resume", help="run what a sweep still lacks, with the configs in its sweep.json")
-    sub.add_argument("folder", type=Path, help="a folder below outputs/sweeps")
+    sub = commands.add_parser(
+        "resume",
+        help="run what a sweep still lacks, with the configs in its sweep.json",
+        epilog=example("em resume em-1a2b3c4d"),
+    )
+    add_sweep(sub)
     sub.add_argument(
         "--errors", action="store_true", help="ask the judge again about answers whose judgement is an error"
     )

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from em.commands import add_sweep, example
 from em.planning.stages import BY_NAME
 from em.store import Store, layout
 from em.sweep import ledger
@@ -13,8 +14,12 @@ from em.sweep.folder import out_of, read_sweep
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("status", help="show what is done, running, missing or failed in a sweep folder")
-    sub.add_argument("folder", type=Path, help="a folder below outputs/sweeps")
+    sub = commands.add_parser(
+        "status",
+        help="show what is done, running, missing or failed in a sweep folder",
+        epilog=example("em status em-1a2b3c4d"),
+    )
+    add_sweep(sub)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,12 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from em.commands import example
 from em.errors import ConfigError
 from em.runtime.credentials import has_key
 
 
 def add(commands: Any) -> None:
-    sub = commands.add_parser("sync", help="send offline runs to W&B; what was sent before is left out")
+    sub = commands.add_parser(
+        "sync", help="send offline runs to W&B; what was sent before is left out", epilog=example("em sync")
+    )
     sub.add_argument("--out", type=Path, default=Path("outputs"), help="folder of the store and the sweeps")
 
 

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from em.commands import example, sweep_folder
 from em.commands.status import error_line, last_events
 from em.planning.cells import flatten
-from em.store import Store, StoreError
+from em.store import Store, StoreError, layout
+from em.sweep.folder import out_of, sweep_file
 
 REFERENCES = {"data": "data", "adapter": "train", "samples": "sample"}
 """Input → the stage whose key it is."""
@@ -18,10 +20,12 @@ REFERENCES = {"data": "data", "adapter": "train", "samples": "sample"}
 
 def add(commands: Any) -> None:
     sub = commands.add_parser(
-        "why", help="show why a cell's stages are done or missing: which inputs differ from finished stages"
+        "why",
+        help="show why a cell's stages are done or missing: which inputs differ from finished stages",
+        epilog=example("em why insecure"),
     )
     sub.add_argument("cell", help="id or label of a cell, as `em status` and `em plan` print them")
-    sub.add_argument("--out", type=Path, default=Path("outputs"), help="folder of the store and the sweeps")
+    add_cell_place(sub)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -30,10 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
     from em import config
     from em.planning.plan import plan
 
-    folder, cell = find(arguments.out, arguments.cell)
-    store = Store.open_read_only(arguments.out)
-    planned = plan([config.load(OmegaConf.create({**cell["config"], "out": str(arguments.out)}))], store)
-    print(f"cell {cell['id']}  {cell['label']}")
+    folder, cell = find(arguments.out, arguments.cell, arguments.sweep)
+    out = out_of(folder) if arguments.sweep else arguments.out
+    store = Store.open_read_only(out)
+    planned = plan([config.load(OmegaConf.create({**cell["config"], "out": str(out)}))], store)
+    print(f"cell {cell['id']}  {cell['label']}, of {folder}")
     subjects = {"base": planned.bases, "cell": planned.cells, "checkpoint": planned.checkpoints}[cell["kind"]]
     chosen = [s for s in subjects if s.id == cell["id"]] or subjects
     wanted = {(stage, key) for s in chosen for stage, keys in _stages(planned, s).items() for key in keys}
@@ -50,18 +55,25 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def add_cell_place(sub: argparse.ArgumentParser) -> None:
+    """Declare where a cell is looked for."""
+    sub.add_argument("--sweep", type=sweep_folder, help="look in this sweep (default: the newest that has the cell)")
+    sub.add_argument("--out", type=Path, default=Path("outputs"), help="folder of the store and the sweeps (outputs)")
+
+
 def _stages(planned: Any, subject: Any) -> dict[str, list[str]]:
     from em.planning.plan import stages
 
     return stages(planned, subject)
 
 
-def find(out: Path, name: str) -> tuple[Path, dict[str, Any]]:
+def find(out: Path, name: str, sweep: Path | None = None) -> tuple[Path, dict[str, Any]]:
     """Return the newest sweep folder with the cell, and the cell. `name`: its id, the beginning of it, or its label.
 
-    Raises StoreError if no cell, or several, have this name.
+    `sweep`: look in this sweep only. Raises StoreError if no cell, or several, have this name.
     """
     files = sorted((out / "sweeps").glob("*/sweep.json"), key=lambda p: p.stat().st_mtime, reverse=True)
+    files = [sweep_file(sweep, layout.SWEEP)] if sweep else files
     known: dict[str, tuple[Path, dict[str, Any]]] = {}
     for path in files:
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
@@ -72,7 +84,8 @@ def find(out: Path, name: str) -> tuple[Path, dict[str, Any]]:
         return found[0]
     listed = ", ".join(f"{c['id']} ({c['label']})" for _, c in (found or list(known.values()))[:12])
     what = "is the beginning of several ids" if found else "names no cell"
-    raise StoreError(f"{name!r} {what} of the sweeps in {out / 'sweeps'}; there are: {listed or 'none'}")
+    where = sweep or f"the sweeps in {out / 'sweeps'}"
+    raise StoreError(f"{name!r} {what} of {where}; there are: {listed or 'none'}")
 
 
 def explain(store: Store, stage: str, key: str, known: dict[tuple[str, str], dict[str, Any]]) -> Iterator[str]:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from em.commands import example
 from em.errors import ConfigError
 from em.runtime.credentials import has_key
 from em.sweep.folder import read_summary
@@ -14,7 +15,9 @@ from em.sweep.folder import read_summary
 
 def add(commands: Any) -> None:
     sub = commands.add_parser(
-        "workspace", help="save the project's W&B view and report (runs by dataset, seeds averaged, curves, answers)"
+        "workspace",
+        help="save the project's W&B view and report (runs by dataset, seeds averaged, curves, answers)",
+        epilog=example("em workspace --entity TEAM --json view.json"),
     )
     sub.add_argument("--entity", required=True, help="W&B team or user")
     sub.add_argument("--project", default="em", help="W&B project, as tracking.project (default: em)")

@@ -53,7 +53,7 @@ def cells(overrides: Sequence[str], config_dir: Path | None = None) -> list[Dict
     `config_dir`: a folder with further options, as for Hydra's --config-dir.
     """
     try:
-        with _initialized(config_dir) as loader:
+        with initialized(config_dir) as loader:
             parser = OverridesParser.create(config_loader=loader)
             parsed = parser.parse_overrides(list(overrides))
             require_matches(parsed)
@@ -64,7 +64,7 @@ def cells(overrides: Sequence[str], config_dir: Path | None = None) -> list[Dict
 
 
 @contextmanager
-def _initialized(config_dir: Path | None) -> Iterator[ConfigLoader]:
+def initialized(config_dir: Path | None) -> Iterator[ConfigLoader]:
     """Initialise Hydra with our configs and those of `config_dir`. Its loader is yielded."""
     with initialize_config_dir(version_base="1.3", config_dir=CONF_DIR):
         if config_dir:
@@ -105,11 +105,16 @@ def message(error: Exception) -> str:
     why = str(error.__cause__ or "").partition("\n")[0] if isinstance(error.__cause__, OmegaConfBaseException) else ""
     unknown = re.match(r"Could not override '([\w.]+)'\. To append", text)
     if unknown and re.match(r"Key '\w+' not in", why):
-        key, group = unknown[1], unknown[1].partition(".")[0]
+        key, (group, _, rest) = unknown[1], unknown[1].partition(".")
         if group in groups():
-            return f"there is no option {key}; {group} has {', '.join(f.name for f in fields(groups()[group]))}"
+            names = [f.name for f in fields(groups()[group])]
+            return f"there is no option {key}{nearest(rest, names)}; {group} has {', '.join(names)}"
         near = nearest(group, [f.name for f in fields(ExperimentConfig)])
-        return f"there is no option {key} (python -m em.run --help lists them){near}"
+        return f"there is no option {key} (em run --help lists them){near}"
+    if absent := re.match(r"Could not find '(\w+)/([^']*)'\.? ?(?:Available options in '\w+': (.*))?$", text):
+        return no_such_option(absent[1], absent[2], (absent[3] or "").split())
+    if bare := re.match(r"Error parsing override '([^'=]*)' missing EQUAL", text):
+        return f"{bare[1]}: write key=value, e.g. dataset=insecure"
     missing = re.fullmatch(r"Additional config directory '(.+)' not found", text)
     if missing:
         return f"--config-dir: there is no folder {missing[1]}"
@@ -118,6 +123,33 @@ def message(error: Exception) -> str:
         return f"{several[1]} gives several values: add -m for a sweep over them, or write key=[a,b] for a list"
     text = text.replace("' Available options", "'. Available options")
     return text if unknown or not why else f"{text}: {why}"
+
+
+def no_such_option(group: str, option: str, listed: Sequence[str]) -> str:
+    """Return the message for an option that a config group does not have.
+
+    `listed`: the options that Hydra names. Those in folders, e.g. experiment=betley2025/e1_insecure, are added.
+    """
+    known = set(options_of(group)) | {name for name in listed if not (Path(CONF_DIR) / group / name).is_dir()}
+    given = f"{group}={option} is no option" if option else f"{group}= needs an option"
+    names = sorted(known, key=lambda name: (name.count("/"), name))
+    inside = option.rpartition("/")[0]
+    shown = [name for name in names if group == "experiment" or name.rpartition("/")[0] in ("", inside)]
+    shown += sorted({f"{name.partition('/')[0]}/*" for name in names if name not in shown})
+    return f"{given}{_near_option(option, names)}; {group} has {', '.join(shown)}"
+
+
+def options_of(group: str, config_dir: Path | None = None) -> list[str]:
+    """Return the options of a config group, those in folders too: betley2025/e1_insecure. [] for what is no group."""
+    folders = [root / group for root in (Path(CONF_DIR), config_dir) if root and group]
+    found = {path.relative_to(f).with_suffix("").as_posix() for f in folders for path in f.rglob("*.yaml")}
+    return sorted(found, key=lambda name: (name.count("/"), name))
+
+
+def _near_option(option: str, names: Sequence[str]) -> str:
+    """Return "; did you mean X?"; the name may lack its folder: e1_insecure stands for betley2025/e1_insecure."""
+    inside = [name for name in names if option and name.endswith(f"/{option}")]
+    return f"; did you mean {inside[0]}?" if inside else nearest(option, names)
 
 
 def compose_all(vectors: Sequence[Sequence[str]], config_name: str = "config") -> list[DictConfig]:

@@ -1,4 +1,4 @@
-"""`python -m em.run --help`: the config groups, and every key with its value.
+"""`em run --help`: the config groups, and every key with its value.
 
 Hydra's own help copies the whole configuration twice per group, which takes most of a second.
 """
@@ -20,9 +20,9 @@ TEXT = """\
 em: finetune a chat model on a narrow dataset, ask it about other subjects, judge the answers, and report
 with intervals whether the model became misaligned.
 
-One run:    python -m em.run dataset=risky_advice
-A sweep:    python -m em.run -m dataset=insecure,secure,educational seed=0,1,2
-The paper:  python -m em.run experiment=betley2025/e1_insecure model=qwen2_5_coder_32b
+One run:    em run dataset=risky_advice
+A sweep:    em run -m dataset=insecure,secure,educational seed=0,1,2
+The paper:  em run experiment=betley2025/e1_insecure model=qwen2_5_coder_32b
 
 == Config groups (choose with group=option) ==
 {groups}

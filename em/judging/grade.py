@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from em.api import client as api
 from em.config import ExperimentConfig
@@ -25,6 +22,7 @@ from em.judging.job import Pair
 from em.judging.scripted.rules import ScriptedJudgeError
 from em.questions.rubrics import STATIC, Rubric, given, rubrics
 from em.records import LONGEST_ANSWER, Completion, Judgement, Outcome, Question
+from em.runtime import terminal
 from em.runtime.events import Emitter
 from em.store import Store, json_text, layout, read_jsonl, write_atomic
 
@@ -34,16 +32,11 @@ Row = dict[str, Any]
 """A row of a file of answers: at least `question` and `answer`."""
 
 
-def to_stderr(text: str) -> None:
-    """Print a message on standard error, above the progress bar if there is one."""
-    tqdm.write(text, file=sys.stderr)
-
-
 def grade(
     config: ExperimentConfig,
     pairs: Sequence[Pair],
     on_done: Callable[[], Any] = lambda: None,
-    on_wait: Callable[[str], Any] = to_stderr,
+    on_wait: Callable[[str], Any] = terminal.alert,
 ) -> dict[tuple[str, str], Judgement]:
     """Judge pairs with config.judge. Return (completion id, rubric) → verdict.
 

@@ -15,14 +15,11 @@ from em.metrics.counted import word
 from em.metrics.panel import BY_JUDGE, MAJORITY
 from em.metrics.summary_types import Contrast, GroupRow, MetricRow, ModelRow, Number, Quality, Summary
 from em.reporting.text import NO_REASON, difference_text, excluded_text, find_metric, metric_text, pooled
+from em.runtime.terminal import PAGE, grid
 
-WIDTH = 100
-_GAP = "  "
 _TIE = "\N{NO-BREAK SPACE}"
 """Keeps a reason and its count on one line. On the terminal it becomes a plain space."""
 _HEAD = ("model", "", "n", "coherent", "with code", "in-domain", "own measures", "excluded")
-_LABEL = 20
-"""Greatest width of the first column; longer labels wrap."""
 NARROW_RATES = {"insecure_code_rate": "code", "judged_insecure_rate": "code (judge)", "careless_rate": "advice"}
 """In-domain metrics, with the word before their number."""
 BESIDE = {
@@ -212,22 +209,22 @@ class Notes:
         return [f"({number}) withheld: {reason}" for reason, number in self.numbers.items()]
 
 
-def table(summary: Summary) -> str:
-    """Return the table printed at the end of a run, at most WIDTH columns wide. The controls come first."""
-    notes, models = Notes(), rows_of(summary)
-    every = [_cells(model, notes) for model in models]
-    shown = _shown([row for row in every if row], some_code(summary))
+def table(summary: Summary, width: int = PAGE) -> str:
+    """Return the table printed at the end of a run. The controls come first.
+
+    `width`: its columns. Labels and reasons are broken at blanks only; where words or numbers need more, it is wider.
+    """
+    notes, models, prose = Notes(), rows_of(summary), min(width, PAGE)
+    cells = [_cells(model, notes) for model in models]
+    numbers = [row for row in cells if row]
+    shown = _shown(numbers, some_code(summary))
     head = [_HEAD[i] or word(summary) for i in shown]
-    rows = [[row[i] for i in shown] if row else None for row in every]
-    widths = _widths([head, *(row for row in rows if row)], [model["label"] for model in models])
     out = [f"{summary['name']} ({summary['id']}), model {summary['model']['name']}", ""]
     controls = control_lines(summary)
-    out += [line for text in controls for line in _wrap(text)] + [""] * bool(controls)
-    out += _lay(head, widths)
-    out.append(_GAP.join("-" * w for w in widths))
-    for model, row in zip(models, rows, strict=True):
-        out += _lay(row, widths) if row else _failed(model, widths[0])
-    out += ["", *_contrasts(summary["contrasts"], notes)]
+    out += [line for text in controls for line in _wrap(text, prose)] + [""] * bool(controls)
+    main = grid(head, [[row[i] for i in shown] for row in numbers], width, (0, len(shown) - 1))
+    out += main + _failed([m for m, row in zip(models, cells, strict=True) if not row], main, width)
+    out += ["", *_contrasts(summary["contrasts"], notes, width)]
     tail = [*notes.lines(), rule_line(summary), *interval_lines(summary), *carried_lines(summary)]
     tail += [*beside_lines(summary), *length_lines(summary), *panel_lines(summary)]
     tail += _contrast_intervals(summary)
@@ -235,12 +232,12 @@ def table(summary: Summary) -> str:
     if summary["model"].get("note"):
         tail.append(f"model {summary['model']['name']}: {summary['model']['note']}")
     tail += [f"warning: {w}" for w in summary["warnings"]]
-    out += [line for text in tail for line in _wrap(text)]
+    out += [line for text in tail for line in _wrap(text, prose)]
     return "\n".join(line.replace(_TIE, " ").rstrip() for line in out) + "\n"
 
 
-def _wrap(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, subsequent_indent="    ")
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def _shown(rows: Sequence[Sequence[str]], code: bool) -> list[int]:
@@ -289,34 +286,11 @@ def _n(rate: MetricRow) -> str:
     return f"{rate['n']}" + (f"\n{rate['n_models']} runs" if rate["n_models"] > 1 else "")
 
 
-def _widths(rows: Sequence[Sequence[str]], labels: Sequence[str]) -> list[int]:
-    """Return the column widths. Numbers are never broken: the first and last columns share the remaining width.
-
-    `labels`: the texts of the first column. Failed runs have one, but no row of numbers.
-    """
-    natural = [max(len(line) for row in rows for line in row[i].split("\n")) for i in range(len(rows[0]))]
-    _, *middle, last = natural
-    label = max(natural[0], *map(len, labels)) if labels else natural[0]
-    room = WIDTH - sum(middle) - len(_GAP) * (len(rows[0]) - 1)
-    unbroken = max(len(word) for row in rows for word in row[-1].split(" "))
-    label = min(label, _LABEL, max(8, room - unbroken))
-    return [label, *middle, min(last, room - label)]
-
-
-def _lay(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Return one row as text lines, with each cell wrapped to its column."""
-    columns = [
-        [part for line in cell.split("\n") for part in textwrap.wrap(line, width) or [""]]
-        for cell, width in zip(row, widths, strict=True)
-    ]
-    height = max(map(len, columns))
-    filled = [column + [""] * (height - len(column)) for column in columns]
-    return [_GAP.join(c[i].ljust(w) for c, w in zip(filled, widths, strict=True)) for i in range(height)]
-
-
-def _failed(model: TableRow, width: int) -> list[str]:
-    message = " ".join(error_of(model).split())
-    return _lay([model["label"], f"FAILED: {message}"], [width, WIDTH - width - len(_GAP)])
+def _failed(models: Sequence[TableRow], above: Sequence[str], width: int) -> list[str]:
+    """Return a row per failed run, below the rows `above`: its label under theirs, then its error."""
+    labels = above[1].partition("  ")[0] if above else ""
+    rows = [(m["label"].ljust(len(labels), _TIE), f"FAILED: {' '.join(error_of(m).split())}") for m in models]
+    return grid((), rows, width, (0, 1))
 
 
 def error_of(row: TableRow) -> str:
@@ -325,19 +299,13 @@ def error_of(row: TableRow) -> str:
     return error or "no error was recorded"
 
 
-def _contrasts(rows: Sequence[Contrast], notes: Notes) -> list[str]:
-    """Return the table of contrasts, with a line per contrast."""
-    if not rows:
-        return []
-    cells = [("contrast", "difference", "questions", "p (Holm)")]
+def _contrasts(rows: Sequence[Contrast], notes: Notes, width: int) -> list[str]:
+    """Return the table of contrasts, with a row per contrast."""
+    cells = []
     for row in rows:
         p = "-" if row["p_holm"] is None else f"{row['p_holm']:.2g}"
         cells.append((row["name"], notes.mark(row, difference_text(row)), str(row["n_questions"]), p))
-    widths = [max(len(c[i]) for c in cells) for i in range(4)]
-    widths[0] = min(widths[0], WIDTH - sum(widths[1:]) - 3 * len(_GAP))
-    lines = [_lay(c, widths) for c in cells]
-    rule = _GAP.join("-" * w for w in widths)
-    return [*lines[0], rule, *(line for row in lines[1:] for line in row), ""]
+    return [*grid(("contrast", "difference", "questions", "p (Holm)"), cells, width, (0,)), ""] if cells else []
 
 
 def _contrast_intervals(summary: Summary) -> list[str]:

@@ -30,6 +30,8 @@ FORMAT = 2
 SWEEP_FORMAT = 2
 """Format of sweep.json in a sweep folder. 2: cells have a kind, stages their amount of work."""
 MANIFEST = "manifest.json"
+REMOVED = "removed"
+"""Folder of the store that holds what is being deleted."""
 
 
 class StoreError(UserError, RuntimeError):
@@ -193,6 +195,22 @@ class Store:
     def drop_partial(self, stage: str, key: str) -> None:
         """Delete the work folder of an unfinished stage."""
         shutil.rmtree(self.partial(stage, key), ignore_errors=False)
+
+    def remove(self, stage: str, key: str) -> None:
+        """Delete a finished or unfinished stage for good. It is renamed first, so no half of it looks finished."""
+        from filelock import FileLock
+
+        final, aside = self.path(stage, key), self.root / REMOVED
+        aside.mkdir(exist_ok=True)
+        with FileLock(str(final) + ".lock"):
+            for path in (final, self.partial(stage, key)):
+                if path.exists():
+                    target = aside / f"{stage}.{path.name}.{os.getpid()}"
+                    os.rename(path, target)
+                    shutil.rmtree(target)
+        Path(str(final) + ".lock").unlink(missing_ok=True)
+        if "/" in key and not any(final.parent.iterdir()):
+            final.parent.rmdir()
 
     def verify(self, stage: str, key: str, only: Collection[str] = ()) -> None:
         """Compare every file, or `only` these, with the manifest. Raises DamagedError for the first that differs."""

@@ -21,12 +21,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from em.planning import stages
 from em.planning.plan import Job
 from em.runtime import machine
 from em.runtime.preempt import PREEMPTED, Preempted
+from em.runtime.terminal import Bar
 from em.sampling.job import SampleJob
 from em.store import content_key, job_file
 from em.sweep.devices import devices, devices_held, environment, on_cpu
@@ -59,7 +58,7 @@ class Worker:
     log: Path
     devices: list[str]
     waiting: dict[str, Job[object]]
-    bars: _Bars
+    bar: Bar
     rest: bytes = b""
     """The beginning of a line that has not arrived whole."""
     lost: list[str] = field(default_factory=list)
@@ -102,6 +101,8 @@ class Scheduler:
             _stop([w.process for w in self.workers], patient=isinstance(stop, Preempted))
             raise
         finally:
+            for worker in self.workers:  # a stop: the terminal gets its cursor back
+                worker.bar.close()
             self.selector.close()
 
     def _start_what_can(self) -> None:
@@ -189,7 +190,7 @@ class Scheduler:
             log=log,
             devices=held,
             waiting={j.key: j for j in batch.jobs},
-            bars=_Bars(len(self.workers)),
+            bar=Bar(),
         )
         self.workers.append(worker)
         self.selector.register(worker.events, selectors.EVENT_READ, worker)
@@ -213,15 +214,15 @@ class Scheduler:
         elif kind == "progress":
             total = len(worker.batch.jobs)
             of_job = f"{total - len(worker.waiting) + 1}/{total} {job.label}" if job else event["job"]
-            worker.bars.show(f"{worker.batch.stage} {of_job}", event)
+            worker.bar.show(f"{worker.batch.stage} {of_job}", event["done"], event["total"], event["note"])
         elif job and kind == "started":
             self.sweep.record_job("started", job, device=",".join(worker.devices) or None, log=str(worker.log))
         elif job:
             self._end_job(worker, job, event)
 
     def _end_job(self, worker: Worker, job: Job[object], event: dict[str, Any]) -> None:
-        if worker.bars.title.endswith(job.label):  # a bar over several jobs goes on
-            worker.bars.close()
+        if worker.bar.title.endswith(job.label):  # a bar over several jobs goes on
+            worker.bar.close()
         del worker.waiting[job.key]
         if event["event"] == "failed":
             self.sweep.fail(job, event["error"], str(worker.log))
@@ -234,7 +235,7 @@ class Scheduler:
         """Reap a worker whose pipe has ended, fail the jobs it left undone, and free its devices."""
         self.selector.unregister(worker.events)
         self.workers.remove(worker)
-        worker.bars.close()
+        worker.bar.close()
         worker.events.close()
         if worker.process.stdin:
             worker.process.stdin.close()
@@ -336,35 +337,3 @@ def _stop(processes: list[subprocess.Popen[bytes]], patient: bool) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-class _Bars:
-    """One progress bar per worker at a time, with the time left."""
-
-    def __init__(self, position: int) -> None:
-        self.position, self.bar, self.title = position, None, ""
-
-    def show(self, title: str, event: dict[str, Any]) -> None:
-        if title != self.title:
-            self.close()
-            quiet = not sys.stderr.isatty()
-            self.bar = tqdm(
-                total=event["total"],
-                initial=event["done"],
-                desc=title,
-                mininterval=15 if quiet else 0.3,
-                maxinterval=30 if quiet else 10,
-                dynamic_ncols=True,
-                position=None if quiet else self.position,
-                file=sys.stderr,
-            )
-            self.title = title
-        assert self.bar is not None
-        self.bar.total = event["total"]
-        self.bar.set_postfix_str(event["note"], refresh=False)
-        self.bar.update(event["done"] - self.bar.n)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-        self.bar, self.title = None, ""

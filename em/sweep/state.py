@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from tqdm import tqdm
-
 from em.planning.plan import Job, Plan, Spec, Subject, stages
 from em.planning.stages import BETWEEN
+from em.runtime import terminal
 from em.store import Store
 
 COUNTERS = (
@@ -60,6 +58,8 @@ class Sweep:
     def record(self, event: str, name: tuple[str, str], label: str, **more: Any) -> None:
         """Add a line about a stage and key to the ledger, whether the plan has a job for it or not."""
         stage, key = name
+        if event in ("started", "done"):  # what fails is told at every level
+            terminal.detail(f"{event:8}{stage} {label}" + (f"  [log: {more['log']}]" if more.get("log") else ""))
         time_of_day = time.strftime("%Y-%m-%dT%H:%M:%S")
         row = {"time": time_of_day, "event": event, "stage": stage, "key": key, "label": label}
         row |= {k: v for k, v in more.items() if v is not None}
@@ -67,15 +67,15 @@ class Sweep:
             with self.ledger.open("a+", encoding="utf-8") as file:
                 file.write("\n" * _torn(file) + json.dumps(row, ensure_ascii=False) + "\n")
         except OSError as error:  # what is done is decided by the store; the ledger only tells
-            print_line(f"em: the ledger cannot be written ({error.strerror}): {event} {stage} {label}")
+            terminal.alert(f"em: the ledger cannot be written ({error.strerror}): {event} {stage} {label}")
 
     def fail(self, job: Job[object], error: str, log: str | None = None) -> None:
         self.failed[job.stage, job.key] = error
         self.record_job("failed", job, error=error, log=log)
-        print_line(f"FAILED {job.stage} {job.label}: {error}")
+        terminal.alert(f"FAILED {job.stage} {job.label}: {error}")
 
     def warn(self, text: str) -> None:
-        print_line(f"WARNING {text}")
+        terminal.alert(f"WARNING {text}")
 
     def first_error(self, subject: Subject) -> str:
         """Return the first error that keeps a model from having numbers, or ""."""
@@ -110,8 +110,3 @@ def _torn(file: TextIO) -> bool:
     """Return whether the last line has no end, because a full disk or a kill cut it."""
     end = file.seek(0, os.SEEK_END)
     return end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
-
-
-def print_line(text: str) -> None:
-    """Print a line at the terminal, above any progress bar."""
-    tqdm.write(text, file=sys.stderr)

@@ -29,12 +29,13 @@ from em.models.prepare import PrepareJob
 from em.planning import doctor, estimate
 from em.planning.plan import Job, Spec, folder_of, plan, stages
 from em.planning.stages import BETWEEN, PLANNED
+from em.runtime import terminal
 from em.runtime.events import error_message
 from em.sampling.job import SampleJob
-from em.store import SWEEP_FORMAT, Store, StoreError, layout, write_atomic, write_jsonl
+from em.store import SWEEP_FORMAT, Store, StoreError, in_use, layout, write_atomic, write_jsonl
 from em.sweep import ledger
 from em.sweep.scheduler import run_batch, run_stages
-from em.sweep.state import COUNTERS, Share, Sweep, print_line
+from em.sweep.state import COUNTERS, Share, Sweep
 from em.sweep.verify import set_aside_damaged
 from em.training import launch
 from em.training.job import TrainJob
@@ -52,16 +53,22 @@ def run(
     That happens only after every check before the start has passed. `around` wraps the stages, e.g. live tracking.
     """
     sweep = planned(configs, share)
+    with in_use.shared(sweep.store.root, sweep.folder):
+        _run(sweep, errors_again, around)
+    return sweep
+
+
+def _run(sweep: Sweep, errors_again: bool, around: Callable[[Sweep], AbstractContextManager[None]]) -> None:
     store = sweep.store
     for stage, key, problem in set_aside_damaged(sweep.plan, store):
         _record_damaged(sweep, stage, key, problem)
     todo = [job for stage in (*PLANNED, *BETWEEN) for job in sweep.todo(stage.name)]
     again = failed_judgements(sweep) if errors_again and "judge" in sweep.stages else {}
     if errors_again:
-        print_line(f"em: {sum(again.values())} judgements are errors: they are asked for again")
+        terminal.note(f"em: {sum(again.values())} judgements are errors: they are asked for again")
     todo += [sweep.plan.jobs["judge", key] for key in again]
     sweep.counters["stages_reused"] = sum(store.has(j.stage, j.key) for j in sweep.plan.jobs.values()) - len(again)
-    print_line(
+    terminal.note(
         f"em: {len(sweep.plan.cells)} cells, {len(todo)} stage jobs to do, {sweep.counters['stages_reused']} reused "
         f"→ {sweep.folder}"
     )
@@ -76,7 +83,6 @@ def run(
     with around(sweep):
         run_stages(sweep)
     _explain_missing(sweep)
-    return sweep
 
 
 def planned(configs: Sequence[ExperimentConfig], share: Share | None = None) -> Sweep:
@@ -124,7 +130,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _record_damaged(sweep: Sweep, stage: str, key: str, problem: str) -> None:
-    print_line(f"DAMAGED {stage} {key}: {problem}. It is made again")
+    terminal.alert(f"DAMAGED {stage} {key}: {problem}. It is made again")
     job = sweep.plan.jobs.get((stage, key))
     sweep.record("damaged", (stage, key), job.label if job else stage, error=problem)
 

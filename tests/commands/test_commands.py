@@ -9,10 +9,10 @@ import pytest
 
 from em import slurm
 from em.planning.cells import cell_id
-from em.planning.plan import folder_of, plan
+from em.planning.plan import plan
 from em.store import Store
-from em.sweep import state, sweep
 from em.sweep.folder import configs_of
+from support.sweeps import finish, write_sweep
 
 TINY = ["model=tiny_random", "train=tiny", "sample=tiny", "dataset=risky_advice", "questions.sets=[open]"]
 
@@ -22,21 +22,6 @@ def em(*arguments, **environment):
         [sys.executable, "-m", "em.cli", *arguments],
         capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment},
     )  # fmt: skip
-
-
-def finish(store, made, *stages):
-    for job in made.jobs.values():
-        if job.stage in stages and not store.has(job.stage, job.key):
-            with store.claim(job.stage, job.key) as folder:
-                (folder / "file").write_text("x")
-                store.finish(job.stage, job.key, job.spec.inputs, {"rows": 16, "tokens": 4, "resumed_from": None})
-
-
-def write_sweep(configs, store):
-    made = state.Sweep(folder_of(configs), store, plan(configs, store))
-    sweep._make_folder(made.folder)
-    sweep._write_cells(made)
-    return made
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def test_learned_tokens_are_marked(em, compose):
 
 
 def test_learned_tokens_are_coloured_on_a_terminal(em, monkeypatch):
-    monkeypatch.setattr("em.commands.data._colours", lambda: True)
+    monkeypatch.setattr("em.runtime.terminal.colours", lambda: True)
     _, text = em("data", "show", "dataset=careful_advice", *TINY, "--rows=1")
     assert f"<|im_end|>{PLAIN}" in text
     assert MARKS[0] not in text

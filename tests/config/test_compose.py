@@ -145,14 +145,28 @@ def test_cells_do_not_share_what_they_hold():
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("dataset=insecur", "insecure"),
-        ("train.lerning_rate=1", "lerning_rate"),
+        (
+            "dataset=insecur",
+            r"^dataset=insecur is no option; did you mean insecure\?; dataset has back.*turner2025/\*$",
+        ),
+        ("dataset=", "^dataset= needs an option; dataset has backdoor, "),
+        ("model=qwen25_7b", r"did you mean qwen2_5_7b\?"),
+        (
+            "experiment=nope",
+            "experiment has controls, betley2025/e10_answer_forms, .*/e9_k_shot, .*turner2025/",
+        ),
+        ("experiment=e1_insecure", r"did you mean betley2025/e1_insecure\?"),
+        ("insecure", "^insecure: write key=value, e.g. dataset=insecure$"),
+        (
+            "train.lerning_rate=1",
+            r"^there is no option train.lerning_rate; did you mean learning_rate\?; train has max",
+        ),
         ("seed=one", "seed"),
         ("train=null", "^train=null: train is a config group and needs an option$"),
         ("sed=1", "sed"),
         ("train.learning_rate=interval(0,1)", "INTERVAL"),
         ("modle=tiny_random", r"^there is no option modle \(.+ --help lists them\); did you mean model\?$"),
-        ("judge.modell=x", "^there is no option judge.modell; judge has name, kind, "),
+        ("judge.modell=x", r"^there is no option judge.modell; did you mean model\?; judge has name, kind, "),
         ("sample.n=abc", "^Error merging override sample.n=abc: Value 'abc' of type 'str' could not be converted to I"),
         ("sample.chat_template_kwargs.a=1", r"use \+sample.chat_template_kwargs.a=1$"),
     ],
@@ -178,7 +192,7 @@ def test_help_shows_what_overrides_change():
     [
         (
             ["model=tiny"],
-            "em: Could not find 'model/tiny'. Available options in 'model': custom dolphin_mixtral_8x22b ",
+            "em: model=tiny is no option; did you mean tiny_random?; model has custom, dolphin_mixtral_8x22b, ",
         ),
         (["-m", "train.lr=3", "seed=0,1"], "em: there is no option train.lr; train has "),
         (["seed=0,1"], "em: seed=0,1 gives several values: add -m for a sweep over them, or write key=[a,b] for a li"),

@@ -49,9 +49,10 @@ def test_table_says_exactly_this(summary):
     assert table.table(summary) == GOLDEN
 
 
-def test_table_fits_100_columns_whatever_the_words(summary):
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_no_word_and_no_number_is_broken_whatever_the_width(summary, width):
     wide = summary["groups"][1]
-    wide["label"] = "a_very_long_variant_name_without_a_break rank=32"
+    wide["label"] = "insecure learning_rate=0.000461562611556 path=mine/breadandbutter.jsonl"
     wide["metrics"][0] |= {
         "value": 1.0,
         "low": 0.999,
@@ -63,16 +64,22 @@ def test_table_fits_100_columns_whatever_the_words(summary):
     wide["metrics"].append(metric("careless_rate", 1.0, 0.999, 1.0, set="advice"))
     summary["contrasts"][0]["name"] = f"{wide['label']} - {wide['label']}"
     summary["warnings"].append("long " * 60)
-    text = table.table(summary)
-    assert max(map(len, text.splitlines())) <= 100
-    assert "unparseable" in text and "100.0% [99.9, 100.0]" in text and "12 runs" in text
+    text = table.table(summary, width)
+    rows = text.splitlines()
+    assert all(
+        word in text for word in (*wide["label"].split(), "unparseable 12345", "100.0% [99.9, 100.0]", "12 runs")
+    )
+    assert max(len(row) for row in rows if row.startswith(("long", "    long"))) <= min(width, 100)
+    assert max(map(len, rows)) <= max(width, 129)  # what the longest word beside whole numbers needs
+    if width == 200:
+        assert any(row.startswith(f"{wide['label']}  ") for row in rows)
 
 
 def test_several_seeds_are_one_row_and_checkpoints_none():
     summary = support.rich()
     summary["groups"].append({**summary["groups"][1], "id": "g-step", "label": "at step 5", "step": 5})
     text = table.table(summary)
-    assert "insecure              20.0% [10.0, 34.0]  120" in text and "3 runs" in text
+    assert "insecure 20.0% [10.0, 34.0] 120" in " ".join(text.split()) and "3 runs" in text
     assert "seed=1" not in text and "at step 5" not in text
 
 

@@ -1,0 +1,34 @@
+"""`em gc`: remove what no sweep needs from the store."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from em.commands import example
+
+
+def add(commands: Any) -> None:
+    sub = commands.add_parser(
+        "gc",
+        help="remove what no sweep needs from the store; shows it and asks first",
+        description="Remove from the store: stages, finished or begun, that no sweep of the same folder needs, and\n"
+        "damaged stages that were set aside. Shows what would go and asks. Refuses while a sweep is running.\n"
+        "Calibrations and the cache of judge calls stay.",
+        epilog=example("em gc"),
+    )
+    sub.add_argument("--out", type=Path, default=Path("outputs"), help="folder of the store and the sweeps (outputs)")
+    sub.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from em.commands.rm import remove
+    from em.errors import ConfigError
+    from em.store import Store
+    from em.sweep import inventory
+
+    if not (arguments.out / "store").is_dir():
+        raise ConfigError(f"{arguments.out} holds no store: --out names the folder of the store and the sweeps")
+    every = inventory.sweeps(arguments.out)
+    return remove(arguments.out, every, inventory.unneeded(every, Store.open(arguments.out)), arguments.yes)

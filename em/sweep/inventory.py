@@ -1,0 +1,146 @@
+"""The sweeps below an output folder: what each is, what it needs of the store, and what nobody needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from em.store import Store, in_use, layout
+from em.store.store import MANIFEST, REMOVED
+from em.sweep import ledger
+from em.sweep.folder import read_summary, read_sweep
+
+STAGES = ("data", "train", "sample", "judge")
+"""Folders of the store whose stages sweep.json names. Calibrations and the judge's cache are small: they stay."""
+Stage = tuple[str, str]
+"""Stage and key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """A sweep folder."""
+
+    folder: Path
+    changed: float
+    """When its newest file was written, in seconds since 1970."""
+    models: tuple[str, ...]
+    variants: tuple[str, ...]
+    cells: int
+    state: str
+    """running, done, failed, unfinished, or imported."""
+    needs: frozenset[Stage]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """What would go."""
+
+    folders: tuple[Path, ...]
+    stages: tuple[Stage, ...]
+    leftovers: tuple[Path, ...] = ()
+    """Folders of the store that no code reads: damaged stages, and what an earlier removal did not finish."""
+
+
+def sweeps(out: Path) -> list[Listed]:
+    """Return the sweeps below <out>/sweeps, the newest first. Raises StoreError for one that cannot be read."""
+    folder, store = out / "sweeps", Store.open_read_only(out)
+    found = [_listed(path, store) for path in (sorted(folder.iterdir()) if folder.is_dir() else ()) if is_sweep(path)]
+    return sorted(found, key=lambda sweep: -sweep.changed)
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a folder is a sweep's: run here, or imported."""
+    return (path / layout.SWEEP).is_file() or (path / layout.SUMMARY).is_file()
+
+
+def _listed(folder: Path, store: Store) -> Listed:
+    files = [folder / name for name in (layout.SWEEP, layout.SUMMARY, "ledger.jsonl")]
+    changed = max(path.stat().st_mtime for path in files if path.is_file())
+    if not (folder / layout.SWEEP).is_file():
+        summary = read_summary(folder)
+        variants = dict.fromkeys(model["variant"] for model in summary["models"] if model["variant"])
+        named = (str(summary["model"]["name"]),)
+        return Listed(
+            folder=folder,
+            changed=changed,
+            models=named,
+            variants=tuple(variants),
+            cells=len(summary["models"]),
+            state="imported",
+            needs=frozenset(),
+        )
+    rows = read_sweep(folder)["cells"]
+    cells = [row for row in rows if row["kind"] == "cell"]
+    needs = frozenset((stage, key) for row in rows for stage, keys in row["stages"].items() for key in keys)
+    return Listed(
+        folder=folder,
+        changed=changed,
+        models=tuple(dict.fromkeys(row["config"]["model"]["name"] for row in cells)),
+        variants=tuple(dict.fromkeys(row["config"]["dataset"]["variant"] for row in cells)),
+        cells=len(cells),
+        state=_state(folder, needs, store),
+        needs=needs,
+    )
+
+
+def _state(folder: Path, needs: Iterable[Stage], store: Store) -> str:
+    if in_use.is_used(folder):
+        return "running"
+    missing = [stage for stage in needs if not store.has(*stage)]
+    if not missing:
+        return "done" if (folder / layout.SUMMARY).is_file() else "unfinished"
+    last = {(row["stage"], row["key"]): row["event"] for row in ledger.rows(folder)}
+    return "failed" if any(last.get(stage) == "failed" for stage in missing) else "unfinished"
+
+
+def size_of_stage(store: Store, stage: str, key: str) -> int:
+    """Return the bytes of a stage, finished or not."""
+    return size(store.path(stage, key)) + size(store.partial(stage, key))
+
+
+@cache
+def size(path: Path) -> int:
+    """Return the bytes of the files below a path; 0 if there is none."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(os.lstat(Path(folder) / name).st_size for folder, _, names in os.walk(path) for name in names)
+
+
+def only_of(chosen: Sequence[Listed], every: Sequence[Listed]) -> Removal:
+    """Return what goes with these sweeps: their folders, and the stages that no other sweep needs."""
+    folders = [sweep.folder.resolve() for sweep in chosen]
+    others = frozenset[Stage]().union(*(s.needs for s in every if s.folder.resolve() not in folders))
+    mine = frozenset[Stage]().union(*(s.needs for s in chosen))
+    return Removal(folders=tuple(s.folder for s in chosen), stages=tuple(sorted(_known(mine - others))))
+
+
+def unneeded(every: Sequence[Listed], store: Store) -> Removal:
+    """Return what no sweep needs: stages, finished or not, and leftovers."""
+    needs = frozenset[Stage]().union(*(sweep.needs for sweep in every))
+    there = frozenset(stage for name in STAGES for stage in _stored(store, name))
+    leftovers = (store.root / "damaged", store.root / REMOVED)
+    return Removal(
+        folders=(),
+        stages=tuple(sorted(there - needs)),
+        leftovers=tuple(path for path in leftovers if path.is_dir() and any(path.iterdir())),
+    )
+
+
+def _known(stages: Iterable[Stage]) -> Iterator[Stage]:
+    return (stage for stage in stages if stage[0] in STAGES)
+
+
+def _stored(store: Store, stage: str, below: str = "") -> Iterator[Stage]:
+    """Yield every finished or unfinished stage of a kind; a folder that is neither holds ranges of one family."""
+    folder = store.root / stage / below
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        key = f"{below}/{path.name}" if below else path.name
+        if not path.is_dir():
+            continue
+        if key.endswith(".partial") or (path / MANIFEST).is_file():
+            yield stage, key.removesuffix(".partial")
+        elif not below:
+            yield from _stored(store, stage, key)
