@@ -10,6 +10,7 @@ import pytest
 
 from em.store import Store, in_use
 from support import tiny_sweep
+from support.command import em as in_process
 from support.hub import Hub
 from support.sweeps import finish, write_sweep
 
@@ -22,6 +23,21 @@ def em(*arguments, cwd=None, **environment):
         [sys.executable, "-m", "em.cli", *map(str, arguments)],
         capture_output=True, text=True, timeout=400, check=False, cwd=cwd, env={**clean, **environment},
     )  # fmt: skip
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Runs `em` in this process, which takes a tenth of the time; returns what `em` above returns."""
+
+    def run(*arguments, cwd=None):
+        if cwd:
+            monkeypatch.chdir(cwd)
+        code = in_process(monkeypatch, *arguments)
+        shown = capsys.readouterr()
+        said = f"em: {code.removeprefix('em: ')}" if isinstance(code, str) else ""
+        return subprocess.CompletedProcess(arguments, 1 if said else code, shown.out, shown.err + said)
+
+    return run
 
 
 @pytest.fixture
@@ -40,35 +56,35 @@ def stages(store):
     return {str(p.parent.relative_to(store.root)) for p in store.root.rglob("manifest.json")}
 
 
-def test_a_list_has_a_row_per_sweep_and_is_plain_when_piped(two, compose):
+def test_a_list_has_a_row_per_sweep_and_is_plain_when_piped(two, compose, here):
     out, store, first, second = two
     (first.folder / "summary.json").write_text("{}")
     write_sweep([compose(*TINY, "dataset=insecure", "seed=7", f"out={out}")], store)
-    shown = em("list", "--out", out)
+    shown = here("list", "--out", out)
     rows = {line.split()[0]: line for line in shown.stdout.splitlines()[2:] if line}
     assert "risky_advice, careful_advice  2 " in rows[second.folder.name] and "unfinished" in rows[second.folder.name]
     assert " done " in rows[first.folder.name] and rows[first.folder.name].endswith("B")
     assert "3 sweeps" in shown.stdout and "\x1b" not in shown.stdout + shown.stderr
     with in_use.shared(first.folder):
-        assert f"{first.folder.name}  " in (text := em("list", "--out", out).stdout) and " running " in text
+        assert f"{first.folder.name}  " in (text := here("list", "--out", out).stdout) and " running " in text
 
 
-def test_a_list_without_sweeps_says_what_makes_one(tmp_path):
-    shown = em("list", "--out", tmp_path)
+def test_a_list_without_sweeps_says_what_makes_one(tmp_path, here):
+    shown = here("list", "--out", tmp_path)
     assert shown.returncode == 0 and "em run makes one" in shown.stdout and not list(tmp_path.iterdir())
 
 
-def test_rm_takes_what_only_this_sweep_needs(two):
+def test_rm_takes_what_only_this_sweep_needs(two, here):
     _, store, first, second = two
     needed = {f"{stage}/{key}" for stage, key in ((j.stage, j.key) for j in first.plan.jobs.values())}
-    asked = em("rm", second.folder)
+    asked = here("rm", second.folder)
     assert asked.returncode == 1 and "give --yes" in asked.stderr and second.folder.is_dir()
-    done = em("rm", second.folder, "--yes")
+    done = here("rm", second.folder, "--yes")
     assert done.returncode == 0, done.stderr
     assert "train in the store 1 " in " ".join(done.stdout.split()) and "removed " in done.stdout
     assert not second.folder.exists() and first.folder.is_dir()
     assert stages(store) == needed
-    assert em("rm", first.folder, "--yes").returncode == 0 and stages(store) == set()
+    assert here("rm", first.folder, "--yes").returncode == 0 and stages(store) == set()
 
 
 @pytest.mark.parametrize(("typed", "gone"), [("y\n", True), ("\n", False)])
@@ -85,20 +101,20 @@ def test_rm_asks_on_a_terminal(two, typed, gone):
     assert first.folder.exists() is not gone
 
 
-def test_nothing_is_removed_while_a_sweep_runs(two):
+def test_nothing_is_removed_while_a_sweep_runs(two, here):
     out, store, first, second = two
     before = stages(store)
     with ExitStack() as running:
         running.enter_context(in_use.shared(store.root, second.folder))
         for command in (["rm", first.folder], ["gc", "--out", out]):
-            done = em(*command, "--yes")
+            done = here(*command, "--yes")
             assert done.returncode == 1 and f"{second.folder} is running: nothing was removed" in done.stderr
     with in_use.shared(store.root):  # a sweep whose folder is elsewhere
-        assert "running: nothing was removed" in em("rm", first.folder, "--yes").stderr
+        assert "running: nothing was removed" in here("rm", first.folder, "--yes").stderr
     assert stages(store) == before and first.folder.is_dir()
 
 
-def test_gc_takes_what_no_sweep_needs_and_nothing_else(two, compose):
+def test_gc_takes_what_no_sweep_needs_and_nothing_else(two, compose, here):
     out, store, *_ = two
     other = write_sweep([compose(*TINY, "dataset=insecure", "seed=3", f"out={out}")], store)
     needed = stages(store)
@@ -108,21 +124,21 @@ def test_gc_takes_what_no_sweep_needs_and_nothing_else(two, compose):
     store.partial("train", "ab" * 10).mkdir(parents=True)
     (store.root / "damaged" / "train").mkdir(parents=True)
     (store.root / "calibrate" / "cd").mkdir(parents=True)
-    done = em("gc", "--out", out, "--yes")
+    done = here("gc", "--out", out, "--yes")
     assert done.returncode == 0, done.stderr
     assert stages(store) == needed and (store.root / "calibrate" / "cd").is_dir()
     assert not store.partial("train", "ab" * 10).exists() and not (store.root / "damaged").exists()
-    assert "nothing to remove" in em("gc", "--out", out).stdout
+    assert "nothing to remove" in here("gc", "--out", out).stdout
 
 
-def test_a_sweep_is_named_by_the_beginning_of_its_name(two):
+def test_a_sweep_is_named_by_the_beginning_of_its_name(two, here):
     out, _, first, _ = two
-    shown = em("status", first.folder.name[:6], cwd=out.parent)
+    shown = here("status", first.folder.name[:6], cwd=out.parent)
     assert "risky_advice" in shown.stdout, shown.stderr
-    both = em("status", "em-", cwd=out.parent)
+    both = here("status", "em-", cwd=out.parent)
     assert both.returncode == 1 and both.stderr.startswith("em: em- is the beginning of several sweeps: em-")
-    assert "give a sweep folder" in em("show", "nope", cwd=out.parent).stderr
-    assert "is no sweep" in em("rm", "nope", "--yes", cwd=out.parent).stderr
+    assert "give a sweep folder" in here("show", "nope", cwd=out.parent).stderr
+    assert "is no sweep" in here("rm", "nope", "--yes", cwd=out.parent).stderr
 
 
 def pushed_to_the_hub(folder, sweep):
