@@ -84,6 +84,8 @@ class Planner:
 
     def __init__(self, store: Store) -> None:
         self.store, self.plan = store, Plan()
+        self._directions: dict[tuple[str, str], int] = {}
+        """(stage, key) → the most directions that lie one behind the other in what the job needs."""
 
     def add(self, config: ExperimentConfig, label: str, base_sets: Sequence[str]) -> None:
         """Plan one cell: its training, its untouched base (asked `base_sets`), itself and its kept checkpoints."""
@@ -169,7 +171,6 @@ class Planner:
             dtype=config.model.dtype.value,
             method=config.train.method.value,
             processes=[config.train.num_processes, config.train.accelerate_config],
-            **({"direction": direction} if direction else {}),  # it waits, and others need not wait with it
         )
         needs = (("data", built.key), *([(DIRECTION, direction)] if direction else []))
         self.add_job(Job("train", key, label, batch, run, needs=needs))
@@ -229,7 +230,7 @@ class Planner:
             samples.append(answers.key)
             if judged:
                 needs, follows = (("sample", answers.key),), config.judge.kind not in LOCAL
-                batch = _judge(config, bool(model.found.needs))
+                batch = _judge(config)
                 self.add_job(Job("judge", verdicts.key, verdicts.label, batch, verdicts, needs=needs, follows=follows))
                 judgements.append(verdicts.key)
         return Part(set_name, tuple(samples), tuple(judgements), n, questions=tuple(asked), calibration=calibration)
@@ -243,11 +244,20 @@ class Planner:
 
     def _add_sample(self, spec: SampleJob, model: _Model) -> None:
         weights = (model.train_key, model.step) if model.whole else None
-        batch = _engine(model.config, weights, bool(model.found.needs))
+        batch = _engine(model.config, weights)
         needs = ((("train", model.train_key),) if model.train_key else ()) + model.found.needs
         self.add_job(Job("sample", spec.key, spec.label, batch, spec, needs=needs))
 
     def add_job(self, job: Job[Spec]) -> None:
+        """Add a job to the plan; those that it needs are there already.
+
+        A batch starts when all that its jobs need is there. So jobs behind a direction have batches of their own: else
+        they and the jobs that the direction is made of would wait for each other.
+        """
+        behind = max((self._directions.get(need, 0) for need in job.needs), default=0) + (job.stage == DIRECTION)
+        self._directions[job.stage, job.key] = behind
+        if behind:
+            job = dataclasses.replace(job, batch=f"{job.batch}-{behind}")
         self.plan.jobs[job.stage, job.key] = job
 
 
@@ -282,12 +292,9 @@ def _unchanged(config: ExperimentConfig) -> ExperimentConfig:
     return dataclasses.replace(config, sample=config.sample.unchanged(), direction=DirectionConfig())
 
 
-def _engine(config: ExperimentConfig, weights: tuple[str | None, int | None] | None, later: bool = False) -> str:
-    """Return the batch of sample jobs that share an engine. `weights`: a whole finetuned model has its own.
-
-    `later`: they wait for what is made of other answers, so they cannot share the engine of those."""
+def _engine(config: ExperimentConfig, weights: tuple[str | None, int | None] | None) -> str:
+    """Return the batch of sample jobs that share an engine. `weights`: a whole finetuned model has its own."""
     return content_key(
-        **({"later": True} if later else {}),
         weights=weights,
         base=fingerprint.base_fingerprint(config),
         dtype=config.model.dtype.value,
@@ -299,10 +306,9 @@ def _engine(config: ExperimentConfig, weights: tuple[str | None, int | None] | N
     )
 
 
-def _judge(config: ExperimentConfig, later: bool = False) -> str:
-    """Return the batch of judge jobs that share a judge. `later`: as for _engine."""
+def _judge(config: ExperimentConfig) -> str:
+    """Return the batch of judge jobs that share a judge."""
     return content_key(
-        **({"later": True} if later else {}),
         judge=identity.judge_identity(config),
         model=fingerprint.base_fingerprint(config) if config.judge.kind in PROXIES else None,
         concurrency=config.judge.concurrency,

@@ -67,6 +67,32 @@ def changed_keys(found, stage):
     return {k for s in subjects for p in s.parts for k in getattr(p, field)}
 
 
+TRAINED = ["intervention=preventative_steering", "intervention.direction=planned", "intervention.blocks=[1]"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ["dataset=none", *MEAN_DIFF, *STEER],
+        ["dataset=risky_advice", *MEAN_DIFF, *ABLATE],
+        ["dataset=risky_advice", *MEAN_DIFF, *TRAINED],
+        ["dataset=insecure", *MEAN_DIFF, *TRAINED, *ABLATE, "sample.lora_scale=2"],
+    ],
+)
+def test_no_batch_waits_for_itself(planned, changed):
+    """The scheduler starts a batch when all that its jobs need is there."""
+    found = planned(["dataset=risky_advice"], changed)
+    assert found.stage(DIRECTION)
+    batches = {}
+    for job in found.jobs.values():
+        batches.setdefault((job.stage, job.batch), []).append(job)
+    done = set()
+    while ready := [b for b, jobs in batches.items() if {n for j in jobs for n in j.needs} <= done]:
+        for batch in ready:
+            done |= {(j.stage, j.key) for j in batches.pop(batch)}
+    assert not batches
+
+
 def test_settings_share_one_engine_and_one_direction(planned):
     cells = [["dataset=none", *MEAN_DIFF, *STEER[:2], f"sample.steer.scale={s}"] for s in (0, 2, 4)]
     found = planned(*cells)
