@@ -14,14 +14,15 @@ from em.metrics.run_spread import RunSpread
 
 Array = NDArray[np.floating[Any]]
 
-POWERS = (0.55, 0.5)
-"""Beta prior on the mean rate for the upper end; mirrored for the lower end."""
-TAIL = 0.011
-"""Posterior mass beyond each end. Less than 0.025, because the floors below shorten the interval."""
-FLOORS = np.geomspace(3e-4, 0.6, 16)
-"""Rates below which a question's answers without a hit are no longer counted, tried in turn."""
-NEAR = (FLOORS[1] / FLOORS[0]) ** np.array([-0.75, -0.5, -0.25, 0.25, 0.5, 0.75])
-"""Factors of the best floor, tried next."""
+POWERS = (0.75, 0.25)
+"""Beta prior on the mean rate for the upper end, mirrored for the lower end. Jeffreys' prior has (0.5, 0.5); (1, 0) and
+(0, 1) give the ends of Clopper and Pearson. This is halfway: no hit must not read as a rate of nothing."""
+TAIL = 0.025
+"""Posterior mass beyond each end."""
+STEP = 1.25
+"""Ratio of the caps on answers that are tried, where questions have different numbers of answers."""
+RARER = (0.0, 0.5, 1.0, 2.0, 1e9)
+"""Questions with at most this part of the mean rate may have got answers without a hit that were not drawn."""
 REACH = 3.0
 """How far the doubt about other runs moves a level, log-odds."""
 
@@ -38,44 +39,40 @@ def rate_bounds(hits: Array, answers: Array) -> tuple[Array, Array]:
 
 
 def _upper_end(hits: Array, answers: Array) -> Array:
-    """Return the upper end. More answers without a hit do not raise it, beyond the steps between floors.
+    """Return the upper end. More answers without a hit do not raise it, beyond the steps between caps.
 
-    They would in the plain model: a question without a hit in 1,000 answers says that questions differ, so that the
-    questions not asked may be far worse. So a question's answers are counted only down to a floor of its rate, and the
-    floor that gives the lowest upper end is used. The spread of runs keeps all answers: with floors it covered 90 %.
+    They would in the plain model: a question without a hit in 1,000 answers, beside one with hits in 100, says that
+    questions differ, so that the questions not asked may be far worse. Therefore an end assumes the worst about the
+    answers that were not drawn: of questions below a cap, some may have got answers without a hit up to the cap.
+    Answers above the cap are not counted, and the cap that gives the lowest end is used. Where all questions have as
+    many answers this is the plain model. The spread of runs keeps all answers.
     """
     runs = run_spread.fit(hits, answers) if hits.shape[1] > 1 else None
     hits, answers = hits.sum(1), answers.sum(1)
-    table, floor, best = _try(hits, answers, np.tile(FLOORS, (len(hits), 1)), runs)
-    chosen = np.ones(len(hits))
-    order = np.argsort(-best)
-    chosen[table[order]] = floor[order]
-    again, _, closer = _try(hits, answers, np.maximum(chosen, 1e-9)[:, None] * NEAR, runs)
-    np.minimum.at(ends := np.ones(len(hits)), np.concatenate([table, again]), np.concatenate([best, closer]))
+    table, cap = _caps(answers)
+    hits, answers, runs = hits[table], answers[table], runs.rows(table) if runs else None
+    counted = np.maximum(hits, np.minimum(answers, cap[:, None]))
+    worst = _end(hits, counted, runs)
+    asked, rate = answers > 0, hits / np.maximum(counted, 1)
+    mean = hits.sum(1, keepdims=True) / counted.sum(1, keepdims=True)
+    for part in RARER:
+        more = np.where((rate <= part * mean) & asked, np.maximum(counted, cap[:, None]), counted)
+        on = np.flatnonzero((more > counted).any(1))
+        worst[on] = np.maximum(worst[on], _end(hits[on], more[on], runs.rows(on) if runs else None))
+    np.minimum.at(ends := np.ones(table[-1] + 1), table, worst)
     return ends
 
 
-def _try(hits: Array, answers: Array, floors: Array, runs: RunSpread | None) -> tuple[NDArray[np.intp], Array, Array]:
-    """Return (table, floor, upper end) of every floor that changes its table, and of all answers (floor 0).
-
-    `hits`, `answers`: (tables, questions); `floors`: (tables, floors).
-    """
-    highest = (hits / np.maximum(answers, 1)).max(1)
-    tables, counted, used = [np.arange(len(hits))], [answers], [np.zeros(len(hits))]
-    for floor in floors.T:
-        fewer = _down_to(floor[:, None], hits, answers)
-        tried = np.flatnonzero((fewer < answers).any(1) & (1.5 * highest + 0.01 > floor))
-        tables.append(tried)
-        counted.append(fewer[tried])
-        used.append(floor[tried])
-    table = np.concatenate(tables)
-    ends = _end(hits[table], np.concatenate(counted), runs.rows(table) if runs else None)
-    return table, np.concatenate(used), ends
-
-
-def _down_to(floor: Array | float, hits: Array, answers: Array) -> Array:
-    """Return as many of the answers as keep the rate, with one hit more, at the floor."""
-    return np.asarray(np.minimum(answers, np.maximum(hits, (hits + 1) / floor)))
+def _caps(answers: Array) -> tuple[NDArray[np.intp], Array]:
+    """Return (table, cap): the least and the most answers to a question of each table, and steps between them."""
+    most = answers.max(1)
+    least = np.where(answers > 0, answers, np.inf).min(1)
+    steps = STEP ** np.arange(int(np.log(most.max()) / np.log(STEP)) + 1)
+    caps = np.column_stack([np.tile(steps, (len(answers), 1)), least])
+    table, place = np.nonzero((caps >= least[:, None]) & (caps < most[:, None]))
+    table, cap = np.concatenate([table, np.arange(len(most))]), np.concatenate([caps[table, place], most])
+    order = np.argsort(table, kind="stable")
+    return table[order], cap[order]
 
 
 def level_density(log: Array, runs: RunSpread | None) -> Array:
