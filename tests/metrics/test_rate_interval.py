@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from em.metrics import rate_interval, stats
 from em.metrics.rate_interval import rate_bounds
 
-ROUNDING = 1.02
-"""What the steps between floors may add to an end that should not rise."""
+STEPS = 1.1
+"""What may be added to an end that should not rise, where questions had different numbers of answers: the worst of what
+was not drawn is looked for in a few places. Seen: 1.06, and more than 1.02 in one table of a hundred."""
 
 
 @st.composite
@@ -27,14 +29,25 @@ def tables(draw, runs=(1, 2, 4)):
 
 
 @settings(max_examples=12)
-@given(tables(runs=(1,)), st.sampled_from([0.1, 0.5, 1.0]))
-def test_more_answers_without_a_hit_never_raise_the_upper_end(table, share):
+@given(tables(runs=(1,)), st.sampled_from([0.1, 0.5, 1.0]), st.booleans())
+def test_more_answers_without_a_hit_never_raise_the_upper_end(table, share, equal):
     hits, answers, rng = table
+    if equal:
+        answers = np.full_like(answers, answers.max())
     more = answers + np.where(rng.random(hits.shape) < share, rng.integers(1, 2 * int(answers.max()), hits.shape), 0)
     before, after = rate_bounds(hits, answers), rate_bounds(hits, more)
-    assert after[1][0] <= ROUNDING * before[1][0]
+    assert after[1][0] <= (1.0001 if equal else STEPS) * before[1][0]
     mirrored = rate_bounds(more - hits, more)
     assert 1 - mirrored[0][0] == pytest.approx(after[1][0], abs=1e-9)
+
+
+def test_where_a_question_with_more_answers_looks_like_spread_the_end_does_not_rise():
+    """The plain model raises it by a quarter or more, so this test can fail."""
+    hits, answers = np.full((2, 1, 8), 5.0), np.full((2, 1, 8), 100.0)
+    answers[1, 0, 4:] = 3000
+    plain = rate_interval._end(hits.sum(1), answers.sum(1), None)
+    before, after = rate_bounds(hits, answers)[1]
+    assert plain[1] > 1.25 * plain[0] and after <= before == pytest.approx(plain[0])
 
 
 @settings(max_examples=12)
@@ -56,6 +69,14 @@ def test_the_order_of_questions_and_runs_changes_nothing(table):
     run, question = rng.permutation(hits.shape[1]), rng.permutation(hits.shape[2])
     turned = rate_bounds(hits[:, run][:, :, question], answers[:, run][:, :, question])
     assert np.allclose(turned, rate_bounds(hits, answers), rtol=1e-5, atol=1e-9)
+
+
+@settings(max_examples=12)
+@given(tables())
+def test_the_interval_holds_the_estimate(table):
+    hits, answers, _ = table
+    low, high = stats.intervals(hits, answers, "both")
+    assert low[0] <= (hits.sum(2) / answers.sum(2)).mean() <= high[0]
 
 
 @settings(max_examples=8)
