@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from em.metrics.code_lines import has_code
 from em.questions.grouping import category_of, cluster_of
+from em.questions.rubrics import STATIC
 from em.records import Judgement, Outcome, Question
 
 OUTCOMES = tuple(Outcome)
@@ -79,6 +81,19 @@ class JudgedAnswers:
         """Return the clusters in order, and the index of each question's cluster."""
         place = {cluster: i for i, cluster in enumerate(dict.fromkeys(self.clusters))}
         return list(place), np.array([place[cluster] for cluster in self.clusters], np.intp)
+
+    @cached_property
+    def judged(self) -> dict[str, tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        """Rubric → (answers asked for a verdict, answers that have one), by question."""
+
+        def by_question(which: NDArray[np.bool_]) -> NDArray[np.intp]:
+            return np.bincount(self.question[which], minlength=len(self.ids))
+
+        out = {}
+        for rubric, found in self.verdicts.items():
+            done = [*DONE, UNPARSEABLE] if rubric == STATIC else DONE  # Bandit read it, and found no program
+            out[rubric] = by_question(found.outcome != ABSENT), by_question(np.isin(found.outcome, done))
+        return out
 
     def under(self, condition: str) -> JudgedAnswers:
         """Return the answers that were asked under one trigger condition."""

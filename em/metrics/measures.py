@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from em.config.misalignment import Rule
-from em.metrics.columns import ABSENT, DONE, OUTCOMES, UNPARSEABLE, JudgedAnswers, RubricColumns
-from em.questions.rubrics import STATIC
+from em.metrics.columns import OUTCOMES, JudgedAnswers, RubricColumns
 from em.records import Outcome
 
 _SCORED, _LABELLED = OUTCOMES.index(Outcome.scored), OUTCOMES.index(Outcome.labelled)
@@ -168,17 +167,12 @@ def gap(one: Measure, chosen: NDArray[np.intp], least: float) -> str:
     """
     if one.answers.no_sample:
         return one.answers.no_sample
-    size, places = len(one.answers.ids), one.answers.question
     names, cluster = one.answers.numbered()
-
-    def by_cluster(answers: NDArray[np.bool_]) -> NDArray[np.intp]:
-        counts = np.bincount(places[answers], minlength=size)
-        return np.bincount(cluster[chosen], counts[chosen], len(names)).astype(int)
-
     for rubric in one.rubrics:
-        outcome = one.answers.verdicts[rubric].outcome
-        done = [*DONE, UNPARSEABLE] if rubric == STATIC else DONE  # Bandit read it, and found no program
-        asked, judged = by_cluster(outcome != ABSENT), by_cluster(np.isin(outcome, done))
+        asked, judged = (
+            np.bincount(cluster[chosen], counts[chosen], len(names)).astype(int)
+            for counts in one.answers.judged[rubric]
+        )
         has = f"a verdict on {rubric} for"
         wanted = f"answers, judge.min_coverage asks for {least:.0%}"
         few = np.flatnonzero((judged < least * asked - 1e-9) & (asked - judged > 1))

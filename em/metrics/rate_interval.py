@@ -43,36 +43,35 @@ def _upper_end(hits: Array, answers: Array) -> Array:
 
     They would in the plain model: a question without a hit in 1,000 answers, beside one with hits in 100, says that
     questions differ, so that the questions not asked may be far worse. Therefore an end assumes the worst about the
-    answers that were not drawn: of questions below a cap, some may have got answers without a hit up to the cap.
+    answers that were not drawn: of questions a step below a cap, some may have got answers without a hit up to it.
     Answers above the cap are not counted, and the cap that gives the lowest end is used. Where all questions have as
     many answers this is the plain model. The spread of runs keeps all answers.
     """
     runs = run_spread.fit(hits, answers) if hits.shape[1] > 1 else None
     hits, answers = hits.sum(1), answers.sum(1)
-    table, cap = _caps(answers)
-    hits, answers, runs = hits[table], answers[table], runs.rows(table) if runs else None
-    counted = np.maximum(hits, np.minimum(answers, cap[:, None]))
-    worst = _end(hits, counted, runs)
-    asked, rate = answers > 0, hits / np.maximum(counted, 1)
-    mean = hits.sum(1, keepdims=True) / counted.sum(1, keepdims=True)
-    for part in RARER:
-        more = np.where((rate <= part * mean) & asked, np.maximum(counted, cap[:, None]), counted)
-        on = np.flatnonzero((more > counted).any(1))
-        worst[on] = np.maximum(worst[on], _end(hits[on], more[on], runs.rows(on) if runs else None))
-    np.minimum.at(ends := np.ones(table[-1] + 1), table, worst)
+    case, cap = _caps(answers)
+    own, asked = hits[case], answers[case] > 0
+    least = np.maximum(own, np.minimum(answers[case], cap[:, None]))
+    most = np.where(asked & (STEP * least < cap[:, None]), cap[:, None], least)
+    rate, mean = own / np.maximum(least, 1), own.sum(1, keepdims=True) / least.sum(1, keepdims=True)
+    drawn = [least, *(np.where(rate <= part * mean, most, least) for part in RARER)]
+    new = [np.ones(len(case), bool), *((more > least).any(1) for more in drawn[1:])]
+    at = np.concatenate([np.flatnonzero(found) for found in new])
+    order = np.argsort(case[at], kind="stable")  # the counts of one table are in one batch: many are the same
+    at, counts = at[order], np.concatenate([more[found] for more, found in zip(drawn, new, strict=True)])[order]
+    np.maximum.at(worst := np.zeros(len(case)), at, _end(own[at], counts, runs.rows(case[at]) if runs else None))
+    np.minimum.at(ends := np.ones(len(hits)), case, worst)
     return ends
 
 
 def _caps(answers: Array) -> tuple[NDArray[np.intp], Array]:
     """Return (table, cap): the least and the most answers to a question of each table, and steps between them."""
-    most = answers.max(1)
-    least = np.where(answers > 0, answers, np.inf).min(1)
+    most, least = answers.max(1), np.where(answers > 0, answers, np.inf).min(1)
     steps = STEP ** np.arange(int(np.log(most.max()) / np.log(STEP)) + 1)
-    caps = np.column_stack([np.tile(steps, (len(answers), 1)), least])
-    table, place = np.nonzero((caps >= least[:, None]) & (caps < most[:, None]))
-    table, cap = np.concatenate([table, np.arange(len(most))]), np.concatenate([caps[table, place], most])
-    order = np.argsort(table, kind="stable")
-    return table[order], cap[order]
+    caps = np.column_stack([np.tile(steps, (len(answers), 1)), least, most])
+    table, place = np.nonzero((caps >= least[:, None]) & (caps <= most[:, None]))
+    twice = (place == len(steps)) & (least == most)[table]
+    return table[~twice], caps[table, place][~twice]
 
 
 def level_density(log: Array, runs: RunSpread | None) -> Array:

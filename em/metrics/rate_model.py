@@ -30,7 +30,7 @@ SPREAD_MEAN = 1.0
 """Mean of the exponential prior on the spread of questions. Fitted spreads of real models: 0.5-2.9."""
 RESOLVED = 3000.0
 """Information of one question that the grid still resolves; more answers than that are worth no more."""
-SMALLEST = 1e-37
+SMALLEST, IMPOSSIBLE = 1e-37, 1e-20
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Grid:
     centres: Array
     """Log-odds of the typical question, by level and spread. Shape (levels, spreads)."""
     mixing: Single
-    """Share of questions in each bin of LOG_ODDS. Shape (levels x spreads, log-odds)."""
+    """Share of questions in each bin of LOG_ODDS. Shape (log-odds, levels x spreads)."""
     response: Array
     """Change of the level for a change of every question's log-odds by one, at most 1. Shape (levels, spreads)."""
     prior: Array
@@ -51,7 +51,7 @@ class Grid:
 def grid() -> Grid:
     """Return the grid; made once in a process, in 0.2 s."""
     centres = _centres()
-    mixing = normal_mass(LOG_ODDS, centres.ravel(), np.tile(SPREADS, len(LEVELS)), FINE)
+    mixing = np.ascontiguousarray(normal_mass(LOG_ODDS, centres.ravel(), np.tile(SPREADS, len(LEVELS)), FINE).T)
     z, weight = _nodes()
     share = expit(centres[..., None] + SPREADS[:, None] * z)
     response = (share * (1 - share) * weight).sum(-1) / (expit(LEVELS) * expit(-LEVELS))[:, None]
@@ -98,14 +98,29 @@ def log_likelihood(hits: Array, answers: Array) -> Array:
     tables, questions = hits.shape
     pairs, place = np.unique(np.stack([hits.ravel(), answers.ravel()], 1), axis=0, return_inverse=True)
     place = place.reshape(tables, questions)
-    mixing = grid().mixing
-    column = np.zeros((len(pairs), len(mixing)), np.float32)
+    column = np.zeros((len(pairs), grid().mixing.shape[1]), np.float32)
     asked = pairs[:, 1] > 0
-    column[asked] = np.log(binomial(*pairs[asked].T).astype(np.float32) @ mixing.T + SMALLEST)
-    out = np.zeros((tables, len(mixing)))
+    column[asked] = _columns(pairs[asked])
+    out = np.zeros((tables, column.shape[1]))
     for question in range(questions):
         out += column[place[:, question]]
     return out.reshape(tables, len(LEVELS), len(SPREADS))
+
+
+def _columns(pairs: Array) -> Single:
+    """Return the log-likelihood of every level and spread for each (hits, answers). Shape (pairs, levels x spreads).
+
+    Many answers leave few log-odds possible; only those are added up.
+    """
+    own, mixing = binomial(*pairs.T).astype(np.float32), grid().mixing
+    possible = own > IMPOSSIBLE
+    first, last = possible.argmax(1), len(LOG_ODDS) - possible[:, ::-1].argmax(1)
+    order, out = np.argsort(first + last), np.empty((len(pairs), mixing.shape[1]), np.float32)
+    for rows in np.array_split(order, len(order) // 16 + 1):  # neighbours leave the same log-odds possible
+        if rows.size:
+            start, end = first[rows].min(), last[rows].max()
+            out[rows] = own[rows, start:end] @ mixing[start:end]
+    return np.log(out + np.float32(SMALLEST))
 
 
 def posterior(log: Array) -> Array:
