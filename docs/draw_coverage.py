@@ -7,7 +7,6 @@ python docs/draw_coverage.py --check    fail if a table is out of date
 from __future__ import annotations
 
 import csv
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,9 +59,7 @@ def width_table(cells: Sequence[Cell]) -> str:
     lines = ["| questions, spread | " + " | ".join(f"{100 * r:g} %" for r in RATES) + " |", "|---" * 7 + "|"]
     for questions in (8, 24, 48):
         for spread in (0.7, 1.3, 2.5):
-            there = chosen(
-                cells, kind="rate", truth="normal", runs=1, questions=questions, answers=100, spread=spread
-            )
+            there = chosen(cells, kind="rate", truth="normal", runs=1, questions=questions, answers=100, spread=spread)
             row = [f"{percent(c['width'])} ({percent(c['was_width'])})" for r in RATES for c in chosen(there, rate=r)]
             lines.append(f"| {questions}, {spread:g} | " + " | ".join(row) + " |")
     return "\n".join(lines)
@@ -105,10 +102,9 @@ TABLES = {
 def page(text: str, cells: Sequence[Cell]) -> str:
     """Return the page with its tables made anew, each between <!-- name --> and <!-- end -->."""
     for name, make in TABLES.items():
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-        text, found = re.subn(pattern, lambda m, t=make(cells): f"{m[1]}\n{t}\n\n{m[2]}", text, flags=re.DOTALL)
-        if not found:
-            raise SystemExit(f"{PAGE.name} has no place for a table: <!-- {name} --> ... <!-- end -->")
+        start = text.index(f"<!-- {name} -->\n")
+        end = text.index("<!-- end -->", start)
+        text = f"{text[:start]}<!-- {name} -->\n\n{make(cells)}\n\n{text[end:]}"
     return text
 
 
@@ -168,7 +164,7 @@ def main() -> None:
     new = page(old, cells)
     if "--check" in sys.argv[1:]:
         if new != old:
-            raise SystemExit("docs/statistics.md is not what benchmarks/coverage.csv says: python docs/draw_coverage.py")
+            raise SystemExit("docs/statistics.md is not what coverage.csv says: run python docs/draw_coverage.py")
         return
     PAGE.write_text(new, encoding="utf-8")
     draw(cells)

@@ -120,7 +120,7 @@ def _columns(pairs: Array) -> Single:
         if rows.size:
             start, end = first[rows].min(), last[rows].max()
             out[rows] = own[rows, start:end] @ mixing[start:end]
-    return np.log(out + np.float32(SMALLEST))
+    return np.asarray(np.log(out + np.float32(SMALLEST)), np.float32)
 
 
 def posterior(log: Array) -> Array:
