@@ -30,7 +30,7 @@ SHAPES = (
     + [(1, 8, 10), (6, 8, 1000), (1, 24, 1000), (3, 24, 100), (10, 24, 100)]
     + [(runs, questions, 100) for questions in (8, 10) for runs in (1, 3, 6, 10) if (runs, questions) != (1, 8)]
 )
-"""(runs, questions, answers). Left out: most shapes with 48 questions, or with 10 or 1,000 answers, where more questions
+"""(runs, questions, answers). Left out: most with 48 questions, or with 10 or 1,000 answers, where more questions
 or runs only make it easier, and answers beyond a hundred hardly matter."""
 MISSPECIFIED = ("beta", "heavy tails", "all equal", "two points")
 PAIRS = ((0.05, 0.05), (0.2, 0.2), (0.05, 0.005), (0.047, 0.006), (0.2, 0.01))
@@ -132,11 +132,13 @@ def read() -> list[Row]:
 
 
 def write(rows: Sequence[Row]) -> None:
-    with STORED.open("w", encoding="utf-8", newline="") as file:
+    part = STORED.with_suffix(".part")  # a killed run leaves the table whole
+    with part.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow([f.name for f in fields(Row)])
         for row in sorted(rows, key=lambda r: tuple(map(str, r.cell))):
             table.writerow([round(v, 5) if isinstance(v, float) else v for v in asdict(row).values()])
+    part.replace(STORED)
 
 
 def main() -> None:

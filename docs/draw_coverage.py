@@ -61,6 +61,7 @@ def width_table(cells: Sequence[Cell]) -> str:
         for spread in (0.7, 1.3, 2.5):
             there = chosen(cells, kind="rate", truth="normal", runs=1, questions=questions, answers=100, spread=spread)
             row = [f"{percent(c['width'])} ({percent(c['was_width'])})" for r in RATES for c in chosen(there, rate=r)]
+            row += ["not measured"] * (len(RATES) - len(row))
             lines.append(f"| {questions}, {spread:g} | " + " | ".join(row) + " |")
     return "\n".join(lines)
 
@@ -83,6 +84,8 @@ def contrast_table(cells: Sequence[Cell]) -> str:
         "|---" * 7 + "|",
     ]
     there = [c for c in cells if c["kind"] == "contrast"]
+    if not there:
+        return "No cell is measured yet."
     for c in sorted(there, key=lambda c: (c["rate"] != c["other"], int(c["runs"]), float(c["spread"]), c["narrower"])):
         rates = f"{100 * float(c['rate']):g} and {100 * float(c['other']):g} %"
         rates += ", spreads differ" if float(c["narrower"]) < 1 else ""
