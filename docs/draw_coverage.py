@@ -16,6 +16,7 @@ STORED = DOCS.parent / "benchmarks" / "coverage.csv"
 PAGE = DOCS / "statistics.md"
 FIGURES = DOCS / "figures"
 RATES = (0.005, 0.01, 0.02, 0.05, 0.2, 0.4)
+QUESTIONS = (8, 24, 48)
 COLOURS = {0.5: "#4c78a8", 0.7: "#72b7b2", 1.3: "#54a24b", 2.0: "#e0a030", 2.5: "#c44e52"}
 """Question spread → colour."""
 
@@ -57,7 +58,7 @@ def coverage_table(cells: Sequence[Cell]) -> str:
 def width_table(cells: Sequence[Cell]) -> str:
     """Return the mean width in points at one run and 100 answers a question: now, and 0.1.0's."""
     lines = ["| questions, spread | " + " | ".join(f"{100 * r:g} %" for r in RATES) + " |", "|---" * 7 + "|"]
-    for questions in (8, 24, 48):
+    for questions in QUESTIONS:
         for spread in (0.7, 1.3, 2.5):
             there = chosen(cells, kind="rate", truth="normal", runs=1, questions=questions, answers=100, spread=spread)
             row = [f"{percent(c['width'])} ({percent(c['was_width'])})" for r in RATES for c in chosen(there, rate=r)]
@@ -134,8 +135,9 @@ def draw(cells: Sequence[Cell]) -> None:
     panels[0].set_ylabel("intervals that hold the truth, %")
     panels[1].legend(title="spread of questions", fontsize=8, loc="lower right")
     _save(figure, "coverage.svg")
-    figure, panels = pyplot.subplots(1, 3, figsize=(9, 3.4), layout="constrained")
-    for panel, questions in zip(panels, (8, 24, 48), strict=True):
+    measured = [q for q in QUESTIONS if chosen(rates, runs=1, questions=q, answers=100)]
+    figure, panels = pyplot.subplots(1, len(measured), figsize=(9, 3.4), layout="constrained")
+    for panel, questions in zip(panels, measured, strict=True):
         for spread in (0.7, 1.3, 2.5):
             there = chosen(rates, runs=1, questions=questions, answers=100, spread=spread)
             there.sort(key=lambda c: float(c["rate"]))
@@ -147,7 +149,7 @@ def draw(cells: Sequence[Cell]) -> None:
         panel.set_ylim(bottom=0)
         _rates_along(panel)
     panels[0].set_ylabel("mean width, points")
-    panels[2].legend(title="spread of questions", fontsize=8)
+    panels[0].legend(title="spread of questions", fontsize=8)
     _save(figure, "width.svg")
 
 
