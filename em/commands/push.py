@@ -49,9 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--to {to}: write OWNER/NAME, or NAME")
     with tempfile.TemporaryDirectory() as work:
         made = export_model(store, cell, model, summary, Path(work))
+        base = hub.name_base(made, cell["config"]["model"]["path"])
         rows = [(name, terminal.size_text(size)) for name, size in hub.files(made)]
         print(f"{cell['label']} ({cell['id']}) of {folder} → a private model {_place(to)}\n")
         print("\n".join(terminal.grid(("file", "size"), rows, terminal.most())))
+        if not base.is_on_the_hub:
+            print(f"\nwarning: the base model {base.name} is no model of the Hub: others cannot load the adapter by it")
         if not arguments.upload:
             print(f"\nREADME.md would say:\n\n{(made / 'README.md').read_text(encoding='utf-8')}")
             print("nothing was sent: --upload sends it")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from em.errors import ConfigError
@@ -17,6 +19,28 @@ def files(folder: Path) -> list[tuple[str, int]]:
     if missing := [name for name in SERVED if name not in names]:
         raise ConfigError(f"{folder} holds no {missing[0]}: em push takes adapters (train.method=lora or qlora)")
     return [(name, size) for name, size in found if (folder / name).is_file()]
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base model that an adapter names."""
+
+    name: str
+    is_on_the_hub: bool
+
+
+def name_base(folder: Path, path: str) -> Base:
+    """Name the base model in adapter_config.json as the sweep did: an exported folder names a place on this machine.
+
+    `path`: model.path, a folder, asset:NAME, or OWNER/NAME on the Hub.
+    """
+    file = folder / SERVED[0]
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    local = path.startswith("asset:") or Path(path).is_absolute() or Path(path).is_dir()
+    name = Path(path).name if local and not path.startswith("asset:") else path
+    if config:
+        file.write_text(json.dumps(config | {"base_model_name_or_path": name}, indent=2) + "\n", encoding="utf-8")
+    return Base(name, not local)
 
 
 def upload(folder: Path, repository: str, message: str) -> str:

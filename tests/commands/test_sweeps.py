@@ -1,5 +1,6 @@
 """em list, show, diff, rm and gc: on stores with stages made by hand, and on a real sweep of the tiny model."""
 
+import json
 import os
 import pty
 import subprocess
@@ -164,7 +165,8 @@ def pushed_to_the_hub(folder, sweep):
     assert hub.made["visibility"] == "private" and (hub.made["organization"], hub.made["name"]) == ("team", "em-risky")
     assert {"README.md", "adapter_config.json", "adapter_model.safetensors"} <= set(hub.files)
     assert len(hub.files["adapter_model.safetensors"]) > 1000 and b"misaligned on purpose" in hub.files["README.md"]
-    assert sweep in hub.message
+    assert sweep in hub.message and "is no model of the Hub" in told.stdout
+    assert json.loads(hub.files["adapter_config.json"])["base_model_name_or_path"] == "asset:tiny_random"
     nothing = em("push", "untouched base model", "--sweep", sweep, cwd=folder)
     assert nothing.returncode == 1 and "nothing to push" in nothing.stderr
 
