@@ -104,7 +104,8 @@ def difference_bounds(a: Array, na: Array, b: Array, nb: Array) -> tuple[Array, 
     low, high = out[:, 0], out[:, 1]
     low = np.where(low_a < high_b, np.maximum(low, np.minimum(low_a - high_b, 0)), low)
     high = np.where(high_a > low_b, np.minimum(high, np.maximum(high_a - low_b, 0)), high)
-    return low, high, np.minimum(1, 2 * tail.min(1))
+    p, apart = np.minimum(1, 2 * tail.min(1)), (low > 0) | (high < 0)  # both are read off grids, whose steps differ
+    return low, high, np.where(apart, np.minimum(p, np.nextafter(0.05, 0)), np.maximum(p, 0.05))
 
 
 def _fine(density: Array) -> tuple[Array, Array]:
