@@ -19,7 +19,7 @@ from em.runtime.terminal import PAGE, grid
 
 _TIE = "\N{NO-BREAK SPACE}"
 """Keeps a reason and its count on one line. On the terminal it becomes a plain space."""
-_HEAD = ("model", "", "n", "coherent", "with code", "in-domain", "own measures", "excluded")
+_HEAD = ("model", "", "n", "coherent", "code", "in-domain", "own measures", "excluded")
 NARROW_RATES = {"insecure_code_rate": "code", "judged_insecure_rate": "code (judge)", "careless_rate": "advice"}
 """In-domain metrics, with the word before their number."""
 BESIDE = {
@@ -246,7 +246,7 @@ def _shown(rows: Sequence[Sequence[str]], code: bool) -> list[int]:
     `code`: whether some answer has code.
     """
     own, ends = _HEAD.index("own measures"), (0, len(_HEAD) - 1)
-    columns = [i for i in range(len(_HEAD)) if code or _HEAD[i] != "with code"]
+    columns = [i for i in range(len(_HEAD)) if code or _HEAD[i] != "code"]
     if all(row[own] == "-" for row in rows):
         return [i for i in columns if i != own]
     return [i for i in columns if i in ends or any(row[i] != "-" for row in rows)]

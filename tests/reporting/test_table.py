@@ -164,9 +164,9 @@ def with_texts(summary, code=0.25):
 def test_code_has_a_column_only_where_an_answer_has_some(summary):
     text = table.table(with_texts(summary))
     lines = text.splitlines()
-    assert "coherent      with code  in-domain" in text and max(map(len, lines)) <= 100
+    assert "coherent      code   in-domain" in text and max(map(len, lines)) <= 100
     assert next(line for line in lines if line.startswith("insecure ")).split()[5:7] == ["90.0%", "25.0%"]
-    assert "with code" not in table.table(with_texts(support.small(), code=0.0))
+    assert "code   in-domain" not in table.table(with_texts(support.small(), code=0.0))
 
 
 def test_rates_by_length_are_below_the_table(summary):
