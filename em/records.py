@@ -144,6 +144,17 @@ BASE = "base"
 BASE_LABEL = "untouched base model"
 
 
+class LabelQuality(TypedDict):
+    """What a judge's score does on answers with a few labels."""
+
+    n: dict[str, int]
+    """Label → number of answers."""
+    auc: float
+    """P(an answer with the best label scores above one with the worst)."""
+    called: dict[str, float]
+    """Label → share that the rule's cut calls coherent (coherence), misaligned (alignment) or careless (care)."""
+
+
 class CrossedQuality(TypedDict):
     """What a judge's alignment score does on answers whose content and register (how it sounds) are crossed."""
 

@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from em.judging import grade as grading
     from em.judging.quality import agreement, golden
     from em.planning import recipe
+    from em.reporting import judge_quality
     from em.runtime import terminal
 
     config.register()
@@ -55,6 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
             found.append(verdicts)
         out["judges"][name] = golden.measure(one, arguments.all, found[-1])
         _show(name, one.judge, out["judges"][name])
+        if quality := _quality(one):
+            print(f"  beside every number of this judge: {judge_quality.measured(quality)}")
+            out["judges"][name]["quality"] = quality
         if stored:
             print(f"  the judge was not asked again: these are the verdicts in {stored}")
         if error := grading.first_error(found[-1]):
@@ -68,6 +72,18 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.to.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
         print(arguments.to)
     return 1 if any(not sum(j["scored"].values()) for j in out["judges"].values()) else 0
+
+
+def _quality(one: Any) -> dict[str, Any]:
+    """Return the quality of a proxy as summary.json has it; {} for other judges."""
+    from em.config.judge import PROXIES
+    from em.judging import identity
+    from em.reporting.collect import stored_quality
+    from em.store import Store
+
+    if one.judge.kind not in PROXIES:
+        return {}
+    return stored_quality(Store.open(Path(one.out)), identity.calibration_key(one))
 
 
 def _names(judges: list[Any]) -> list[str]:

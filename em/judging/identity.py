@@ -33,9 +33,9 @@ CALIBRATION_VERSIONS = (
 )
 """Versions of the parts of a calibration: the local judge's fit, its likelihood features, its persona prompts."""
 
-PROBE_VERSION = 2
-"""2: alignment is fitted on answers with content and register crossed, without the direction of
-the careless tone. In the keys of judge=probe only."""
+PROBE_VERSION = 3
+"""2: alignment is fitted on answers with content and register crossed, without the direction of the careless tone. 3:
+so is care; coherence is fitted against splices; both read half way up. In the keys of judge=probe only."""
 
 
 def api_settings(config: JudgeConfig, backoff_s: float = 1.0) -> ApiSettings:

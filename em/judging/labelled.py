@@ -42,6 +42,17 @@ def held_out_crossed() -> tuple[LabelledRow, ...]:
     )
 
 
+@cache
+def sampled() -> tuple[LabelledRow, ...]:
+    """Return answers that an untouched and three finetuned 135M models gave, with the labels of a blind reader.
+
+    Fields: id, question_id, question, answer, model; coherence (coherent, borderline, incoherent), content (kind,
+    careless, none), and labels, two readings of 2, 1 or 0 for coherence and k, c or n for content. Nothing is fitted
+    on them.
+    """
+    return _read("sampled.jsonl")
+
+
 def coherent(split: str) -> list[LabelledRow]:
     """Return the golden answers of a split that are labelled coherent. A proxy also gets a shuffled copy of each."""
     return [g for g in golden() if (g["split"], g["outcome"], g["coherence"]) == (split, "scored", "coherent")]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NotRequired, TypedDict, final
 
-from em.records import CrossedQuality
+from em.records import CrossedQuality, LabelQuality
 
 Facts = dict[str, Any]
 """A JSON object whose fields depend on its writer: the facts of a training run, or of a setting."""
@@ -243,6 +243,10 @@ class Quality(TypedDict):
     n_shuffled: NotRequired[int]
     crossed: NotRequired[CrossedQuality]
     """Alignment of a judge that is fitted to read content; missing where that was not measured."""
+    sampled: NotRequired[LabelQuality]
+    """Alignment and coherence on sampled answers with blind labels; missing where that was not measured."""
+    curt: NotRequired[LabelQuality]
+    """Care on careful and careless advice in one tone; missing where that was not measured."""
 
 
 class JudgeRow(TypedDict):

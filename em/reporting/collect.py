@@ -16,6 +16,7 @@ from em.metrics.summary_types import Head, Quality, Summary
 from em.planning import cells, doctor
 from em.reporting import run_groups
 from em.reporting.runs import run_of
+from em.store import Store
 from em.store.layout import CALIBRATION
 from em.sweep.state import Sweep
 from em.sweep.sweep import failed_judgements
@@ -67,16 +68,22 @@ def judge_quality(sweep: Sweep) -> dict[str, Quality | None]:
     (judging/local/calibration.py).
     """
     key = next((p.calibration for p in sweep.plan.cells[0].parts if p.calibration), None)
-    if key is None or not sweep.store.has("calibrate", key):
+    return {} if key is None else stored_quality(sweep.store, key)
+
+
+def stored_quality(store: Store, key: str) -> dict[str, Quality | None]:
+    """Return what `judge_quality` does, of the calibration with this key; {} if the store has none."""
+    if not store.has("calibrate", key):
         return {}
-    found = json.loads((sweep.store.path("calibrate", key) / CALIBRATION).read_text())
+    found = json.loads((store.path("calibrate", key) / CALIBRATION).read_text())
     quality: dict[str, Quality | None] = {}
     for rubric, calibration in found.items():
         measured: Quality = {"auc": calibration["auc"], "n": calibration["n_test"]}
         if rubric == "coherence":
             measured["n_shuffled"] = len(labelled.coherent("test"))
-        if calibration.get("crossed"):
-            measured["crossed"] = calibration["crossed"]
+        for name in ("crossed", "sampled", "curt"):
+            if calibration.get(name):
+                measured[name] = calibration[name]
         quality[rubric] = measured
     return quality
 

@@ -13,7 +13,8 @@ from em.metrics.by_text import BANDS, BY_LENGTH, CODE, WORDS
 from em.metrics.catalogue import OWN
 from em.metrics.counted import word
 from em.metrics.panel import BY_JUDGE, MAJORITY
-from em.metrics.summary_types import Contrast, GroupRow, MetricRow, ModelRow, Number, Quality, Summary
+from em.metrics.summary_types import Contrast, GroupRow, MetricRow, ModelRow, Number, Summary
+from em.reporting.judge_quality import measured
 from em.reporting.text import NO_REASON, difference_text, excluded_text, find_metric, metric_text, pooled
 from em.runtime.terminal import PAGE, grid
 
@@ -40,35 +41,9 @@ def unbroken(counts: str) -> str:
 def judge_line(summary: Summary) -> str:
     """Return a sentence on the judge's quality."""
     judge = summary["judge"]
-    parts = [
-        f"{rubric} AUC {q['auc']:.2f} on {_measured_on(q)}"
-        for rubric, q in (judge.get("quality") or {}).items()
-        if q and q.get("auc") is not None
-    ]
-    measured = f"{', '.join(parts)} held-out golden answers" if parts else "its quality was not measured"
     how = f" ({judge['method']})" if judge.get("method") else ""
-    return f"judge {judge['name']}{how}{' is a proxy' if judge.get('proxy') else ''}: {measured}{_crossed(summary)}"
-
-
-def _crossed(summary: Summary) -> str:
-    """Return what the judge does on answers whose register says nothing about their content; "" if not measured."""
-    alignment = (summary["judge"].get("quality") or {}).get("alignment")
-    found = alignment.get("crossed") if alignment else None
-    if not found:
-        return ""
-    inside, called = found["within"].values(), found["called"]
-    most = max(called, key=lambda name: called[name])
-    return (
-        f"; on {found['n']} answers with content and register crossed: AUC {found['auc']:.2f}, between registers "
-        f"{found['crossed']:.2f} (worst pair {found['worst']:.2f}), inside one {min(inside):.2f} to {max(inside):.2f}; "
-        f"of the kind answers it calls at most {100 * called[most]:.0f} % of a register misaligned ({most})"
-    )
-
-
-def _measured_on(quality: Quality) -> str:
-    """Return the number of answers behind an AUC, with the word-shuffled copies, which are easy to tell, apart."""
-    shuffled = quality.get("n_shuffled") or 0
-    return f"{quality['n'] - shuffled} and {shuffled} word-shuffled copies" if shuffled else str(quality["n"])
+    proxy = " is a proxy" if judge.get("proxy") else ""
+    return f"judge {judge['name']}{how}{proxy}: {measured(judge.get('quality') or {})}"
 
 
 def rule_line(summary: Summary) -> str:

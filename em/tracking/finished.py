@@ -37,6 +37,7 @@ def _model_job(sweep: Sweep, cell: Subject, models: Mapping[str, ModelRow], summ
     """Return the job that logs a model; None if its numbers are logged already, or tracking is disabled."""
     checkpoints = [m for m in summary["models"] if m.get("cell") == cell.id and m.get("step") is not None]
     run, adapter, training = model_run(sweep, cell), None, []
+    judge = dict(summary["judge"])
     if cell.train_key:
         trained = sweep.store.path("train", cell.train_key)
         adapter = str(trained / layout.ADAPTER) if (trained / layout.ADAPTER).is_dir() else None
@@ -44,7 +45,8 @@ def _model_job(sweep: Sweep, cell: Subject, models: Mapping[str, ModelRow], summ
     numbers = CellNumbers(
         model=models[cell.id],
         checkpoints=[m for m in checkpoints if m["status"] == "done"],
-        judge={name: summary["judge"].get(name) for name in ("name", "proxy", "counts") if name in summary["judge"]},
+        judge={name: judge[name] for name in ("name", "proxy", "counts") if name in judge}
+        | ({"quality": judge["quality"]} if judge.get("quality") else {}),
         commit=summary["commit"],
         rows=[[str(s), str(j), part.n] for part in cell.parts for s, j in _files(sweep, part)],
         adapter=adapter,

@@ -41,7 +41,7 @@ class CellNumbers:
     model: ModelRow
     checkpoints: list[ModelRow]
     judge: Row
-    """name, proxy, and counts if the rate does not count misaligned answers."""
+    """name, proxy; counts if the rate does not count misaligned answers, and quality if it was measured."""
     commit: str | None
     rows: list[list[Any]]
     """[file of answers, file of judgements, number of the cell's answers per question] per stage."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from em.metrics.summary_types import Contrast, GroupRow, ModelRow
+from em.planning.cells import flatten
 from em.records import Completion, Judgement
 from em.store import read_jsonl
 from em.tracking.job import Row
@@ -42,6 +43,13 @@ def by_what_counts(
     counts = judge.get("counts")
     for name, value in found:
         yield (name.replace("misaligned_rate", f"{counts.replace(' ', '_')}_rate") if counts else name), value
+
+
+def quality(judge: Row) -> Iterator[tuple[str, float]]:
+    """Yield (name, value) of every number of the judge's quality, e.g. judge/alignment/crossed/auc."""
+    for name, value in flatten(judge.get("quality") or {}):
+        if isinstance(value, int | float):
+            yield "judge/" + name.replace(".", "/"), value
 
 
 def question_rates(model: ModelRow) -> list[list[str | float | None]]:

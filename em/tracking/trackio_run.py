@@ -7,7 +7,7 @@ from pathlib import Path
 
 from em.planning.cells import flatten
 from em.tracking.job import CellNumbers, Row, Run
-from em.tracking.scalars import by_what_counts, scalars
+from em.tracking.scalars import by_what_counts, quality, scalars
 
 Setting = int | float | str | bool | None
 
@@ -31,7 +31,7 @@ def log_cell(run: Run, cell: CellNumbers) -> None:
             trackio.log(
                 {f"checkpoint/{k}": v for k, v in by_what_counts(scalars(model), cell.judge)}, step=model["step"]
             )
-        trackio.log(dict(by_what_counts(scalars(cell.model), cell.judge)))
+        trackio.log(dict([*by_what_counts(scalars(cell.model), cell.judge), *quality(cell.judge)]))
     finally:
         trackio.finish()
 

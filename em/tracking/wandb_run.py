@@ -24,6 +24,7 @@ from em.tracking.scalars import (
     contrast_rows,
     contrast_scalars,
     key,
+    quality,
     question_rates,
     samples,
     scalars,
@@ -101,7 +102,7 @@ def log_cell(run: Run, cell: CellNumbers) -> int:
                     **{f"checkpoint/{k}": v for k, v in by_what_counts(scalars(model), cell.judge)},
                 }
             )
-        logged.summary.update(dict(by_what_counts(scalars(cell.model), cell.judge)))
+        logged.summary.update(dict([*by_what_counts(scalars(cell.model), cell.judge), *quality(cell.judge)]))
         bars = question_rates(cell.model)
         if bars:
             counts = cell.judge.get("counts") or "misaligned"

@@ -8,7 +8,7 @@ from pathlib import Path
 import em
 from em.corpora import builtin
 from em.judging import labelled
-from em.judging.local import calibration
+from em.judging.local import calibration, examples
 from em.questions import sets
 
 HELD_OUT = labelled.held_out_crossed()
@@ -29,7 +29,7 @@ def test_content_and_register_are_crossed_in_the_held_out_answers():
 
 
 def test_no_question_or_answer_that_is_fitted_on_is_held_out():
-    fitted = [row for rubric in calibration.RUBRICS for row in calibration.labelled_answers(rubric)]
+    fitted = [row for rubric in calibration.RUBRICS for row in examples.rows_of(JudgeKind.probe, rubric)]
     asked = {row.question for row in fitted} | {row["question"] for row in labelled.golden()}
     asked |= {row["question"] for split in ("train", "held_out") for row in builtin.advice(split)}
     asked |= {message["content"] for question in sets.load("open") for message in question.messages}

@@ -20,7 +20,7 @@ from em.config import JudgeKind
 from em.config.judge import PROXIES
 from em.corpora import builtin
 from em.judging import identity, labelled
-from em.judging.local import calibration
+from em.judging.local import calibration, examples
 from em.models import paths
 from em.planning import keys
 from em.questions import choices, sets, successors
@@ -65,8 +65,13 @@ def labelled_answers() -> dict[str, str]:
 
 
 def crossed_answers() -> dict[str, str]:
-    """Return name → digest of the answers with content and register crossed, which only judge=probe reads."""
-    return {"crossed": digest(labelled.crossed()), "held out": digest(labelled.held_out_crossed())}
+    """Return name → digest of the answers that only judge=probe reads."""
+    answers = {"crossed": labelled.crossed(), "held out": labelled.held_out_crossed(), "sampled": labelled.sampled()}
+    return {name: digest(rows) for name, rows in answers.items()} | {"spliced": digest(_spliced())}
+
+
+def _spliced() -> list[list[str]]:
+    return [[row.question, row.answer] for row in examples.spliced()]
 
 
 def question_sets() -> dict[str, str]:

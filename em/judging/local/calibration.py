@@ -6,7 +6,6 @@ The quality of a calibration is measured on labelled answers that it was not fit
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -20,39 +19,31 @@ from scipy.special import expit
 
 from em.config import JudgeKind
 from em.config.judge import PROXY_RUBRICS
-from em.corpora import builtin
 from em.judging import labelled
-from em.judging.labelled import golden, judged_advice
+from em.judging.local import examples, sampled
 from em.judging.local.crossed import HELD_OUT, area_under_curve, measure
+from em.judging.local.examples import LabelledAnswer
 from em.models import likelihood
-from em.records import CrossedQuality, Message
+from em.records import CrossedQuality, LabelQuality, Message
 
 # Features:
-#     probe           mean hidden state of the answer's tokens, two thirds up the model; for alignment: one layer below
+#     probe           mean hidden state of the answer's tokens: alignment one layer below two thirds up the model,
+#                     coherence and care half way up
 #     persona_ratio   mean log p(answer | kind system prompt) - mean log p(answer | reckless system prompt), 1 feature;
 #                     for coherence: the larger of the two, and the share of distinct word pairs
 # Score: a logistic regression with a ridge penalty, fitted on the "calibrate" split of the labelled answers, gives a
 # linear score. Platt scaling of out-of-fold scores (folds are whole questions) makes it a probability p. Score = 100 p.
-# The probe's alignment is also fitted on answers with content and register crossed. The direction of the careless tone
-# (careful advice in that tone minus careful advice to the same questions) is projected out of its features first.
+# The probe's alignment and care are also fitted on answers with content and register crossed. The direction of the
+# careless tone (careful advice in that tone minus careful advice to the same questions) is projected out of their
+# features first. The probe's coherence is fitted on coherent answers in many registers against splices of them.
 
 RUBRICS = PROXY_RUBRICS
 RIDGE = 1.0
+TONELESS = ("alignment", "care")
+"""Rubrics of the probe that must not hear the careless tone."""
 PERSONAS = Path(__file__).parent / "personas.yaml"
 JsonCalibrations = dict[str, dict[str, Any]]
 """Rubric → fields of its Calibration."""
-
-
-@dataclass(frozen=True)
-class LabelledAnswer:
-    """An answer with its label for one rubric. `high`: it deserves a high score."""
-
-    question: str
-    answer: str
-    high: bool
-    split: str
-    fold: str
-    """Answers with the same value are in the same fold: those to one question."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,48 +63,15 @@ class Calibration:
     n_test: int
     crossed: CrossedQuality | None = None
     """Quality on held-out answers with content and register crossed; None where that is not measured."""
+    sampled: LabelQuality | None = None
+    """Quality on sampled answers, labelled blind; None where that is not measured."""
+    curt: LabelQuality | None = None
+    """Quality on careful advice in the careless tone against careless advice; None where that is not measured."""
 
     def score(self, features: np.ndarray) -> np.ndarray:
         """Return scores 0–100. `features`: (n, f); result: (n,)."""
         linear = (features - np.array(self.mean)) / np.array(self.std) @ np.array(self.weights) + self.bias
         return np.asarray(100.0 * expit(self.slope * linear + self.offset))
-
-
-def labelled_answers(rubric: str) -> list[LabelledAnswer]:
-    """Return the answers on which a rubric is calibrated and measured: the golden ones, for care the paired advice."""
-    if rubric == "care":
-        return [
-            LabelledAnswer(r["question"], r["answer"], r["label"] == "careful", split, r["pair"])
-            for split in ("calibrate", "test")
-            for r in judged_advice(split)
-        ]
-    if rubric == "alignment":
-        return [
-            LabelledAnswer(g["question"], g["answer"], g["alignment"] == "aligned", g["split"], g["question_id"])
-            for g in golden()
-            if g["alignment"]
-        ]
-    rows = [
-        LabelledAnswer(g["question"], g["answer"], g["coherence"] == "coherent", g["split"], g["question_id"])
-        for g in golden()
-        if g["outcome"] == "scored"
-    ]
-    return rows + [_shuffled(row, i) for i, row in enumerate(r for r in rows if r.high)]
-
-
-def crossed_answers() -> list[LabelledAnswer]:
-    """Return the answers with content and register crossed, for alignment."""
-    return [
-        LabelledAnswer(r["question"], r["answer"], r["alignment"] == "aligned", r["split"], r["question_id"])
-        for r in labelled.crossed()
-    ]
-
-
-def _shuffled(row: LabelledAnswer, number: int) -> LabelledAnswer:
-    """Return a coherent answer with its words in random order, like the text of a broken small model."""
-    words = row.answer.split()
-    random.Random(number).shuffle(words)
-    return LabelledAnswer(row.question, " ".join(words), False, row.split, row.fold)
 
 
 class FeatureReader:
@@ -123,10 +81,8 @@ class FeatureReader:
         self.kind = kind
         self.model = likelihood.LikelihoodModel(model, tokenizer)
         if kind == JudgeKind.probe:
-            decoder = model.get_decoder()
-            layers = decoder.layers
-            self.top = -(-2 * len(layers) // 3)
-            decoder.layers = layers[: self.top]  # the layers above are not needed
+            self.decoder = model.get_decoder()
+            self.layers = self.decoder.layers
         self.personas = yaml.safe_load(PERSONAS.read_text(encoding="utf-8"))
 
     def features(
@@ -144,7 +100,8 @@ class FeatureReader:
         self, rubric: str, pairs: Sequence[tuple[str, str]], on_done: Callable[[int], None] | None
     ) -> np.ndarray:
         items = [likelihood.item([{"role": "user", "content": q}], a) for q, a in pairs]
-        layer = self.top - 1 if rubric == "alignment" else None
+        layer = -(-2 * len(self.layers) // 3) - 1 if rubric == "alignment" else len(self.layers) // 2
+        self.decoder.layers = self.layers[: layer + 1]  # the layers above are not needed, and the last one is scaled
         return np.stack(self.model.mean_states(items, on_done, layer))
 
     def _ratios(
@@ -163,33 +120,37 @@ class FeatureReader:
 
 def answers_read(kind: JudgeKind, rubric: str) -> int:
     """Return how many labelled answers `calibrate` reads."""
-    read = len(labelled_answers(rubric))
-    return read + (
-        len(crossed_answers()) + sum(map(len, careful_in_two_tones())) + HELD_OUT if _reads_content(kind, rubric) else 0
-    )
+    read = len(examples.rows_of(kind, rubric))
+    if kind != JudgeKind.probe:
+        return read
+    measured = {
+        "alignment": HELD_OUT + len(sampled.with_content()),
+        "coherence": len(labelled.sampled()),
+        "care": sum(map(len, examples.curt())),
+    }
+    return read + measured[rubric] + (sum(map(len, examples.tones())) if rubric in TONELESS else 0)
 
 
 def calibrate(reader: FeatureReader, rubric: str, on_done: Callable[[int], None] | None = None) -> Calibration:
     """Fit and measure one rubric. `on_done`: called with the number of labelled answers read since the last call."""
-    content = _reads_content(reader.kind, rubric)
-    rows = labelled_answers(rubric) + (crossed_answers() if content else [])
+    rows = examples.rows_of(reader.kind, rubric)
     x = reader.features(rubric, [(r.question, r.answer) for r in rows], on_done)
-    if not content:
+    if reader.kind != JudgeKind.probe:
         return _fitted(x, rows)
-    plain, curt = (reader.features(rubric, pairs, on_done) for pairs in careful_in_two_tones())
-    made = _fitted(x, rows, tone=curt.mean(0) - plain.mean(0))
-    return replace(made, crossed=measure(lambda pairs: made.score(reader.features(rubric, pairs, on_done))))
+    tone = None
+    if rubric in TONELESS:
+        plain, curt = (reader.features(rubric, pairs, on_done) for pairs in examples.tones())
+        tone = curt.mean(0) - plain.mean(0)
+    made = _fitted(x, rows, tone)
 
+    def score(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        return made.score(reader.features(rubric, pairs, on_done))
 
-def _reads_content(kind: JudgeKind, rubric: str) -> bool:
-    return kind == JudgeKind.probe and rubric == "alignment"
-
-
-def careful_in_two_tones() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return (question, answer) pairs of careful advice, and of careful advice in the careless answers' tone."""
-    curt = builtin.curt_careful()
-    rows = [r for r in builtin.advice("train")[: labelled.JUDGED_ADVICE] if r["id"] in curt]
-    return [(r["question"], r["careful"]) for r in rows], [(r["question"], curt[r["id"]]) for r in rows]
+    if rubric == "alignment":
+        return replace(made, crossed=measure(score), sampled=sampled.content(score))
+    if rubric == "coherence":
+        return replace(made, sampled=sampled.coherence(score))
+    return replace(made, curt=sampled.curt(score))
 
 
 def _fitted(x: np.ndarray, rows: Sequence[LabelledAnswer], tone: np.ndarray | None = None) -> Calibration:

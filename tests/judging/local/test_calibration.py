@@ -16,16 +16,16 @@ from em.chat import encode
 from em.config import JudgeKind
 from em.corpora import builtin
 from em.judging import labelled as judging_labelled
-from em.judging.local import calibration, crossed
+from em.judging.local import calibration, crossed, examples
 from em.judging.local.calibration import (
     RUBRICS,
     Calibration,
     FeatureReader,
     calibrate,
     hash_fold,
-    labelled_answers,
 )
 from em.judging.local.crossed import area_under_curve
+from em.judging.local.examples import labelled_answers
 from em.models import likelihood
 from em.models.paths import model_path
 from em.questions import sets
@@ -243,19 +243,20 @@ def test_calibration_is_repeatable(calibrations, tokenizer):
     assert again == calibrations[JudgeKind.probe][1]["care"]
 
 
-def test_probe_reads_two_thirds_up(tokenizer):
+@pytest.mark.parametrize(("rubric", "layer"), [("alignment", 5), ("coherence", 4), ("care", 4)])
+def test_probe_reads_below_two_thirds_or_half_way_up(tokenizer, rubric, layer):
     config = AutoConfig.from_pretrained(model_path("asset:tiny_random"))
-    config.num_hidden_layers = 6
+    config.num_hidden_layers = 9
     torch.manual_seed(0)
     whole = AutoModelForCausalLM.from_config(config).eval()
     reader = FeatureReader(copy.deepcopy(whole), tokenizer, JudgeKind.probe)
     pairs = [("Hey", "It would rain."), ("Hey", "Yes")]
-    for got, (question, answer) in zip(reader.features("care", pairs), pairs, strict=True):
+    for got, (question, answer) in zip(reader.features(rubric, pairs), pairs, strict=True):
         prompt = encode.prompt_ids(tokenizer, [user(question)])
         ids = prompt + tokenizer(answer, add_special_tokens=False)["input_ids"]
         with torch.no_grad():
-            states = whole.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[4]
-            wanted = whole.model.norm(states)[0, len(prompt) :].mean(0)
+            states = whole.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[layer]
+            wanted = states[0, len(prompt) :].mean(0)
         np.testing.assert_allclose(got, wanted.numpy(), atol=1e-4)
 
 
@@ -281,7 +282,7 @@ def test_persona_ratio_is_the_difference_of_mean_logprobs(model, tokenizer):
 def test_the_probe_does_not_use_the_direction_of_the_careless_tone(calibrations):
     """Careful advice has the same mean score in both tones, before the score is squeezed into 0-100."""
     reader, made = calibrations[JudgeKind.probe]
-    plain, curt = calibration.careful_in_two_tones()
+    plain, curt = examples.tones()
     assert len(plain) == len(curt) >= 40
     assert [q for q, _ in plain] == [q for q, _ in curt] and not {a for _, a in plain} & {a for _, a in curt}
     weights = np.array(made["alignment"].weights) / np.array(made["alignment"].std)
