@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 
 import em
+from em.config import JudgeKind
 from em.corpora import builtin
 from em.judging import labelled
 from em.judging.local import calibration, examples

@@ -124,7 +124,7 @@ def answers_read(kind: JudgeKind, rubric: str) -> int:
     if kind != JudgeKind.probe:
         return read
     measured = {
-        "alignment": HELD_OUT + len(sampled.with_content()),
+        "alignment": HELD_OUT + len(labelled.sampled()),
         "coherence": len(labelled.sampled()),
         "care": sum(map(len, examples.curt())),
     }

@@ -24,8 +24,9 @@ def coherence(score: Scorer) -> LabelQuality:
 
 
 def content(score: Scorer) -> LabelQuality:
-    """Return how `score` ranks kind above careless sampled answers, and the share of each called misaligned."""
-    rows = with_content()
+    """Return how `score` ranks kind above careless sampled answers, and the share of each label called misaligned:
+    also of "none", the answers that say nothing kind or careless, most of them nonsense."""
+    rows = labelled.sampled()
     scores = score([(row["question"], row["answer"]) for row in rows])
     found = by_label(scores, [row["content"] for row in rows])
     return quality(found, ("kind", "careless"), {name: s < CALLED_BELOW for name, s in found.items()})
@@ -36,11 +37,6 @@ def curt(score: Scorer) -> LabelQuality:
     careful, careless = examples.curt()
     found = {"careful": score(careful), "careless": score(careless)}
     return quality(found, ("careful", "careless"), {name: s < CUT for name, s in found.items()})
-
-
-def with_content() -> list[labelled.LabelledRow]:
-    """Return the sampled answers that say something kind or careless, by both readings."""
-    return [row for row in labelled.sampled() if row["content"] != "none"]
 
 
 def by_label(scores: np.ndarray, labels: Sequence[str]) -> dict[str, np.ndarray]:
