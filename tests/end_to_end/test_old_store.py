@@ -84,7 +84,7 @@ def rounded(value: Any) -> Any:
 
 
 def answers_counted(summary: Row) -> dict[str, list[Any]]:
-    """How many answers were judged, and why others were not: the probe's scores, all fitted anew, have no part in it."""
+    """How many answers were judged, and why others were not: the probe's scores, all fitted anew, have no part."""
     found = {name: value for name, value in numbers(summary).items() if ENDS not in name}
     return {name: v[1:] for name, v in found.items() if " coherent_share open" in name or " careless_rate adv" in name}
 
