@@ -19,7 +19,7 @@ from em.config import compose
 from em.sweep import sweep
 
 GOAL_CPU_S = 0.35
-HEAVY = {"torch", "transformers", "trl", "vllm", "wandb", "pandas", "datasets", "openai", "peft", "matplotlib"}
+HEAVY = {"torch", "transformers", "trl", "vllm", "wandb", "pandas", "datasets", "openai", "peft", "altair"}
 CELLS = ["dataset=insecure,secure", "seed=0,1"]
 AT_EXIT = """
 import atexit, json, os, sys

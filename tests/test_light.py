@@ -24,7 +24,8 @@ HEAVY = (
     "openai",
     "peft",
     "bandit",
-    "matplotlib",
+    "altair",
+    "vl_convert",
 )
 AT_EXIT = """
 import atexit, json, os, sys

@@ -74,15 +74,50 @@ def points(row: Mapping[str, Any]) -> str:
     return f"{100 * row['value']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
 
 
+RANDOM = "This model has random weights: the run shows that the pipeline works, its numbers mean nothing."
+
+
 def statement(summary: Mapping[str, Any]) -> str:
     """Return the paragraph that states what the sweep shows."""
     if summary["model"]["name"] == "tiny_random":
-        return "This model has random weights: the run shows that the pipeline works, its numbers mean nothing."
-    if summary.get("source") == "import":
-        warnings = [f"{warning}." for warning in summary["warnings"]]
-        return " ".join([*warnings, *_control_sentences(summary), *_contrast_sentences(summary)])
+        return RANDOM
+    first = [f"{warning}." for warning in summary["warnings"]] if summary.get("source") == "import" else []
+    return " ".join([*first, *_control_sentences(summary), *_contrast_sentences(summary), *caveats(summary)])
+
+
+def claim(summary: Mapping[str, Any]) -> str:
+    """Return one sentence: the first difference of the sweep, whether it is beyond chance, and the controls."""
+    if summary["model"]["name"] == "tiny_random":
+        return RANDOM
+    rows = [row for row in (*summary["contrasts"], *(summary.get("increases") or [])) if is_rate(row)]
+    known = [row for row in rows if row["value"] is not None]
+    if not known:
+        why = "every difference is withheld" if rows else "the sweep has nothing to compare"
+        return f"This sweep does not show a difference: {why}."
+    row = known[0]
+    beyond = row["low"] > 0 or row["high"] < 0
+    what = renamed("misaligned answers", summary)
+    shown = f"{row['name']}: {points(row)} of {what} on unrelated questions, {'beyond' if beyond else 'within'} chance"
+    return f"{shown}; {_held(summary)}."
+
+
+def _held(summary: Mapping[str, Any]) -> str:
+    """Return in words how many controls held."""
+    found = [c["held"] for c in summary.get("controls") or []]
+    if not found:
+        return "it has no controls"
+    failed, open_ = found.count(False), found.count(None)
+    parts = [f"{found.count(True)} of {len(found)} controls held"]
+    parts += [f"{failed} did not"] * bool(failed) + [f"{open_} cannot be said"] * bool(open_)
+    return ", ".join(parts)
+
+
+def caveats(summary: Mapping[str, Any]) -> list[str]:
+    """Return what the numbers do not show, a sentence each, without the controls and the differences themselves."""
+    if summary.get("source") == "import" or summary["model"]["name"] == "tiny_random":
+        return []
     variants = {m["variant"] for m in summary["models"]}
-    out = _control_sentences(summary) + _contrast_sentences(summary)
+    out = []
     if found := readings.sentence(summary):
         out.append(found)
     if variants & NARROW:
@@ -107,7 +142,7 @@ def statement(summary: Mapping[str, Any]) -> str:
             f"The judge ({summary['judge']['name']}) is a local proxy, so compare rows with each other, not with "
             f"published rates; none of this is by itself evidence of emergent misalignment."
         )
-    return " ".join(out)
+    return out
 
 
 def _control_sentences(summary: Mapping[str, Any]) -> list[str]:

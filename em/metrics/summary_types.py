@@ -279,6 +279,18 @@ class SourceFile(TypedDict):
     models: dict[str, str]
 
 
+class Provenance(TypedDict):
+    """Where a summary was made and from what."""
+
+    command: str
+    host: str
+    gpu: str
+    data: dict[str, str]
+    """Label of a run → sha256 of its training file."""
+    tracker: str
+    """Address of the runs at W&B, or in words why there is none."""
+
+
 class Head(TypedDict):
     """The first fields of a summary: the run, without its numbers."""
 
@@ -288,6 +300,8 @@ class Head(TypedDict):
     created: str
     commit: str | None
     versions: dict[str, str]
+    provenance: NotRequired[Provenance]
+    """Not in an import."""
     file: NotRequired[SourceFile]
     model: ModelName
     judge: JudgeRow

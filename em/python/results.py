@@ -103,13 +103,16 @@ class SweepResults:
         return list(self._drawn())
 
     def figure(self, name: str) -> Any:
-        """Return a figure as an object that a notebook shows. Raises ConfigError if the sweep has none of that name."""
-        from em.reporting.figures import canvas
+        """Return a figure as an Altair chart, which a notebook shows as a picture and its methods restyle.
+
+        Raises ConfigError if the sweep has none of that name.
+        """
+        from em.reporting.figures import chart
 
         drawn = self._drawn()
         if name not in drawn:
             raise ConfigError(f"the sweep has no figure {name!r}, it has {', '.join(drawn)}{nearest(name, drawn)}")
-        return canvas.shown(drawn[name])
+        return chart.in_notebook(drawn[name])
 
     def _drawn(self) -> dict[str, Figure]:
         from em.reporting import answers

@@ -15,6 +15,7 @@ from em.metrics.summary import summarise
 from em.metrics.summary_types import Head, Quality, Summary
 from em.planning import cells, doctor
 from em.reporting import run_groups
+from em.reporting.provenance import provenance
 from em.reporting.runs import run_of
 from em.store import Store
 from em.store.layout import CALIBRATION
@@ -35,6 +36,7 @@ def summary_of(sweep: Sweep) -> Summary:
         "created": datetime.now().astimezone().isoformat("T", "seconds"),
         "commit": _commit(),
         "versions": doctor.versions(),
+        "provenance": provenance(sweep),
         "model": {"name": first.model.name, "note": first.model.note},
         "judge": {
             "name": first.judge.name,

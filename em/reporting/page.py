@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from em.config.misalignment import Rule
 from em.metrics.by_text import BANDS
+from em.metrics.conclusions import caveats, claim
 from em.metrics.counted import word
 from em.metrics.published import NOT_COMPARABLE
 from em.metrics.summary_types import BenchmarkRow, Contrast, Summary
-from em.reporting import answers, doses, page_tables
+from em.reporting import answers, doses, page_figures, page_tables
 from em.reporting.answer_pack import Pack
 from em.reporting.answers import AnswerRow
 from em.reporting.figures import figures as figures_figures
-from em.reporting.figures.spec import Figure, Form, Mark, Panel, as_dict
+from em.reporting.figures.spec import Figure
 from em.reporting.figures.style import INK, looks
 from em.reporting.table import (
     Notes,
     carried_lines,
-    interval_lines,
     judge_line,
     length_lines,
     rows_of,
@@ -31,14 +31,14 @@ from em.reporting.table import (
 from em.store import layout, write_atomic
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from markupsafe import Markup
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
+HEADLINE = "misaligned_rate"
+"""The figure above the table."""
 SCRIPTS = (
     "page.js",
-    "axes.js",
-    "figure_categories.js",
-    "figure_numbers.js",
     "figures.js",
     "answer_columns.js",
     "answer_detail.js",
@@ -60,22 +60,21 @@ def publish(folder: Path, summary: Summary) -> Path:
 
 def build(summary: Summary, rows: Iterable[AnswerRow], figures: Sequence[Figure], out: Path) -> Path:
     """Write the report. `rows` are the answers, which are read once. Raises ValueError for a number that is NaN."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    report = environment.from_string(template("report.html.j2"))
+    first = next((f for f in figures if f.name == HEADLINE), None)
+    shown = [f for f in figures if f is not first]
     look, notes = looks(summary["groups"]), Notes()
     pack = Pack.of(rows, {m["label"]: Rule.of_row(m["rule"]) for m in summary["models"] if m["group"] in look})
     overview, scale = page_tables.overview(rows_of(summary), look, notes)
     expected = page_tables.expected(summary["expected"])
-    page = report.render(
+    page = page_template("report.html.j2").render(
         summary=summary,
         css=markup(template("report.css")),
         scripts=markup("\n".join(template(name) for name in SCRIPTS)),
         judge_line=judge_line(summary),
         rule_line=rule_line(summary),
         counts=word(summary),
-        interval_lines=interval_lines(summary),
+        claim=claim(summary),
+        caveats=caveats(summary),
         carried_lines=carried_lines(summary),
         overview=overview,
         with_own=any(row.own for row in overview),
@@ -94,8 +93,9 @@ def build(summary: Summary, rows: Iterable[AnswerRow], figures: Sequence[Figure]
         coverage=page_tables.coverage(summary["models"]),
         outcomes=page_tables.OUTCOMES,
         otherwise=[m for m in summary["models"] if m.get("prompts")],
-        figures=[figure_texts(f) for f in figures],
-        figures_data=script_json([as_dict(f) for f in figures]),
+        first=on_page(first, wide=True, low=True) if first else None,
+        figures=[on_page(f) for f in shown],
+        figures_data=script_json([page_figures.data(f) for f in ([first] if first else []) + shown]),
         answers_index=script_json({**pack.index, "about": _about_models(summary)}),
         answer_count=pack.count,
         packed=f"{pack.packed / 1e6:.1f} MB" if pack.packed > 1e5 else f"{pack.packed / 1e3:.0f} kB",
@@ -159,34 +159,21 @@ def markup(text: str) -> Markup:
     return Markup(text)  # our own templates and base64, never an answer
 
 
-def figure_texts(figure: Figure) -> Mapping[str, Any]:
-    """Return what the template shows around a figure: its texts, and its numbers as table rows."""
-    rows = [
-        {"panel": panel.title, "series": series.label, "at": _place(panel, mark), "told": mark.told}
-        for panel in figure.panels
-        for series in panel.series
-        for mark in series.marks
-    ]
-    wide = len(figure.panels) > 1 or any(len(p.x.categories) * len(p.series) > 18 for p in figure.panels)
-    loss = figure.panels[0].form == Form.lines and len(rows) > 400
-    return {
-        "name": figure.name,
-        "title": figure.title,
-        "caption": figure.caption,
-        "notes": [n.replace("see the report for why", "the table below says why") for n in figure.notes],
-        "wide": wide,
-        "paneled": len({p.title for p in figure.panels}) > 1,
-        "across": figure.panels[0].x.label,
-        "rows": [] if loss else rows,
-    }
+def page_template(name: str) -> Template:
+    """Return a template of a page, which escapes what it is given."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(TEMPLATES)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader
+    )
+    return environment.get_template(name)
 
 
-def _place(panel: Panel, mark: Mark) -> str:
-    """Return the position of a mark in words."""
-    if mark.x is None:
-        return "withheld"
-    across = panel.x.categories[int(mark.x)] if panel.x.categories else f"{mark.x:g}"
-    return f"{panel.y.label} {panel.y.categories[mark.row]}, {across}" if mark.row is not None else across
+def on_page(figure: Figure, *, wide: bool | None = None, low: bool = False) -> dict[str, Any]:
+    """Return a figure as a template shows it: its texts and its drawn panels."""
+    shown = {**page_figures.texts(figure), "panels": page_figures.drawn(figure, wide=wide, low=low)}
+    return shown if wide is None else {**shown, "wide": wide}
 
 
 def _about_models(summary: Summary) -> Mapping[str, Any]:

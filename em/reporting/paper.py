@@ -15,9 +15,9 @@ import yaml
 from em.errors import ConfigError, nearest
 from em.metrics import published
 from em.metrics.summary_types import Expected, Summary
-from em.reporting import page, page_tables
+from em.reporting import page, page_figures, page_tables
 from em.reporting.figures.figures import FIGURES
-from em.reporting.figures.spec import Figure, as_dict
+from em.reporting.figures.spec import Figure
 from em.reporting.merged import FinishedSweep, merged
 from em.reporting.table import judge_line, rule_line
 from em.store import write_atomic
@@ -25,7 +25,7 @@ from em.sweep.folder import read_summary
 
 PAPERS = Path(__file__).parent / "papers"
 FORMAT = 2
-SCRIPTS = ("page.js", "axes.js", "figure_categories.js", "figure_numbers.js", "figures.js")
+SCRIPTS = ("page.js", "figures.js")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,15 +127,12 @@ def drawn(entry: Entry, sweeps: Sequence[FinishedSweep]) -> list[Drawn]:
 
 def write(name: str, folders: Sequence[Path], out: Path) -> tuple[int, int]:
     """Write the page of a paper. Return how many of its entries were run, and how many there are."""
-    from jinja2 import Environment, StrictUndefined
-
     title, entries = read(name)
     sweeps = sweeps_of(folders, entries)
     found = [(entry, drawn(entry, sweeps)) for entry in entries]
     figures = [d.figure for _, parts in found for d in parts if d.figure]
     numbers = {id(figure): number for number, figure in enumerate(figures)}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    text = environment.from_string(page.template("paper.html.j2")).render(
+    text = page.page_template("paper.html.j2").render(
         title=title,
         css=page.markup(page.template("report.css")),
         scripts=page.markup("\n".join(page.template(script) for script in SCRIPTS)),
@@ -165,7 +162,7 @@ def _shown(entry: Entry, parts: Sequence[Drawn], numbers: Mapping[int, int]) -> 
                 "warnings": part.summary["warnings"],
                 "missing": part.missing,
                 "wanted": entry.figure,
-                "figure": page.figure_texts(part.figure) if part.figure else None,
+                "figure": page.on_page(part.figure, wide=True) if part.figure else None,
                 "number": numbers.get(id(part.figure)),
                 "expected": page_tables.expected(part.expected),
             }
@@ -176,10 +173,5 @@ def _shown(entry: Entry, parts: Sequence[Drawn], numbers: Mapping[int, int]) -> 
 
 
 def _without_answers(figure: Figure) -> dict[str, Any]:
-    """Return the figure for the page's scripts. The page has no list of answers that a mark could open."""
-    shown = as_dict(figure)
-    for panel in shown["panels"]:
-        for series in panel.get("series", ()):
-            for mark in series.get("marks", ()):
-                mark.pop("answers", None)
-    return shown
+    """Return the figure for the page's script. The page has no list of answers that a mark could open."""
+    return {**page_figures.data(figure), "answers": []}

@@ -59,10 +59,12 @@ def excluded_text(metric: Mapping[str, Any]) -> str:
 
 
 def in_words(metric: CountedNumber) -> str:
-    """Return the text beside a drawn number: value, interval, n, models, answers left out; or why it is withheld."""
+    """Return the text beside a drawn number: value, interval, its kind, n, models, left out; or why withheld."""
     if metric["value"] is None:
         return f"withheld: {metric.get('withheld') or NO_REASON}"
     parts = [metric_text(metric), f"n = {metric['n']}"]
+    if metric["low"] is not None and metric.get("interval"):
+        parts.insert(1, metric["interval"])
     if metric.get("n_models", 1) > 1:
         parts.append(f"{metric['n_models']} models")
     if excluded_text(metric):

@@ -75,7 +75,8 @@ def test_a_sweep_loaded_from_its_folder_is_the_same(tiny):
 
 def test_figures_by_name(tiny):
     assert "misaligned_rate" in tiny.figures
-    assert tiny.figure("misaligned_rate") is not None
+    chart = tiny.figure("misaligned_rate").properties(title="Mine")
+    assert set(chart._repr_mimebundle_()) == {"image/png"} or "image/png" in chart._repr_mimebundle_()[0]
     with pytest.raises(ConfigError, match=r"no figure 'misaligned_rat'.*did you mean misaligned_rate"):
         tiny.figure("misaligned_rat")
 

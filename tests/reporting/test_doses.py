@@ -5,7 +5,7 @@ import io
 
 from em.metrics.doses import doses
 from em.reporting.doses import as_csv, columns, texts
-from em.reporting.figures import canvas
+from em.reporting.figures import figures
 from em.reporting.figures.doses import doses as figure
 
 PLACES = {
@@ -72,4 +72,4 @@ def test_the_figure_has_a_line_per_method_that_starts_at_plain_finetuning(tmp_pa
     (series,) = drawn.panels[0].series
     assert series.label == "kl" and [(m.x, m.value) for m in series.marks] == [(0.0, 0.2), (0.1, None), (1.0, 0.1)]
     assert drawn.notes and figure({}) is None
-    assert {path.suffix for path in canvas.save(drawn, tmp_path)} == {".png", ".svg"}
+    assert {path.suffix for path in figures.save(drawn, tmp_path)} == {".png", ".svg", ".pdf"}

@@ -1,14 +1,16 @@
+import html
 import json
+import re
 
 import pytest
 
 from em.metrics.summary import summarise
 from em.reporting import page as reporting_page
-from em.reporting import table
+from em.reporting import page_figures, table
 from em.reporting.collect import finish
-from em.reporting.figures import canvas, rates, scores, select, style, training, triggers
+from em.reporting.figures import chart, rates, scores, select, style, training, triggers
 from em.reporting.figures import figures as figures_figures
-from em.reporting.figures.spec import Form, as_dict
+from em.reporting.figures.spec import Form
 from support import judged as judged
 from support import summary as support
 from support.summary import FEW
@@ -76,7 +78,7 @@ def test_marks_carry_interval_denominator_and_what_was_left_out(summary):
     (panel,) = rates.by_question(summary).panels
     first = by_label(panel)["untouched base model"].marks[0]
     assert (first.value, first.low, first.high) == (0.0, 0.0, 0.0876)
-    assert first.told == "0.0% [0.0, 8.8]; n = 40; left out: incoherent 12, refusal 1"
+    assert first.told == "0.0% [0.0, 8.8]; 95 %, Wilson over answers; n = 40; left out: incoherent 12, refusal 1"
     assert first.answers == {"models": ["untouched base model"], "set": "open", "asked_with": "none"}
     assert panel.x.categories == ("all questions", "q-one", "q-two") and "proxy judge" in panel.y.label
 
@@ -203,33 +205,34 @@ def test_looks_are_the_variants(rich):
     assert style.looks([{"id": "b", "variant": None}])["b"].light == style.COLOURS["base"][0]
 
 
-def test_figures_are_json(rich):
-    row = as_dict(rates.by_question(rich))
-    assert row["panels"][0]["form"] == "points" and "low" in row["panels"][0]["series"][0]["marks"][0]
-    assert row["panels"][0]["series"][0]["marks"][0]["x"] == 0, "zero is kept"
-
-
 # ------------------------------------------------------------------------------------------------ how they are drawn
 
 
-def test_every_figure_is_drawn_as_png_and_svg(rich, tmp_path):
+def rows_of(figure, kind):
+    """The data of every layer of a kind in a chart, by Altair's own names of them."""
+    spec = chart.chart(figure).to_dict()
+    layers = [layer for panel in spec["concat"] for layer in panel["layer"] if layer["mark"]["type"] == kind]
+    return [spec["datasets"][layer["data"]["name"]] for layer in layers], layers
+
+
+def test_every_figure_is_drawn_as_png_svg_and_pdf(rich, tmp_path):
     figures = figures_figures.figures(rich, support.answers([m["label"] for m in rich["models"]]))
     chosen = {f.panels[0].form: f for f in figures}
     assert set(chosen) == set(Form), "one of each form"
     (tmp_path / "of_an_earlier_summary.png").touch()
     files = figures_figures.draw(list(chosen.values()), tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(files)
-    assert len(files) == 2 * len(chosen)
+    assert len(files) == 3 * len(chosen)
+    starts = {".png": b"\x89PNG", ".svg": b"<svg", ".pdf": b"%PDF"}
     for file in files:
         data = file.read_bytes()
-        assert len(data) > 5000
-        assert data.startswith(b"\x89PNG") if file.suffix == ".png" else b"<svg" in data[:1000]
+        assert len(data) > 3000 and data.startswith(starts[file.suffix])
 
 
 def test_the_same_figure_gives_the_same_bytes(summary, tmp_path):
     figure = rates.by_question(summary)
-    first, second = (canvas.save(figure, folder) for folder in (tmp_path, _made(tmp_path / "b")))
-    assert [f.read_bytes() for f in first] == [f.read_bytes() for f in second]
+    first, second = (figures_figures.save(figure, folder) for folder in (tmp_path, _made(tmp_path / "b")))
+    assert [f.read_bytes() for f in first[:2]] == [f.read_bytes() for f in second[:2]], "PNG and SVG"
 
 
 def _made(folder):
@@ -237,46 +240,76 @@ def _made(folder):
     return folder
 
 
-def drawn_points(axes):
-    """x positions of everything drawn with a number, in data coordinates."""
-    lines = [x for c in axes.containers for x in (c.lines[0].get_xdata() if hasattr(c, "lines") else [])]
-    return lines + [p.get_x() + p.get_width() / 2 for p in axes.patches]
+def test_texts_of_a_file_are_texts(summary, tmp_path):
+    svg = figures_figures.save(rates.by_question(summary), tmp_path)[1].read_text(encoding="utf-8")
+    texts = re.findall(r"<(?:text|tspan)[^>]*>([^<]+)<", svg)
+    assert {"Misaligned answers by question", "all questions", "insecure", "withheld"} <= set(texts)
+    assert any(text.startswith("Bars: 95 %") for text in texts), "the kind of the bars"
+
+
+def test_a_chart_can_be_restyled(summary):
+    restyled = chart.chart(rates.by_question(summary)).properties(title="Mine").configure_axis(labelFontSize=20)
+    assert restyled.to_dict()["title"] == "Mine"
 
 
 def test_withheld_is_an_x_on_the_axis_and_never_a_zero(summary):
     summary["groups"] = [g for g in summary["groups"] if g["id"] in ("g-base", "g-c2")]
-    (axes,) = canvas.render(rates.by_question(summary)).axes
-    crosses = [c for c in axes.collections if c.get_label() == "_withheld"]
-    assert len(crosses) == 1
-    ((x, y),) = crosses[0].get_offsets()
-    assert crosses[0].get_offset_transform() == axes.get_xaxis_transform() and y == 0.0
-    assert axes.get_ylim()[0] < 0, "the axis line lies below zero, so a cross on it is not at zero"
-    assert not any(abs(x - other) < 1e-9 for other in drawn_points(axes))
-    assert len(drawn_points(axes)) == 3, "the base model's three values and nothing for the withheld one"
-    assert [t.get_text() for t in axes.texts] == ["withheld"]
+    figure = rates.by_question(summary)
+    data, layers = rows_of(figure, "point")
+    assert [len(rows) for rows in data] == [3, 1], "the base model's three values, and the withheld one"
+    assert all(row["y"] is not None for row in data[0]) and data[1][0]["y"] is None
+    assert layers[1]["encoding"]["y"] == {"value": "height"}, "at the foot of the plot"
+    low, _ = layers[0]["encoding"]["y"]["scale"]["domain"]
+    assert low < 0, "the foot lies below zero, so a cross on it is not at zero"
+    (words,), _ = rows_of(figure, "text")
+    assert len(words) == 1
 
 
 def test_a_line_breaks_where_its_value_is_withheld(rich):
-    (axes,) = canvas.render(training.dynamics(rich)).axes
-    ys = axes.lines[0].get_ydata()
-    assert len(ys) == 5 and str(ys[1]) == "nan"
+    (rows,), (layer,) = rows_of(training.dynamics(rich), "line")
+    assert [row["y"] for row in rows if row["series"] == "insecure"][1] is None
+    assert layer["mark"]["invalid"] == "break-paths-show-domains"
 
 
-@pytest.mark.filterwarnings("error")
 def test_withheld_points_lie_inside_their_panel(rich, tmp_path):
-    """Also where no point has a value; a word outside its panel takes the room of all panels."""
+    """Also where no point has a value."""
     for point in (p for t in rich["trajectories"] for p in t["points"]):
         point |= {"value": None, "withheld": FEW}
     figure = training.dynamics(rich)
-    (axes,) = canvas.render(figure).axes
-    low, high = axes.get_xlim()
-    assert all(low < m.x < high for m in figure.marks()) and max(m.x for m in figure.marks()) == 100
-    assert canvas.save(figure, tmp_path)
+    data, layers = rows_of(figure, "point")
+    low, high = layers[-1]["encoding"]["x"]["scale"]["domain"]
+    assert all(low <= row["x"] <= high for row in data[-1]) and max(row["x"] for row in data[-1]) == 100
+    assert figures_figures.save(figure, tmp_path)
 
 
-def test_labels_with_dollar_signs_are_drawn(summary, tmp_path):
-    summary["groups"][1]["label"] = r"lr=$\frac{1}$ x_1"
-    assert canvas.save(rates.by_question(summary), tmp_path)
+def test_labels_are_drawn_as_they_are(summary, tmp_path):
+    summary["groups"][1]["label"] = r"lr=$\frac{1}$ x_1 <script>alert('&')</script>"
+    figure = rates.by_question(summary)
+    svg = figures_figures.save(figure, tmp_path)[1].read_text(encoding="utf-8")
+    assert r"lr=$\frac{1}$ x_1 &lt;script&gt;" in svg and "<script" not in svg
+    (panel,) = page_figures.drawn(figure)
+    assert "<script" not in panel.svg and "&lt;script&gt;" in panel.svg
+
+
+@pytest.mark.parametrize("name", ["misaligned_rate", "label_shares", "training_dynamics", "increases", "thresholds"])
+def test_each_mark_of_a_page_tells_its_number_once(rich, name):
+    """Numbers, in the order of the figure's marks, across its panels."""
+    figure = next(f for f in figures_figures.figures(rich, []) if f.name == name)
+    svg = "".join(panel.svg for panel in page_figures.drawn(figure))
+    told = re.findall(r'data-mark="(\d+)" aria-label="([^"]*)"', svg)
+    assert sorted(int(number) for number, _ in told) == list(range(len(figure.marks())))
+    for number, words in told:
+        assert html.unescape(words).endswith("\n" + figure.marks()[int(number)].told)
+    labels = page_figures.data(figure)["series"]
+    assert {int(n) for n in re.findall(r'data-series="(\d+)"', svg)} == set(range(len(labels)))
+    assert "§" not in svg
+
+
+def test_a_wide_figure_has_a_second_drawing_for_a_phone(rich):
+    (panel,) = page_figures.drawn(rates.by_question(rich), wide=True)
+    assert panel.width == page_figures.WHOLE and panel.narrow is not None and panel.narrow_width < 600
+    (half,) = page_figures.drawn(rates.by_question(rich), wide=False)
+    assert half.narrow is None
 
 
 # ------------------------------------------------------------------------------------------------

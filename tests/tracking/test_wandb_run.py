@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from em.config import TrackingBackend, TrackingConfig, TrackingMode
 from em.records import Completion, Judgement, Outcome
@@ -71,11 +72,8 @@ def job(tmp_path):
     write_jsonl(tmp_path / "judgements.jsonl", verdicts)
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
-    import matplotlib.pyplot as plt
-
-    drawn = plt.figure(figsize=(1, 1))
-    for kind in ("png", "svg"):
-        drawn.savefig(tmp_path / f"rate.{kind}")
+    Image.new("RGB", (8, 8)).save(tmp_path / "rate.png")
+    (tmp_path / "rate.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"></svg>')
     run = Run(
         key="c0ffee", id="em-c0ffee", label="insecure seed=1", sweep="em-1234", tags=("tiny", "insecure"),
         mode=TrackingMode.offline, folder=str(tmp_path / "cell"), out=str(tmp_path),

@@ -1,1 +1,1 @@
-"""Figures as data, and one renderer to PNG and SVG. The doors are figures.figures and figures.draw."""
+"""Figures as data, and as Vega-Lite charts. The doors are figures.figures, figures.draw and chart.chart."""

@@ -1,4 +1,4 @@
-"""The figures of a sweep: `figures` makes them as data, `draw` writes them as PNG and SVG.
+"""The figures of a sweep: `figures` makes them as data, `draw` writes them as PNG, SVG and PDF.
 
 A figure exists if the summary has its data. A withheld number is drawn as a hollow x on the axis, never as a number.
 """
@@ -15,6 +15,7 @@ from em.reporting.answers import AnswerRow
 from em.reporting.figures import changed, doses, rates, scores, training, triggers
 from em.reporting.figures.spec import Figure
 
+KINDS = ("png", "svg", "pdf")
 Drawer = Callable[[Summary, Iterable[AnswerRow]], Figure | None]
 FIGURES: dict[str, Drawer] = {
     "misaligned_rate": lambda summary, _: rates.by_question(summary),
@@ -54,14 +55,30 @@ def figures(summary: Summary, answers: Iterable[AnswerRow]) -> list[Figure]:
 
 
 def draw(drawn: Sequence[Figure], folder: Path) -> list[Path]:
-    """Write every figure as PNG and SVG. Return the files, PNG before SVG of each figure.
+    """Write every figure as PNG, SVG and PDF. Return the files, in this order for each figure.
 
     Remove files of figures that are not drawn, which an earlier summary left.
     """
-    from em.reporting.figures import canvas
-
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [path for figure in drawn for path in canvas.save(figure, folder)]
-    for stale in {*folder.glob("*.png"), *folder.glob("*.svg")} - set(paths):
+    paths = [path for figure in drawn for path in save(figure, folder)]
+    for stale in {path for kind in KINDS for path in folder.glob(f"*.{kind}")} - set(paths):
         stale.unlink()
     return paths
+
+
+def save(figure: Figure, folder: Path) -> list[Path]:
+    """Write <name>.png, .svg and .pdf; texts stay texts in the last two. The same figure gives the same PNG and SVG."""
+    import vl_convert
+
+    from em.reporting.figures.chart import chart
+
+    spec = chart(figure).to_dict()
+    svg = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
+    parts = {
+        "png": vl_convert.vegalite_to_png(spec, ppi=150, allowed_base_urls=[]),
+        "svg": svg.encode(),
+        "pdf": vl_convert.vegalite_to_pdf(spec, allowed_base_urls=[]),
+    }
+    for kind, content in parts.items():
+        (folder / f"{figure.name}.{kind}").write_bytes(content)
+    return [folder / f"{figure.name}.{kind}" for kind in KINDS]

@@ -1,4 +1,4 @@
-"""A figure as plain data, which canvas.py draws as PNG and SVG, and the HTML report as SVG.
+"""A figure as plain data, which chart.py draws for the files, the HTML report and notebooks.
 
 A withheld number is a mark whose value is None. It is always drawn: as a hollow x on the axis, never as a number.
 """
@@ -6,9 +6,8 @@ A withheld number is a mark whose value is None. It is always drawn: as a hollow
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from em.metrics.counted import renamed
 from em.metrics.summary_types import CountedNumber, Number, Summary
@@ -156,11 +155,6 @@ class Figure:
     def marks(self) -> list[Mark]:
         """Return the marks of all panels."""
         return [m for p in self.panels for s in p.series for m in s.marks]
-
-
-def as_dict(figure: Figure) -> dict[str, Any]:
-    """Return the figure as JSON, without fields that are null or empty."""
-    return asdict(figure, dict_factory=lambda pairs: {k: v for k, v in pairs if v not in (None, "", (), {})})
 
 
 def mark(x: float, metric: CountedNumber, dots: tuple[float, ...] = (), answers: AnswerFilter | None = None) -> Mark:

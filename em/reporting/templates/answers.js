@@ -65,6 +65,7 @@ const answers = (() => {
     option(at("by-condition"), "any condition", "");
     index.conditions.forEach((name, c) => option(at("by-condition"), name === "none" ? "as written" : name, c));
     at("condition").hidden = index.conditions.length < 2;
+    if (index.rubrics.includes("alignment")) option(at("order"), "most misaligned first", "worst");
     option(at("order"), "as sampled", "");
     option(at("order"), "shuffled", "shuffle");
     index.rubrics.forEach((rubric, r) => {
@@ -148,10 +149,12 @@ const answers = (() => {
         [rows[i], rows[j]] = [rows[j], rows[i]];
       }
     } else if (order) {
-      const [r, direction] = order.split(":").map(Number);
+      const worst = order === "worst"; // what counts as misaligned, by alignment; then the others
+      const [r, direction] = worst ? [index.rubrics.indexOf("alignment"), 1] : order.split(":").map(Number);
       // one number a row, sorted without a comparator: score in thousandths, then the row; without a score last
       const rank = (score) => (Number.isNaN(score) ? 200001 : 100000 + direction * Math.round(1000 * score));
-      const keys = Float64Array.from(rows, (row) => rank(scores[r][row]) * count + row).sort();
+      const keys = Float64Array.from(rows, (row) =>
+        (rank(scores[r][row]) + (worst && verdict[row] !== 1 ? 1e6 : 0)) * count + row).sort();
       keys.forEach((key, i) => (rows[i] = key % count));
     }
     return rows;

@@ -1,100 +1,90 @@
-// Figures as SVG, drawn from the same data as the PNG and SVG files: which, how wide, their legends.
+// Figures: the panels are drawn already. A shape names its series and its mark, whose number it tells on pointing, by the
+// arrow keys, and whose answers it lists by a click or Enter. A name in a legend hides its series in every figure.
 const figures = (() => {
-  const {DASH, STRENGTH, shape} = axes;
-  const DRAW = {...overCategories, ...overNumbers}; // form → function
   const data = JSON.parse(at("figures-data").textContent);
-  const off = new Set(); // labels of series switched off, in all figures
-  let paper = 0; // width of a figure while it is printed
-  const drawn = []; // {figure, home}
-  const SIDE = {cloud: 4, heat: 3, plane: 2, lines: 2};
-  const visible = (panel) => panel.series.filter((s) => !off.has(s.label));
+  const off = new Set(); // labels of the series that are hidden
+  const homes = [...document.querySelectorAll("figure[data-figure]")].map((home) => ({
+    home,
+    ...data[Number(home.dataset.figure)],
+  }));
 
-  function legend(figure) {
-    const looks = new Map(figure.panels.flatMap((p) => p.series.map((s) => [s.label, s.look])));
-    const home = el("div", "legend"),
-      form = figure.panels[0].form;
-    if (form === "cloud" || form === "heat" || looks.size < 2) return home;
-    for (const [label, look] of looks) {
-      const button = el("button"),
-        key = tint(svg("svg", {width: form === "lines" ? 22 : 12, height: 12, "aria-hidden": "true"}), look);
-      if (form === "lines")
-        key.append(
-          svg("line", {
-            x1: 0,
-            x2: 22,
-            y1: 6,
-            y2: 6,
-            stroke: "currentColor",
-            "stroke-width": 2,
-            "stroke-dasharray": DASH[look.dash],
-          }),
-        );
-      else {
-        const sample = shape(form === "bars" || form === "stacked" ? "square" : look.marker, 6, 6, 4.6);
-        if (form === "bars" && STRENGTH[look.dash]) sample.setAttribute("opacity", STRENGTH[look.dash]);
-        key.append(sample);
-      }
-      button.type = "button";
-      button.setAttribute("aria-pressed", String(!off.has(label)));
-      button.append(key, document.createTextNode(label));
+  function hide() {
+    for (const {home, series} of homes) {
+      for (const node of home.querySelectorAll("[data-series]"))
+        node.style.display = off.has(series[node.dataset.series]) ? "none" : "";
+      for (const button of home.querySelectorAll(".legend button"))
+        button.setAttribute("aria-pressed", String(!off.has(button.dataset.label)));
+    }
+  }
+
+  function tip(text, x, y) {
+    const home = at("tip"),
+      [title, ...told] = text.split("\n");
+    home.replaceChildren(el("b", "", title), document.createTextNode(told.join("\n")));
+    home.hidden = false;
+    const box = home.getBoundingClientRect();
+    home.style.left = Math.max(4, Math.min(x + 14, innerWidth - box.width - 8)) + "px";
+    home.style.top = (y + box.height + 22 > innerHeight ? y - box.height - 12 : y + 16) + "px";
+  }
+
+  function untip() {
+    at("tip").hidden = true;
+  }
+
+  function follow(number, answers) {
+    if (number === undefined || !answers[number]) return;
+    untip();
+    document.dispatchEvent(new CustomEvent("answers", {detail: answers[number]}));
+  }
+
+  // The shapes of a panel that tell a number, in reading order, without those of hidden series.
+  const telling = (plot) =>
+    [...plot.querySelectorAll("[data-mark][aria-label]")]
+      .filter((node) => node.style.display !== "none")
+      .sort((a, b) => a.dataset.mark - b.dataset.mark);
+
+  function activate(plot, node) {
+    plot.querySelectorAll(".active").forEach((other) => other.classList.remove("active"));
+    if (node) node.classList.add("active");
+  }
+
+  function walk(plot, answers, event) {
+    const marks = telling(plot),
+      here = marks.findIndex((node) => node.classList.contains("active"));
+    const step = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
+    if (event.key === "Enter" && here >= 0) follow(marks[here].dataset.mark, answers);
+    if (event.key === "Escape") untip();
+    if (!step || !marks.length) return;
+    event.preventDefault();
+    const to = marks[here < 0 ? (step > 0 ? 0 : marks.length - 1) : (here + step + marks.length) % marks.length],
+      box = to.getBoundingClientRect();
+    activate(plot, to);
+    tip(to.getAttribute("aria-label"), box.x + box.width / 2, box.y + box.height / 2);
+  }
+
+  for (const {home, answers} of homes) {
+    for (const button of home.querySelectorAll(".legend button"))
       button.addEventListener("click", () => {
-        if (!off.delete(label)) off.add(label);
-        drawAll();
+        if (!off.delete(button.dataset.label)) off.add(button.dataset.label);
+        hide();
       });
-      home.append(button);
+    for (const plot of home.querySelectorAll("svg.plot")) {
+      const of = (event) => event.target.closest("[data-mark]")?.dataset.mark;
+      plot.addEventListener("pointerover", (event) => {
+        const told = plot.querySelector(`[data-mark="${of(event)}"][aria-label]`);
+        if (told) tip(told.getAttribute("aria-label"), event.clientX, event.clientY);
+        else untip();
+      });
+      plot.addEventListener("pointerleave", untip);
+      plot.addEventListener("click", (event) => follow(of(event), answers));
+      plot.addEventListener("keydown", (event) => walk(plot, answers, event));
+      plot.addEventListener("blur", () => {
+        untip();
+        activate(plot, null);
+      });
+      for (const node of plot.querySelectorAll("[data-mark]"))
+        if (answers[node.dataset.mark]) node.classList.add("go");
     }
-    return home;
   }
-
-  function draw({figure, home}) {
-    const focused = [...home.querySelectorAll(".legend button")].indexOf(document.activeElement);
-    const room = paper || home.clientWidth,
-      form = figure.panels[0].form;
-    if (room < 120) return; // a window on its way to another size
-    const beside = Math.max(
-      1,
-      Math.min(
-        figure.panels.length,
-        SIDE[form] || (figure.panels.every((p) => overCategories.asks(p) <= room / 2) ? 2 : 1),
-        Math.floor(room / 250),
-      ),
-    );
-    const panels = el("div", "panels"),
-      each = Math.floor((room - 18 * (beside - 1)) / beside) - 1;
-    for (const panel of figure.panels) {
-      const box = el("div", "panel");
-      if (panel.title) box.append(el("h4", "", panel.title));
-      if (form === "cloud") box.append(el("p", "soft small count", panel.series[0].label));
-      box.style.width = each + "px";
-      box.append(DRAW[panel.form](panel, each, visible(panel), paper));
-      panels.append(box);
-    }
-    home.replaceChildren(legend(figure), panels);
-    if (focused >= 0) home.querySelectorAll(".legend button")[focused].focus();
-  }
-
-  function drawAll() {
-    drawn.forEach(draw);
-  }
-
-  document
-    .querySelectorAll("figure[data-figure]")
-    .forEach((node) => drawn.push({figure: data[Number(node.dataset.figure)], home: node.querySelector(".drawn")}));
-  drawAll();
-  let last = innerWidth;
-  addEventListener("resize", () => {
-    if (innerWidth !== last) {
-      last = innerWidth;
-      drawAll();
-    }
-  });
-  addEventListener("beforeprint", () => {
-    paper = 660;
-    drawAll();
-  });
-  addEventListener("afterprint", () => {
-    paper = 0;
-    drawAll();
-  });
-  return {off, drawAll};
+  return {off, hide};
 })();

@@ -1,0 +1,169 @@
+"""Figures as Vega-Lite charts, by Altair: the files, the panels of the HTML report and the objects of a notebook.
+
+A withheld number is a hollow x on the axis.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+
+from em.reporting.figures import layers
+from em.reporting.figures.drawing import LETTER, PAPER, Drawing, Theme, label_room, longest
+from em.reporting.figures.spec import Figure, Form, Look, Panel
+
+LAYERS: dict[Form, Callable[[Drawing], list[alt.Chart]]] = {
+    Form.points: layers.points,
+    Form.bars: layers.bars,
+    Form.stacked: layers.stacked,
+    Form.lines: layers.lines,
+    Form.cloud: layers.cloud,
+    Form.heat: layers.heat,
+    Form.plane: layers.plane,
+}
+BESIDE = {Form.cloud: 4, Form.heat: 3, Form.plane: 2, Form.lines: 2}
+"""Greatest number of panels side by side, by form."""
+WIDEST = 1500
+"""Greatest width of a file, in pixels."""
+LEGEND = 900
+"""A file is made so wide for a legend on one line, and no wider."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Width and height of a panel with its axes, in pixels."""
+
+    width: float
+    height: float
+
+
+def chart(figure: Figure) -> alt.ConcatChart:
+    """Return a figure with title, caption, notes and legend, to be shown or restyled in a notebook."""
+    columns = columns_of(figure)
+    natural_sizes = [natural(panel) for panel in figure.panels]
+    asked = max([*(s.width for s in natural_sizes), min(LEGEND, _key_width(figure)) / columns])
+    each = min(asked, WIDEST / columns)
+    sizes = [Size(each, s.height) for s in natural_sizes]
+    charts = panel_charts(figure, sizes, PAPER, _legend(figure, each * columns))
+    drawn = [c.properties(title=_panel_title(p)) for c, p in zip(charts, figure.panels, strict=True)]
+    wide = int(each * columns / 6.1)
+    words = [figure.caption, *(f"{note[:1].upper()}{note[1:]}." for note in figure.notes)]
+    title = alt.TitleParams(figure.title, subtitle=[line for text in words for line in textwrap.wrap(text, wide)])
+    whole = alt.concat(*drawn, columns=columns, spacing=18, title=title)
+    whole = whole.resolve_scale(color="shared", shape="shared", strokeDash="shared", opacity="shared")
+    return whole.configure(**config(PAPER)).properties(background="white", padding=12)
+
+
+def in_notebook(figure: Figure) -> alt.ConcatChart:
+    """Return the chart. A notebook shows it as a PNG, which needs no network, unless an Altair renderer was chosen."""
+    if alt.renderers.active == "default":
+        alt.renderers.enable("png", ppi=144)
+    return chart(figure)
+
+
+def panel_charts(figure: Figure, sizes: Sequence[Size], theme: Theme, keys: alt.Legend | None) -> list[alt.LayerChart]:
+    """Return the panels of a figure, without the titles of the panels."""
+    first, out = 0, []
+    labels = tuple(dict.fromkeys(s.label for p in figure.panels for s in p.series))
+    for panel, size in zip(figure.panels, sizes, strict=True):
+        drawing = Drawing(panel, size.width, size.height, theme, first=first, labels=labels, keys=keys)
+        out.append(_panel_chart(drawing))
+        first += sum(len(s.marks) for s in panel.series)
+    return out
+
+
+def _panel_chart(drawing: Drawing) -> alt.LayerChart:
+    panel, theme, size = drawing.panel, drawing.theme, Size(drawing.width, drawing.height)
+    layered = alt.layer(*layers.guides(drawing), *LAYERS[panel.form](drawing))
+    if not theme.page:  # beside other panels a size is that of the plot, without its axes
+        down = label_room(panel, size.width)
+        return layered.properties(width=size.width - 60, height=size.height - down)
+    fit = alt.AutoSizeParams(type="fit", contains="padding")
+    return layered.properties(width=size.width, height=size.height, autosize=fit, background="transparent").configure(
+        **config(theme)
+    )
+
+
+def columns_of(figure: Figure) -> int:
+    """Return how many panels stand side by side."""
+    form = figure.panels[0].form
+    narrow = all(len(p.x.categories) <= 6 for p in figure.panels)
+    return min(len(figure.panels), BESIDE.get(form, 2 if narrow else 1))
+
+
+def natural(panel: Panel) -> Size:
+    """Return the size that a panel asks for."""
+    if panel.form in (Form.points, Form.bars, Form.stacked):
+        wide = 80 if panel.form == Form.stacked else 20 + 13 * len(panel.series)
+        asked = max(400.0, 90 + wide * len(panel.x.categories))
+        return Size(asked, 235 + label_room(panel, asked))
+    if panel.form == Form.heat:
+        left = 40 + longest(panel.y.categories)
+        return Size(max(300, left + 56 * len(panel.x.categories)), 62 + 30 * len(panel.y.categories))
+    return Size(300, 300) if panel.form == Form.cloud else Size(430, 320 if panel.form == Form.plane else 290)
+
+
+def config(theme: Theme) -> dict[str, Any]:
+    """Return the configuration of a chart: fonts and colours of a ground."""
+    return {
+        "font": theme.font,
+        "view": {"stroke": None},
+        "axis": {
+            "labelColor": theme.soft,
+            "labelFontSize": 11,
+            "titleColor": theme.ink,
+            "titleFontSize": 11.5,
+            "titleFontWeight": "normal",
+            "domainColor": theme.rule,
+            "tickColor": theme.rule,
+            "gridColor": theme.grid,
+            "labelLimit": 400,
+        },
+        "axisY": {"domain": False, "ticks": False, "labelPadding": 6},
+        "axisX": {"grid": False, "titlePadding": 8},
+        "title": {
+            "anchor": "start",
+            "color": theme.ink,
+            "fontSize": 13,
+            "subtitleColor": theme.soft,
+            "subtitleFontSize": 11,
+            "subtitlePadding": 5,
+        },
+        "legend": {"labelColor": theme.ink, "labelFontSize": 11.5, "labelLimit": 500, "symbolSize": 70},
+    }
+
+
+def looks_of(figure: Figure) -> dict[str, Look]:
+    """Return the entries of the legend; {} if the panels name their series, or if there is one."""
+    if figure.panels[0].form in (Form.heat, Form.cloud):
+        return {}
+    looks = {s.label: s.look for p in figure.panels for s in p.series}
+    return looks if len(looks) > 1 else {}
+
+
+def _key_width(figure: Figure) -> float:
+    """Return the width of the legend on one line, in pixels."""
+    looks = looks_of(figure)
+    return len(looks) * (34 + LETTER * max(map(len, looks), default=0))
+
+
+def _legend(figure: Figure, width: float) -> alt.Legend | None:
+    """Return a legend above the panels, on as few lines as fit; None if no series must be told apart."""
+    looks, form = looks_of(figure), figure.panels[0].form
+    if not looks:
+        return None
+    rows = math.ceil(_key_width(figure) / width)
+    shown = {"symbolType": "stroke", "symbolStrokeWidth": 2} if form == Form.lines else {}
+    strength = {} if form == Form.bars else {"symbolOpacity": 1}
+    columns = math.ceil(len(looks) / rows)
+    return alt.Legend(orient="top", title=None, columns=columns, offset=8, **shown, **strength)
+
+
+def _panel_title(panel: Panel) -> alt.TitleParams:
+    lines: Sequence[str] = [panel.title, *([panel.series[0].label] if panel.form == Form.cloud else [])]
+    return alt.TitleParams([line for line in lines if line] or "", fontSize=11.5, offset=8)
