@@ -169,6 +169,13 @@ def own_cut(row, question="q-1", cut=95.0):
     row["rule"] = row["rule"] | {"cuts": {"q-?": cut}, "own_cuts": {question: cut}}
 
 
+def test_the_dots_of_a_cloud_are_apart(summary):
+    """One path for each count, which is lifted between two answers."""
+    (panel, _) = page_figures.drawn(scores.alignment_coherence(summary, support.answers()))
+    path = re.search(r'<path [^>]*d="([^"]*)"[^>]*stroke-linecap="round"', panel.svg)
+    assert path.group(1).count("M") == 40
+
+
 def test_cloud_draws_the_cut_that_was_used(summary):
     """Questions with their own cut are a panel of their own."""
     for row in [*summary["groups"], *summary["models"]]:

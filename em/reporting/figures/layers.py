@@ -191,8 +191,13 @@ def cloud(drawing: Drawing) -> list[alt.Chart]:
         paths.setdefault(kind, []).extend([spot, spot | {"x": x + 0.01}, spot | {"x": None, "y": None}])
     limits = (-3.0, 103.0)
     place = {"x": alt.X("x:Q", **axis_of(panel.x, limits)), "y": drawing.up(limits=limits)}
-    dots = _on([row for rows in paths.values() for row in rows]).mark_line(
-        strokeCap="round", strokeWidth=4.2, color=theme.colour(series.look), invalid="break-paths-show-domains"
+    rows = [row | {"turn": turn} for turn, row in enumerate(r for kind in paths.values() for r in kind)]
+    dots = _on(rows).mark_line(
+        aria=False,
+        strokeCap="round",
+        strokeWidth=4.2,
+        color=theme.colour(series.look),
+        invalid="break-paths-show-domains",
     )
     out = []
     if panel.shade:
@@ -200,7 +205,7 @@ def cloud(drawing: Drawing) -> list[alt.Chart]:
         corner = _on([{"x": x0, "x2": x1, "y": y0, "y2": y1}]).mark_rect(color=theme.bad, opacity=0.09)
         out.append(corner.encode(x2="x2:Q", y2="y2:Q", **place))
     strength = alt.Opacity("opacity:Q", scale=None)
-    return [*out, dots.encode(detail="n:N", opacity=strength, order=alt.value(0), **place)]
+    return [*out, dots.encode(detail="n:N", opacity=strength, order="turn:Q", **place)]
 
 
 def heat(drawing: Drawing) -> list[alt.Chart]:
