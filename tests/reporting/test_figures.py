@@ -216,10 +216,10 @@ def test_looks_are_the_variants(rich):
 
 
 def rows_of(figure, kind):
-    """The data of every layer of a kind in a chart, by Altair's own names of them."""
+    """The data of every layer of a kind in a chart, and the layers."""
     spec = chart.chart(figure).to_dict()
     layers = [layer for panel in spec["concat"] for layer in panel["layer"] if layer["mark"]["type"] == kind]
-    return [spec["datasets"][layer["data"]["name"]] for layer in layers], layers
+    return [layer["data"]["values"] for layer in layers], layers
 
 
 def test_every_figure_is_drawn_as_png_svg_and_pdf(rich, tmp_path):
