@@ -170,7 +170,7 @@ def page_template(name: str) -> Template:
     return environment.get_template(name)
 
 
-def on_page(figure: Figure, *, wide: bool | None = None, low: bool = False) -> dict[str, Any]:
+def on_page(figure: Figure, *, wide: bool | None = None, low: bool = False) -> Mapping[str, Any]:
     """Return a figure as a template shows it: its texts and its drawn panels."""
     shown = {**page_figures.texts(figure), "panels": page_figures.drawn(figure, wide=wide, low=low)}
     return shown if wide is None else {**shown, "wide": wide}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,7 +108,7 @@ def natural(panel: Panel) -> Size:
     return Size(300, 300) if panel.form == Form.cloud else Size(430, 320 if panel.form == Form.plane else 290)
 
 
-def config(theme: Theme) -> dict[str, Any]:
+def config(theme: Theme) -> Mapping[str, Any]:
     """Return the configuration of a chart: fonts and colours of a ground."""
     return {
         "font": theme.font,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,7 +183,7 @@ def _values(mark: Mark) -> list[float]:
     return [v for v in (mark.value, mark.low, mark.high, *mark.dots) if v is not None]
 
 
-def axis_of(axis: Axis, limits: Sequence[float], *, up: bool = False) -> dict[str, Any]:
+def axis_of(axis: Axis, limits: Sequence[float], *, up: bool = False) -> Mapping[str, Any]:
     shown = alt.Axis(
         tickCount=5, title=axis.label or None, **(ABOVE if up else {}), **({"format": "~%"} if axis.share else {})
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -38,7 +38,7 @@ PART = alt.Description("part:N")
 TOLD = {"description": alt.Description("told:N"), "tooltip": alt.Tooltip("told:N")}
 
 
-def _tooltip(drawing: Drawing) -> dict[str, Any]:
+def _tooltip(drawing: Drawing) -> Mapping[str, Any]:
     """Return the channels that tell a number: the page shows it by its own script."""
     return {"description": TOLD["description"]} if drawing.theme.page else TOLD
 
