@@ -51,7 +51,15 @@ class Theme:
         return f"light-dark({look.light}, {look.dark})" if self.page else look.light
 
 
-PAPER = Theme("#222222", "#555555", "#dddddd", "#777777", "#ffffff", "#b5433a", "Liberation Sans, Arial, sans-serif")
+PAPER = Theme(
+    ink="#222222",
+    soft="#555555",
+    grid="#dddddd",
+    rule="#777777",
+    ground="#ffffff",
+    bad="#b5433a",
+    font="Liberation Sans, Arial, sans-serif",
+)
 PAGE = Theme(
     ink="var(--ink)",
     soft="var(--soft)",
