@@ -148,7 +148,7 @@ def options_of(group: str, config_dir: Path | None = None) -> list[str]:
 
 def _near_option(option: str, names: Sequence[str]) -> str:
     """Return "; did you mean X?"; the name may lack its folder: e1_insecure stands for betley2025/e1_insecure."""
-    inside = [name for name in names if option and name.endswith(f"/{option}")]
+    inside = [name for name in names if option and (name.endswith(f"/{option}") or name.startswith(option))]
     return f"; did you mean {inside[0]}?" if inside else nearest(option, names)
 
 
