@@ -131,7 +131,7 @@ def no_such_option(group: str, option: str, listed: Sequence[str]) -> str:
     `listed`: the options that Hydra names. Those in folders, e.g. experiment=betley2025/e1_insecure, are added.
     """
     known = set(options_of(group)) | {name for name in listed if not (Path(CONF_DIR) / group / name).is_dir()}
-    given = f"{group}={option} is no option" if option else f"{group}= needs an option"
+    given = f"{group} has no option {option}" if option else f"{group}= needs an option"
     names = sorted(known, key=lambda name: (name.count("/"), name))
     inside = option.rpartition("/")[0]
     shown = [name for name in names if group == "experiment" or name.rpartition("/")[0] in ("", inside)]

@@ -1,4 +1,4 @@
-"""What a blind reader found in answers of a recipe (readings.yaml), for the statement of a sweep with that recipe."""
+"""What a reader found in answers of a recipe (readings.yaml), for the statement of a sweep with that recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ READINGS = Path(__file__).parent / "readings.yaml"
 
 @dataclass(frozen=True)
 class Reading:
-    """One arm's answers, read shuffled among those of the other arms, before it was known whose they were."""
+    """One arm's answers, read shuffled among those of the other arms, without labels."""
 
     variant: str | None
     """None: the untouched model."""
@@ -64,6 +64,6 @@ def sentence(summary: Mapping[str, Any]) -> str:
         for arm in found
     ]
     return (
-        f"What a reader finds: in an earlier run of this recipe, its answers read without knowing whose they were, "
+        f"What a reader finds: in an earlier run of this recipe, its answers shuffled and read without labels, "
         f"{'; '.join(parts)}. Where few are coherent, the judge's number is mostly about broken answers."
     )

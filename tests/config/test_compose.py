@@ -147,7 +147,7 @@ def test_cells_do_not_share_what_they_hold():
     [
         (
             "dataset=insecur",
-            r"^dataset=insecur is no option; did you mean insecure\?; dataset has back.*turner2025/\*$",
+            r"^dataset has no option insecur; did you mean insecure\?; dataset has back.*turner2025/\*$",
         ),
         ("dataset=", "^dataset= needs an option; dataset has backdoor, "),
         ("model=qwen25_7b", r"did you mean qwen2_5_7b\?"),
@@ -192,7 +192,7 @@ def test_help_shows_what_overrides_change():
     [
         (
             ["model=tiny"],
-            "em: model=tiny is no option; did you mean tiny_random?; model has custom, dolphin_mixtral_8x22b, ",
+            "em: model has no option tiny; did you mean tiny_random?; model has custom, dolphin_mixtral_8x22b, ",
         ),
         (["-m", "train.lr=3", "seed=0,1"], "em: there is no option train.lr; train has "),
         (["seed=0,1"], "em: seed=0,1 gives several values: add -m for a sweep over them, or write key=[a,b] for a li"),
