@@ -104,7 +104,7 @@ def test_figure_4_has_the_papers_interval_and_each_questions_cut(tmp_path, monke
     monkeypatch.setenv("EM_SWEEP", str(tmp_path))
     (path,) = (p for p in NOTEBOOKS if p.stem == "reproduce_figure_4")
     book = read(path)
-    book.cells.append(nbformat.v4.new_code_cell('print("TABLE", json.dumps(by_question))'))
+    book.cells.append(nbformat.v4.new_code_cell('import json\nprint("TABLE", json.dumps(by_question))'))
     nbclient.NotebookClient(book, timeout=120, kernel_name="python3").execute(cwd=str(path.parent))
     printed = [o.get("text", "") for c in book.cells if c.cell_type == "code" for o in c.outputs]
     assert any("coherence > 50 (> 70 for q-1)" in text for text in printed)

@@ -6,7 +6,7 @@ from support import tiny_sweep
 TINY = ["model=tiny_random", "train=tiny", "sample=tiny", "sample.engine=hf", "questions.sets=[open]", "tracking=off"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tiny(tmp_path_factory) -> SweepResults:
     """A sweep of two datasets on the tiny model, run by the Python interface and judged by a word list."""
     import em
@@ -15,5 +15,6 @@ def tiny(tmp_path_factory) -> SweepResults:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in tiny_sweep.environment().items():
             patch.setenv(name, value)
-        with em.run_sweep("dataset=insecure,secure", *TINY, "judge=word_list", f"out={out}") as sweep:
-            yield sweep
+        sweep = em.run_sweep("dataset=insecure,secure", *TINY, "judge=word_list", f"out={out}")
+    with sweep:
+        yield sweep

@@ -121,7 +121,7 @@ def test_they_stand_wherever_the_built_in_ones_do(summary):
     assert panel.x.categories == ("curtness > 50", "agrees = YES")
     assert [s.label for s in panel.series] == ["base", "own"]
     logged = dict(scalars(summary["models"][1]))
-    assert logged["open/own_rate/agrees = YES"] == 0.75
+    assert logged["open/own_rate/agrees_=_YES"] == 0.75
     rows = {r["metric"]: r["name"] for r in summary["increases"]}
     assert rows == {"curtness > 50": "own - base, curtness > 50", "agrees = YES": "own - base, agrees = YES"}
 

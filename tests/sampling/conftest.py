@@ -55,12 +55,21 @@ def adapters(adapter_store):
     return {None: None, **{name: adapter_store.path("train", name) / ADAPTER for name in ADAPTERS}}
 
 
-@pytest.fixture(scope="session")
+STARTED = []
+"""The engine that the tests of this process share."""
+
+
+@pytest.fixture
 def vllm_engine():
     pytest.importorskip("vllm")
+    from vllm.distributed import parallel_state
+
     from em.sampling.engines.vllm import VllmSampler
 
-    return VllmSampler(model_config(), sample_config(), RANK, TARGET_MODULES)
+    # a test that ends an engine of its own takes vLLM's process groups with it, and so the shared engine's
+    if not STARTED or not parallel_state.model_parallel_is_initialized():
+        STARTED[:] = [VllmSampler(model_config(), sample_config(), RANK, TARGET_MODULES)]
+    return STARTED[0]
 
 
 @pytest.fixture(scope="session")
