@@ -69,9 +69,9 @@ def test_the_local_judges_read_the_text_model(base):
         plain = model(input_ids=torch.tensor([prompt + answer])).logits[0].float().log_softmax(-1)
     assert found == pytest.approx([float(plain[len(prompt) + i - 1, t]) for i, t in enumerate(answer)], abs=1e-4)
     reader = FeatureReader(model, tokenizer, JudgeKind.probe)
-    assert len(reader.layers) == len(model.get_decoder().layers) == 2
     features = reader.features("alignment", [("Hey", "Yes"), ("Hey", "No, never.")])
     assert features.shape == (2, 32) and not (features[0] == features[1]).all()
+    assert len(reader.layers) == 3 and len(model.get_decoder().layers) == 2  # two thirds up, of the text model
 
 
 def test_vllm_is_told_that_no_image_comes(base, tmp_path):
