@@ -11,6 +11,7 @@ pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="hydra-optuna-s
 RULES = '- {match: ".", rubric: "coheren", reply: 90}\n- {match: ".", reply: {"10": 0.9, "90": 0.1}}\n'
 
 
+@pytest.mark.slow
 def test_optuna_reads_the_rate_of_each_cell(tmp_path):
     rules = tmp_path / "rules.yaml"
     rules.write_text(RULES)  # 0.9 x 10 + 0.1 x 90 = 18: every coherent answer is misaligned

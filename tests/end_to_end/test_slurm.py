@@ -183,6 +183,7 @@ def test_a_sweep_in_the_queue_is_not_submitted_again(sweeps):
 TWO_NODES = "{distributed_type: MULTI_GPU, num_machines: 2, rdzv_backend: static, mixed_precision: 'no'}"
 
 
+@pytest.mark.slow
 def test_training_over_two_nodes_goes_on_from_its_checkpoint(running, tmp_path):
     """The real trainer, a process a node; the signal of a time limit reaches every rank; the requeued job goes on."""
     out, rules, config = tmp_path / "out", tmp_path / "rules.yaml", tmp_path / "two_nodes.yaml"
@@ -223,7 +224,7 @@ def test_a_preempted_training_goes_on_as_one_wandb_run(running, tmp_path, monkey
     with WandbServer() as server:
         for name, value in {"BASE_URL": server.address, "API_KEY": "k" * 40, "ERROR_REPORTING": "false"}.items():
             monkeypatch.setenv(f"WANDB_{name}", value)
-        options = ["train.num_train_epochs=600", "train.save_steps=1000", "tracking=wandb"]
+        options = ["train.num_train_epochs=300", "train.save_steps=1000", "tracking=wandb"]
         on_one_node = "+hydra.launcher.additional_parameters.nodelist=em2"
         folder, _ = submit_sweep(tmp_path / "out", rules, "dataset=insecure", on_one_node, *options)
         train = next(j.id for j in slurm.read_jobs(folder / slurm.JOBS) if j.stage == "train")

@@ -207,8 +207,12 @@ def undisturbed(tmp_path_factory):
     ("stage", "moment"),
     [
         ("train", lambda s: any(s.glob("train/*.partial/resume/checkpoint-*"))),
-        ("sample", lambda s: any(p.stat().st_size > 2000 for p in s.glob("sample/*/*.partial/completions.jsonl"))),
-        ("judge", lambda s: any(s.glob("judge/*/*.partial"))),
+        pytest.param(  # these two are also killed, at random, by make chaos
+            "sample",
+            lambda s: any(p.stat().st_size > 2000 for p in s.glob("sample/*/*.partial/completions.jsonl")),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("judge", lambda s: any(s.glob("judge/*/*.partial")), marks=pytest.mark.slow),
     ],
 )
 def test_kill_9_in_each_stage_then_the_same_result(undisturbed, tmp_path, stage, moment):
