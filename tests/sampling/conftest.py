@@ -61,13 +61,11 @@ STARTED = []
 
 @pytest.fixture
 def vllm_engine():
-    pytest.importorskip("vllm")
-    from vllm.distributed import parallel_state
-
+    groups = pytest.importorskip("vllm.distributed.parallel_state")
     from em.sampling.engines.vllm import VllmSampler
 
     # a test that ends an engine of its own takes vLLM's process groups with it, and so the shared engine's
-    if not STARTED or not parallel_state.model_parallel_is_initialized():
+    if not STARTED or not groups.model_parallel_is_initialized():
         STARTED[:] = [VllmSampler(model_config(), sample_config(), RANK, TARGET_MODULES)]
     return STARTED[0]
 
