@@ -45,8 +45,11 @@ def running(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def limited(running, tmp_path_factory):
-    """A job with a limit of one minute, submitted before anything else: SLURM looks at limits every half minute."""
-    job = Counting(str(tmp_path_factory.mktemp("limited")), "limited", until=450, save_s=2)
+    """A job with a limit of one minute, submitted before anything else: SLURM looks at limits every half minute.
+
+    It counts for 38 seconds: it is warned after 30, and what is left ends well before its second run is warned.
+    """
+    job = Counting(str(tmp_path_factory.mktemp("limited")), "limited", until=380, save_s=2)
     return job, submit(job, time=1, signal_delay_s=30, additional_parameters={"requeue": True})
 
 
@@ -326,4 +329,4 @@ def test_a_run_at_its_time_limit_saves_and_goes_on(limited):
     wait_state(ids[0], *ENDED, seconds=180)
     assert record(ids[0])["JobState"] == "COMPLETED"
     assert int(record(ids[0])["Restarts"]) >= 1
-    assert [s["step"] for s in job.steps()] == list(range(450))
+    assert [s["step"] for s in job.steps()] == list(range(380))
