@@ -10,7 +10,7 @@ from em.reporting import page_figures, table
 from em.reporting.collect import finish
 from em.reporting.figures import chart, rates, scores, select, style, training, triggers
 from em.reporting.figures import figures as figures_figures
-from em.reporting.figures.spec import Form
+from em.reporting.figures.spec import Axis, Figure, Form, Look, Mark, Panel, Series
 from support import judged as judged
 from support import summary as support
 from support.summary import FEW
@@ -276,6 +276,46 @@ def test_a_line_breaks_where_its_value_is_withheld(rich):
     (rows,), (layer,) = rows_of(training.dynamics(rich), "line")
     assert [row["y"] for row in rows if row["series"] == "insecure"][1] is None
     assert layer["mark"]["invalid"] == "break-paths-show-domains"
+
+
+def one_mark(label, colour):
+    return Series(label, Look(colour, colour), (Mark(0, 0.1, told=label),))
+
+
+@pytest.mark.parametrize("form", [Form.points, Form.bars, Form.lines])
+def test_a_series_of_a_later_panel_has_its_own_colour(form):
+    """Vega-Lite keeps only the first of several ranges of a shared scale."""
+    import vl_convert
+
+    x, y = Axis("", () if form == Form.lines else ("all",)), Axis("", share=True)
+    first = (one_mark("one", "#111111"), one_mark("two", "#222299"))
+    panels = Panel(form, x, y, first), Panel(form, x, y, (one_mark("two", "#222299"), one_mark("three", "#993333")))
+    spec = chart.chart(Figure("f", "", "", panels)).to_dict()
+    kind = {Form.points: "point", Form.bars: "bar", Form.lines: "line"}[form]
+    found = [layer for p in spec["concat"] for layer in p["layer"] if layer["mark"]["type"] == kind]
+    scales = [layer["encoding"]["color"]["scale"] for layer in found if "series" in str(layer["encoding"]["color"])]
+    assert scales == [{"domain": ["one", "two", "three"], "range": ["#111111", "#222299", "#993333"]}] * 2
+    drawn = re.search(r'<path aria-label="three[^>]*>', vl_convert.vegalite_to_svg(spec))
+    assert "#993333" in drawn[0]
+
+
+def test_a_line_goes_through_its_marks_in_their_order():
+    """A path in a plane turns back. Its x are small numbers, which have a scale of their own."""
+    import vl_convert
+
+    marks = tuple(Mark(x / 100, y / 100) for x, y in [(0, 0), (4, 1), (1, 3), (5, 5)])
+    path = Series("path", Look("#123456", "#123456"), marks)
+    panel = Panel(Form.lines, Axis("first"), Axis("second", low=-1.0, high=1.0), (path,))
+    figure = Figure("f", "", "", (panel,))
+    _, (layer,) = rows_of(figure, "line")
+    assert layer["encoding"]["x"]["scale"]["domain"] == [0, 0.05]
+    assert "tickMinStep" not in layer["encoding"]["x"]["axis"], "only whole numbers have whole ticks"
+    low, high = layer["encoding"]["y"]["scale"]["domain"]
+    assert low < -1 and high > 1, "the axis goes as far as it says"
+    svg = vl_convert.vegalite_to_svg(chart.chart(figure).to_dict())
+    line = re.search(r'aria-roledescription="line mark"[^>]* d="M([^"]*)"', svg)[1]
+    xs = [float(pair.split(",")[0]) for pair in line.split("L")]
+    assert xs[2] < xs[1] < xs[3], "it goes back"
 
 
 def test_withheld_points_lie_inside_their_panel(rich, tmp_path):

@@ -69,9 +69,9 @@ def in_notebook(figure: Figure) -> alt.ConcatChart:
 def panel_charts(figure: Figure, sizes: Sequence[Size], theme: Theme, keys: alt.Legend | None) -> list[alt.LayerChart]:
     """Return the panels of a figure, without the titles of the panels."""
     first, out = 0, []
-    labels = tuple(dict.fromkeys(s.label for p in figure.panels for s in p.series))
+    looks = _looks(figure)  # of all panels: in one chart they share their scales
     for panel, size in zip(figure.panels, sizes, strict=True):
-        drawing = Drawing(panel, size.width, size.height, theme, first=first, labels=labels, keys=keys)
+        drawing = Drawing(panel, size.width, size.height, theme, first=first, looks=looks, keys=keys)
         out.append(_panel_chart(drawing))
         first += sum(len(s.marks) for s in panel.series)
     return out
@@ -142,8 +142,12 @@ def looks_of(figure: Figure) -> dict[str, Look]:
     """Return the entries of the legend; {} if the panels name their series, or if there is one."""
     if figure.panels[0].form in (Form.heat, Form.cloud):
         return {}
-    looks = {s.label: s.look for p in figure.panels for s in p.series}
+    looks = _looks(figure)
     return looks if len(looks) > 1 else {}
+
+
+def _looks(figure: Figure) -> dict[str, Look]:
+    return {s.label: s.look for p in figure.panels for s in p.series}
 
 
 def _key_width(figure: Figure) -> float:

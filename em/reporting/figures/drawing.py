@@ -36,30 +36,25 @@ ABOVE = {"titleAngle": 0, "titleAlign": "left", "titleBaseline": "bottom", "titl
 
 @dataclass(frozen=True)
 class Theme:
-    """The ground that a figure is drawn on. With `page` colours have a dark twin, and marks are numbered."""
+    """The ground that a figure is drawn on: paper, if nothing else is said.
 
-    ink: str
-    soft: str
-    grid: str
-    rule: str
-    ground: str
-    bad: str
-    font: str
+    With `page` colours have a dark twin, and marks are numbered.
+    """
+
+    ink: str = "#222222"
+    soft: str = "#555555"
+    grid: str = "#dddddd"
+    rule: str = "#777777"
+    ground: str = "#ffffff"
+    bad: str = "#b5433a"
+    font: str = "Liberation Sans, Arial, sans-serif"
     page: bool = False
 
     def colour(self, look: Look) -> str:
         return f"light-dark({look.light}, {look.dark})" if self.page else look.light
 
 
-PAPER = Theme(
-    ink="#222222",
-    soft="#555555",
-    grid="#dddddd",
-    rule="#777777",
-    ground="#ffffff",
-    bad="#b5433a",
-    font="Liberation Sans, Arial, sans-serif",
-)
+PAPER = Theme()
 PAGE = Theme(
     ink="var(--ink)",
     soft="var(--soft)",
@@ -82,8 +77,8 @@ class Drawing:
     theme: Theme
     first: int
     """Number of its first mark in the figure."""
-    labels: tuple[str, ...]
-    """The labels of all series of the figure: their places number the series."""
+    looks: Mapping[str, Look]
+    """Label → look of all series of the figure. The place of a label numbers its series."""
     keys: alt.Legend | None
     """Its legend; None: no legend."""
 
@@ -119,7 +114,7 @@ class Drawing:
 
     def tag(self, series: Series, number: str = "") -> str:
         """Return the series, and the mark, that a shape belongs to, as reporting/page_figures.py reads it."""
-        return f"§{self.labels.index(series.label)}:{number}§" if self.theme.page else ""
+        return f"§{list(self.looks).index(series.label)}:{number}§" if self.theme.page else ""
 
     @property
     def at(self) -> alt.X:
@@ -145,16 +140,17 @@ class Drawing:
     def up(self, field: str = "y", limits: Sequence[float] | None = None) -> alt.Y:
         """Return the y channel."""
         values = [v for s in self.panel.series for m in s.marks for v in _values(m)]
+        values += [v for v in (self.panel.y.low, self.panel.y.high) if v is not None]
         return alt.Y(f"{field}:Q", **axis_of(self.panel.y, limits or extent(values, self.panel.y.share), up=True))
 
     @property
     def colours(self) -> alt.Color:
-        looks = [(s.label, self.theme.colour(s.look)) for s in self.panel.series]
+        looks = [(label, self.theme.colour(look)) for label, look in self.looks.items()]
         return alt.Color("series:N", scale=scale(looks), legend=self.keys)
 
     @property
     def shapes(self) -> alt.Shape:
-        looks = [(s.label, SHAPES[s.look.marker]) for s in self.panel.series]
+        looks = [(label, SHAPES[look.marker]) for label, look in self.looks.items()]
         return alt.Shape("series:N", scale=scale(looks), legend=self.keys)
 
 

@@ -103,7 +103,7 @@ def points(drawing: Drawing) -> list[alt.Chart]:
 def bars(drawing: Drawing) -> list[alt.Chart]:
     """Return grouped bars with error bars over categories."""
     rows, place = drawing.rows(), {"x": drawing.at, "xOffset": drawing.beside}
-    looks = [(s.label, STRENGTH[s.look.dash]) for s in drawing.panel.series]
+    looks = [(label, STRENGTH[look.dash]) for label, look in drawing.looks.items()]
     strength = alt.Opacity("series:N", scale=scale(looks), legend=drawing.keys)
     ink = alt.value(drawing.theme.ink)
     body = _on([row | {"zero": 0.0} for row in _known(rows)]).encode(y=drawing.up(), **place)
@@ -136,15 +136,17 @@ def stacked(drawing: Drawing) -> list[alt.Chart]:
 
 
 def lines(drawing: Drawing) -> list[alt.Chart]:
-    """Return lines over numbers with their bands. A line breaks at a withheld number."""
+    """Return lines through their marks, in the marks' order, with their bands. A line breaks at a withheld number."""
     rows, panel = drawing.rows(), drawing.panel
     steps = [row["x"] for row in rows]
-    ends = [min([0.0, *steps]), max([1.0, *steps])]
-    axis = alt.Axis(title=panel.x.label or None, tickMinStep=1, tickCount=6)
+    low, high = min([0.0, *steps]), max([0.0, *steps])
+    ends = [low, high if high > low else low + 1]
+    least = 1 if all(float(step).is_integer() for step in steps) else alt.Undefined
+    axis = alt.Axis(title=panel.x.label or None, tickMinStep=least, tickCount=6)
     place = {"x": alt.X("x:Q", scale=alt.Scale(domain=ends, nice=False), axis=axis)}
     named = [row | {"part": drawing.tag(panel.series[row["k"]])} for row in rows]
     banded = [row | ({} if row["y"] is not None else {"low": None, "high": None}) for row in named]
-    dashes = [(s.label, DASH[s.look.dash]) for s in panel.series]
+    dashes = [(label, DASH[look.dash]) for label, look in drawing.looks.items()]
     band = _on(banded).mark_area(fillOpacity=0.16, invalid="break-paths-show-domains")
     line = _on(named).mark_line(strokeWidth=1.7, invalid="break-paths-show-domains")
     shown = [row for row in _known(rows) if len(panel.series[row["k"]].marks) < 25]
@@ -155,6 +157,7 @@ def lines(drawing: Drawing) -> list[alt.Chart]:
             y=drawing.up(),
             color=drawing.colours,
             strokeDash=alt.StrokeDash("series:N", scale=scale(dashes), legend=drawing.keys),
+            order=alt.Order("n:Q"),
             description=PART,
             **place,
         ),
