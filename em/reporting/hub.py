@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from em.errors import ConfigError
+from em.models import paths
+from em.models.asset_models import PREFIX
 
 SERVED = ("adapter_config.json",)
 """Files without which a folder is no adapter."""
@@ -36,11 +38,11 @@ def name_base(folder: Path, path: str) -> Base:
     """
     file = folder / SERVED[0]
     config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    local = path.startswith("asset:") or Path(path).is_absolute() or Path(path).is_dir()
-    name = Path(path).name if local and not path.startswith("asset:") else path
+    on_the_hub = paths.is_hub_id(path)
+    name = path if on_the_hub or path.startswith(PREFIX) else Path(path).name
     if config:
         file.write_text(json.dumps(config | {"base_model_name_or_path": name}, indent=2) + "\n", encoding="utf-8")
-    return Base(name, not local)
+    return Base(name, on_the_hub)
 
 
 def upload(folder: Path, repository: str, message: str) -> str:

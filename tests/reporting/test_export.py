@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from em.config.misalignment import Rule
-from em.reporting import answers, export
+from em.reporting import answers, export, hub
 from em.reporting.imports import rows as imported_rows
 from em.reporting.imports import sweep as imported_sweep
 from em.store import SWEEP_FORMAT, Store
@@ -208,3 +208,19 @@ def test_damage_and_a_folder_that_cannot_be_written_are_sentences(sweep):
 def test_a_folder_that_is_no_sweep_is_a_sentence(tmp_path):
     done = em(tmp_path, "csv")
     assert done.returncode == 1 and "give a sweep folder" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "is_on_the_hub"),
+    [
+        ("Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-7B-Instruct", True),
+        ("~/models/qwen", "qwen", False),
+        ("/models/qwen", "qwen", False),
+        ("asset:tiny", "asset:tiny", False),
+    ],
+)
+def test_a_pushed_adapter_names_no_folder_of_this_machine(tmp_path, path, name, is_on_the_hub):
+    file = tmp_path / "adapter_config.json"
+    file.write_text('{"r": 8, "base_model_name_or_path": "/here/qwen"}', encoding="utf-8")
+    assert hub.name_base(tmp_path, path) == hub.Base(name, is_on_the_hub)
+    assert json.loads(file.read_text(encoding="utf-8")) == {"r": 8, "base_model_name_or_path": name}
