@@ -146,8 +146,11 @@ def log_sweep(run: Run, sweep: SweepFigures) -> None:
         for name, found in (("contrasts", sweep.contrasts), ("increases", sweep.increases)):
             if found:
                 table = wandb.Table(columns=list(CONTRAST_COLUMNS), data=contrast_rows(found))
-                bar = wandb.plot.bar(table, "name", "value", title=f"{name}: difference of the rates")
-                logged.log({name: table, f"{name}_bars": bar})
+                logged.log({name: table})
+            if known := contrast_rows(row for row in found if row["value"] is not None):
+                drawn = wandb.Table(columns=list(CONTRAST_COLUMNS), data=known)
+                bar = wandb.plot.bar(drawn, "name", "value", title=f"{name}: difference of the rates")
+                logged.log({f"{name}_bars": bar})
         if sweep.questions:
             columns = ["group", "question", "rate", "low", "high", "n"]
             logged.log({"rates_by_question": wandb.Table(columns=columns, data=sweep.questions)})

@@ -179,7 +179,8 @@ def test_online_resume_is_one_run_with_everything(job, tmp_path):
         assert figures["summary"]["contrast/x_vs_y/open/misaligned_rate/high"] == 0.2
         kept = {f.split(".")[0].removeprefix("media/table/").rpartition("_")[0].rpartition("_")[0]: body
                 for f, body in figures["files"].items() if f.startswith("media/table/")}  # fmt: skip
-        assert {"contrasts", "increases", "rates_by_question"} <= set(kept)
+        assert {"contrasts", "contrasts_bars_table", "increases", "rates_by_question"} <= set(kept)
+        assert "increases_bars_table" not in kept, "a withheld difference has no bar"
         (row,) = json.loads(kept["contrasts"])["data"]
         assert row[:5] == ["x - y", "misaligned_rate", "open", "none", 0.1]
         names = {name for run in server.runs.values() for name in (*run["summary"], *run["files"])}
