@@ -29,6 +29,7 @@ from em.config.misalignment import Rule
 from em.metrics.counted import word
 from em.metrics.summary_types import MetricRow, ModelRow, Summary
 from em.reporting.answers import AnswerRow, VerdictRow
+from em.reporting.text import find_metric
 from em.store.jsonl import Row
 
 RATE = "misaligned"
@@ -152,7 +153,7 @@ def _result(name: str, samples: Sequence[EvalSample], model: ModelRow) -> EvalSc
     if name != RATE:
         mean = {"mean": sum(numbers) / len(numbers)} if numbers else {}
         return EvalScore(name=name, scorer=name, metrics=_metrics(mean), **counts)
-    rate = next((m for m in model["metrics"] if (m["name"], m["group"]) == ("misaligned_rate", "open")), None)
+    rate = find_metric(model, "misaligned_rate", "open")
     return EvalScore(name=name, scorer=name, metrics=_metrics(_bounds(rate)), metadata=_why(rate), **counts)
 
 
