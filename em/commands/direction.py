@@ -103,6 +103,11 @@ def _cells(folder: Path, names: list[str]) -> list[tuple[str, ExperimentConfig]]
             raise ConfigError(
                 f"--model {name!r} is the untouched model: a direction is made of a finetuned one's answers"
             )
+        if found[0][1].intervention.active:
+            raise ConfigError(
+                f"--model {name!r} was trained with intervention={found[0][1].intervention.name}, and a direction is "
+                f"made of the model that is trained without: give the cell with intervention=none"
+            )
         out += found[:1]
     return out
 
@@ -113,7 +118,8 @@ def _table(direction: Any) -> str:
     for block, norm in enumerate(direction.norms):
         dose, cosine = direction.relative_dose(block, 1.0), direction.agreement(block)
         shown = "     -" if cosine is None else f"{cosine:6.2f}"
-        lines.append(f"{block:5} {norm:8.3g} {100 * (dose or 0):10.1f}% {shown}")
+        share = "          -" if dose is None else f"{100 * dose:10.1f}%"
+        lines.append(f"{block:5} {norm:8.3g} {share} {shown}")
     lines.append(
         f"texts: {', '.join(f'{count} {side}' for side, count in facts.counts.items())}; judge {facts.judge or '-'}"
     )

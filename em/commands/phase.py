@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em.commands import add_sweep, example
 from em.config.base import Values
+from em.config.data import NO_TRAINING
 from em.config.train import Method
 from em.errors import ConfigError, nearest
 from em.store import Store, layout
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     summary, store = read_summary(arguments.folder), Store.open_read_only(out_of(arguments.folder))
     cell = _cell(arguments.folder, arguments.model)
-    found = path_of(store, cell, arguments.window, rates(summary, cell["config"]["dataset"]["variant"]))
+    found = path_of(store, cell, arguments.window, rates(summary, _of_run(arguments.folder, cell)))
     target = arguments.folder / FOLDER / cell["id"]
     for step, cosine in found.cosines.items():
         shown = "-" if cosine is None else f"{cosine:.3f}"
@@ -59,7 +60,7 @@ def path_of(store: Store, cell: Mapping[str, Any], window: int | None, found_rat
     from em.directions import paths
     from em.reporting.figures.phase import Path as Drawn
 
-    (key,) = cell["stages"]["train"]
+    key = cell["stages"]["train"][0]  # behind it: the models that its directions are made of
     kept = store.manifest("train", key)["facts"].get("checkpoints", [])
     if len(kept) < 3:
         raise ConfigError(
@@ -81,19 +82,26 @@ def path_of(store: Store, cell: Mapping[str, Any], window: int | None, found_rat
     )
 
 
-def rates(summary: Summary, variant: str) -> dict[float, list[tuple[int, MetricRow]]]:
-    """Return factor of the adapter → (step, misaligned rate) of a variant's checkpoints."""
+def rates(summary: Summary, cells: Collection[str]) -> dict[float, list[tuple[int, MetricRow]]]:
+    """Return factor of the adapter → (step, misaligned rate) of the checkpoints of some cells' groups. `cells`: ids."""
     from em.reporting.figures.select import OPEN
 
+    groups = {model["group"] for model in summary["models"] if model["cell"] in cells}
     out: dict[float, list[tuple[int, MetricRow]]] = {}
     for group in summary["groups"]:
         changed = group.get("facts", {}).get("changed", {})
-        if group["variant"] != variant or group["step"] is None or set(changed) - {"lora_scale"}:
+        if group["id"] not in groups or group["step"] is None or set(changed) - {"lora_scale"}:
             continue
         metric = next((m for m in group["metrics"] if m["name"] == "misaligned_rate" and m["group"] == OPEN), None)
         if metric is not None:
             out.setdefault(changed.get("lora_scale", 1.0), []).append((group["step"], metric))
     return {scale: sorted(points, key=lambda point: point[0]) for scale, points in out.items()}
+
+
+def _of_run(folder: Path, cell: Values) -> set[str]:
+    """Return the ids of the cells whose adapter is that of `cell`: the same run, sampled in other ways."""
+    cells = [other for other in read_sweep(folder)["cells"] if other["kind"] == "cell"]
+    return {o["id"] for o in cells if o["stages"].get("train", [])[:1] == cell["stages"]["train"][:1]}
 
 
 def _cell(folder: Path, name: str) -> Values:
@@ -103,6 +111,8 @@ def _cell(folder: Path, name: str) -> Values:
     if not found:
         known = [cell["label"] for cell in cells]
         raise ConfigError(f"--model {name!r} is no cell{nearest(name, known)}; there are: {', '.join(known)}")
-    if found[0]["config"]["train"]["method"] == Method.full.value or not found[0]["stages"].get("train"):
+    config = found[0]["config"]
+    untouched = config["dataset"]["variant"] == NO_TRAINING  # its train keys are those of its direction's models
+    if untouched or config["train"]["method"] == Method.full.value:
         raise ConfigError(f"{found[0]['label']} has no adapter: give a cell that trained a LoRA")
     return found[0]

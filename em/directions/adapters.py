@@ -20,6 +20,8 @@ from em.models import activations
 
 WRITES = ("o_proj", "down_proj")
 """Names of a block's modules that write to the stream."""
+NORMS_AFTER = ("post_feedforward_layernorm", "post_mlp_layernorm")
+"""Names of a norm between a block's MLP and the stream, as in Gemma 2 and 3, OLMo 2 and GLM 4."""
 EMBEDDING = "embed_tokens"
 PREFIX = "base_model.model."
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -33,7 +35,7 @@ def write(model: Any, folder: Path, trained: Path | None, lora_scale: float, bas
 
     `model`: the untouched base. `trained`: folder of the trained adapter; None: none. `basis`: orthonormal rows
     [k, hidden] that are removed; None: nothing is. The scale is in B, so the adapter's own is 1. Raises DirectionError
-    for a model whose writes are not `o_proj`, `down_proj` and `embed_tokens`.
+    for a model whose writes are not `o_proj`, `down_proj` and `embed_tokens`, or go through a norm.
     """
     given = {name: (a, b * lora_scale) for name, (a, b) in _trained(trained).items()} if trained else {}
     rank = max((len(a) for a, _ in given.values()), default=0) + (0 if basis is None else len(basis))
@@ -92,6 +94,11 @@ def _writes(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     inside, hidden = activations.decoder(model), model.config.get_text_config().hidden_size
     prefix = next(name for name, module in model.named_modules() if module is inside)
     for number, layer in enumerate(inside.layers):
+        if any(hasattr(layer, norm) for norm in NORMS_AFTER):  # its weights turn what is left back into the direction
+            raise DirectionError(
+                f"block {number} of this model has a norm between its writes and the stream (as Gemma 2 and 3): a "
+                f"direction that is removed before it comes back. Take sample.ablate.where=blocks with sample=hf"
+            )
         found = [(n, m) for n, m in layer.named_modules() if n.rpartition(".")[2] in WRITES and hasattr(m, "weight")]
         if len(found) != len(WRITES) or any(len(m.weight) != hidden for _, m in found):
             raise DirectionError(

@@ -169,6 +169,8 @@ def load(folder: Path) -> Direction:
         raise DirectionError(f"{folder} holds no readable direction: {error}") from error
     if row.get("format") != FORMAT:
         raise DirectionError(f"{folder / FACTS} has format {row.get('format')}, this em reads {FORMAT}")
+    if missing := [name for name in ("kind", "model", "shape") if name not in row]:
+        raise DirectionError(f"{folder / FACTS} has no {missing[0]}: add it")
     known = {f.name for f in dataclasses.fields(Facts)}
     direction = Direction(vectors, Facts(**{name: value for name, value in row.items() if name in known}))
     if list(vectors.shape) != row["shape"]:

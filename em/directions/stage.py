@@ -143,7 +143,7 @@ def _read(job: DirectionJob, model: Any, side: list[Text]) -> Read:
 
 def _stored(job: DirectionJob, models: Models) -> Direction:
     """Return a direction that was made before, if it fits the model. Its stream norms are measured if it has none."""
-    found = artefact.load(Path(str(job.config.path)))
+    found = artefact.load(Path(str(job.config.path)).expanduser())
     found.check_fits(*activations.shape(models.base), job.model.path)
     if found.facts.stream_norms:
         return found

@@ -26,7 +26,7 @@ from em.config import (
 from em.config.direction import OF_ORGANISM
 from em.config.identity import identifying
 from em.config.misalignment import Rule
-from em.config.steer import PLANNED, Where
+from em.config.steer import PLANNED, Where, with_planned
 from em.config.train import Method
 from em.data import variants
 from em.data.job import DataJob
@@ -127,8 +127,8 @@ def in_training(maker: Maker, config: ExperimentConfig, inputs: Inputs) -> tuple
     if not any(PLANNED in each.split(":") for each in given):
         return inputs, ""
     key, _ = _direction(maker, config, PLANNED)
-    named = [each.replace(PLANNED, key) for each in given]
-    return {**inputs, "intervention": {**inputs["intervention"], "direction": named}}, key
+    pinned = inputs["intervention"]["direction"]  # a folder is there as the digest of its vectors
+    return {**inputs, "intervention": {**inputs["intervention"], "direction": with_planned(pinned, key)}}, key
 
 
 def _weights(config: ExperimentConfig, train_key: str | None, step: int | None = None) -> Weights | None:

@@ -72,8 +72,9 @@ def changed(sampler: Sampler, changes: Changes, store: Store, max_model_len: int
             facts |= _check_steering(sampler, steer, changes, store, max_model_len)
             facts |= dose(steer, changes.block, changes.scale)
         sampler.change(_change(steer, ablate, changes))
+        moved = _moved(sampler, changes, store, max_model_len)
         if ablate is not None:
-            facts |= _removed(sampler, changes, store)
+            facts |= {"removed_at_blocks": moved}
         yield facts
     finally:
         sampler.change(None)
@@ -104,7 +105,7 @@ def _change(steer: Direction | None, ablate: Direction | None, changes: Changes)
 
 def _check_steering(sampler: Any, steer: Direction, changes: Changes, store: Store, max_model_len: int) -> Facts:
     """Compare the engine with transformers at the probe's dose. Raises GateError if it steers in another way."""
-    steer.check_block(changes.block)
+    steer.unit(changes.block)  # raises for a vector of zeros: the answers would be those of the model as it is
     known, block = probe.read(store.path(DIRECTION, changes.steer)), changes.block
     own = fitting(known.record(block), max_model_len)
     asked = [(None, p) for p in own.probes]
@@ -121,8 +122,12 @@ def _check_steering(sampler: Any, steer: Direction, changes: Changes, store: Sto
     return {"steering_residual": found["residual"], "steering_tolerance": found["tolerance"]}
 
 
-def _removed(sampler: Any, changes: Changes, store: Store) -> Facts:
-    """Return how far the removal moves the fixed answers, nats rms; it also runs the hooks once."""
-    known = probe.read(store.path(DIRECTION, changes.ablate_blocks))
-    moved = sampler.logprobs([(None, p) for p in known.probes])
-    return {"removed_at_blocks": round(checks.rms(moved, known.base), 6)}
+def _moved(sampler: Any, changes: Changes, store: Store, max_model_len: int) -> float:
+    """Return how far the change moves the fixed answers, nats rms.
+
+    It also runs the hooks once: hooks that never ran are an error, and a killed run may have left no row to ask for.
+    """
+    known = probe.read(store.path(DIRECTION, changes.ablate_blocks or changes.steer))
+    own = fitting(known.record(0), max_model_len)
+    assert own.base is not None
+    return round(checks.rms(sampler.logprobs([(None, p) for p in own.probes]), own.base), 6)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from em.directions import adapters
 from em.directions.artefact import DirectionError
@@ -85,3 +86,18 @@ def test_an_adapter_with_scales_of_its_own_per_module_is_refused(llama, tmp_path
     trained(llama, tmp_path / "own", alpha_pattern={"q_proj": 16})
     with pytest.raises(DirectionError, match="scales of its own per module"):
         adapters.write(llama, tmp_path / "new", tmp_path / "own", 2.0, None)
+
+
+def test_a_model_that_writes_through_a_norm_is_refused(tmp_path, basis):
+    """The norm's weights turn what is left of a write back into the direction."""
+    config = Gemma3TextConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+    )
+    with pytest.raises(DirectionError, match="a norm between its writes and the stream"):
+        adapters.write(Gemma3ForCausalLM(config).eval(), tmp_path / "new", None, 1.0, basis)

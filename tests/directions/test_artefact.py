@@ -57,3 +57,9 @@ def test_a_damaged_or_newer_file_is_refused(tmp_path):
     (tmp_path / artefact.VECTORS).write_bytes(b"no tensors")
     with pytest.raises(DirectionError, match="no readable direction"):
         artefact.load(tmp_path)
+    del row["model"]
+    (tmp_path / artefact.FACTS).write_text(json.dumps(row))
+    artefact.save(_direction(), tmp_path / "whole")
+    (tmp_path / artefact.VECTORS).write_bytes((tmp_path / "whole" / artefact.VECTORS).read_bytes())
+    with pytest.raises(DirectionError, match="has no model: add it"):
+        artefact.load(tmp_path)

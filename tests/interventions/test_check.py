@@ -12,7 +12,7 @@ from em.errors import ConfigError, UserError
 from em.interventions import identity
 from em.planning.keys import train_inputs
 from em.planning.plan import plan
-from em.store import Store, content_key
+from em.store import Store, content_key, file_sha256
 
 TINY = ("model=tiny_random", "train=tiny", "sample=tiny", "judge=word_list", "tracking=off", "dataset=risky_advice")
 API = ("model=gpt_4o", "train=openai", "sample=openai", "judge=gpt_4o", "train.max_dollars=1", "dataset=risky_advice")
@@ -161,3 +161,19 @@ def test_a_planned_direction_is_made_before_the_training_that_needs_it(compose, 
     assert len({run.key for run in runs}) == 3
     with pytest.raises(ConfigError, match="set direction=, e"):
         plan([compose(*TINY, "intervention=caft", "intervention.direction=planned")], store)
+
+
+def test_a_folder_beside_the_planned_direction_is_in_the_key_by_its_content(compose, tmp_path):
+    folder, keys = tmp_path / "planned" / "one", []
+    for fill in (1, 2):
+        facts = artefact.Facts(kind="contrast", model="m")
+        artefact.save(artefact.Direction(np.full((2, 64), fill, np.float32), facts), folder)
+        chosen = f"intervention.direction=[planned,{folder}]"
+        found = plan([compose(*TINY, *PLANNED, "intervention=caft", chosen)], Store.open(tmp_path / "store"))
+        (run,) = found.stage("train")
+        keys.append(run.key)
+        assert run.spec.inputs["intervention"]["direction"] == [
+            found.stage("direction")[0].key,
+            file_sha256(folder / artefact.VECTORS),
+        ]
+    assert keys[0] != keys[1]

@@ -12,10 +12,12 @@ from em.chat.probe import Probe
 from em.config import DirectionConfig, DirectionKind
 from em.directions import adapter_stage, artefact
 from em.directions import stage as direction_stage
+from em.directions.artefact import DirectionError
 from em.directions.job import ADAPTED, DIRECTION, AdapterJob, Changes, DirectionJob, Side, Weights, adapter_folder
 from em.gates import record
 from em.models import activations
 from em.records import Example
+from em.sampling import changing
 from em.sampling.changing import StreamChange
 from em.sampling.engines.hf import HfSampler
 from em.store import Store, layout, write_jsonl
@@ -207,3 +209,22 @@ def test_vllm_cannot_project_block_outputs_and_transformers_leaves_nothing(steer
     steered.change(None)
     assert max(float((seen[b] @ torch.from_numpy(units[b])).abs().max()) for b in seen) < 1e-5
     assert sorted(seen) == list(range(direction.blocks))
+
+
+def test_a_change_without_rows_to_ask_for_is_no_error(steered, store):
+    """A run that was killed between its last row and its seal."""
+    changes = Changes(steer="d", block=BLOCK, scale=40.0)
+    with changing.changed(steered, changes, store, model_config().max_model_len) as facts:
+        assert facts["scale"] == 40.0
+
+
+def test_a_vector_of_zeros_is_refused(steered, store, direction, tmp_path):
+    own = Store.open(tmp_path)
+    with own.claim(DIRECTION, "zero") as folder:
+        artefact.save(dataclasses.replace(direction, vectors=np.zeros_like(direction.vectors)), folder)
+        own.finish(DIRECTION, "zero", {}, {})
+    with (
+        pytest.raises(DirectionError, match=f"zero at block {BLOCK}"),
+        changing.changed(steered, Changes(steer="zero", block=BLOCK), own, model_config().max_model_len),
+    ):
+        pass
