@@ -28,7 +28,7 @@ from transformers import set_seed
 from accelerate import PartialState
 from em.chat import encode, parity, render
 from em.chat.encode import Tokens
-from em.config.steer import PLANNED
+from em.config.intervention import with_planned
 from em.config.train import Method
 from em.directions.job import DIRECTION
 from em.gates import record
@@ -93,7 +93,7 @@ def _directed(job: TrainJob, store: Store) -> TrainJob:
     if not job.direction_key:
         return job
     folder, chosen = str(store.path(DIRECTION, job.direction_key)), job.intervention
-    return replace(job, intervention=replace(chosen, direction=[d.replace(PLANNED, folder) for d in chosen.directions]))
+    return replace(job, intervention=replace(chosen, direction=with_planned(chosen.directions, folder)))
 
 
 def train(

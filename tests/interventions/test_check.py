@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from em.config import InterventionConfig
-from em.config.intervention import METHODS
+from em.config.intervention import METHODS, with_planned
 from em.directions import artefact
 from em.errors import ConfigError, UserError
 from em.interventions import identity
 from em.planning.keys import train_inputs
 from em.planning.plan import plan
-from em.store import Store, content_key
+from em.store import Store, content_key, file_sha256
 
 TINY = ("model=tiny_random", "train=tiny", "sample=tiny", "judge=word_list", "tracking=off", "dataset=risky_advice")
 API = ("model=gpt_4o", "train=openai", "sample=openai", "judge=gpt_4o", "train.max_dollars=1", "dataset=risky_advice")
@@ -45,6 +45,8 @@ def planned(compose, tmp_path):
         (("intervention=kl", "intervention.dose=inf"), "dose=inf: kl takes 0 or more"),
         (("intervention=caft", "intervention.blocks=[-1]"), "intervention.blocks must be a list of blocks from 0"),
         (("intervention=caft", "intervention.direction=[]"), "must be a folder, random or random:FOLDER"),
+        (("intervention=caft", "intervention.direction=5"), "must be a folder, random or random:FOLDER"),
+        (("intervention=caft", "intervention.direction={a: b}"), "must be a folder, random or random:FOLDER"),
     ],
 )
 def test_a_wrong_value_is_refused_by_the_config(compose, overrides, sentence):
@@ -161,3 +163,17 @@ def test_a_planned_direction_is_made_before_the_training_that_needs_it(compose, 
     assert len({run.key for run in runs}) == 3
     with pytest.raises(ConfigError, match="set direction=, e"):
         plan([compose(*TINY, "intervention=caft", "intervention.direction=planned")], store)
+
+
+def test_a_folder_beside_the_planned_direction_is_known_by_its_content(compose, tmp_path):
+    beside = direction(tmp_path / "planned")
+    config = compose(*TINY, *PLANNED, "intervention=caft", f"intervention.direction=[planned,{beside}]")
+    found = plan([config], Store.open(tmp_path / "store"))
+    (made,), (run,) = found.stage("direction"), found.stage("train")
+    digest = file_sha256(tmp_path / "planned" / artefact.VECTORS)
+    assert run.spec.inputs["intervention"]["direction"] == [made.key, digest]
+
+
+def test_only_the_word_planned_is_replaced():
+    given = ["planned", "random:planned", "runs/planned/x", "random"]
+    assert with_planned(given, "KEY") == ["KEY", "random:KEY", "runs/planned/x", "random"]
