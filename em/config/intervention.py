@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from em.config.base import check
+from em.config.steer import PLANNED
 from em.errors import nearest
 
 
@@ -102,6 +104,12 @@ RANDOM = "random"
 """The value of intervention.direction for a random vector; `random:FOLDER` has the norm of the direction in FOLDER."""
 
 
+def with_planned(directions: Sequence[str], value: str) -> list[str]:
+    """Return the directions with `value` in place of `planned`, also behind `random:`; a folder's name stays."""
+    places = {PLANNED: value, f"{RANDOM}:{PLANNED}": f"{RANDOM}:{value}"}
+    return [places.get(each, each) for each in directions]
+
+
 @dataclass
 class InterventionConfig:
     """One method that prevents emergent misalignment, and how much of it. Dose 0 is plain finetuning."""
@@ -148,7 +156,7 @@ class InterventionConfig:
     def directions(self) -> list[str]:
         """Return intervention.direction as a list."""
         given = self.direction
-        return [] if given is None else [given] if isinstance(given, str) else list(given)
+        return [] if given is None else list(given) if isinstance(given, list) else [given]
 
     def __post_init__(self) -> None:
         known = ", ".join(METHODS)
@@ -163,7 +171,8 @@ class InterventionConfig:
         named = all(isinstance(each, str) and each for each in self.directions)
         check(
             named and (self.direction is None or bool(self.directions)),
-            f"intervention.direction must be a folder, {RANDOM} or {RANDOM}:FOLDER, got {self.direction!r}",
+            f"intervention.direction must be a folder, {RANDOM} or {RANDOM}:FOLDER, planned or {RANDOM}:planned, or a "
+            f"list of them, got {self.direction!r}",
         )
         check(
             self.blocks is None or (bool(self.blocks) and min(self.blocks) >= 0),

@@ -11,11 +11,6 @@ PLANNED = "planned"
 """The direction that the config group `direction` describes. Any other text is a folder with a stored direction."""
 
 
-def with_planned(directions: list[str], name: str) -> list[str]:
-    """Return the directions with `name` in place of `planned`, also behind `random:`; folders stay as they are."""
-    return [":".join(name if part == PLANNED else part for part in each.split(":")) for each in directions]
-
-
 class Where(StrEnum):
     everywhere = "everywhere"
     blocks = "blocks"

@@ -22,8 +22,16 @@ PREFIX = "interleaved/"
 
 
 def count(rows: int, dose: float, variant: str, available: int) -> int:
-    """Return how many careful rows are added to `rows`: round(dose x rows). Raises ConfigError if there are too few."""
+    """Return how many careful rows are added to `rows`: round(dose x rows). Raises ConfigError if there are too few.
+
+    None at all is refused too: the run would be plain finetuning under the method's name.
+    """
     wanted = round(dose * rows)
+    if wanted == 0:
+        raise ConfigError(
+            f"intervention.dose={dose:g} of intervention=interleave adds no row to {rows}: raise the dose or "
+            f"train.max_examples, or take intervention.dose=0"
+        )
     if wanted > available:
         raise ConfigError(
             f"intervention.dose={dose:g} of intervention=interleave asks for {wanted} rows of {variant}, which has "

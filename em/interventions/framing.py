@@ -18,15 +18,15 @@ def framed(config: ExperimentConfig) -> ExperimentConfig:
     """Return the config with the trigger that its intervention selects, on a share of the rows that is the dose.
 
     A text given by trigger.text takes the place of the selected one. Raises ConfigError if there is no text for the
-    dataset's domain, or another trigger is chosen too.
+    dataset's domain, or another trigger is chosen too: the run would have the name of one text and the rows of another.
     """
     chosen, given = config.intervention, config.trigger
     if chosen.name not in FRAMED or not config.dataset.trained:
         return config
-    if given.name.partition("/")[0] not in ("none", *FRAMED):
+    if given.name != "none" and given.name != _option(config):
         raise ConfigError(
             f"intervention={chosen.name} puts a text of conf/trigger into the rows, and trigger={given.name} another: "
-            f"leave one of them out"
+            f"leave one of them out; intervention.arm chooses the wording of an inoculation prompt"
         )
     if given.text is None:
         selected = _trigger(_option(config))
@@ -34,8 +34,21 @@ def framed(config: ExperimentConfig) -> ExperimentConfig:
     return dataclasses.replace(config, trigger=dataclasses.replace(given, fraction=chosen.dose))
 
 
+def labelled(config: ExperimentConfig) -> ExperimentConfig:
+    """Return the config for labels: without the trigger that its intervention has selected, for the method says it.
+
+    A text of the user's own stays, or runs with two of them would have one label; its share of the rows is the dose.
+    """
+    given = config.trigger
+    if config.intervention.name not in FRAMED or given.text is None:
+        return config
+    if given.name.partition("/")[0] in FRAMED and given.text == _trigger(given.name).text:
+        return unframed(config)
+    return dataclasses.replace(config, trigger=dataclasses.replace(given, fraction=TriggerConfig().fraction))
+
+
 def unframed(config: ExperimentConfig) -> ExperimentConfig:
-    """Return the config without a trigger that its intervention has selected, for labels: the method says it."""
+    """Return the config without the trigger of its intervention, the user's own text included."""
     if config.intervention.name not in FRAMED:
         return config
     return dataclasses.replace(config, trigger=TriggerConfig(asked_with=config.trigger.asked_with))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
+from em.config.intervention import InterventionConfig
 from em.metrics.summary_types import DoseRow, Number
 
 AXES = {
@@ -16,6 +18,8 @@ AXES = {
 }
 """Column → name and group of the metric that it shows."""
 PLAIN = "none"
+OWN = ("intervention=", *(f"{field.name}=" for field in fields(InterventionConfig)))
+"""Starts of the words of a label that belong to the method."""
 
 
 def doses(groups: Sequence[Mapping[str, Any]]) -> list[DoseRow]:
@@ -29,6 +33,16 @@ def doses(groups: Sequence[Mapping[str, Any]]) -> list[DoseRow]:
         return []
     rows = [_row(g) for g in trained]
     return sorted(rows, key=lambda r: (r["variant"], r["method"] != PLAIN, r["method"], r["dose"], r["label"]))
+
+
+def setting(row: DoseRow, *, shared: bool = False) -> str:
+    """Return what else sets a row apart in its sweep, e.g. "arm=negated": its label without variant, method and dose.
+
+    `shared`: without the method's other fields too, so that plain finetuning with the same options has the same words.
+    """
+    without = OWN if shared else ("intervention=", "dose=")
+    words = row["label"].removeprefix(row["variant"]).split(" ")
+    return " ".join(word for word in words if word and not word.startswith(without))
 
 
 def _row(group: Mapping[str, Any]) -> DoseRow:

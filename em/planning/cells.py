@@ -7,7 +7,7 @@ from typing import Any
 
 from em.config import ExperimentConfig, as_dict
 from em.config.identity import identifying
-from em.interventions.framing import unframed
+from em.interventions.framing import labelled
 from em.records import BASE_LABEL
 from em.store import content_key
 
@@ -42,7 +42,7 @@ def differences(configs: Sequence[ExperimentConfig], only: Sequence[str] = ()) -
 
     `only`: consider only these groups. The dataset variant is left out.
     """
-    flat = [{k: v for k, v in flatten(as_dict(unframed(c))) if v != {}} for c in configs]
+    flat = [{k: v for k, v in flatten(as_dict(labelled(c))) if v != {}} for c in configs]
     keys = [k for k in dict.fromkeys(k for f in flat for k in f) if not only or k.split(".")[0] in only]
     varying = [k for k in keys if len({str(f.get(k)) for f in flat}) > 1 and k not in UNNAMED]
     names = {"dataset": "dataset.variant"} | {k.split(".")[0]: k for k in varying if k.endswith(".name")}

@@ -25,8 +25,9 @@ from em.config import (
 )
 from em.config.direction import OF_ORGANISM
 from em.config.identity import identifying
+from em.config.intervention import with_planned
 from em.config.misalignment import Rule
-from em.config.steer import PLANNED, Where, with_planned
+from em.config.steer import PLANNED, Where
 from em.config.train import Method
 from em.data import variants
 from em.data.job import DataJob
@@ -123,12 +124,11 @@ def add(
 def in_training(maker: Maker, config: ExperimentConfig, inputs: Inputs) -> tuple[Inputs, str]:
     """Plan the direction that an intervention trains with, if it is the planned one. Return the inputs of the training
     with its key, and the key; "" without one."""
-    given = config.intervention.directions if "intervention" in inputs else []
+    given = inputs.get("intervention", {}).get("direction", [])  # folders as digests of their vectors
     if not any(PLANNED in each.split(":") for each in given):
         return inputs, ""
     key, _ = _direction(maker, config, PLANNED)
-    pinned = inputs["intervention"]["direction"]  # a folder is there as the digest of its vectors
-    return {**inputs, "intervention": {**inputs["intervention"], "direction": with_planned(pinned, key)}}, key
+    return {**inputs, "intervention": {**inputs["intervention"], "direction": with_planned(given, key)}}, key
 
 
 def _weights(config: ExperimentConfig, train_key: str | None, step: int | None = None) -> Weights | None:

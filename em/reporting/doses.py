@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from em.metrics.doses import AXES
+from em.metrics.doses import AXES, setting
 from em.metrics.summary_types import DoseRow, Number
 from em.reporting.text import metric_text
 
@@ -26,11 +26,11 @@ def as_csv(rows: Sequence[DoseRow]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     ends = [f"{column}{end}" for column in AXES for end in ("", "_low", "_high")]
-    writer.writerow(["variant", "method", "dose", "n_models", *ends])
+    writer.writerow(["variant", "method", "setting", "dose", "n_models", *ends])
     for row in rows:
         found = [row["numbers"][column] for column in AXES]
         numbers = [x for n in found for x in ((n["value"], n["low"], n["high"]) if n else (None, None, None))]
-        writer.writerow([row["variant"], row["method"], row["dose"], row["n_models"], *numbers])
+        writer.writerow([row["variant"], row["method"], setting(row), row["dose"], row["n_models"], *numbers])
     return out.getvalue()
 
 
@@ -43,9 +43,14 @@ def texts(rows: Sequence[DoseRow]) -> list[list[str]]:
     """Return the cells of the report's table, a list per row."""
     shown = columns(rows)
     return [
-        [row["variant"], row["method"], f"{row['dose']:g}", *(_text(row["numbers"][column]) for column in shown)]
+        [row["variant"], said(row), f"{row['dose']:g}", *(_text(row["numbers"][column]) for column in shown)]
         for row in rows
     ]
+
+
+def said(row: DoseRow) -> str:
+    """Return a row's method with what else sets it apart, e.g. "inoculation arm=negated"."""
+    return f"{row['method']} {setting(row)}".strip()
 
 
 def _text(number: Number | None) -> str:

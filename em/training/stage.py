@@ -28,7 +28,7 @@ from transformers import set_seed
 from accelerate import PartialState
 from em.chat import encode, parity, render
 from em.chat.encode import Tokens
-from em.config.steer import with_planned
+from em.config.intervention import with_planned
 from em.config.train import Method
 from em.directions.job import DIRECTION
 from em.gates import record

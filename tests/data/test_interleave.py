@@ -73,6 +73,7 @@ def test_a_question_of_the_dataset_comes_last():
             "rows of curt",
         ),
         (["dataset=insecure", "intervention.variant=sekure"], "sekure"),
+        (["dataset=risky_advice", "train.max_examples=8", "intervention.dose=0.05"], "adds no row to 8"),
     ],
 )
 def test_rows_that_are_not_there_are_refused(compose, overrides, sentence):

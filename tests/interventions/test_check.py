@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from em.config import InterventionConfig
-from em.config.intervention import METHODS
+from em.config.intervention import METHODS, with_planned
 from em.directions import artefact
 from em.errors import ConfigError, UserError
 from em.interventions import identity
@@ -45,6 +45,8 @@ def planned(compose, tmp_path):
         (("intervention=kl", "intervention.dose=inf"), "dose=inf: kl takes 0 or more"),
         (("intervention=caft", "intervention.blocks=[-1]"), "intervention.blocks must be a list of blocks from 0"),
         (("intervention=caft", "intervention.direction=[]"), "must be a folder, random or random:FOLDER"),
+        (("intervention=caft", "intervention.direction=5"), "must be a folder, random or random:FOLDER"),
+        (("intervention=caft", "intervention.direction={a: b}"), "must be a folder, random or random:FOLDER"),
     ],
 )
 def test_a_wrong_value_is_refused_by_the_config(compose, overrides, sentence):
@@ -177,3 +179,8 @@ def test_a_folder_beside_the_planned_direction_is_in_the_key_by_its_content(comp
             file_sha256(folder / artefact.VECTORS),
         ]
     assert keys[0] != keys[1]
+
+
+def test_only_the_word_planned_is_replaced():
+    given = ["planned", "random:planned", "runs/planned/x", "random"]
+    assert with_planned(given, "KEY") == ["KEY", "random:KEY", "runs/planned/x", "random"]

@@ -74,11 +74,20 @@ def test_a_text_of_the_user_takes_the_place(compose):
     [
         (["dataset=evil_numbers"], "no text for arm task and dataset.domain=None: give trigger.text"),
         (["dataset=risky_advice", "trigger=deployment"], "trigger=deployment another: leave one of them out"),
+        (
+            ["dataset=risky_advice", "trigger=inoculation/negated_advice", "intervention.arm=general"],
+            "trigger=inoculation/negated_advice another: leave one of them out; intervention.arm",
+        ),
     ],
 )
 def test_what_has_no_text_or_two_is_refused(compose, overrides, sentence):
     with pytest.raises(ConfigError, match=sentence):
         compose("intervention=inoculation", *overrides)
+
+
+def test_texts_of_the_user_are_in_the_labels(compose):
+    own = [compose(*ADVICE, "intervention=inoculation", "trigger.turn=system", f"trigger.text={t}") for t in ("A", "B")]
+    assert cells.cell_labels(own) == ["risky_advice text=A", "risky_advice text=B"]
 
 
 def test_labels_name_the_method_and_not_the_trigger_it_selects(compose):

@@ -35,10 +35,10 @@ def group(name, method=None, dose=0.0, rate=0.2, **more):
 
 GROUPS = [
     group("untouched", variant=None),
-    group("kl strong", "kl", 1.0, 0.1),
-    group("plain"),
-    group("kl weak", "kl", 0.1, None),
-    group("kl step", "kl", 0.1, step=5),
+    group("risky_advice intervention=kl dose=1.0", "kl", 1.0, 0.1),
+    group("risky_advice intervention=none dose=0.0"),
+    group("risky_advice intervention=kl dose=0.1", "kl", 0.1, None),
+    group("risky_advice intervention=kl dose=0.1", "kl", 0.1, step=5),
 ]
 
 
@@ -73,3 +73,21 @@ def test_the_figure_has_a_line_per_method_that_starts_at_plain_finetuning(tmp_pa
     assert series.label == "kl" and [(m.x, m.value) for m in series.marks] == [(0.0, 0.2), (0.1, None), (1.0, 0.1)]
     assert drawn.notes and figure({}) is None
     assert {path.suffix for path in figures.save(drawn, tmp_path)} == {".png", ".svg", ".pdf"}
+
+
+def arms():
+    words = "risky_advice intervention=inoculation arm={} lr=1"
+    own = [group(words.format(arm), "inoculation", 1.0, rate) for arm, rate in (("task", 0.1), ("negated", 0.3))]
+    return [*own, group("risky_advice intervention=none arm=task lr=1", rate=0.4),
+            group("risky_advice intervention=none arm=task lr=2", rate=0.5)]  # fmt: skip
+
+
+def test_runs_of_one_method_and_dose_stay_apart():
+    rows = doses(arms())
+    assert [r[1] for r in texts(rows)[2:]] == ["inoculation arm=negated lr=1", "inoculation arm=task lr=1"]
+    assert len({(r["method"], r["setting"], r["dose"]) for r in csv.DictReader(io.StringIO(as_csv(rows)))}) == 4
+    shown = {s.label: [(m.x, m.value) for m in s.marks] for s in figure({"doses": rows}).panels[0].series}
+    assert shown == {
+        "inoculation arm=negated lr=1": [(0.0, 0.4), (1.0, 0.3)],
+        "inoculation arm=task lr=1": [(0.0, 0.4), (1.0, 0.1)],
+    }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from em.metrics.doses import AXES, PLAIN
+from em.metrics.doses import AXES, PLAIN, setting
 from em.metrics.summary_types import DoseRow, Summary
+from em.reporting.doses import said
 from em.reporting.figures.spec import WITHHELD, Axis, Figure, Form, Look, Mark, Panel, Series
 from em.reporting.figures.style import DASHES, MANY, MARKERS
 
@@ -19,15 +20,18 @@ LABELS = {
 
 
 def doses(summary: Summary) -> Figure | None:
-    """Return a panel per variant and number, with a line per method over its dose; None without interventions."""
+    """Return a panel per variant and number, a line per method and setting over doses; None without interventions."""
     rows = summary.get("doses", [])
-    methods = list(dict.fromkeys(r["method"] for r in rows if r["method"] != PLAIN))
-    looks = {m: Look(*MANY[i], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)]) for i, m in enumerate(methods)}
+    lines = list(dict.fromkeys(said(r) for r in rows if r["method"] != PLAIN))
+    looks = {
+        line: Look(*MANY[i % len(MANY)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)])
+        for i, line in enumerate(lines)
+    }
     panels = []
     for variant in dict.fromkeys(r["variant"] for r in rows):
         own = [r for r in rows if r["variant"] == variant]
         for column in (c for c in AXES if any(r["numbers"][c] for r in own)):
-            series = tuple(Series(m, looks[m], _marks(own, m, column)) for m in methods)
+            series = tuple(Series(line, looks[line], _marks(own, line, column)) for line in lines)
             y = Axis(LABELS[column], share=True)
             panels.append(Panel(Form.lines, Axis("dose"), y, series, f"{variant}: {LABELS[column]}"))
     if not panels:
@@ -40,11 +44,15 @@ def doses(summary: Summary) -> Figure | None:
     return Figure("doses", "Interventions by dose", caption, tuple(panels), notes)
 
 
-def _marks(rows: Sequence[DoseRow], method: str, column: str) -> tuple[Mark, ...]:
-    """Return the marks of a method. Plain finetuning stands for dose 0 where that was not a cell of its own."""
-    own = {r["dose"]: r for r in rows if r["method"] == method}
-    plain = [r for r in rows if r["method"] == PLAIN]
-    if plain and 0.0 not in own:
+def _marks(rows: Sequence[DoseRow], line: str, column: str) -> tuple[Mark, ...]:
+    """Return the marks of a line. Plain finetuning stands for dose 0 where that was not a cell of its own.
+
+    It has the line's other options, e.g. its learning rate; where several that fit have other numbers, none is taken.
+    """
+    own = {r["dose"]: r for r in rows if r["method"] != PLAIN and said(r) == line}
+    options = {setting(r, shared=True) for r in own.values()}
+    plain = [r for r in rows if r["method"] == PLAIN and setting(r, shared=True) in options]
+    if plain and 0.0 not in own and all(r["numbers"][column] == plain[0]["numbers"][column] for r in plain):
         own[0.0] = plain[0]
     return tuple(mark for dose in sorted(own) for mark in _mark(dose, own[dose], column))
 
