@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ TAIL = 0.025
 """Posterior mass beyond each end."""
 STEP = 1.25
 """Ratio of the caps on answers that are tried, where questions have different numbers of answers."""
-RARER = (0.0, 0.5, 1.0, 2.0, 1e9)
-"""Questions with at most this part of the mean rate may have got answers without a hit that were not drawn."""
+FILLED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+"""Numbers of questions that may have got answers without a hit that were not drawn, those with the fewest hits first;
+all of them are tried, too."""
 REACH = 3.0
 """How far the doubt about other runs moves a level, log-odds."""
 
@@ -53,9 +55,10 @@ def _upper_end(hits: Array, answers: Array) -> Array:
     own, asked = hits[case], answers[case] > 0
     least = np.maximum(own, np.minimum(answers[case], cap[:, None]))
     most = np.where(asked & (STEP * least < cap[:, None]), cap[:, None], least)
-    rate, mean = own / np.maximum(least, 1), own.sum(1, keepdims=True) / least.sum(1, keepdims=True)
-    drawn = [least, *(np.where(rate <= part * mean, most, least) for part in RARER)]
-    new = [np.ones(len(case), bool), *((more > least).any(1) for more in drawn[1:])]
+    place = np.where(most > least, own, np.inf).argsort(1, kind="stable").argsort(1)  # by the rate at the cap
+    sizes = [size for size in FILLED if size < own.shape[1]] + [own.shape[1]]
+    drawn = [least, *(np.where(place < size, most, least) for size in sizes)]
+    new = [np.ones(len(case), bool), *((more != fewer).any(1) for fewer, more in pairwise(drawn))]
     at = np.concatenate([np.flatnonzero(found) for found in new])
     order = np.argsort(case[at], kind="stable")  # the counts of one table are in one batch: many are the same
     at, counts = at[order], np.concatenate([more[found] for more, found in zip(drawn, new, strict=True)])[order]
