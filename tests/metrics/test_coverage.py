@@ -50,13 +50,13 @@ def held(true, bounds):
     return float(np.mean((bounds[0] <= true) & (true <= bounds[1])))
 
 
-def check_rate(runs, questions, answers, rate, spread, widest, repeats):
+def check_rate(runs, questions, answers, rate, spread, widest, least, repeats):
     """`widest`: the mean width may be this multiple of that of 0.1.0."""
     rng = np.random.default_rng([runs, questions, answers, int(100 * rate)])
     hits, kept = draw(rng, rate, runs, questions, answers, question=spread, repeats=repeats)
     low, high = stats.intervals(hits, kept, "both")
     clustered, row_level = held(rate, (low, high)), held(rate, stats.wilson(hits.sum((1, 2)), kept.sum((1, 2))))
-    assert clustered >= 0.93 - noise(repeats)
+    assert clustered >= least
     assert row_level < 0.90 and row_level < clustered - 0.05
     was_low, was_high = stats.score_bounds(stats.spread(hits, kept, "both"))
     assert np.mean(high - low) < widest * np.mean(was_high - was_low)
@@ -69,12 +69,12 @@ def check_rate(runs, questions, answers, rate, spread, widest, repeats):
         (1, 8, 100, 0.2, 1.2, 1.0),
         (6, 8, 100, 0.05, 1.2, 1.0),
         (3, 10, 20, 0.2, 1.2, 1.02),
-        (1, 48, 100, 0.05, 1.2, 1.06),
+        (1, 48, 100, 0.05, 1.2, 1.0),
         (10, 8, 100, 0.05, 1.2, 1.0),
     ],
 )
 def test_ninety_five_percent_covers_ninety_five_percent(runs, questions, answers, rate, spread, widest):
-    check_rate(runs, questions, answers, rate, spread, widest, REPEATS)
+    check_rate(runs, questions, answers, rate, spread, widest, 0.925, REPEATS)
 
 
 @pytest.mark.slow
@@ -83,7 +83,7 @@ def test_ninety_five_percent_covers_ninety_five_percent(runs, questions, answers
 @pytest.mark.parametrize("runs", [1, 3, 6, 10])
 def test_the_grid_of_the_first_version_is_covered(runs, questions, answers, rate):
     """Up to a fifth wider there than in 0.1.0, with many questions and runs at high rates; seen: 1.21."""
-    check_rate(runs, questions, answers, rate, 1.2, 1.25, MANY)
+    check_rate(runs, questions, answers, rate, 1.2, 1.25, 0.93 - noise(MANY), MANY)
 
 
 @pytest.mark.parametrize(("questions", "answers"), [(8, 100), (24, 100)])
@@ -119,7 +119,7 @@ def equals(runs, rate, repeats):
 
 def check_equals(runs, rate, repeats):
     low, high, p = equals(runs, rate, repeats)
-    assert held(0.0, (low, high)) >= 0.94 - noise(repeats)
+    assert held(0.0, (low, high)) >= max(0.91, 0.94 - noise(repeats))
     assert np.mean(p < 0.05) <= 0.06
     assert np.array_equal(p < 0.05, (low > 0) | (high < 0))
 
@@ -173,4 +173,4 @@ def test_a_contrast_covers_a_difference_that_is_there(runs, questions, answers, 
 def test_a_contrast_finds_and_covers_the_differences_of_open_models(runs, rates):
     low, high, p = contrasted((runs, runs), 8, 100, rates, REPEATS // 2)
     assert np.mean(p < 0.05) >= 0.95
-    assert held(rates[0] - rates[1], (low, high)) >= 0.93 - noise(REPEATS // 2)
+    assert held(rates[0] - rates[1], (low, high)) >= 0.925
