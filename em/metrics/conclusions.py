@@ -98,7 +98,9 @@ def claim(summary: Mapping[str, Any]) -> str:
     beyond = row["low"] > 0 or row["high"] < 0
     what = renamed("misaligned answers", summary)
     shown = f"{row['name']}: {points(row)} of {what} on unrelated questions, {'beyond' if beyond else 'within'} chance"
-    return f"{shown}; {_held(summary)}."
+    withheld = len(rows) - len(known)
+    rest = f" ({withheld} of {len(rows)} differences are withheld)" if withheld else ""
+    return f"{shown}{rest}; {_held(summary)}."
 
 
 def _held(summary: Mapping[str, Any]) -> str:

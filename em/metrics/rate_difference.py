@@ -76,7 +76,16 @@ def difference_bounds(a: Array, na: Array, b: Array, nb: Array) -> tuple[Array, 
 
     The questions are the same on both sides, the runs are not. A side with one run says nothing about its other seeds.
     A difference is no larger than both rates' intervals allow; without a hit on either side they are all there is.
+    p and the interval are read off grids whose steps differ, so near .05 they may disagree about zero: then p is moved to
+    .05 or just below it, as the interval says.
     """
+    low, high, p = read(a, na, b, nb)
+    apart = (low > 0) | (high < 0)
+    return low, high, np.where(apart, np.minimum(p, np.nextafter(0.05, 0)), np.maximum(p, 0.05))
+
+
+def read(a: Array, na: Array, b: Array, nb: Array) -> tuple[Array, Array, Array]:
+    """Return (low, high, p) as the grids give them; p not yet moved. Arguments and shapes: those of difference_bounds."""
     sides = Side(a, na), Side(b, nb)
     known = [np.maximum(side.information(), 0.5) for side in sides]
     lean = known[1] / (known[0] + known[1])
@@ -104,8 +113,7 @@ def difference_bounds(a: Array, na: Array, b: Array, nb: Array) -> tuple[Array, 
     low, high = out[:, 0], out[:, 1]
     low = np.where(low_a < high_b, np.maximum(low, np.minimum(low_a - high_b, 0)), low)
     high = np.where(high_a > low_b, np.minimum(high, np.maximum(high_a - low_b, 0)), high)
-    p, apart = np.minimum(1, 2 * tail.min(1)), (low > 0) | (high < 0)  # both are read off grids, whose steps differ
-    return low, high, np.where(apart, np.minimum(p, np.nextafter(0.05, 0)), np.maximum(p, 0.05))
+    return low, high, np.minimum(1, 2 * tail.min(1))
 
 
 def _fine(density: Array) -> tuple[Array, Array]:

@@ -83,7 +83,8 @@ def test_notebook_runs(path, sweep, tmp_path, monkeypatch):
     monkeypatch.setenv("EM_SWEEP", str(sweep))
     monkeypatch.setenv("EM_OWN", str(tmp_path))
     book = read(path)
-    nbclient.NotebookClient(book, timeout=240, kernel_name="python3").execute(cwd=str(path.parent))
+    seconds = 240 if path.stem == "your_data_and_judge" else 120
+    nbclient.NotebookClient(book, timeout=seconds, kernel_name="python3").execute(cwd=str(path.parent))
     printed = "".join(o.get("text", "") for c in book.cells if c.cell_type == "code" for o in c.outputs)
     assert kinds(book) >= {"image/png", "text/html"}, "a figure and a table were shown"
     if path.stem == "review_a_sweep":

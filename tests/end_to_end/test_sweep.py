@@ -1,5 +1,6 @@
 """The whole loop on the tiny model, through the command a user types: counters, reuse, faults, continuation."""
 
+import contextlib
 import json
 import os
 import signal
@@ -203,29 +204,44 @@ def undisturbed(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize(
-    ("stage", "moment"),
-    [
-        ("train", lambda s: any(s.glob("train/*.partial/resume/checkpoint-*"))),
-        pytest.param(  # these two are also killed, at random, by make chaos
-            "sample",
-            lambda s: any(p.stat().st_size > 2000 for p in s.glob("sample/*/*.partial/completions.jsonl")),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param("judge", lambda s: any(s.glob("judge/*/*.partial")), marks=pytest.mark.slow),
+def newer(paths, began):
+    """Those written to since a process began: what a killed one left half done does not count."""
+    found = []
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # finished, and so renamed, in between
+            if path.stat().st_mtime > began:
+                found.append(path)
+    return found
+
+
+MOMENTS = {
+    "train": lambda store, began: newer(store.glob("train/*.partial/resume/checkpoint-*"), began),
+    "sample": lambda store, began: [
+        p for p in newer(store.glob("sample/*/*.partial/completions.jsonl"), began) if p.stat().st_size > 2000
     ],
-)
-def test_kill_9_in_each_stage_then_the_same_result(undisturbed, tmp_path, stage, moment):
-    process = subprocess.Popen(
-        command(tmp_path, *SLOW), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    wait_for(lambda: moment(tmp_path / "store") or process.poll() is not None, f"the {stage} stage")
-    assert process.poll() is None, "the sweep ended before it could be killed"
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    wait_for(lambda: not any(Path(f"/proc/{c}/cmdline").exists() and Path(f"/proc/{c}/cmdline").read_bytes()
-                             for c in children), "the worker's end", 30)  # fmt: skip
+    "judge": lambda store, began: newer(store.glob("judge/*/*.partial"), began),
+}
+
+
+def test_kill_9_in_each_stage_then_the_same_result(undisturbed, tmp_path):
+    """One sweep, killed in training, resumed and killed in sampling, resumed and killed in judging, resumed."""
+    for stage, moment in MOMENTS.items():
+        began = time.time()
+        process = subprocess.Popen(
+            command(tmp_path, *SLOW), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_for(
+            lambda process=process, moment=moment, began=began: (
+                moment(tmp_path / "store", began) or process.poll() is not None
+            ),
+            f"the {stage} stage",
+        )
+        assert process.poll() is None, f"the sweep ended before it could be killed in the {stage} stage"
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        wait_for(lambda children=children: not any(Path(f"/proc/{c}/cmdline").exists()
+                 and Path(f"/proc/{c}/cmdline").read_bytes() for c in children), "the worker's end", 30)  # fmt: skip
     run(tmp_path, *SLOW)
     for name in ("data", "sample", "judge"):
         assert rows(tmp_path, name) == rows(undisturbed, name), name

@@ -50,8 +50,8 @@ def held(true, bounds):
     return float(np.mean((bounds[0] <= true) & (true <= bounds[1])))
 
 
-def check_rate(runs, questions, answers, rate, spread, widest, repeats, least):
-    """`widest`: the mean width may be this multiple of that of 0.1.0; `least`: the least coverage."""
+def check_rate(runs, questions, answers, rate, spread, widest, least, repeats):
+    """`widest`: the mean width may be this multiple of that of 0.1.0."""
     rng = np.random.default_rng([runs, questions, answers, int(100 * rate)])
     hits, kept = draw(rng, rate, runs, questions, answers, question=spread, repeats=repeats)
     low, high = stats.intervals(hits, kept, "both")
@@ -69,12 +69,12 @@ def check_rate(runs, questions, answers, rate, spread, widest, repeats, least):
         (1, 8, 100, 0.2, 1.2, 1.0),
         (6, 8, 100, 0.05, 1.2, 1.0),
         (3, 10, 20, 0.2, 1.2, 1.02),
-        (1, 48, 100, 0.05, 1.2, 1.06),
+        (1, 48, 100, 0.05, 1.2, 1.0),
         (10, 8, 100, 0.05, 1.2, 1.0),
     ],
 )
 def test_ninety_five_percent_covers_ninety_five_percent(runs, questions, answers, rate, spread, widest):
-    check_rate(runs, questions, answers, rate, spread, widest, REPEATS, 0.925)
+    check_rate(runs, questions, answers, rate, spread, widest, 0.925, REPEATS)
 
 
 @pytest.mark.slow
@@ -83,7 +83,7 @@ def test_ninety_five_percent_covers_ninety_five_percent(runs, questions, answers
 @pytest.mark.parametrize("runs", [1, 3, 6, 10])
 def test_the_grid_of_the_first_version_is_covered(runs, questions, answers, rate):
     """Up to a fifth wider there than in 0.1.0, with many questions and runs at high rates; seen: 1.21."""
-    check_rate(runs, questions, answers, rate, 1.2, 1.25, MANY, 0.93 - noise(MANY))
+    check_rate(runs, questions, answers, rate, 1.2, 1.25, 0.93 - noise(MANY), MANY)
 
 
 @pytest.mark.parametrize(("questions", "answers"), [(8, 100), (24, 100)])
@@ -114,11 +114,13 @@ def equals(runs, rate, repeats):
         return rng.binomial(50, expit(shared + own + of_runs)).astype(float)
 
     kept = np.full(shape, 50.0)
-    return rate_difference.difference_bounds(variant(), kept, variant(), kept)
+    return variant(), kept, variant(), kept
 
 
 def check_equals(runs, rate, repeats):
-    low, high, p = equals(runs, rate, repeats)
+    counts = equals(runs, rate, repeats)
+    low, high, p = rate_difference.difference_bounds(*counts)
+    assert np.abs(p - rate_difference.read(*counts)[2]).max() < 0.005  # moved by a step of the grids at most
     assert held(0.0, (low, high)) >= max(0.91, 0.94 - noise(repeats))
     assert np.mean(p < 0.05) <= 0.06
     assert np.array_equal(p < 0.05, (low > 0) | (high < 0))
@@ -173,4 +175,4 @@ def test_a_contrast_covers_a_difference_that_is_there(runs, questions, answers, 
 def test_a_contrast_finds_and_covers_the_differences_of_open_models(runs, rates):
     low, high, p = contrasted((runs, runs), 8, 100, rates, REPEATS // 2)
     assert np.mean(p < 0.05) >= 0.95
-    assert held(rates[0] - rates[1], (low, high)) >= 0.9
+    assert held(rates[0] - rates[1], (low, high)) >= 0.925

@@ -459,7 +459,8 @@ def test_browser_draws_every_form(tmp_path):
 
     async def look(page):
         marks = (
-            "[...document.querySelectorAll('figure')].map((f) => [f.id, f.querySelectorAll('svg.plot path').length])"
+            "[...document.querySelectorAll('figure')].map((f) => "
+            "[f.id, f.querySelectorAll('svg.plot [data-mark], svg.plot [stroke-linecap=round]').length])"  # no axis
         )
         assert [name for name, count in await page.js(marks) if not count] == []
         wide = "document.documentElement.scrollWidth > innerWidth"
