@@ -30,5 +30,5 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not (arguments.out / "store").is_dir():
         raise ConfigError(f"{arguments.out} holds no store: --out names the folder of the store and the sweeps")
-    every = inventory.sweeps(arguments.out)
-    return remove(arguments.out, every, inventory.unneeded(every, Store.open(arguments.out)), arguments.yes)
+    store = Store.open(arguments.out)
+    return remove(arguments.out, lambda every: inventory.unneeded(every, store), arguments.yes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from em.errors import ConfigError
-    from em.store import StoreError
+    from em.store import Store, StoreError
     from em.sweep import inventory
 
     for folder in arguments.folders:
@@ -41,18 +41,31 @@ def run(arguments: argparse.Namespace) -> int:
     if len(outs) > 1:
         raise ConfigError("em rm takes sweeps of one output folder: call it once for each")
     (out,) = outs
-    every = inventory.sweeps(out)
-    chosen = [sweep for sweep in every if sweep.folder.resolve() in wanted]
-    return remove(out, every, inventory.only_of(chosen, every), arguments.yes)
+
+    def what(every: Sequence[Listed]) -> Removal:
+        chosen = [sweep for sweep in every if sweep.folder.resolve() in wanted]
+        return inventory.only_of(chosen, every, Store.open_read_only(out))
+
+    return remove(out, what, arguments.yes)
 
 
-def remove(out: Path, every: Iterable[Listed], what: Removal, yes: bool) -> int:
+def remove(out: Path, chosen: Callable[[Sequence[Listed]], Removal], yes: bool) -> int:
     """Show what would go, ask, and remove it. Return 1 if the answer was no.
 
-    Raises StoreError while a sweep that uses the store runs or waits.
+    `chosen` says of the sweeps below <out> what goes. It is asked again after the answer: a sweep may have begun, and
+    ended, meanwhile. Raises StoreError then, while a sweep that uses the store runs or waits, and for a store that is a
+    link.
     """
-    from em.store import Store, in_use
+    from em.store import Store, StoreError, in_use
+    from em.sweep import inventory
 
+    if (out / "store").is_symlink():
+        raise StoreError(
+            f"{out / 'store'} is a link, and sweeps of other folders may need what it holds: nothing was removed; "
+            "put the store itself there"
+        )
+    every = inventory.sweeps(out)
+    what = chosen(every)
     require_idle(every)
     store = Store.open(out) if (out / "store").is_dir() else None
     total = _show(what, store)
@@ -66,6 +79,8 @@ def remove(out: Path, every: Iterable[Listed], what: Removal, yes: bool) -> int:
         _delete_folders(what)
     else:
         with in_use.alone(store.root):
+            if chosen(inventory.sweeps(out)) != what:
+                raise StoreError(f"what the sweeps of {out} need has changed meanwhile: nothing was removed; try again")
             for stage in what.stages:
                 store.remove(*stage)
             _delete_folders(what)

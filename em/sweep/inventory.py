@@ -47,8 +47,17 @@ class Removal:
 def sweeps(out: Path) -> list[Listed]:
     """Return the sweeps below <out>/sweeps, the newest first. Raises StoreError for one that cannot be read."""
     folder, store = out / "sweeps", Store.open_read_only(out)
-    found = [_listed(path, store) for path in (sorted(folder.iterdir()) if folder.is_dir() else ()) if is_sweep(path)]
+    found = [_listed(path, store) for path in _folders(folder)]
     return sorted(found, key=lambda sweep: -sweep.changed)
+
+
+def _folders(below: Path) -> Iterator[Path]:
+    """Yield every sweep's folder, however deep: with a slash in name= it lies in a folder of sweeps."""
+    for path in sorted(below.iterdir()) if below.is_dir() else ():
+        if is_sweep(path):
+            yield path
+        elif path.is_dir() and not path.is_symlink():
+            yield from _folders(path)
 
 
 def is_sweep(path: Path) -> bool:
@@ -109,28 +118,30 @@ def size(path: Path) -> int:
     return sum(os.lstat(Path(folder) / name).st_size for folder, _, names in os.walk(path) for name in names)
 
 
-def only_of(chosen: Sequence[Listed], every: Sequence[Listed]) -> Removal:
-    """Return what goes with these sweeps: their folders, and the stages that no other sweep needs."""
+def only_of(chosen: Sequence[Listed], every: Sequence[Listed], store: Store) -> Removal:
+    """Return what goes with these sweeps: their folders, and the stages that no other sweep needs.
+
+    Only stages that the store has: a key of a sweep.json is no path to delete.
+    """
     folders = [sweep.folder.resolve() for sweep in chosen]
     others = frozenset[Stage]().union(*(s.needs for s in every if s.folder.resolve() not in folders))
     mine = frozenset[Stage]().union(*(s.needs for s in chosen))
-    return Removal(folders=tuple(s.folder for s in chosen), stages=tuple(sorted(_known(mine - others))))
+    return Removal(folders=tuple(s.folder for s in chosen), stages=tuple(sorted(mine & _there(store) - others)))
 
 
 def unneeded(every: Sequence[Listed], store: Store) -> Removal:
     """Return what no sweep needs: stages, finished or not, and leftovers."""
     needs = frozenset[Stage]().union(*(sweep.needs for sweep in every))
-    there = frozenset(stage for name in STAGES for stage in _stored(store, name))
     leftovers = (store.root / "damaged", store.root / REMOVED)
     return Removal(
         folders=(),
-        stages=tuple(sorted(there - needs)),
+        stages=tuple(sorted(_there(store) - needs)),
         leftovers=tuple(path for path in leftovers if path.is_dir() and any(path.iterdir())),
     )
 
 
-def _known(stages: Iterable[Stage]) -> Iterator[Stage]:
-    return (stage for stage in stages if stage[0] in STAGES)
+def _there(store: Store) -> frozenset[Stage]:
+    return frozenset(stage for name in STAGES for stage in _stored(store, name))
 
 
 def _stored(store: Store, stage: str, below: str = "") -> Iterator[Stage]:

@@ -1,5 +1,6 @@
 """em list, show, diff, rm and gc: on stores with stages made by hand, and on a real sweep of the tiny model."""
 
+import argparse
 import json
 import os
 import pty
@@ -9,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from em.store import Store, in_use
+from em.store import Store, StoreError, in_use
 from support import tiny_sweep
 from support.command import em as in_process
 from support.hub import Hub
@@ -130,6 +131,55 @@ def test_gc_takes_what_no_sweep_needs_and_nothing_else(two, compose, here):
     assert stages(store) == needed and (store.root / "calibrate" / "cd").is_dir()
     assert not store.partial("train", "ab" * 10).exists() and not (store.root / "damaged").exists()
     assert "nothing to remove" in here("gc", "--out", out).stdout
+
+
+def test_gc_sees_a_sweep_whose_name_has_a_slash(two, here):
+    out, store, _, second = two
+    before = stages(store)
+    (out / "sweeps" / "paper").mkdir()
+    second.folder.rename(out / "sweeps" / "paper" / second.folder.name)
+    assert "nothing to remove" in here("gc", "--out", out, "--yes").stdout and stages(store) == before
+
+
+def test_rm_deletes_no_path_that_a_sweep_file_names(two, here):
+    """Keys that are no stage of the store: a path out of it, and a family whose ranges another sweep needs."""
+    out, store, _, second = two
+    needed = stages(store)
+    (precious := out.parent / "precious").mkdir()
+    family = next(j.key for j in second.plan.jobs.values() if j.stage == "sample").split("/")[0]
+    cells = json.loads((second.folder / "sweep.json").read_text())
+    cells["cells"] = cells["cells"][:1]
+    cells["cells"][0]["stages"] = {"sample": ["../../../precious", "", family]}
+    (second.folder / "sweep.json").write_text(json.dumps(cells))
+    done = here("rm", second.folder, "--yes")
+    assert done.returncode == 0 and "in the store" not in done.stdout, done.stderr
+    assert precious.is_dir() and stages(store) == needed and not second.folder.exists()
+
+
+def test_nothing_is_removed_of_a_store_that_is_a_link(two, here):
+    out, store, *_ = two
+    before = stages(store)
+    (other := out.parent / "other").mkdir()
+    (other / "store").symlink_to(store.root)
+    done = here("gc", "--out", other, "--yes")
+    assert done.returncode == 1 and "is a link" in done.stderr and stages(store) == before
+
+
+def test_nothing_is_removed_if_a_sweep_came_while_the_question_was_open(two, compose, monkeypatch):
+    from em.commands import gc, rm
+
+    out, store, _, second = two
+    before = stages(store)
+    aside = second.folder.rename(out / "aside")
+
+    def agreed(_):
+        aside.rename(second.folder)
+        return True
+
+    monkeypatch.setattr(rm, "_agreed", agreed)
+    with pytest.raises(StoreError, match="changed meanwhile"):
+        gc.run(argparse.Namespace(out=out, yes=False))
+    assert stages(store) == before
 
 
 def test_a_sweep_is_named_by_the_beginning_of_its_name(two, here):
