@@ -76,8 +76,8 @@ def difference_bounds(a: Array, na: Array, b: Array, nb: Array) -> tuple[Array, 
 
     The questions are the same on both sides, the runs are not. A side with one run says nothing about its other seeds.
     A difference is no larger than both rates' intervals allow; without a hit on either side they are all there is.
-    p and the interval are read off grids whose steps differ, so near .05 they may disagree about zero: then p is moved to
-    .05 or just below it, as the interval says.
+    p and the interval are read off grids whose steps differ, so near .05 they may disagree about zero: then p is moved
+    to .05 or just below it, as the interval says.
     """
     low, high, p = read(a, na, b, nb)
     apart = (low > 0) | (high < 0)
@@ -85,7 +85,7 @@ def difference_bounds(a: Array, na: Array, b: Array, nb: Array) -> tuple[Array, 
 
 
 def read(a: Array, na: Array, b: Array, nb: Array) -> tuple[Array, Array, Array]:
-    """Return (low, high, p) as the grids give them; p not yet moved. Arguments and shapes: those of difference_bounds."""
+    """Return (low, high, p) as the grids give them; p not yet moved. Arguments and shapes as in difference_bounds."""
     sides = Side(a, na), Side(b, nb)
     known = [np.maximum(side.information(), 0.5) for side in sides]
     lean = known[1] / (known[0] + known[1])

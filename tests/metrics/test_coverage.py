@@ -103,7 +103,7 @@ def test_where_one_question_carries_the_rate_it_is_covered_too(questions, rate):
 
 
 def equals(runs, rate, repeats):
-    """Return (low, high, p) of variants that answer the same questions, each with its own interplay, at one rate."""
+    """Return hits and answers of two variants at one rate: the same questions, each with its own interplay."""
     rng = np.random.default_rng([runs, int(100 * rate)])
     shape = (repeats, runs, 10)
     shared = centre(rate, 1.4) + 1.2 * rng.standard_normal((repeats, 1, 10))
