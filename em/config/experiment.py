@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from em.config.base import Values
+from em.config.base import Values, check
 from em.config.budget import BudgetConfig
 from em.config.data import CorpusConfig, DatasetConfig, TriggerConfig
 from em.config.direction import DirectionConfig
@@ -52,6 +52,10 @@ class ExperimentConfig:
     """Name of the sweep folder and of the W&B group."""
     out: str = "outputs"
     """Folder that holds the store and the sweeps."""
+
+    def __post_init__(self) -> None:
+        one = "/" not in self.name and self.name.strip(". ") != ""
+        check(one, f"name must be one folder's name without a slash, got {self.name!r}: sweeps lie side by side")
 
 
 def register() -> None:

@@ -129,7 +129,7 @@ def _svgs(figure: Figure, sizes: Sequence[Size]) -> list[Markup]:
     from em.reporting.figures import chart, drawing
 
     charts = chart.panel_charts(figure, sizes, drawing.PAGE, None)
-    texts = [vl_convert.vegalite_to_svg(made.to_dict(), allowed_base_urls=[]) for made in charts]
+    texts = [vl_convert.vegalite_to_svg(chart.spec(made), allowed_base_urls=[]) for made in charts]
     return [Markup(_tagged(text, panel)) for text, panel in zip(texts, figure.panels, strict=True)]
 
 

@@ -1,6 +1,7 @@
 """Who uses a folder now: running sweeps share it, `em rm` and `em gc` need it alone. Held by the kernel's file locks.
 
-A lock ends with its process, however that ends. On a file system without such locks nothing is removed.
+A lock ends with its process, however that ends. On a file system without such locks nothing is removed. A lock of a
+folder is known on its own machine only, also on a network file system.
 """
 
 from __future__ import annotations

@@ -402,3 +402,9 @@ def test_a_run_with_a_malformed_custom_file_ends_in_its_sentence(malformed, tmp_
     assert SENTENCE in done.stderr
     assert not list(tmp_path.glob("**/store/sample"))  # nothing was sampled for it
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["paper/fig", "../x", "", ".."])
+def test_a_sweeps_name_is_one_folder(compose, name):
+    with pytest.raises(ConfigError, match="name must be one folder's name"):
+        compose("model=tiny_random", f"name='{name}'")

@@ -1,3 +1,4 @@
+import dataclasses
 import html
 import json
 import re
@@ -336,6 +337,14 @@ def test_labels_are_drawn_as_they_are(summary, tmp_path):
     assert r"lr=$\frac{1}$ x_1 &lt;script&gt;" in svg and "<script" not in svg
     (panel,) = page_figures.drawn(figure)
     assert "<script" not in panel.svg and "&lt;script&gt;" in panel.svg
+
+
+def test_a_control_character_is_drawn_as_a_replacement(summary, tmp_path):
+    """As it is, it would end the process: text of an imported file can have one."""
+    figure = rates.by_question(summary)
+    figures_figures.save(dataclasses.replace(figure, title="A\x07B"), tmp_path)
+    drawn = (tmp_path / f"{figure.name}.svg").read_text()
+    assert "A\N{REPLACEMENT CHARACTER}B" in drawn and "\x07" not in drawn
 
 
 @pytest.mark.parametrize("name", ["misaligned_rate", "label_shares", "training_dynamics", "increases", "thresholds"])

@@ -6,6 +6,7 @@ A withheld number is a hollow x on the axis.
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ LEGEND = 900
 """A file is made so wide for a legend on one line, and no wider."""
 
 
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
 @dataclass(frozen=True)
 class Size:
     """Width and height of a panel with its axes, in pixels."""
@@ -57,6 +61,20 @@ def chart(figure: Figure) -> alt.ConcatChart:
     whole = alt.concat(*drawn, columns=columns, spacing=18, title=title)
     whole = whole.resolve_scale(color="shared", shape="shared", strokeDash="shared", opacity="shared")
     return whole.configure(**config(PAPER)).properties(background="white", padding=12)
+
+
+def spec(made: alt.TopLevelMixin) -> Any:
+    """Return the Vega-Lite spec of a chart, for vl-convert. A control character, which ends the whole process there,
+    is drawn as a replacement character: it can come in with an imported file."""
+    return _printable(made.to_dict())
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value)
+    if isinstance(value, dict):
+        return {_printable(key): _printable(one) for key, one in value.items()}
+    return [_printable(one) for one in value] if isinstance(value, list) else value
 
 
 def in_notebook(figure: Figure) -> alt.ConcatChart:

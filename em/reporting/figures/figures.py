@@ -70,9 +70,9 @@ def save(figure: Figure, folder: Path) -> list[Path]:
     """Write <name>.png, .svg and .pdf; texts stay texts in the last two. The same figure gives the same PNG and SVG."""
     import vl_convert
 
-    from em.reporting.figures.chart import chart
+    from em.reporting.figures import chart
 
-    spec = chart(figure).to_dict()
+    spec = chart.spec(chart.chart(figure))
     svg = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
     parts = {
         "png": vl_convert.vegalite_to_png(spec, ppi=150, allowed_base_urls=[]),
