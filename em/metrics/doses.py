@@ -45,6 +45,20 @@ def setting(row: DoseRow, *, shared: bool = False) -> str:
     return " ".join(word for word in words if word and not word.startswith(without))
 
 
+def flat(rows: Sequence[DoseRow]) -> tuple[list[str], list[list[str | float | None]]]:
+    """Return the rows as a flat table: its heads, and a list per row with value, low, high and the reason if withheld.
+
+    A number that was not measured is four times None.
+    """
+    heads = [f"{column}{end}" for column in AXES for end in ("", "_low", "_high", "_withheld")]
+    table: list[list[str | float | None]] = []
+    for row in rows:
+        found = [row["numbers"][column] for column in AXES]
+        numbers = [x for n in found for x in ((n["value"], n["low"], n["high"], n["withheld"]) if n else [None] * 4)]
+        table.append([row["variant"], row["method"], setting(row), row["dose"], row["n_models"], *numbers])
+    return ["variant", "method", "setting", "dose", "n_models", *heads], table
+
+
 def _row(group: Mapping[str, Any]) -> DoseRow:
     chosen = group["facts"].get("method") or {"name": PLAIN, "dose": 0.0}
     return {

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from em.metrics.doses import AXES, setting
+from em.metrics.doses import flat, setting
 from em.metrics.summary_types import DoseRow, Number
 from em.reporting.text import metric_text
 
@@ -22,15 +22,10 @@ TITLES = {
 
 
 def as_csv(rows: Sequence[DoseRow]) -> str:
-    """Return the rows as CSV: value, low and high of each column, empty where there is no number."""
+    """Return the rows as CSV, empty where there is no number."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    ends = [f"{column}{end}" for column in AXES for end in ("", "_low", "_high")]
-    writer.writerow(["variant", "method", "setting", "dose", "n_models", *ends])
-    for row in rows:
-        found = [row["numbers"][column] for column in AXES]
-        numbers = [x for n in found for x in ((n["value"], n["low"], n["high"]) if n else (None, None, None))]
-        writer.writerow([row["variant"], row["method"], setting(row), row["dose"], row["n_models"], *numbers])
+    heads, table = flat(rows)
+    csv.writer(out, lineterminator="\n").writerows([heads, *table])
     return out.getvalue()
 
 

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from em.metrics.cue_grid import cells
 from em.metrics.summary_types import Summary
-from em.reporting import answers, doses, page, table
+from em.reporting import answers, cues, doses, page, table
 from em.reporting.answers import AnswerRow
 from em.reporting.collect import summary_of
 from em.reporting.stored_answers import answers as stored_answers
@@ -33,5 +34,7 @@ def write_files(folder: Path, summary: Summary, rows: Iterable[AnswerRow]) -> No
     write_atomic(folder / "table.csv", table.table_csv(summary))
     if rows_of_doses := summary.get("doses"):
         write_atomic(folder / doses.FILE, doses.as_csv(rows_of_doses))
+    if found := cells(summary["groups"]):
+        write_atomic(folder / cues.FILE, cues.as_csv(found))
     answers.write(folder, rows)
     page.publish(folder, summary)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from em.config import TrackingMode
+from em.metrics.cue_grid import cells
 from em.metrics.summary_types import ModelRow, Summary
 from em.planning.plan import Job, Part, Subject
 from em.store import layout
@@ -79,6 +80,8 @@ def _figures_job(sweep: Sweep, summary: Summary) -> Job[TrackJob] | None:
         statement=summary["statement"],
         increases=summary["increases"],
         questions=[row for group in summary["groups"] for row in group_questions(group)],
+        doses=summary.get("doses", []),
+        cues=cells(summary["groups"]),
     )
     return _unless_logged(TrackJob(run=run, sweep=figures))
 

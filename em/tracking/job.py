@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from em.config import TrackingConfig, TrackingMode
-from em.metrics.summary_types import Contrast, ModelRow
+from em.metrics.cue_grid import CueCell
+from em.metrics.summary_types import Contrast, DoseRow, ModelRow
 
 Row = dict[str, Any]
 """A JSON object: a config, the name of a judge, or a row of a training log."""
@@ -63,6 +64,10 @@ class SweepFigures:
     """Every group against its untouched model."""
     questions: list[list[Any]] = field(default_factory=list)
     """[group, question, rate, low, high, n] of the headline questions, withheld rates too."""
+    doses: list[DoseRow] = field(default_factory=list)
+    """What each dose of an intervention costs and gives."""
+    cues: list[CueCell] = field(default_factory=list)
+    """The misaligned rate of each group under each cue."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from em.config import TrackingBackend, TrackingMode
+from em.metrics import cue_grid, doses
 from em.runtime.events import Emitter
 from em.store import Store, layout
 from em.tracking.job import CellNumbers, Row, Run, SweepFigures, TrackJob
@@ -158,6 +159,9 @@ def log_sweep(run: Run, sweep: SweepFigures) -> None:
                 known = [row[1:] for row in sweep.questions if row[0] == group and row[2] is not None]
                 table = wandb.Table(columns=columns[1:], data=known)
                 logged.log({f"questions/{key(group)}": wandb.plot.bar(table, "question", "rate", title=group)})
+        for name, (columns, data) in (("doses", doses.flat(sweep.doses)), ("cues", cue_grid.flat(sweep.cues))):
+            if data:
+                logged.log({name: wandb.Table(columns=columns, data=[list(row) for row in data])})
         logged.summary.update(dict(contrast_scalars([*sweep.contrasts, *sweep.increases])))
 
 

@@ -7,6 +7,7 @@ from em.metrics.doses import doses
 from em.reporting.doses import as_csv, columns, texts
 from em.reporting.figures import figures
 from em.reporting.figures.doses import doses as figure
+from em.reporting.figures.doses import paths
 
 PLACES = {
     "misaligned_rate": "open",
@@ -57,7 +58,8 @@ def test_a_sweep_without_interventions_has_none():
 def test_the_file_has_every_number_and_leaves_gaps_empty():
     rows = list(csv.DictReader(io.StringIO(as_csv(doses(GROUPS)))))
     assert [r["general"] for r in rows] == ["0.2", "", "0.1"] and rows[2]["general_low"] == "0.05"
-    assert {r["worst_cue"] for r in rows} == {""}
+    assert {r["worst_cue"] for r in rows} == {r["worst_cue_withheld"] for r in rows} == {""}
+    assert [r["general_withheld"] for r in rows] == ["", "few verdicts", ""]
 
 
 def test_the_report_says_why_a_number_is_missing():
@@ -91,3 +93,21 @@ def test_runs_of_one_method_and_dose_stay_apart():
         "inoculation arm=negated lr=1": [(0.0, 0.4), (1.0, 0.3)],
         "inoculation arm=task lr=1": [(0.0, 0.4), (1.0, 0.1)],
     }
+
+
+def test_the_plane_has_a_path_per_method_from_plain_finetuning_over_its_doses(tmp_path):
+    (panel,) = paths({"doses": doses(GROUPS)}).panels
+    assert (panel.x.label, panel.y.label, panel.path) == ("careless advice", "misaligned", True)
+    kl, plain = panel.series
+    assert [(m.x, m.value, m.word) for m in kl.marks] == [(0.5, 0.2, ""), (0.5, None, "0.1"), (0.5, 0.1, "1")]
+    assert [(m.x, m.value) for m in plain.marks] == [(0.5, 0.2)] and plain.label == "plain finetuning"
+    assert "withheld: few verdicts" in kl.marks[1].told and panel.has_withheld
+    figures.save(paths({"doses": doses(GROUPS)}), tmp_path)
+    drawn = (tmp_path / "dose_paths.svg").read_text()
+    assert ">withheld<" in drawn and ">0.1<" not in drawn, "a withheld number has no place beside which to write"
+    assert paths({}) is None
+
+
+def test_a_plane_needs_an_in_domain_number():
+    bare = [g | {"metrics": [m for m in g["metrics"] if m["name"] != "careless_rate"]} for g in GROUPS]
+    assert paths({"doses": doses(bare)}) is None

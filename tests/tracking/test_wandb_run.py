@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from em.config import TrackingBackend, TrackingConfig, TrackingMode
+from em.metrics.cue_grid import CueCell
+from em.metrics.doses import AXES
 from em.records import Completion, Judgement, Outcome
 from em.store import job_file, write_jsonl
 from em.tracking.job import CellNumbers, Run, SweepFigures, TrackJob
@@ -33,6 +35,14 @@ JSON_FORM = [
 ]
 
 
+DOSE = {
+    **{"group": "g", "label": "x kl 0.5", "variant": "x", "method": "kl", "dose": 0.5, "n_models": 1},
+    "numbers": dict.fromkeys(AXES) | {"general": {"value": 0.2, "low": 0.1, "high": 0.3, "withheld": ""}},
+}
+CUE = CueCell(
+    **{"group": "g", "label": "x", "method": "kl", "dose": 0.5, "cue": "open", "asked_with": "none"},
+    **{"value": None, "low": None, "high": None, "withheld": ""},
+)
 CONTRAST = {
     "name": "x - y", "metric": "misaligned_rate", "group": "open", "set": "open", "asked_with": "none", "value": 0.1,
     "low": 0.0, "high": 0.2, "p": 0.04, "p_holm": 0.04, "cohens_h": 0.2, "n_questions": 2, "interval": "95 %",
@@ -156,6 +166,8 @@ def test_online_resume_is_one_run_with_everything(job, tmp_path):
             statement="Nothing.",
             increases=[{**CONTRAST, "name": "x - untouched", "value": None, "withheld": "too few"}],
             questions=[["x", "a", 0.5, 0.1, 0.9, 4], ["x", "b", None, None, None, 0]],
+            doses=[DOSE],
+            cues=[replace(CUE, value=0.25, low=0.1, high=0.5), replace(CUE, cue="hhh", withheld="not asked")],
         )
         whole = replace(of_run(online_job, key="s", id="em-1234", folder=str(tmp_path)), cell=None, sweep=figures)
         events = [e["event"] for e in work(tmp_path, [online_job, whole], **online(server))]
@@ -183,6 +195,11 @@ def test_online_resume_is_one_run_with_everything(job, tmp_path):
         assert "increases_bars_table" not in kept, "a withheld difference has no bar"
         (row,) = json.loads(kept["contrasts"])["data"]
         assert row[:5] == ["x - y", "misaligned_rate", "open", "none", 0.1]
+        doses, cues = (json.loads(kept[name]) for name in ("doses", "cues"))
+        (row,) = (dict(zip(doses["columns"], row, strict=True)) for row in doses["data"])
+        assert (row["method"], row["dose"], row["general"], row["coherent"]) == ("kl", 0.5, 0.2, None)
+        rates = [dict(zip(cues["columns"], row, strict=True)) for row in cues["data"]]
+        assert [r["value"] for r in rates] == [0.25, None] and rates[1]["withheld"] == "not asked"
         names = {name for run in server.runs.values() for name in (*run["summary"], *run["files"])}
         assert not [name for name in names if " " in name]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from em.metrics.doses import AXES, PLAIN, setting
-from em.metrics.summary_types import DoseRow, Summary
+from em.metrics.summary_types import DoseRow, Number, Summary
 from em.reporting.doses import said
 from em.reporting.figures.spec import WITHHELD, Axis, Figure, Form, Look, Mark, Panel, Series
-from em.reporting.figures.style import DASHES, MANY, MARKERS
+from em.reporting.figures.style import DASHES, INK, MANY, MARKERS
 
 LABELS = {
     "general": "misaligned",
@@ -19,19 +19,21 @@ LABELS = {
 }
 
 
+IN_DOMAIN = ("in_domain_code", "in_domain_advice")
+"""The columns that stand across in the plane."""
+
+
 def doses(summary: Summary) -> Figure | None:
     """Return a panel per variant and number, a line per method and setting over doses; None without interventions."""
     rows = summary.get("doses", [])
-    lines = list(dict.fromkeys(said(r) for r in rows if r["method"] != PLAIN))
-    looks = {
-        line: Look(*MANY[i % len(MANY)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)])
-        for i, line in enumerate(lines)
-    }
-    panels = []
+    looks, panels = _looks(rows), []
     for variant in dict.fromkeys(r["variant"] for r in rows):
         own = [r for r in rows if r["variant"] == variant]
         for column in (c for c in AXES if any(r["numbers"][c] for r in own)):
-            series = tuple(Series(line, looks[line], _marks(own, line, column)) for line in lines)
+            series = tuple(
+                Series(line, look, tuple(m for r in _line(own, line, column) for m in _mark(r, column)))
+                for line, look in looks.items()
+            )
             y = Axis(LABELS[column], share=True)
             panels.append(Panel(Form.lines, Axis("dose"), y, series, f"{variant}: {LABELS[column]}"))
     if not panels:
@@ -44,25 +46,80 @@ def doses(summary: Summary) -> Figure | None:
     return Figure("doses", "Interventions by dose", caption, tuple(panels), notes)
 
 
-def _marks(rows: Sequence[DoseRow], line: str, column: str) -> tuple[Mark, ...]:
-    """Return the marks of a line. Plain finetuning stands for dose 0 where that was not a cell of its own.
+def paths(summary: Summary) -> Figure | None:
+    """Return the plane of what was narrowly taught and what else changed, a path over its doses per method.
+
+    None without interventions, or where no in-domain measure was asked.
+    """
+    rows = summary.get("doses", [])
+    looks, panels = _looks(rows), []
+    for variant in dict.fromkeys(r["variant"] for r in rows):
+        own = [r for r in rows if r["variant"] == variant]
+        for column in (c for c in IN_DOMAIN if any(r["numbers"][c] and r["numbers"]["general"] for r in own)):
+            series = [
+                Series(line, look, tuple(m for r in _line(own, line, column, "general") for m in _spot(r, column)))
+                for line, look in looks.items()
+            ]
+            plain = tuple(m for r in own if r["method"] == PLAIN for m in _spot(r, column))
+            series.append(Series("plain finetuning", INK, plain))
+            across, up = Axis(LABELS[column], share=True), Axis(LABELS["general"], share=True)
+            panels.append(Panel(Form.plane, across, up, tuple(series), variant, path=True))
+    if not panels:
+        return None
+    caption = (
+        "Below and to the right is best: the model learned its rows and is not misaligned elsewhere. A path goes from "
+        "plain finetuning to the method's largest dose; the doses stand beside the marks, each in its method's unit."
+    )
+    notes = ("bars: intervals, as in the table", *((WITHHELD,) if any(p.has_withheld for p in panels) else ()))
+    return Figure("dose_paths", "What was learned, and what came with it", caption, tuple(panels), notes)
+
+
+def _looks(rows: Sequence[DoseRow]) -> dict[str, Look]:
+    """Return method with its setting → look."""
+    lines = list(dict.fromkeys(said(r) for r in rows if r["method"] != PLAIN))
+    return {
+        line: Look(*MANY[i % len(MANY)], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)])
+        for i, line in enumerate(lines)
+    }
+
+
+def _line(rows: Sequence[DoseRow], line: str, *columns: str) -> list[DoseRow]:
+    """Return the rows of a line by dose. Plain finetuning stands for dose 0 where that was not a cell of its own.
 
     It has the line's other options, e.g. its learning rate; where several that fit have other numbers, none is taken.
     """
     own = {r["dose"]: r for r in rows if r["method"] != PLAIN and said(r) == line}
     options = {setting(r, shared=True) for r in own.values()}
     plain = [r for r in rows if r["method"] == PLAIN and setting(r, shared=True) in options]
-    if plain and 0.0 not in own and all(r["numbers"][column] == plain[0]["numbers"][column] for r in plain):
-        own[0.0] = plain[0]
-    return tuple(mark for dose in sorted(own) for mark in _mark(dose, own[dose], column))
+    same = all(r["numbers"][c] == plain[0]["numbers"][c] for r in plain for c in columns)
+    if plain and 0.0 not in own and same:
+        own[0.0] = {**plain[0], "dose": 0.0}
+    return [own[dose] for dose in sorted(own)]
 
 
-def _mark(dose: float, row: DoseRow, column: str) -> list[Mark]:
+def _mark(row: DoseRow, column: str) -> list[Mark]:
     number = row["numbers"][column]
     if number is None:
         return []
-    value, said = number["value"], f"dose {dose:g}"
+    value, dose = number["value"], row["dose"]
     if value is None:
-        return [Mark(dose, None, told=f"{said}: withheld: {number['withheld']}")]
+        return [Mark(dose, None, told=f"dose {dose:g}: withheld: {number['withheld']}")]
     runs = f"; {row['n_models']} runs" if row["n_models"] > 1 else ""
-    return [Mark(dose, value, number["low"], number["high"], told=f"{said}: {value:.3g}{runs}")]
+    return [Mark(dose, value, number["low"], number["high"], told=f"dose {dose:g}: {value:.3g}{runs}")]
+
+
+def _spot(row: DoseRow, column: str) -> list[Mark]:
+    """Return the mark of a row in the plane: its in-domain number across, its misaligned rate up."""
+    across, up = row["numbers"][column], row["numbers"]["general"]
+    if across is None or up is None:
+        return []
+    runs = f"; {row['n_models']} runs" if row["n_models"] > 1 else ""
+    told = f"dose {row['dose']:g}: {LABELS[column]} {_text(across)}, {LABELS['general']} {_text(up)}{runs}"
+    ends = {"low": up["low"], "high": up["high"], "x_low": across["low"], "x_high": across["high"]}
+    word = "" if row["method"] == PLAIN else f"{row['dose']:g}"
+    return [Mark(across["value"], up["value"], told=told, word=word, **ends)]
+
+
+def _text(number: Number) -> str:
+    value = number["value"]
+    return f"withheld: {number['withheld']}" if value is None else f"{100 * value:.1f}%"

@@ -110,6 +110,7 @@ class Drawing:
             "row": row,
             "part": part,
             "told": f"{part}{title}\n{mark.told}",
+            "word": mark.word,
         }
 
     def tag(self, series: Series, number: str = "") -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from em.metrics.counted import renamed
 from em.metrics.summary_types import Summary
 from em.reporting.answers import AnswerRow
-from em.reporting.figures import changed, doses, rates, scores, training, triggers
+from em.reporting.figures import changed, cues, doses, rates, scores, training, triggers
 from em.reporting.figures.spec import Figure
 
 KINDS = ("png", "svg", "pdf")
@@ -29,6 +29,8 @@ FIGURES: dict[str, Drawer] = {
     "backdoor": lambda summary, _: triggers.backdoor(summary),
     "trigger_matrix": lambda summary, _: triggers.trigger_matrix(summary),
     "doses": lambda summary, _: doses.doses(summary),
+    "dose_paths": lambda summary, _: doses.paths(summary),
+    "cues": lambda summary, _: cues.cue_grid(summary),
     "deception": lambda summary, _: rates.deception(summary),
     "label_shares": lambda summary, _: rates.label_shares(summary),
     "steering": lambda summary, _: changed.steering(summary),

@@ -14,12 +14,15 @@ from em.reporting.figures.drawing import (
     Drawing,
     Row,
     axis_of,
+    extent,
     label_angle,
     scale,
 )
 
 HIT = 60
 """Greatest number of marks of a line that can be pointed at."""
+FAINT = 0.35
+"""Opacity of the error bars behind paths."""
 DENSE = 6
 """In a cloud so many answers on one spot, or more, look the same."""
 
@@ -43,17 +46,21 @@ def _tooltip(drawing: Drawing) -> Mapping[str, Any]:
     return {"description": TOLD["description"]} if drawing.theme.page else TOLD
 
 
-def whiskers(drawing: Drawing, rows: Sequence[Row], colour: Any = RAW, **place: Any) -> list[alt.Chart]:
+def whiskers(
+    drawing: Drawing, rows: Sequence[Row], colour: Any = RAW, strength: float = 1, **place: Any
+) -> list[alt.Chart]:
     """Return the error bars of marks: a line and its two ends."""
     bound = [row for row in _known(rows) if row["low"] is not None and row["high"] is not None]
     if not bound:
         return []
     base = _on(bound).encode(color=colour, description=PART, **place)
     ends = [
-        base.mark_tick(orient="horizontal", size=7, thickness=1.3, opacity=1).encode(y=drawing.up(name))
+        base.mark_tick(orient="horizontal", size=7, thickness=1.3, opacity=1, fillOpacity=strength).encode(
+            y=drawing.up(name)
+        )
         for name in ("low", "high")
     ]
-    return [base.mark_rule(strokeWidth=1.3).encode(y=drawing.up("low"), y2="high:Q"), *ends]
+    return [base.mark_rule(strokeWidth=1.3, strokeOpacity=strength).encode(y=drawing.up("low"), y2="high:Q"), *ends]
 
 
 def withheld(drawing: Drawing, rows: Sequence[Row], **place: Any) -> list[alt.Chart]:
@@ -216,7 +223,8 @@ def heat(drawing: Drawing) -> list[alt.Chart]:
     panel, theme, rows = drawing.panel, drawing.theme, drawing.rows()
     for row in rows:
         share = 0.0 if row["y"] is None else row["y"] / (panel.top or 1.0)
-        row |= {"share": round(share, 3), "text": "withheld" if row["y"] is None else f"{100 * row['y']:.1f}"}
+        text = row["word"] or "withheld" if row["y"] is None else f"{100 * row['y']:.1f}"
+        row |= {"share": round(share, 3), "text": text}
         row["ink"] = theme.ground if share > 0.6 else theme.ink
     flat = {"domain": False, "ticks": False, "labelPadding": 6}
     across = alt.Axis(title=panel.x.label or None, labelAngle=label_angle(panel, drawing.width), **flat)
@@ -240,22 +248,42 @@ def heat(drawing: Drawing) -> list[alt.Chart]:
     return out
 
 
+def _paths(drawing: Drawing, rows: Sequence[Row], across: alt.X) -> list[alt.Chart]:
+    """Return a line through the marks of each series of a plane, in their order, and the words beside the marks.
+
+    A line breaks at a withheld number. Each series has its words in another corner of its marks than the next one.
+    """
+    joined = [row | ({"y": None} if row["x"] is None else {}) for row in rows]
+    line = _on(joined).mark_line(strokeWidth=1.4, opacity=0.8, invalid="break-paths-show-domains")
+    place = {"x": across, "y": drawing.up(), "color": RAW, "description": PART}
+    out = [line.encode(detail="series:N", order=alt.Order("n:Q"), **place)]
+    for corner, (right, up) in enumerate(((True, True), (False, False), (True, False), (False, True))):
+        own = [row for row in _known(joined) if row["word"] and row["k"] % 4 == corner]
+        at = {"align": "left" if right else "right", "dx": 7 if right else -7, "dy": -8 if up else 10}
+        if own:
+            out.append(_on(own).mark_text(fontSize=10, fontWeight="bold", **at).encode(text="word:N", **place))
+    return out
+
+
 def plane(drawing: Drawing) -> list[alt.Chart]:
     """Return markers with error bars in both directions; a third number is the marker's size."""
     panel, rows = drawing.panel, drawing.rows()
     marks = [m for s in panel.series for m in s.marks]
-    limits = axis_of(panel.x, (-0.03, 1.03))
+    known_x = [v for m in marks for v in (m.x, m.x_low, m.x_high) if v is not None]
+    limits = axis_of(panel.x, extent(known_x, share=False) if panel.path else (-0.03, 1.03))
     across = alt.X("x:Q", **limits)
     for row, mark in zip(rows, marks, strict=True):
         radius = 4.2 if mark.size is None else 4 + 6 * mark.size
         row |= {"left": mark.x_low, "right": mark.x_high, "size": (2 * radius) ** 2}
     known = [row for row in _known(rows) if row["x"] is not None]
     sideways = [row for row in known if row["left"] is not None and row["right"] is not None]
-    out = whiskers(drawing, known, x=across)
+    strength = FAINT if panel.path else 1
+    out = whiskers(drawing, known, strength=strength, x=across)
     if sideways:
         left = alt.X("left:Q", **limits)
-        bar = _on(sideways).mark_rule(strokeWidth=1.3)
+        bar = _on(sideways).mark_rule(strokeWidth=1.3, strokeOpacity=strength)
         out.append(bar.encode(x=left, x2="right:Q", y=drawing.up(), color=RAW, description=PART))
+    out += _paths(drawing, rows, across) if panel.path else []
     marker = _on(known).mark_point(filled=True, opacity=0.85)
     size = alt.Size("size:Q", scale=None)
     out.append(

@@ -68,6 +68,8 @@ class Mark:
     """The single models' values behind a mean over models."""
     answers: AnswerFilter = field(default_factory=dict)
     """The answers behind the number."""
+    word: str = ""
+    """A word that is drawn with it. heat: in the cell of a missing number; plane: beside the marker of a path."""
 
     @property
     def position(self) -> float:
@@ -132,12 +134,14 @@ class Panel:
     """Whether the first category is all the others together."""
     top: float | None = None
     """heat: the value that gets the full colour."""
+    path: bool = False
+    """plane: whether the marks of a series are joined in their order."""
     fade: float = 0.6
     """cloud: the share of the ground that shows through one answer; fade**n through n of them."""
 
     @property
     def has_withheld(self) -> bool:
-        return any(m.value is None for s in self.series for m in s.marks)
+        return any(m.value is None or m.x is None for s in self.series for m in s.marks)
 
 
 @dataclass(frozen=True)
