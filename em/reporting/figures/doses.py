@@ -115,9 +115,9 @@ def _spot(row: DoseRow, column: str) -> list[Mark]:
         return []
     runs = f"; {row['n_models']} runs" if row["n_models"] > 1 else ""
     told = f"dose {row['dose']:g}: {LABELS[column]} {_text(across)}, {LABELS['general']} {_text(up)}{runs}"
-    ends = {"low": up["low"], "high": up["high"], "x_low": across["low"], "x_high": across["high"]}
     word = "" if row["method"] == PLAIN else f"{row['dose']:g}"
-    return [Mark(across["value"], up["value"], told=told, word=word, **ends)]
+    ends = (up["low"], up["high"], across["low"], across["high"])
+    return [Mark(across["value"], up["value"], *ends, told=told, word=word)]
 
 
 def _text(number: Number) -> str:
