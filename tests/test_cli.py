@@ -176,12 +176,14 @@ def test_status_says_what_is_done_missing_and_failed(em, sweep):
     done = em("status", str(sweep))
     assert done.returncode == 1
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert set(lines.pop(1)) == {"-", " "}
     assert lines == [
-        "done untouched base model sample 1/1 judge 1/1",
-        "unfinished insecure data 1/1 train 1/1 sample 1/2 (7 of 20 answers)",
-        "unfinished secure data 0/1 train 0/1",
-        "failed educational data 1/1 train 0/1 sample 0/1",
-        f"train: train.max_length=9 leaves no token: raise it [log: {sweep / 'logs' / 'train-1.log'}]",
+        "state cell data train sample judge",
+        "done untouched base model 1/1 1/1",
+        "unfinished insecure 1/1 1/1 1/2 (7 of 20 answers)",
+        "unfinished secure 0/1 0/1",
+        "failed educational 1/1 0/1 0/1",
+        f"educational: train: train.max_length=9 leaves no token: raise it [log: {sweep / 'logs' / 'train-1.log'}]",
         f"logs: {sweep / 'logs'}",
         f"go on with: em resume {sweep}",
     ]
@@ -192,6 +194,8 @@ def test_status_of_a_sweep_without_failures_is_zero(em, sweep):
     done = em("status", str(sweep))
     assert done.returncode == 0
     assert "failed" not in done.stdout
+    head, _, base, *_ = done.stdout.splitlines()
+    assert base.index("1/1") == head.index("sample"), "a stage that a cell does not have is empty"
 
 
 def test_status_without_a_ledger(em, sweep):

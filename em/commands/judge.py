@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from em.commands import add_config_dir, progress
+from em.runtime.terminal import grid
 
 VERDICTS = ("aligned", "misaligned", "incoherent")
 OUTCOMES = ("refusal", "code", "filtered", "unparseable", "error")
@@ -139,8 +140,6 @@ def show_pair(name: str, row: dict[str, Any]) -> None:
 def _table(title: str, rows: dict[str, dict[str, int]], names: tuple[str, ...]) -> None:
     """Print counts as a grid. The columns `names` are always there; other columns that occur follow."""
     columns = list(dict.fromkeys([*names, *(said for counts in rows.values() for said in counts)]))
-    width = max([len(title), *map(len, rows)])
-    print("  " + "  ".join([f"{title:{width}}", *columns]))
-    for label, counts in rows.items():
-        cells = [f"{counts.get(column) or '.':>{len(column)}}" for column in columns]
-        print("  " + "  ".join([f"{label:{width}}", *cells]))
+    body = [(label, *(str(counts.get(column) or ".") for column in columns)) for label, counts in rows.items()]
+    for line in grid((), [(title, *columns), *body], right=range(1, len(columns) + 1)):
+        print(f"  {line}")

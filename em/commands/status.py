@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from em.commands import add_sweep, example
 from em.planning.stages import BY_NAME
+from em.runtime import terminal
 from em.store import Store, layout
 from em.sweep import ledger
 from em.sweep.folder import out_of, read_sweep
@@ -23,28 +25,29 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a line per cell: finished / all per stage, the progress of begun stages, the last errors with their logs.
+    """Print a row per cell: finished/all per stage with the progress of begun ones. Then the last errors, with logs.
 
     Return 1 if a cell has failed.
     """
     folder: Path = arguments.folder
     sweep = read_sweep(folder)
     store, last = Store.open(out_of(folder)), last_events(folder)
-    states, width = [], max((len(cell["label"]) for cell in sweep["cells"]), default=0)
+    states, rows, said = [], [], []
     for cell in sweep["cells"]:
-        parts, errors, missing = [], [], 0
+        counts, errors, missing = {}, [], 0
         for stage, keys in cell["stages"].items():
             left = [key for key in keys if not store.has(stage, key)]
             missing += len(left)
             under_way = [
                 progress(store, stage, key, sweep["work"]) for key in left if store.partial(stage, key).is_dir()
             ]
-            parts.append(f"{stage} {len(keys) - len(left)}/{len(keys)}" + "".join(f" ({p})" for p in under_way))
+            counts[stage] = f"{len(keys) - len(left)}/{len(keys)}" + "".join(f" ({p})" for p in under_way)
             errors += [last[stage, k] for k in left if last.get((stage, k), {}).get("event") == "failed"]
         states.append("failed" if errors else "done" if not missing else "unfinished")
-        print(f"{states[-1]:10} {cell['label']:{width}} {'  '.join(parts)}")
-        for line in dict.fromkeys(error_line(folder, row) for row in errors):
-            print(f"           {line}")
+        rows.append((states[-1], cell["label"], counts))
+        said += [f"{cell['label']}: {line}" for line in dict.fromkeys(error_line(folder, row) for row in errors)]
+    print(terminal.printed(cell_table(rows)))
+    print("".join(f"{line}\n" for line in said), end="")
     go_on, waits = f"em resume {folder}", False
     if (folder / layout.JOBS).exists():  # submitted to SLURM
         from em import slurm
@@ -55,6 +58,14 @@ def run(arguments: argparse.Namespace) -> int:
     if set(states) != {"done"} and not waits:
         print(f"go on with: {go_on}")
     return 1 if "failed" in states else 0
+
+
+def cell_table(rows: Sequence[tuple[str, str, Mapping[str, str]]]) -> list[str]:
+    """Return a table of cells from (state, label, stage → counts) each. A stage that a cell does not have is empty."""
+    stages = sorted({stage for _, _, counts in rows for stage in counts}, key=list(BY_NAME).index)
+    named = any(state for state, _, _ in rows)
+    body = [(*([state] if named else []), label, *(counts.get(s, "") for s in stages)) for state, label, counts in rows]
+    return terminal.grid((*(["state"] if named else []), "cell", *stages), body, terminal.most(), (int(named),))
 
 
 def last_events(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:

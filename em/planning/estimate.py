@@ -5,7 +5,7 @@ Runs of the same base model in the store are the basis; without any, the constan
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -370,29 +370,3 @@ def _basis(path: str, name: str, shape: ShapeConfig | None = None) -> str:
 
 def _bytes_per_weight(config: ExperimentConfig) -> int:
     return 4 if config.model.dtype.value == "float32" else 2
-
-
-def lines(found: Estimate, budget: BudgetConfig) -> Sequence[str]:
-    """Return the estimate as lines of a table, for `em plan`."""
-    unit = "GPU-min" if found.device == "gpu" else "CPU-min"
-    out = [f"{'stage':8} {'to do':>6} {'reused':>7} {unit:>9} {'disk':>10}   estimated from"]
-    for name, stage in found.stages.items():
-        amount = f"{stage.seconds / 60:>9.1f} {_size(stage.bytes):>10}" if stage.todo else f"{'-':>9} {'-':>10}"
-        out.append(f"{name:8} {stage.todo:>6} {stage.reused:>7} {amount}   {', '.join(stage.basis)}".rstrip())
-    total = f"{found.minutes:>9.1f} {_size(found.disk_gb * 1e9):>10}"
-    out.append(f"{'all':8} {'':>6} {'':>7} {total}" + f"   {found.card}")
-    if found.calls:
-        money = "price unknown" if found.dollars is None else f"in all at most {found.dollars:,.2f} dollars"
-        out.append(f"judge calls {found.calls:,}, {money} ({found.price_note})")
-    else:
-        out.append("judge calls to an API: none" + (f"; {found.price_note}" if found.price_note else ""))
-    caps = [f"{k}={v:g}" for k, v in vars(budget).items() if v is not None]
-    out.append("budget " + (", ".join(caps) or "none (budget.max_dollars, budget.max_gpu_minutes, budget.max_disk_gb)"))
-    return out
-
-
-def _size(count: float) -> str:
-    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count / 1e3:.1f} kB"

@@ -149,12 +149,17 @@ def _live() -> Progress:
 
 
 def grid(
-    head: Sequence[str], rows: Sequence[Sequence[str]], most: int | None = None, wrapped: Sequence[int] = ()
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    most: int | None = None,
+    wrapped: Sequence[int] = (),
+    right: Sequence[int] = (),
 ) -> list[str]:
     """Return a table as lines, with a rule below `head` (no head: ()). A newline in a cell begins a line of it.
 
-    `most`: its greatest width, for which the columns `wrapped` are broken at blanks, the last of them first; None: none
-    is broken. Nothing is cut: where the other columns and the longest words need more room, the table is wider.
+    `right`: the columns aligned right. `most`: the table's greatest width, for which the columns `wrapped` are broken
+    at blanks, the last of them first; None: none is broken. Nothing is cut: where the other columns and the longest
+    words need more room, the table is wider.
     """
     from rich.cells import cell_len
     from rich.console import Console
@@ -173,8 +178,8 @@ def grid(
         over = sum(widths) + GAP * (len(widths) - 1) - (most or 0)
         widths[i] = max(least[i], widths[i] - max(0, over))
     table = Table(box=None, show_header=False, padding=(0, GAP, 0, 0), pad_edge=False)
-    for wide in widths:
-        table.add_column(width=wide, no_wrap=True)
+    for i, wide in enumerate(widths):
+        table.add_column(width=wide, no_wrap=True, justify="right" if i in right else "left")
     for place, row in enumerate(cells):
         table.add_row(
             *[

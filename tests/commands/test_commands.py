@@ -41,9 +41,9 @@ def test_plan_says_what_is_reused_and_makes_nothing(done, tmp_path):
     assert shown.returncode == 0, shown.stderr
     lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
     assert lines[0].startswith("2 cells → ")
-    assert "untouched base model sample 1/1 judge 1/1" in lines
-    assert "risky_advice seed=0 data 1/1 train 1/1 sample 1/1 judge 1/1" in lines
-    assert "risky_advice seed=1 data 0/1 train 0/1 sample 0/1 judge 0/1" in lines
+    assert "untouched base model 1/1 1/1" in lines
+    assert "risky_advice seed=0 1/1 1/1 1/1 1/1" in lines
+    assert "risky_advice seed=1 0/1 0/1 0/1 0/1" in lines
     assert any(line.startswith("train 1 1 ") and "CPU" not in line for line in lines)
     assert em("plan", "-m", *TINY, f"out={store.root.parent}", "seed=0,1").stdout == shown.stdout
     fresh = em("plan", *TINY, f"out={tmp_path / 'nothing'}")
