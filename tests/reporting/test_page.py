@@ -156,6 +156,7 @@ def test_the_claim_comes_first_then_controls_figure_and_table(page):
     words = " ".join(" ".join(page.words).split())
     claimed = (
         "insecure - secure: +12.0 points [+3.1, +20.4] of misaligned answers on unrelated questions, beyond chance"
+        " (1 of 2 differences are withheld)"
     )
     assert f"{claimed}; 1 of 2 controls held, 1 cannot be said." in words
 
