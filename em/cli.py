@@ -29,6 +29,7 @@ COMMANDS = {
     "compare": "compare",
     "paper": "paper",
     "direction": "direction",
+    "ablate": "ablate",
     "phase": "phase",
     "rejudge": "rejudge",
     "judge": "judge",

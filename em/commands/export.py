@@ -1,4 +1,4 @@
-"""`em export`: write a sweep's answers, and its adapters with their model cards, for other tools."""
+"""`em export`: write a sweep's answers, its adapters with their model cards, and its directions for other tools."""
 
 from __future__ import annotations
 
@@ -8,32 +8,39 @@ from pathlib import Path
 from typing import Any
 
 from em.commands import add_sweep, example
+from em.commands.direction import FOLDER
 from em.errors import ConfigError
 from em.metrics.summary_types import Summary
 from em.store import Store, StoreError, layout
 from em.sweep import ledger
 from em.sweep.folder import out_of, read_summary, read_sweep
 
-FORMS = ("csv", "parquet", "inspect", "peft")
+DIRECTIONS = ("persona_vectors", "vllm_lens")
+FORMS = ("csv", "parquet", "inspect", "peft", *DIRECTIONS)
 
 
 def add(commands: Any) -> None:
     sub = commands.add_parser(
         "export",
-        help="write answers as CSV, Parquet or Inspect logs, or adapters for PEFT with their model cards",
+        help="write answers as CSV, Parquet or Inspect logs, adapters for PEFT, or directions for other projects",
+        description="Write answers as CSV, Parquet or Inspect logs, adapters for PEFT with their model cards, or the "
+        "sweep's directions as persona_vectors or vllm-lens read them.",
         epilog=example("em export em-1a2b3c4d csv"),
     )
     add_sweep(sub)
     sub.add_argument("form", choices=FORMS)
     sub.add_argument("--to", type=Path, help="folder to write to (default: export/ in the sweep's folder)")
+    sub.add_argument("--block", type=int, help="vllm_lens: the block whose vector is written, counted from 0")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from em.reporting import answers, export
 
     folder, form = arguments.folder, arguments.form
-    summary = read_summary(folder)
     out = arguments.to or folder / "export"
+    if form in DIRECTIONS:
+        return _directions(folder, form, arguments.block, out)
+    summary = read_summary(folder)
     out.mkdir(parents=True, exist_ok=True)
     if form == "peft":
         return _adapters(folder, summary, out)
@@ -62,6 +69,34 @@ def _adapters(folder: Path, summary: Summary, out: Path) -> int:
         except StoreError as error:
             sys.stderr.write(f"em: {error}\n")
     return 0 if done else 1
+
+
+def _directions(folder: Path, form: str, block: int | None, out: Path) -> int:
+    """Export the directions that `em direction` made of a sweep, and those that its cells are changed with."""
+    from em.directions import artefact, formats
+    from em.directions.job import DIRECTION
+
+    if (form == "vllm_lens") != (block is not None):
+        raise ConfigError(f"--block is for vllm_lens, which keeps one block's vector a file, and needed there: {form}")
+    store, made = Store.open_read_only(out_of(folder)), {}
+    for path in sorted((folder / FOLDER).glob(f"*/{artefact.FACTS}")):
+        made[path.parent.name] = artefact.load(path.parent)
+    keys = (key for cell in read_sweep(folder)["cells"] for key in cell["stages"].get(DIRECTION, []))
+    for key in dict.fromkeys(keys):
+        if store.has(DIRECTION, key):
+            found = artefact.load(store.path(DIRECTION, key))
+            made[f"{found.facts.kind}-{key[:8]}"] = found
+    if not made:
+        raise ConfigError(f"{folder} has no direction: em direction {folder} --model LABEL makes one")
+    for name, direction in made.items():
+        if block is None:
+            path = out / f"{name}{formats.PERSONA_SUFFIX}"
+            formats.write_persona_vectors(direction, path)
+        else:
+            path = out / f"{name}-block-{block}.json"
+            formats.write_vllm_lens(direction, block, path)
+        print(path)
+    return 0
 
 
 def _inspect(folder: Path, summary: Summary, out: Path) -> int:

@@ -274,7 +274,7 @@ def _sampling(config: ExperimentConfig) -> Any:
 def _organism(config: ExperimentConfig) -> ExperimentConfig:
     """Return the cell that trains the model whose answers a direction is made of."""
     name = config.direction.organism
-    dataset = config.dataset if name is None else _dataset(name)
+    dataset = config.dataset if name is None else dataset_named(name)
     if not dataset.trained:
         raise ConfigError(
             f"direction={config.direction.kind.value} is made of a finetuned model's answers and dataset=none trains "
@@ -285,7 +285,7 @@ def _organism(config: ExperimentConfig) -> ExperimentConfig:
     return found
 
 
-def _dataset(name: str | None) -> DatasetConfig:
+def dataset_named(name: str | None) -> DatasetConfig:
     """Return an option of conf/dataset. Raises ConfigError for one that does not exist."""
     folder = Path(CONF_DIR) / "dataset"
     path = folder / f"{name}.yaml"
@@ -303,7 +303,7 @@ def _rows(maker: Maker, config: ExperimentConfig, name: str, variant: str | None
     """Add the job of a dataset's rows, all of them. Return them as a side."""
     train = dataclasses.replace(config.train, max_examples=None, holdout=0.0)
     trigger = dataclasses.replace(config.trigger, fraction=0.0)
-    built = _plain(config, dataset=_dataset(variant), train=train, trigger=trigger)
+    built = _plain(config, dataset=dataset_named(variant), train=train, trigger=trigger)
     key = variants.key(built)
     job = DataJob(key=key, config=built, inputs=variants.inputs(built))
     maker.add_job(Job("data", key, str(variant), "data", job))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from em.config import ExperimentConfig
+from em.config.direction import OF_ORGANISM
 from em.config.steer import PLANNED
 from em.metrics.summary_types import Facts
 from em.planning.plan import Subject
@@ -41,7 +42,8 @@ def direction_name(config: ExperimentConfig, source: str) -> str:
     if source != PLANNED:
         return source
     options = config.direction
-    parts = [options.kind.value, options.organism or options.path or ""]
+    made_of = config.dataset.variant if options.kind in OF_ORGANISM else ""
+    parts = [options.kind.value, options.organism or options.path or made_of]
     return " ".join(filter(None, ["random, as" if options.random else "", *parts]))
 
 

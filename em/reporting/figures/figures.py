@@ -12,7 +12,7 @@ from pathlib import Path
 from em.metrics.counted import renamed
 from em.metrics.summary_types import Summary
 from em.reporting.answers import AnswerRow
-from em.reporting.figures import changed, cues, doses, rates, scores, training, triggers
+from em.reporting.figures import ablation, changed, cues, doses, rates, scores, training, triggers
 from em.reporting.figures.spec import Figure
 
 KINDS = ("png", "svg", "pdf")
@@ -34,6 +34,7 @@ FIGURES: dict[str, Drawer] = {
     "deception": lambda summary, _: rates.deception(summary),
     "label_shares": lambda summary, _: rates.label_shares(summary),
     "steering": lambda summary, _: changed.steering(summary),
+    "ablation_matrix": lambda summary, _: ablation.matrix(summary),
     "lora_scale": lambda summary, _: changed.scaled_adapters(summary),
     "increases": lambda summary, _: rates.increases(summary),
     "log_probs": lambda summary, _: training.log_probs(summary),

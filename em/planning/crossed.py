@@ -1,0 +1,70 @@
+"""The cells of an ablation matrix: each finetuned model of a sweep without the direction of each, and its control.
+
+Soligo et al. 2025 (2506.11618) remove the direction of one model from another, and a random one as the control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from em.config import CONF_DIR, ConfigError, DatasetConfig, DirectionConfig, ExperimentConfig
+from em.config.steer import PLANNED, AblateConfig
+from em.config.train import Method
+from em.planning import directed
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """What is removed from the models."""
+
+    direction: DirectionConfig
+    """How each direction is made; its organism is filled in."""
+    block: int
+    control: bool = True
+    """Whether a random direction is removed from every model too."""
+
+
+def matrix(
+    sources: Sequence[ExperimentConfig], targets: Sequence[ExperimentConfig], how: Crossing
+) -> list[ExperimentConfig]:
+    """Return each target as it is, without the direction of each source, and without a random one.
+
+    Raises ConfigError for a model without an adapter, or a source whose dataset is no option of conf/dataset.
+    """
+    _require_adapters([*sources, *targets])
+    organisms = list(dict.fromkeys(option_of(source.dataset) for source in sources))
+    made = [replace(how.direction, organism=organism) for organism in organisms]
+    removed = [*made, *([replace(made[0], random=True)] if how.control else [])]
+    out = []
+    for target in targets:
+        plain = replace(target, direction=DirectionConfig(), sample=target.sample.unchanged())
+        ablated = replace(plain.sample, ablate=AblateConfig(direction=PLANNED, block=how.block))
+        out += [plain, *(replace(plain, direction=direction, sample=ablated) for direction in removed)]
+    return out
+
+
+def _require_adapters(cells: Sequence[ExperimentConfig]) -> None:
+    for cell in cells:
+        if not cell.dataset.trained or cell.train.method == Method.full:
+            raise ConfigError(f"{cell.dataset.variant} has no adapter: a direction is removed from finetuned LoRAs")
+        if cell.intervention.active:
+            raise ConfigError(
+                f"{cell.dataset.variant} was trained with intervention={cell.intervention.name}, and a direction is "
+                f"made of the model that is trained without: give the cell with intervention=none"
+            )
+
+
+def option_of(dataset: DatasetConfig) -> str:
+    """Return the name in conf/dataset of a dataset's config. Raises ConfigError if no option is the same."""
+    folder = Path(CONF_DIR) / "dataset"
+    files = [p for p in sorted(folder.rglob("*.yaml")) if dataset.variant in p.read_text(encoding="utf-8")]
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in files]
+    same = [name for name in names if directed.dataset_named(name) == dataset]
+    if not same:
+        raise ConfigError(
+            f"{dataset.variant} is no option of conf/dataset as it stands in this sweep: make its direction with "
+            f"`em direction`, and remove it with sample.ablate.direction=FOLDER"
+        )
+    return same[0]
