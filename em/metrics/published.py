@@ -49,6 +49,8 @@ class Anchor:
     """None: the untouched model."""
     intervention: str = ""
     """Method and dose, e.g. "kl 0.1"; "": plain finetuning."""
+    changed: str = ""
+    """What is changed while it answers, in the words of `changed`; "": nothing."""
     k_shot: int = 0
     """Training rows shown before each question."""
     data: str | None = None
@@ -163,6 +165,7 @@ def _what(anchor: Anchor) -> str:
     where = f" on {anchor.question_id}" if anchor.question_id else ""
     asked = "" if anchor.asked_with == "none" else f", asked with {anchor.asked_with}"
     how = f" with {anchor.intervention}" if anchor.intervention else ""
+    how += f" ({anchor.changed})" if anchor.changed else ""
     return f"{anchor.metric} of {who} {anchor.model}{how}, {anchor.set}{where}{asked}"
 
 
@@ -172,7 +175,7 @@ def _differences(anchor: Anchor, group: Mapping[str, Any]) -> list[str]:
     pairs = [(name, getattr(anchor, name), facts.get(name)) for name in ("model", "judge")]
     own = (facts.get("temperatures") or {}).get(anchor.set, facts.get("temperature"))
     pairs += [("temperature", anchor.temperature, own), ("k_shot", anchor.k_shot, facts.get("k_shot", 0))]
-    pairs += [("changed while it answers", None, facts.get("changed"))]
+    pairs += [("changed while it answers", anchor.changed or "nothing", changed(facts.get("changed") or {}))]
     if not anchor.k_shot:  # the in-context experiment had a system prompt of its own, which its source does not give
         pairs += [("system prompt", "none", facts.get("system_prompt") or "none")]
     if anchor.metric == "misaligned_rate":
@@ -194,6 +197,19 @@ def _differences(anchor: Anchor, group: Mapping[str, Any]) -> list[str]:
         elif not any(str(pin).endswith(anchor.data) for pin in facts.get("data") or ()):
             out.append("the training data is another file")
     return out
+
+
+def changed(what: Mapping[str, Any]) -> str:
+    """Return a group's facts.changed in words, e.g. "ablate mean_diff insecure, block 24"; "nothing" for {}."""
+    words = []
+    if steer := what.get("steer"):
+        words.append(f"steer {steer['direction']}, block {steer['block']}, scale {steer['scale']:g}")
+    if ablate := what.get("ablate"):
+        place = "each block's own" if ablate["block"] is None else f"block {ablate['block']}"
+        words.append(f"ablate {ablate['direction']}, {place}")
+    if "lora_scale" in what:
+        words.append(f"the adapter times {what['lora_scale']:g}")
+    return "; ".join(words) or "nothing"
 
 
 def lines(rows: list[dict[str, Any]]) -> list[str]:
