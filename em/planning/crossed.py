@@ -59,8 +59,9 @@ def _require_adapters(cells: Sequence[ExperimentConfig]) -> None:
 def option_of(dataset: DatasetConfig) -> str:
     """Return the name in conf/dataset of a dataset's config. Raises ConfigError if no option is the same."""
     folder = Path(CONF_DIR) / "dataset"
-    files = [p for p in sorted(folder.rglob("*.yaml")) if dataset.variant in p.read_text(encoding="utf-8")]
-    names = [path.relative_to(folder).with_suffix("").as_posix() for path in files]
+    line = f"variant: {dataset.variant}"
+    files = [p for p in sorted(folder.rglob("*.yaml")) if line in p.read_text(encoding="utf-8").splitlines()]
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in files if path.stem != "mixture"]
     same = [name for name in names if directed.dataset_named(name) == dataset]
     if not same:
         raise ConfigError(

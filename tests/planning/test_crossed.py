@@ -56,6 +56,8 @@ def test_a_dataset_is_found_by_its_content(compose):
     assert crossed.option_of(of_others) == "turner2025/extreme_sports"
     with pytest.raises(ConfigError, match=r"no option of conf/dataset.*sample\.ablate\.direction=FOLDER"):
         crossed.option_of(compose(*TINY, "dataset=risky_advice", "dataset.domain=coding").dataset)
+    with pytest.raises(ConfigError, match="mixture is no option"):
+        crossed.option_of(compose(*TINY, "dataset=mixture", "dataset.mixture={insecure: 0.5, secure: 0.5}").dataset)
 
 
 def test_a_model_without_an_adapter_or_with_an_intervention_is_refused(compose, models):
