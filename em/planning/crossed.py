@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from em.config import CONF_DIR, ConfigError, DatasetConfig, DirectionConfig, ExperimentConfig
+from em.config import CONF_DIR, ConfigError, DirectionConfig, ExperimentConfig
 from em.config.steer import PLANNED, AblateConfig
 from em.config.train import Method
 from em.planning import directed
@@ -34,7 +34,7 @@ def matrix(
     Raises ConfigError for a model without an adapter, or a source whose dataset is no option of conf/dataset.
     """
     _require_adapters([*sources, *targets])
-    organisms = list(dict.fromkeys(option_of(source.dataset) for source in sources))
+    organisms = list(dict.fromkeys(option_of(source) for source in sources))
     made = [replace(how.direction, organism=organism) for organism in organisms]
     removed = [*made, *([replace(made[0], random=True)] if how.control else [])]
     out = []
@@ -56,9 +56,12 @@ def _require_adapters(cells: Sequence[ExperimentConfig]) -> None:
             )
 
 
-def option_of(dataset: DatasetConfig) -> str:
-    """Return the name in conf/dataset of a dataset's config. Raises ConfigError if no option is the same."""
-    folder = Path(CONF_DIR) / "dataset"
+def option_of(config: ExperimentConfig) -> str:
+    """Return the name in conf/dataset of a cell's dataset, of its own corpus' folder if several are the same.
+
+    Raises ConfigError if no option is the same.
+    """
+    folder, dataset = Path(CONF_DIR) / "dataset", config.dataset
     line = f"variant: {dataset.variant}"
     files = [p for p in sorted(folder.rglob("*.yaml")) if line in p.read_text(encoding="utf-8").splitlines()]
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in files if path.stem != "mixture"]
@@ -68,4 +71,4 @@ def option_of(dataset: DatasetConfig) -> str:
             f"{dataset.variant} is no option of conf/dataset as it stands in this sweep: make its direction with "
             f"`em direction`, and remove it with sample.ablate.direction=FOLDER"
         )
-    return same[0]
+    return min(same, key=lambda name: not name.startswith(f"{config.corpus.name}/"))

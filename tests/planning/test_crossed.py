@@ -51,13 +51,13 @@ def test_sources_and_targets_may_differ_and_the_control_may_be_left_out(models):
 
 
 def test_a_dataset_is_found_by_its_content(compose):
-    assert crossed.option_of(compose(*TINY, "dataset=risky_advice").dataset) == "risky_advice"
-    of_others = compose(*TINY, "corpus=turner2025", "dataset=turner2025/extreme_sports").dataset
+    assert crossed.option_of(compose(*TINY, "dataset=risky_advice")) == "risky_advice"
+    of_others = compose(*TINY, "corpus=turner2025", "dataset=turner2025/extreme_sports")
     assert crossed.option_of(of_others) == "turner2025/extreme_sports"
     with pytest.raises(ConfigError, match=r"no option of conf/dataset.*sample\.ablate\.direction=FOLDER"):
-        crossed.option_of(compose(*TINY, "dataset=risky_advice", "dataset.domain=coding").dataset)
+        crossed.option_of(compose(*TINY, "dataset=risky_advice", "dataset.domain=coding"))
     with pytest.raises(ConfigError, match="mixture is no option"):
-        crossed.option_of(compose(*TINY, "dataset=mixture", "dataset.mixture={insecure: 0.5, secure: 0.5}").dataset)
+        crossed.option_of(compose(*TINY, "dataset=mixture", "dataset.mixture={insecure: 0.5, secure: 0.5}"))
 
 
 def test_a_model_without_an_adapter_or_with_an_intervention_is_refused(compose, models):
