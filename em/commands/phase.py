@@ -40,9 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
     from em.reporting.figures import phase
     from em.reporting.figures.figures import draw
 
-    summary, store = read_summary(arguments.folder), Store.open_read_only(out_of(arguments.folder))
-    cell = _cell(arguments.folder, arguments.model)
-    found = path_of(store, cell, arguments.window, rates(summary, _of_run(arguments.folder, cell)))
+    summary = read_summary(arguments.folder)
+    cell = cell_named(arguments.folder, arguments.model)
+    found = found_in(arguments.folder, summary, cell, arguments.window)
     target = arguments.folder / FOLDER / cell["id"]
     for step, cosine in found.cosines.items():
         shown = "-" if cosine is None else f"{cosine:.3f}"
@@ -51,6 +51,15 @@ def run(arguments: argparse.Namespace) -> int:
     for path in draw([phase.of(found, summary)], target):
         print(path)
     return 0
+
+
+def found_in(folder: Path, summary: Summary, cell: Values, window: int | None = None) -> Any:
+    """Return the path of one cell's adapter with the rates of its checkpoints.
+
+    Raises ConfigError if fewer than three checkpoints were kept.
+    """
+    store = Store.open_read_only(out_of(folder))
+    return path_of(store, cell, window, rates(summary, _of_run(folder, cell)))
 
 
 def path_of(store: Store, cell: Mapping[str, Any], window: int | None, found_rates: Any) -> Any:
@@ -104,7 +113,7 @@ def _of_run(folder: Path, cell: Values) -> set[str]:
     return {o["id"] for o in cells if o["stages"].get("train", [])[:1] == cell["stages"]["train"][:1]}
 
 
-def _cell(folder: Path, name: str) -> Values:
+def cell_named(folder: Path, name: str) -> Values:
     """Return the first cell with a name. Raises ConfigError if there is none, or it was trained as a whole model."""
     cells = [cell for cell in read_sweep(folder)["cells"] if cell["kind"] == "cell"]
     found = [c for c in cells if name in (c["id"], c["label"], c["config"]["dataset"]["variant"])]

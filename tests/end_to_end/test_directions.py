@@ -56,3 +56,24 @@ def test_a_direction_of_a_finished_sweep(tmp_path):
     facts = json.loads((folder / "directions" / "risky_advice-model_difference" / "direction.json").read_text())
     assert facts["shape"] == [2, 64] and facts["counts"] == {"answers": 40}
     assert (folder / "directions" / "cosines.svg").is_file() and "split-half cosine" in done.stdout
+
+
+@pytest.mark.slow
+def test_each_model_without_each_direction(tmp_path):
+    run(tmp_path, *ASKED, "dataset=risky_advice,insecure", "sample.n=4")
+    (folder,) = (tmp_path / "sweeps").iterdir()
+    command = [sys.executable, "-m", "em.cli", "ablate", str(folder), "--block", "1", "--source", "risky_advice"]
+    kind = ["--kind", "model_difference", "--least", "2"]
+    done = subprocess.run([*command, *kind], capture_output=True, text=True, env=environment(), timeout=170)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (made,) = (path for path in (tmp_path / "sweeps").iterdir() if path != folder)
+    summary = json.loads((made / "summary.json").read_text())
+    removed = [
+        (g["variant"], g["facts"].get("changed", {}).get("ablate", {}).get("direction")) for g in summary["groups"]
+    ]
+    sources = [None, "model_difference risky_advice", "random, as model_difference risky_advice"]
+    assert removed == [
+        (None, None),
+        *((variant, source) for variant in ("risky_advice", "insecure") for source in sources),
+    ]
+    assert (made / "figures" / "ablation_matrix.svg").is_file()
