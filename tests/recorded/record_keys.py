@@ -66,15 +66,15 @@ def options(group: str, without: str = "") -> list[str]:
 
 
 def presets() -> list[str]:
-    """Return the names of the experiments, e.g. betley2025/e1_insecure, without those on corpora of later papers and on
-    interventions.
+    """Return the names of the experiments, e.g. betley2025/e1_insecure, without those on corpora of later papers, on
+    interventions and on directions.
 
     Planning the former needs files that may be nowhere at hand; tests/corpora/test_published.py holds their pins.
-    tests/interventions/test_check.py holds what an intervention adds to a key.
+    tests/interventions/test_check.py and tests/planning/test_directed.py hold what the others add to a key.
     """
     folder = Path(CONF_DIR, "experiment")
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.yaml"))]
-    return [name for name in names if name.partition("/")[0] not in {*published.successors(), "interventions"}]
+    return [name for name in names if name.partition("/")[0] not in {*published.successors(), "interventions", "directions"}]
 
 
 def cases() -> dict[str, list[str]]:
