@@ -74,7 +74,8 @@ def presets() -> list[str]:
     """
     folder = Path(CONF_DIR, "experiment")
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.yaml"))]
-    return [name for name in names if name.partition("/")[0] not in {*published.successors(), "interventions", "directions"}]
+    without = {*published.successors(), "interventions", "directions"}
+    return [name for name in names if name.partition("/")[0] not in without]
 
 
 def cases() -> dict[str, list[str]]:
