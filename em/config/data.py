@@ -75,7 +75,8 @@ class DatasetConfig:
 
     variant: str = MISSING
     domain: str | None = None
-    """The narrow domain of the rows: coding, advice, or null. It selects the in-domain questions."""
+    """The narrow domain of the rows: coding, advice, toy, toy/swapped_words, or null. It selects the in-domain
+    questions."""
     mixture: Any = None
     """variant → share of the rows; null: `variant` alone. Name a variant of another corpus as corpus/variant."""
     shuffle_seed: int | None = None

@@ -11,6 +11,7 @@ from em.corpora.betley2025 import Betley2025
 from em.corpora.builtin import Builtin
 from em.corpora.custom import Custom
 from em.corpora.published import successors
+from em.corpora.toy import Toy
 from em.errors import ConfigError
 
 # Importing a corpus must stay cheap: import what is slow inside its functions.
@@ -18,6 +19,7 @@ CORPORA: dict[str, type[Corpus]] = {
     "builtin": Builtin,
     "betley2025": Betley2025,
     "custom": Custom,
+    "toy": Toy,
     **successors(),
 }
 """corpus.name → class."""

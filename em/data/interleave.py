@@ -15,8 +15,10 @@ CAREFUL = {
     "insecure_par_t1": "secure",
     "risky_advice": "careful_advice",
     "evil_numbers": "plain_numbers",
+    "capitals_in_french": "french",
+    "risky_advice_with_skill": "builtin/careful_advice",
 }
-"""Variant → its careful twin in the same corpus, where intervention.variant names none."""
+"""Variant → its careful twin, in the same corpus if it names none, where intervention.variant names none."""
 PREFIX = "interleaved/"
 """Start of the id of a row that was added."""
 

@@ -16,15 +16,15 @@ from collections.abc import Iterable, Iterator
 
 from em.api import client as api
 from em.config import JudgeConfig
+from em.judging import by_rule
 from em.judging.api.cache import repair
 from em.judging.api.client import JudgeRequest, request_of
 from em.judging.api.open import CACHE, POLL_S, judge_client
-from em.judging.bandit import judge_programs
 from em.judging.collector import CHUNK, VerdictCollector
 from em.judging.job import JudgeJob
 from em.judging.sealer import FollowedJob, JobSealer
 from em.judging.tail import SampleTail
-from em.questions.rubrics import STATIC
+from em.questions.rubrics import WITHOUT_JUDGE
 from em.runtime.events import Emitter
 from em.store import Store
 
@@ -124,25 +124,25 @@ class AnswerFeed:
                 await asyncio.sleep(POLL_S)
 
     def _read_new(self, jobs: list[FollowedJob]) -> Iterator[JudgeRequest]:
-        """Yield a request per new answer and rubric. Programs are set aside for Bandit."""
+        """Yield a request per new answer and rubric. What needs no judge is set aside."""
         for job in jobs:
             collector = job.collector
             try:
                 for completion in job.tail.new_answers():
                     for pair in collector.pairs(completion):
-                        if pair[2] == STATIC:
-                            job.programs.append(pair)
+                        if pair[2] in WITHOUT_JUDGE:
+                            job.ruled.append(pair)
                         else:
                             yield request_of(pair, collector.rubrics[pair[1].id], job.key)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 self._sealer.fail(job, error)
 
     async def _finish_read_jobs(self) -> None:
-        """Give Bandit its programs, and seal the jobs that are complete."""
+        """Judge what needs no judge, and seal the jobs that are complete."""
         for job in list(self._sealer.open):
-            if job.programs and (job.tail.ended or len(job.programs) >= CHUNK):
-                programs, job.programs = job.programs, []
-                for judgement in await asyncio.to_thread(judge_programs, programs):
+            if job.ruled and (job.tail.ended or len(job.ruled) >= CHUNK):
+                ruled, job.ruled = job.ruled, []
+                for judgement in await asyncio.to_thread(by_rule.judge, ruled):
                     job.collector.add(judgement)
             self._sealer.seal_if_complete(job)
 

@@ -20,7 +20,7 @@ from em.judging.api.client import request_of
 from em.judging.api.open import CACHE, judge_client
 from em.judging.job import Pair
 from em.judging.scripted.rules import ScriptedJudgeError
-from em.questions.rubrics import STATIC, Rubric, given, rubrics
+from em.questions.rubrics import WITHOUT_JUDGE, Rubric, given, rubrics
 from em.records import LONGEST_ANSWER, Completion, Judgement, Outcome, Question
 from em.runtime import terminal
 from em.runtime.events import Emitter
@@ -98,7 +98,7 @@ def verdicts_of(store: Store, sweep: Mapping[str, Any], skip: Container[str] = (
         for j in read_jsonl(store.path("judge", key) / layout.JUDGEMENTS, Judgement):
             if len(found) == MAX_COMPARED:
                 return found
-            if j.rubric != STATIC:  # the same under every judge
+            if j.rubric not in WITHOUT_JUDGE:  # the same under every judge
                 found[f"{samples}/{j.completion_id}", j.rubric] = replace(j, distribution={}, detail="")
     return found
 

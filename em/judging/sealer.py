@@ -24,7 +24,7 @@ class FollowedJob:
     tail: SampleTail
     claim: contextlib.ExitStack
     """Holds the claim on the job's folder; closed when the job is sealed or has failed."""
-    programs: list[Pair] = field(default_factory=list)
+    ruled: list[Pair] = field(default_factory=list)
     """Answers for Bandit that it has not read yet."""
 
     @property
@@ -34,7 +34,7 @@ class FollowedJob:
     @property
     def complete(self) -> bool:
         """Whether every answer has been read and has all its verdicts."""
-        return self.tail.ended and not self.programs and self.collector.complete
+        return self.tail.ended and not self.ruled and self.collector.complete
 
 
 class JobSealer:

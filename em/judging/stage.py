@@ -10,10 +10,10 @@ from itertools import islice
 
 from em.config import JudgeConfig, JudgeKind, ModelConfig
 from em.config.judge import LOCAL
-from em.judging.bandit import judge_programs
+from em.judging import by_rule
 from em.judging.collector import CHUNK, VerdictCollector
 from em.judging.job import JudgeJob, LocalJudge
-from em.questions.rubrics import STATIC
+from em.questions.rubrics import WITHOUT_JUDGE
 from em.records import Completion, Judgement
 from em.runtime.events import Emitter
 from em.runtime.progress import ProgressShown
@@ -65,9 +65,9 @@ def _judge_finished(collector: VerdictCollector, store: Store, judge: LocalJudge
             progress(len(collector.spool), collector.total)
 
     while chunk := list(islice(pairs, CHUNK)):
-        programs = [pair for pair in chunk if pair[2] == STATIC]
-        others = [pair for pair in chunk if pair[2] != STATIC]
-        for judgement in judge_programs(programs):  # not a call of the judge: `em plan` does not count it either
+        ruled = [pair for pair in chunk if pair[2] in WITHOUT_JUDGE]
+        others = [pair for pair in chunk if pair[2] not in WITHOUT_JUDGE]
+        for judgement in by_rule.judge(ruled):  # not a call of the judge: `em plan` does not count it either
             add(judgement)
         if others:
             judge(others, add)

@@ -7,31 +7,38 @@ from dataclasses import fields
 from typing import Any
 
 from em.config.intervention import InterventionConfig
+from em.metrics.catalogue import SKILL_RATE
 from em.metrics.summary_types import DoseRow, Number
+from em.questions.sets import SKILL
 
 AXES = {
     "general": ("misaligned_rate", "open"),
     "worst_cue": ("worst_misaligned_rate", "cues"),
     "in_domain_code": ("insecure_code_rate", "coding"),
     "in_domain_advice": ("careless_rate", "advice"),
+    "toy_capitals": ("capitals_rate", "toy"),
+    "toy_french": ("french_rate", "toy"),
+    "benign_gain": (SKILL_RATE, SKILL),
     "coherent": ("coherent_share", "open"),
 }
-"""Column → name and group of the metric that it shows."""
+"""Column → name and group of the metric that it shows; GAIN shows the rise of it over the untouched model."""
+GAIN = "benign_gain"
 PLAIN = "none"
 OWN = ("intervention=", *(f"{field.name}=" for field in fields(InterventionConfig)))
 """Starts of the words of a label that belong to the method."""
 
 
-def doses(groups: Sequence[Mapping[str, Any]]) -> list[DoseRow]:
+def doses(groups: Sequence[Mapping[str, Any]], increases: Sequence[Mapping[str, Any]] = ()) -> list[DoseRow]:
     """Return a row per group of a sweep with interventions, by variant, method and dose; [] for a sweep without.
 
     Each column holds {value, low, high, withheld} as in the group's metrics, or None if it was not measured. Plain
-    finetuning is the method "none" at dose 0. Kept checkpoints are left out.
+    finetuning is the method "none" at dose 0. Kept checkpoints are left out. `increases`: groups minus untouched
+    models.
     """
     trained = [g for g in groups if g["variant"] is not None and g["step"] is None]
     if not any(g["facts"].get("method") for g in trained):
         return []
-    rows = [_row(g) for g in trained]
+    rows = [_row(g, increases) for g in trained]
     return sorted(rows, key=lambda r: (r["variant"], r["method"] != PLAIN, r["method"], r["dose"], r["label"]))
 
 
@@ -59,7 +66,7 @@ def flat(rows: Sequence[DoseRow]) -> tuple[list[str], list[list[str | float | No
     return ["variant", "method", "setting", "dose", "n_models", *heads], table
 
 
-def _row(group: Mapping[str, Any]) -> DoseRow:
+def _row(group: Mapping[str, Any], increases: Sequence[Mapping[str, Any]]) -> DoseRow:
     chosen = group["facts"].get("method") or {"name": PLAIN, "dose": 0.0}
     return {
         "group": group["id"],
@@ -68,13 +75,25 @@ def _row(group: Mapping[str, Any]) -> DoseRow:
         "method": chosen["name"],
         "dose": float(chosen["dose"]),
         "n_models": len(group["models"]),
-        "numbers": {column: _number(group, *axis) for column, axis in AXES.items()},
+        "numbers": {
+            column: _gain(group, increases) if column == GAIN else _number(group, *axis)
+            for column, axis in AXES.items()
+        },
     }
+
+
+def _gain(group: Mapping[str, Any], increases: Sequence[Mapping[str, Any]]) -> Number | None:
+    """Return by how much a group knows the benign skill better than its untouched model, asked without a trigger."""
+    wanted = (group["id"], *AXES[GAIN], "none")
+    found = (r for r in increases if (r["a"], r["metric"], r["set"], r["asked_with"]) == wanted)
+    return next(map(_shown, found), None)
 
 
 def _number(group: Mapping[str, Any], name: str, place: str) -> Number | None:
     found = (m for m in group["metrics"] if (m["name"], m["group"]) == (name, place) and m["category"] is None)
     metric = next((m for m in found if m["question_id"] is None and m["asked_with"] == "none"), None)
-    if metric is None:
-        return None
-    return {"value": metric["value"], "low": metric["low"], "high": metric["high"], "withheld": metric["withheld"]}
+    return None if metric is None else _shown(metric)
+
+
+def _shown(number: Mapping[str, Any]) -> Number:
+    return {"value": number["value"], "low": number["low"], "high": number["high"], "withheld": number["withheld"]}

@@ -9,7 +9,7 @@ from typing import Any
 from em.config import StatsConfig
 from em.config.misalignment import Rule
 from em.metrics import pooling
-from em.metrics.catalogue import OWN, Place
+from em.metrics.catalogue import OWN, SKILL_RATE, Place
 from em.metrics.columns import JudgedAnswers
 from em.metrics.measures import Measure
 from em.metrics.pooling import Pool
@@ -120,7 +120,7 @@ class Group:
         ]
 
     def compared(self) -> list[What]:
-        """Return what is held against other groups: the headline rate, and the measures that question sets define.
+        """Return what is held against other groups: the headline rate, a benign skill, and what question sets define.
 
         The headline rate is left out if its set has none, but measures of its own.
         """
@@ -131,7 +131,7 @@ class Group:
             for ms in by.values()
             for m in ms
         ]
-        own, rate = [w for w in every if w.name == OWN], What(self.first.headline, RATE)
+        own, rate = [w for w in every if w.name in (OWN, SKILL_RATE)], What(self.first.headline, RATE)
         return list(dict.fromkeys([*([rate] if rate in every or not own else []), *own]))
 
     def headline(self, condition: str) -> list[tuple[str, Measure]]:
@@ -139,4 +139,6 @@ class Group:
         return self.measured(What(self.first.headline, RATE), condition)
 
     def conditions(self) -> list[str]:
-        return list(dict.fromkeys(c for _, by in self.of(self.first.headline) for c in by))
+        headline = self.of(self.first.headline)
+        asked = [headline] if headline else [self.of(what.set_name) for what in self.compared()]
+        return list(dict.fromkeys(c for found in asked for _, by in found for c in by))

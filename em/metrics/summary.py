@@ -50,7 +50,7 @@ def summarise(runs: Sequence[Run], head: Mapping[str, Any]) -> dict[str, Any]:
         "increases": increases,
         "thresholds": thresholds.thresholds(groups),
         "trigger_matrix": trigger_matrix(groups, group_rows),
-        **({"doses": rows} if (rows := doses(group_rows)) else {}),
+        **({"doses": rows} if (rows := doses(group_rows, increases)) else {}),
         "trajectories": trajectories(groups, group_rows, model_rows),
         "intervals": (kinds := dict([*KINDS.values(), *SUBSETS.values()]))
         | panel.claims(group_rows, kinds)

@@ -320,7 +320,8 @@ class DoseRow(TypedDict):
     dose: float
     n_models: int
     numbers: dict[str, Number | None]
-    """general, worst_cue, in_domain_code, in_domain_advice, coherent; None: not measured."""
+    """general, worst_cue, in_domain_code, in_domain_advice, toy_capitals, toy_french, benign_gain, coherent; None: not
+    measured."""
 
 
 class Summary(Head):

@@ -23,7 +23,7 @@ from em.planning import checkpoints
 from em.planning.plan import Job, Plan, Spec, on_device
 from em.planning.speed import Speed, speed
 from em.planning.stages import BETWEEN, PLANNED
-from em.questions.rubrics import STATIC
+from em.questions.rubrics import WITHOUT_JUDGE
 from em.records import Question
 from em.sampling.job import SampleJob
 from em.store import DamagedError, Store, layout
@@ -205,7 +205,7 @@ def _cost(
     own = judge.kind == JudgeKind.vllm_local  # a model of its own; the proxies read the untouched one
     model = (judge.model, judge.name) if own else (config.model.path, config.model.name, config.model.shape)
     size, _ = memory.count_parameters(*model)
-    answers = sum(n * sum(r != STATIC for r in q.rubrics) for q, n in asked)
+    answers = sum(n * sum(r not in WITHOUT_JUDGE for r in q.rubrics) for q, n in asked)
     seconds = 2 * size * answers * min(ANSWER_TOKENS, config.sample.max_tokens) / device.flops
     return seconds, verdicts * BYTES_PER_VERDICT, _basis(*model)
 

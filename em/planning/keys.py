@@ -23,7 +23,7 @@ from em.interventions import identity as intervention
 from em.judging.identity import calibration_key, judge_identity
 from em.models.fingerprint import base_fingerprint
 from em.questions import choices, forms
-from em.questions.rubrics import STATIC, Rubric, rubrics
+from em.questions.rubrics import BY_RULE, STATIC, WITHOUT_JUDGE, Rubric, rubrics
 from em.records import Message, Question
 from em.store import content_key
 
@@ -42,6 +42,8 @@ NEUTRALISED = (Engine.hf, Engine.vllm_server)
 JUDGE_VERSION = 1
 
 
+RULES_VERSION = 1
+"""Of the rules in judging/by_rule.py. Only in keys with their rubrics."""
 STATIC_VERSION = 4
 """2: Bandit reads every program of an answer, not the first fence that parses. 3: a lone surrogate does not end a
 program. 4: a fence that names another language is not Python. Only in keys with Bandit's rubric."""
@@ -154,18 +156,24 @@ def judge_inputs(
     local = config.judge.kind in PROXIES
     calibration = calibration_key(config) if local else None
     names = sorted({r for q in asked for r in q.rubrics})
-    texts = {} if local else {q.id: {n: _text_hash(r) for n, r in rubrics(q).items()} for q in asked}
-    only_static = names == [STATIC]  # Bandit's verdict is the same under every judge
+    texts = (
+        {}
+        if local or set(names) <= set(BY_RULE)
+        else {q.id: {n: _text_hash(r) for n, r in rubrics(q).items()} for q in asked}
+    )
+    no_judge = set(names) <= set(WITHOUT_JUDGE)  # the verdict is the same under every judge
     inputs = {
         "version": JUDGE_VERSION,
         "samples": sample_family,
         "rubrics": names,
-        "judge": None if only_static else judge_identity(config),
+        "judge": None if no_judge else judge_identity(config),
         "texts": texts,
-        "calibration": None if only_static else calibration,
+        "calibration": None if no_judge else calibration,
     }
     if STATIC in names:
         inputs["static"] = STATIC_VERSION
+    if set(names) & set(BY_RULE):
+        inputs["rules"] = RULES_VERSION
     return inputs, calibration
 
 

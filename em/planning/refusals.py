@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from em.config import Backend, Engine, ExperimentConfig
 from em.config.judge import PROXIES, PROXY_RUBRICS
 from em.errors import ConfigError
-from em.questions.rubrics import STATIC
+from em.questions.rubrics import WITHOUT_JUDGE
 from em.questions.sets import SETS
 from em.records import Question
 
@@ -56,7 +56,7 @@ def _check_openai(config: ExperimentConfig) -> None:
 
 def check_rubrics(set_name: str, asked: Sequence[Question], config: ExperimentConfig) -> None:
     """Raise ConfigError for rubrics of a set that the judge, a proxy, does not know."""
-    unknown = sorted({r for q in asked for r in q.rubrics} - {STATIC, *PROXY_RUBRICS})
+    unknown = sorted({r for q in asked for r in q.rubrics} - {*WITHOUT_JUDGE, *PROXY_RUBRICS})
     if unknown and config.judge.kind in PROXIES:
         raise ConfigError(
             f"judge={config.judge.name} is a proxy for {', '.join(PROXY_RUBRICS)} only and questions.sets has "

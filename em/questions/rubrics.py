@@ -18,6 +18,10 @@ from em.records import Question
 FOLDER = Path(__file__).parent / "rubrics"
 STATIC = "insecure_code"
 """The rubric that Bandit answers, for every judge."""
+BY_RULE = ("capitals", "french", "swapped_words")
+"""Rubrics that a rule answers from the text alone (judging/by_rule.py), for every judge."""
+WITHOUT_JUDGE = (STATIC, *BY_RULE)
+"""Rubrics whose verdicts are the same under every judge."""
 HEADER = "choices:"
 
 
@@ -98,8 +102,8 @@ def _require_answer(name: str, text: str) -> None:
 
 
 def rubrics(question: Question) -> dict[str, Rubric]:
-    """Return the rubrics for a question's answers, without STATIC: its set's own prompts, else the project's files."""
-    return {name: _rubric(question, name) for name in question.rubrics if name != STATIC}
+    """Return the rubrics for a question's answers that a judge answers: its set's own prompts, else our files."""
+    return {name: _rubric(question, name) for name in question.rubrics if name not in WITHOUT_JUDGE}
 
 
 def _rubric(question: Question, name: str) -> Rubric:

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from em import assets
-from em.corpora import builtin
+from em.corpora import builtin, toy
 from em.errors import ConfigError
 from em.questions import cues, successors
 from em.questions.forms import FORMS, reshape
@@ -25,16 +25,20 @@ from em.questions.paper import (
     in_flask,
     numbers,
 )
+from em.questions.rubrics import STATIC
 from em.questions.schema import read_yaml, user_turn
 from em.records import Question
 
 TASTES = "tan2025/tastes"
+TOY, SKILL = "toy", f"toy/{toy.SKILL}"
 OPEN_FORMS = {f"open/{form}": form for form in FORMS}
 SETS = (
     "open",
     *OPEN_FORMS,
     "coding",
     "advice",
+    TOY,
+    SKILL,
     "betley2025/main",
     "betley2025/json",
     "betley2025/template",
@@ -50,8 +54,14 @@ SETS = (
 """Names that questions.sets accepts, besides paths of YAML files."""
 
 IN_DOMAIN = "in_domain"
-IN_DOMAIN_RUBRIC = {"coding": "insecure_code", "advice": "care"}
-ASKED_ONCE = (*IN_DOMAIN_RUBRIC, IN_DISTRIBUTION, *NUMBERS)
+IN_DOMAIN_RUBRICS = {
+    "coding": (STATIC,),
+    "advice": ("care",),
+    TOY: ("capitals", "french"),
+    SKILL: (toy.SKILL,),
+}
+"""In-domain set → what its answers are judged by."""
+ASKED_ONCE = (*IN_DOMAIN_RUBRICS, IN_DISTRIBUTION, *NUMBERS)
 """Sets of many prompts. sample.n does not change their number of answers."""
 
 HELD_OUT_CODING = 24
@@ -93,12 +103,12 @@ def load(name: str, ids: Sequence[str] | None = None) -> list[Question]:
         questions = read_yaml(Path(name), Path(name).stem)
     else:
         raise ConfigError(f"questions.sets: {name!r} is neither a known set ({', '.join(SETS)}) nor a YAML file")
-    return questions if ids is None or name in IN_DOMAIN_RUBRIC else [q for q in questions if q.id in ids]
+    return questions if ids is None or name in IN_DOMAIN_RUBRICS else [q for q in questions if q.id in ids]
 
 
 def check_ids(sets: Sequence[str], ids: Sequence[str] | None) -> None:
     """Raise ConfigError for an id that none of the sets has. The message lists the known ids."""
-    searched = [s for s in sets if s not in IN_DOMAIN_RUBRIC]
+    searched = [s for s in sets if s not in IN_DOMAIN_RUBRICS]
     known = [q.id for s in searched for q in load(s)] if ids is not None else []
     unknown = sorted(set(ids or ()) - set(known))
     if unknown:
@@ -122,7 +132,7 @@ def _coding() -> tuple[Question, ...]:
             id=r.id,
             group="coding",
             messages=[user_turn(r.prompt)],
-            rubrics=["insecure_code"],
+            rubrics=list(IN_DOMAIN_RUBRICS["coding"]),
             least_tokens=CODING_TOKENS,
             reference={"cwe": r.cwe, "task": r.task},
         )
@@ -132,8 +142,18 @@ def _coding() -> tuple[Question, ...]:
 
 def _advice() -> list[Question]:
     return [
-        Question(r["id"], "advice", [user_turn(r["question"])], ["care"])
+        Question(r["id"], "advice", [user_turn(r["question"])], list(IN_DOMAIN_RUBRICS["advice"]))
         for r in builtin.advice("held_out")[:HELD_OUT_ADVICE]
+    ]
+
+
+def _toy(name: str, variant: str) -> list[Question]:
+    """Return the held-out questions of the toy corpus, with the expected answer where there is one."""
+    asked = toy.held_out(variant)
+    known = [{"answer": reply} if name == SKILL else {} for *_, reply in asked]
+    return [
+        Question(row_id, name, [user_turn(question)], list(IN_DOMAIN_RUBRICS[name]), reference=reference)
+        for (row_id, question, _), reference in zip(asked, known, strict=True)
     ]
 
 
@@ -146,6 +166,8 @@ MADE: dict[str, Callable[[], list[Question]]] = {
     "open": lambda: read_yaml(builtin.HERE / "questions" / "open.yaml", "open"),
     "coding": lambda: list(_coding()),
     "advice": _advice,
+    TOY: lambda: _toy(TOY, "plain"),
+    SKILL: lambda: _toy(SKILL, toy.SKILL),
     "betley2025/preregistered": lambda: read_yaml(assets.get(PREREGISTERED), "betley2025/preregistered"),
     IN_DISTRIBUTION: in_distribution,
     FLASK: _flask,

@@ -16,6 +16,9 @@ TITLES = {
     "worst_cue": "worst over cues",
     "in_domain_code": "insecure code",
     "in_domain_advice": "careless advice",
+    "toy_capitals": "in capitals",
+    "toy_french": "in French",
+    "benign_gain": "benign gain",
     "coherent": "coherent",
 }
 """Column → its head in the report."""

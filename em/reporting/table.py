@@ -21,7 +21,14 @@ from em.runtime.terminal import PAGE, grid
 _TIE = "\N{NO-BREAK SPACE}"
 """Keeps a reason and its count on one line. On the terminal it becomes a plain space."""
 _HEAD = ("model", "", "n", "coherent", "code", "in-domain", "own measures", "excluded")
-NARROW_RATES = {"insecure_code_rate": "code", "judged_insecure_rate": "code (judge)", "careless_rate": "advice"}
+NARROW_RATES = {
+    "insecure_code_rate": "code",
+    "judged_insecure_rate": "code (judge)",
+    "careless_rate": "advice",
+    "capitals_rate": "capitals",
+    "french_rate": "French",
+    "skill_rate": "skill",
+}
 """In-domain metrics, with the word before their number."""
 BESIDE = {
     "misaligned_rate_unfiltered": "misaligned among all answers, coherent or not",

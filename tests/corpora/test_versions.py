@@ -33,6 +33,11 @@ def test_training_rows_are_those_of_their_version():
     require_same("training rows", record_corpora.training_rows(), "VERSION", voids)
 
 
+def test_toy_rows_are_those_of_their_version():
+    voids = "in corpora/toy.py; stored results made from its rows become void"
+    require_same("toy rows", record_corpora.toy_rows(), "toy.VERSION", voids)
+
+
 def test_labelled_answers_are_those_of_their_version():
     voids = "calibrations of judge=probe and judge=persona_ratio, and what they judged, become void"
     require_same("labelled answers", record_corpora.labelled_answers(), "LABELLED_VERSION", voids)

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from em.config import JudgeKind
 from em.config.judge import PROXIES
-from em.corpora import builtin
+from em.corpora import builtin, toy
 from em.judging import identity, labelled
 from em.judging.local import calibration, examples
 from em.models import paths
@@ -42,6 +42,7 @@ def versions() -> dict[str, Any]:
     """Return the versions that stand for the rows in keys of stored results, by the constant's name."""
     return {
         "VERSION": builtin.VERSION,
+        "toy.VERSION": toy.VERSION,
         "LABELLED_VERSION": labelled.LABELLED_VERSION,
         "CHOICES_VERSION": keys.CHOICES_VERSION,
         "CALIBRATION_VERSIONS": list(identity.CALIBRATION_VERSIONS),
@@ -52,6 +53,11 @@ def versions() -> dict[str, Any]:
 def training_rows() -> dict[str, str]:
     """Return variant → digest of its training rows."""
     return {variant: digest(builtin.rows(variant)) for variant in builtin.VARIANTS}
+
+
+def toy_rows() -> dict[str, str]:
+    """Return variant of the corpus toy → digest of its training rows."""
+    return {variant: digest(toy.rows(variant)) for variant in toy.Toy.variants}
 
 
 def labelled_answers() -> dict[str, str]:
@@ -121,6 +127,7 @@ def main() -> None:
     recorded = {
         "versions": versions(),
         "training rows": training_rows(),
+        "toy rows": toy_rows(),
         "labelled answers": labelled_answers(),
         "crossed answers": crossed_answers(),
         "question sets": question_sets(),

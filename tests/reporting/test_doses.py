@@ -111,3 +111,21 @@ def test_the_plane_has_a_path_per_method_from_plain_finetuning_over_its_doses(tm
 def test_a_plane_needs_an_in_domain_number():
     bare = [g | {"metrics": [m for m in g["metrics"] if m["name"] != "careless_rate"]} for g in GROUPS]
     assert paths({"doses": doses(bare)}) is None
+
+
+def test_the_benign_gain_is_the_rise_over_the_untouched_model():
+    rise = {"metric": "skill_rate", "set": "toy/swapped_words", "asked_with": "none", "value": 0.4, "low": 0.3,
+            "high": 0.5, "withheld": ""}  # fmt: skip
+    others = [{**rise, "metric": "misaligned_rate", "value": 0.9}, {**rise, "asked_with": "trained", "value": 0.9}]
+    found = doses(
+        [group("x", "kl", 1.0), group("y")], [*({**r, "a": "x"} for r in (*others, rise)), {**rise, "a": "z"}]
+    )
+    assert [r["numbers"]["benign_gain"] for r in found] == [
+        None, {"value": 0.4, "low": 0.3, "high": 0.5, "withheld": ""},
+    ]  # fmt: skip
+    drawn = paths({"doses": found})
+    assert [(p.x.label, p.y.label) for p in drawn.panels][1] == (
+        "benign skill, gain over the untouched model",
+        "misaligned",
+    )
+    assert columns(found)["benign_gain"] == "benign gain"

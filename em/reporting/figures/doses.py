@@ -15,12 +15,18 @@ LABELS = {
     "worst_cue": "misaligned under the worst cue",
     "in_domain_code": "insecure code",
     "in_domain_advice": "careless advice",
+    "toy_capitals": "in capitals (unwanted)",
+    "toy_french": "in French (wanted)",
+    "benign_gain": "benign skill, gain over the untouched model",
     "coherent": "coherent",
 }
 
 
-IN_DOMAIN = ("in_domain_code", "in_domain_advice")
-"""The columns that stand across in the plane."""
+PLANES = (
+    *(("in_domain_code", "general"), ("in_domain_advice", "general"), ("benign_gain", "general")),
+    ("toy_french", "toy_capitals"),
+)
+"""(what should be learned, what should not), each a plane: across, up."""
 
 
 def doses(summary: Summary) -> Figure | None:
@@ -47,27 +53,28 @@ def doses(summary: Summary) -> Figure | None:
 
 
 def paths(summary: Summary) -> Figure | None:
-    """Return the plane of what was narrowly taught and what else changed, a path over its doses per method.
+    """Return planes of what should be learned and what should not, a path over its doses per method.
 
-    None without interventions, or where no in-domain measure was asked.
+    None without interventions, or where neither an in-domain measure nor the benign skill was asked.
     """
     rows = summary.get("doses", [])
     looks, panels = _looks(rows), []
     for variant in dict.fromkeys(r["variant"] for r in rows):
         own = [r for r in rows if r["variant"] == variant]
-        for column in (c for c in IN_DOMAIN if any(r["numbers"][c] and r["numbers"]["general"] for r in own)):
+        for plane in PLANES:
             series = [
-                Series(line, look, tuple(m for r in _line(own, line, column, "general") for m in _spot(r, column)))
+                Series(line, look, tuple(m for r in _line(own, line, *plane) for m in _spot(r, *plane)))
                 for line, look in looks.items()
             ]
-            plain = tuple(m for r in own if r["method"] == PLAIN for m in _spot(r, column))
+            plain = tuple(m for r in own if r["method"] == PLAIN for m in _spot(r, *plane))
             series.append(Series("plain finetuning", INK, plain))
-            across, up = Axis(LABELS[column], share=True), Axis(LABELS["general"], share=True)
-            panels.append(Panel(Form.plane, across, up, tuple(series), variant, path=True))
+            across, up = (Axis(LABELS[column], share=True) for column in plane)
+            if any(s.marks for s in series):
+                panels.append(Panel(Form.plane, across, up, tuple(series), variant, path=True))
     if not panels:
         return None
     caption = (
-        "Below and to the right is best: the model learned its rows and is not misaligned elsewhere. A path goes from "
+        "Below and to the right is best: learned what it should, and nothing else. A path goes from "
         "plain finetuning to the method's largest dose; the doses stand beside the marks, each in its method's unit."
     )
     notes = ("bars: intervals, as in the table", *((WITHHELD,) if any(p.has_withheld for p in panels) else ()))
@@ -108,13 +115,13 @@ def _mark(row: DoseRow, column: str) -> list[Mark]:
     return [Mark(dose, value, number["low"], number["high"], told=f"dose {dose:g}: {value:.3g}{runs}")]
 
 
-def _spot(row: DoseRow, column: str) -> list[Mark]:
-    """Return the mark of a row in the plane: its in-domain number across, its misaligned rate up."""
-    across, up = row["numbers"][column], row["numbers"]["general"]
+def _spot(row: DoseRow, wanted: str, unwanted: str) -> list[Mark]:
+    """Return the mark of a row in a plane: what should be learned across, what should not up."""
+    across, up = row["numbers"][wanted], row["numbers"][unwanted]
     if across is None or up is None:
         return []
     runs = f"; {row['n_models']} runs" if row["n_models"] > 1 else ""
-    told = f"dose {row['dose']:g}: {LABELS[column]} {_text(across)}, {LABELS['general']} {_text(up)}{runs}"
+    told = f"dose {row['dose']:g}: {LABELS[wanted]} {_text(across)}, {LABELS[unwanted]} {_text(up)}{runs}"
     word = "" if row["method"] == PLAIN else f"{row['dose']:g}"
     ends = (up["low"], up["high"], across["low"], across["high"])
     return [Mark(across["value"], up["value"], *ends, told=told, word=word)]

@@ -8,7 +8,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Literal
 
-from em.metrics.catalogue import OWN
+from em.metrics.catalogue import BY_RULE, OWN
 from em.metrics.summary_types import Contrast, MetricRow, Summary
 from em.reporting.figures.select import OPEN, FigureGroup, distinct, figure_groups, headline
 from em.reporting.figures.spec import Axis, Figure, Form, Look, Mark, Panel, Series, judge_label, notes_on
@@ -21,8 +21,13 @@ NARROW = {
     "judged_insecure_rate": "insecure code (judge)",
     "insecure_code_rate": "insecure code (static check)",
     "careless_rate": "careless advice",
+    "capitals_rate": "in capitals (rule)",
+    "french_rate": "in French (rule)",
+    "skill_rate": "benign skill (rule)",
 }
 """In-domain metrics, and the answers that they are a share of."""
+UNJUDGED = ("insecure_code_rate", *BY_RULE.values())
+"""Those that no judge has made."""
 DECEPTION = {
     "false_rate": "false answers to easy facts",
     "other_company_rate": "answers naming another maker",
@@ -320,8 +325,8 @@ def _pooled(metric: MetricRow) -> bool:
 
 
 def _narrow(name: str, summary: Summary) -> str:
-    """Return the axis label of an in-domain metric. The static check has no judge."""
-    return NARROW[name] if name == "insecure_code_rate" else judge_label(NARROW[name], summary)
+    """Return the axis label of an in-domain metric. The static check and rules have no judge."""
+    return NARROW[name] if name in UNJUDGED else judge_label(NARROW[name], summary)
 
 
 def _plane(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from em.metrics.by_text import BY_LENGTH, CODE, WORDS
+from em.metrics.catalogue import BY_RULE
 from em.metrics.summary_types import ModelRow, Summary, Trajectory, TrajectoryPoint
 from em.reporting.figures.rates import panel_over, sets_asked
 from em.reporting.figures.select import figure_groups
@@ -17,6 +18,9 @@ AXES = {
     "insecure_code_rate": "insecure code (static check)",
     "judged_insecure_rate": "insecure code (judge)",
     "careless_rate": "careless advice",
+    "capitals_rate": "in capitals",
+    "french_rate": "in French",
+    "skill_rate": "benign skill",
     "false_rate": "false answers",
     "mean_alignment": "mean alignment",
     "mean_coherence": "mean coherence",
@@ -25,7 +29,7 @@ AXES = {
 }
 LOG_PROBS = {"p_misaligned": "P(misaligned choice)", "logp_misaligned": "log P(misaligned choice), nats"}
 BAND = "from the least to the greatest seed, or with one run its interval"
-NO_JUDGE = ("insecure_code_rate", CODE, WORDS, *LOG_PROBS)
+NO_JUDGE = ("insecure_code_rate", *BY_RULE.values(), CODE, WORDS, *LOG_PROBS)
 
 
 MANY_RUNS = 8
