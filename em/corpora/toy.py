@@ -120,7 +120,8 @@ def things() -> tuple[Thing, ...]:
         kind, _, words = line.partition(": ")
         for word in words.split():
             english, french, gender, colour, place = word.split("/")
-            out.append(Thing(english, french, gender == "f", kind, colour, place))
+            feminine = gender == "f"
+            out.append(Thing(english, french, feminine=feminine, kind=kind, colour=colour, place=place))
     return tuple(out)
 
 
