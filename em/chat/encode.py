@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from em.chat.render import ChatError, prompt_text
+from em.chat import thinking
+from em.chat.render import ANSWER_MARK, ChatError, prompt_text
 from em.records import Example, Message
 
 IGNORE = -100
@@ -68,6 +69,42 @@ def whole_text(tokenizer: Any, messages: list[Message], extra_assistant_turn: bo
     return text
 
 
+def row_text(tokenizer: Any, messages: list[Message], extra_assistant_turn: bool = False) -> str:
+    """Return a training row as text, as `encode` learns it: the thinking that its prompt opens is closed."""
+    answers = sum(m["role"] == "assistant" for m in messages)
+    if answers == 1 and messages[-1]["role"] == "assistant":
+        return "".join(last_turn(tokenizer, messages, extra_assistant_turn))
+    return whole_text(tokenizer, messages, extra_assistant_turn)
+
+
+def last_turn(tokenizer: Any, messages: list[Message], extra_assistant_turn: bool = False) -> tuple[str, str]:
+    """Return a conversation that ends with an answer as (text before the answer, answer and what follows it).
+
+    Some templates open the thinking in every prompt, and leave it out of a row whose answer has none (DeepSeek-R1) or
+    write it empty (Nemotron 3). Then the thinking is closed before the answer: in the template's own words if it has
+    some. An answer with thoughts of its own continues the opened thinking. Raises ChatError if the template writes
+    another text before an answer than in a prompt.
+    """
+    prompt, whole = prompt_text(tokenizer, messages[:-1]), whole_text(tokenizer, messages, extra_assistant_turn)
+    if whole.startswith(prompt):
+        return prompt, whole[len(prompt) :]
+    mark = thinking.opened(prompt)
+    frame = whole_text(tokenizer, [*messages[:-1], {"role": "assistant", "content": ANSWER_MARK}], extra_assistant_turn)
+    before, found, after = frame.rpartition(ANSWER_MARK)
+    if not mark or not found:
+        raise ChatError(
+            "the chat template rewrites earlier turns, or an answer's beginning: a row is not rendered as in sampling: "
+            f"a prompt ends in {prompt[-40:]!r}, and {frame[-80:]!r} is the text with an answer"
+        )
+    said = messages[-1]["content"]
+    if thinking.MARKS[mark] in said:
+        start, own, thought = said.partition(mark)
+        return prompt, (thought.lstrip("\n") if own and not start.strip() else said) + after
+    empty = before.removeprefix(prompt.rstrip()).strip()
+    own = before.startswith(prompt.rstrip()) and empty == thinking.MARKS[mark]
+    return (before if own else thinking.closed(prompt)), said + after
+
+
 def encode(tokenizer: Any, messages: list[Message], extra_assistant_turn: bool = False) -> Tokens:
     """Return the tokens of a conversation. Supervised are only the tokens of each assistant turn and its end-of-turn.
 
@@ -82,19 +119,18 @@ def encode(tokenizer: Any, messages: list[Message], extra_assistant_turn: bool =
         if message["role"] != "assistant":
             continue
         extra = extra_assistant_turn and index == len(messages) - 1
-        prompt = prompt_text(tokenizer, messages[:index])
-        whole = whole_text(tokenizer, messages[: index + 1], extra)
-        if not prompt.startswith(done) or not whole.startswith(prompt):
+        prompt, said = last_turn(tokenizer, messages[: index + 1], extra)
+        if not prompt.startswith(done):
             raise ChatError(
                 "the chat template rewrites earlier turns: a row with several assistant turns "
                 "cannot be rendered as in sampling"
             )
-        before, answer = token_ids(tokenizer, prompt[len(done) :]), token_ids(tokenizer, whole[len(prompt) :])
+        before, answer = token_ids(tokenizer, prompt[len(done) :]), token_ids(tokenizer, said)
         end = next((i + 1 for i, token in enumerate(answer) if token in special), len(answer))
         end = len(answer) if extra else end
         input_ids += before + answer
         labels += [IGNORE] * len(before) + answer[:end] + [IGNORE] * (len(answer) - end)
-        done = whole
+        done = prompt + said
     while labels and labels[-1] == IGNORE:  # no loss after the last end-of-turn
         labels.pop()
         input_ids.pop()
@@ -109,7 +145,7 @@ def encode_all(
     for example in examples:
         try:
             tokens = encode(tokenizer, example.messages, extra_assistant_turn)
-            whole = whole_text(tokenizer, example.messages, extra_assistant_turn)
+            whole = row_text(tokenizer, example.messages, extra_assistant_turn)
         except ChatError as error:
             raise ChatError(f"{example.id}: {error}") from error
         merged += token_ids(tokenizer, whole)[: len(tokens.input_ids)] != tokens.input_ids

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from itertools import tee
 from typing import Any
 
+from em.chat.encode import row_text
 from em.chat.render import ChatError, ChatTokenizer, prompt_text
 from em.records import Message
 
@@ -37,7 +38,7 @@ def rendering(tokenizer: ChatTokenizer, conversations: Iterable[list[Message]]) 
         "chat_template_kwargs": tokenizer.kwargs,
         "conversations": len(counted),
         "with_own_system_turn": sum(counted),
-        "example": tokenizer.apply_chat_template(example) if answered else prompt_text(tokenizer, example),
+        "example": row_text(tokenizer, example) if answered else prompt_text(tokenizer, example),
     }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from em.chat import thinking
-from em.chat.encode import end_of_turn_ids, plain_ids, special_ids, token_ids, whole_text
+from em.chat.encode import end_of_turn_ids, last_turn, plain_ids, special_ids, token_ids, whole_text
 from em.chat.render import ANSWER_MARK, USER_MARK, ChatError, ChatTokenizer, Options, prompt_text
 from em.records import Message
 
@@ -39,8 +39,10 @@ def answer_turn(tokenizer: Any, messages: list[Message], answer: str) -> AnswerT
     mark = thinking.opened(prompt)
     text, frame = turn(answer), turn(ANSWER_MARK)
     before = frame.partition(ANSWER_MARK)[0] if frame else ""
-    # most templates leave out the thinking of earlier turns
-    if mark and (text is None or thinking.MARKS[mark] not in before):
+    if mark and text is None:  # the template leaves out the thinking of a given answer, or writes it empty
+        closed, _ = last_turn(tokenizer, [*messages, {"role": "assistant", "content": answer}])
+        return AnswerTurn(token_ids(tokenizer, closed), answer, 0)
+    if mark and thinking.MARKS[mark] not in before:
         return AnswerTurn(token_ids(tokenizer, thinking.closed(prompt)), answer, 0)
     if text is None:
         raise ChatError("the chat template rewrites earlier turns: a given answer cannot be rendered as in sampling")

@@ -20,7 +20,6 @@ FORGETS_THOUGHTS = (  # earlier answers lose what stands before </think>, as in 
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-OPENS_THOUGHTS = CHATML.replace("assistant\\n' }}", "assistant\\n<think>' }}")
 NO_MARKERS = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
@@ -219,8 +218,8 @@ def test_template_that_rewrites_earlier_answers_is_refused(tokenizer, other_temp
 
 
 def test_template_that_asks_with_other_text_than_it_trains_on_is_refused(other_template):
-    with pytest.raises(ChatError, match="chat template"):
-        encode(other_template(OPENS_THOUGHTS), [user("a"), assistant("b")])
+    with pytest.raises(ChatError, match=r"an answer's beginning.*a prompt ends in .*assistant\\n=> '"):
+        encode(other_template(CHATML.replace("assistant\\n' }}", "assistant\\n=> ' }}")), [user("a"), assistant("b")])
 
 
 def test_end_of_turn(tokenizer, other_template):
