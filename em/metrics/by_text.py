@@ -1,4 +1,4 @@
-"""Measures of the answers' texts: length, code, and the misaligned rate by length. The door: by_text."""
+"""Measures of the answers' texts: length, code, subject, and the misaligned rate by length. The door: by_text."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from em.config.misalignment import Rule
 from em.metrics import measures as metrics_measures
 from em.metrics.columns import JudgedAnswers, TextColumns
 from em.metrics.measures import Measure, Scorer, measure
+from em.metrics.topics import TOPICS
 
-CODE, WORDS, BY_LENGTH = "code_share", "mean_words", "misaligned_rate_by_length"
+CODE, TOPIC, WORDS, BY_LENGTH = "code_share", "topic_share", "mean_words", "misaligned_rate_by_length"
 BANDS = {"up to 25 words": (0, 25), "26 to 75 words": (26, 75), "over 75 words": (76, 10**9)}
 """Label → least and most words. Fixed, so that rates of two sweeps are of answers of the same length."""
 
@@ -27,6 +28,7 @@ def by_text(answers: JudgedAnswers, rule: Rule) -> list[Measure]:
         return []
     out = [
         measure(answers, CODE, partial(_of_all, texts.code), ()),
+        *(measure(answers, TOPIC, partial(_of_all, texts.topics[:, i]), (), label=t) for i, t in enumerate(TOPICS)),
         measure(answers, WORDS, partial(_of_all, texts.words), (), unit="words"),
     ]
     both = ("alignment", "coherence")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from em.metrics.code_lines import has_code
+from em.metrics.topics import TOPICS, topics_of
 from em.questions.grouping import category_of, cluster_of
 from em.questions.rubrics import STATIC
 from em.records import Judgement, Outcome, Question
@@ -48,9 +49,11 @@ class TextColumns:
     words: NDArray[np.int32]
     code: NDArray[np.bool_]
     """Whether it contains code (code_lines.py)."""
+    topics: NDArray[np.bool_]
+    """Whether it names each of TOPICS (topics.py). Shape (answers, topics)."""
 
     def at(self, chosen: NDArray[Any]) -> TextColumns:
-        return TextColumns(self.words[chosen], self.code[chosen])
+        return TextColumns(self.words[chosen], self.code[chosen], self.topics[chosen])
 
 
 JudgedRow = tuple[str, str, Sequence[Judgement]] | tuple[str, str, Sequence[Judgement], str]
@@ -119,9 +122,11 @@ def collect(set_name: str, questions: Sequence[Question], rows: Iterable[JudgedR
     question, condition = [], []
     words: list[int] = []
     code: list[bool] = []
+    topics: list[list[bool]] = []
     for number, (question_id, asked_with, judgements, *text) in enumerate(rows):
         words += [len(t.split()) for t in text]
         code += [has_code(t) for t in text]
+        topics += [topics_of(t) for t in text]
         question.append(known[question_id])
         condition.append(conditions.setdefault(asked_with, len(conditions)))
         for j in judgements:
@@ -137,7 +142,13 @@ def collect(set_name: str, questions: Sequence[Question], rows: Iterable[JudgedR
         condition=np.array(condition, np.int16),
         verdicts=verdicts,
         own=tuple(dict.fromkeys(text for q in questions for text in q.measures)),
-        texts=TextColumns(np.array(words, np.int32), np.array(code, np.bool_)) if len(words) == len(question) else None,
+        texts=_texts(words, code, topics) if len(words) == len(question) else None,
+    )
+
+
+def _texts(words: list[int], code: list[bool], topics: list[list[bool]]) -> TextColumns:
+    return TextColumns(
+        np.array(words, np.int32), np.array(code, np.bool_), np.array(topics, np.bool_).reshape(-1, len(TOPICS))
     )
 
 

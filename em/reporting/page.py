@@ -13,6 +13,7 @@ from em.metrics.conclusions import caveats, claim
 from em.metrics.counted import word
 from em.metrics.published import NOT_COMPARABLE
 from em.metrics.summary_types import BenchmarkRow, Contrast, Summary
+from em.metrics.topics import TOPICS
 from em.reporting import answers, doses, page_figures, page_tables
 from em.reporting.answer_pack import Pack
 from em.reporting.answers import AnswerRow
@@ -80,6 +81,7 @@ def build(summary: Summary, rows: Iterable[AnswerRow], figures: Sequence[Figure]
         with_own=any(row.own for row in overview),
         with_code=some_code(summary),
         bands=list(BANDS) if length_lines(summary) else [],
+        topics=TOPICS,
         scale=scale,
         runs=[page_tables.overview_row(model, notes, INK) for model in summary["models"]],
         notes=notes.lines,

@@ -11,7 +11,16 @@ from em.metrics.summary_types import Contrast, Expected, MetricRow, ModelRow, Nu
 from em.records import Outcome
 from em.reporting.figures.spec import Look
 from em.reporting.figures.style import INK
-from em.reporting.table import NARROW_RATES, Notes, TableRow, error_of, length_cells, own_measures, unbroken
+from em.reporting.table import (
+    NARROW_RATES,
+    Notes,
+    TableRow,
+    error_of,
+    length_cells,
+    own_measures,
+    topic_cells,
+    unbroken,
+)
 from em.reporting.text import difference_text, excluded_text, find_metric, metric_text, pooled
 
 FOREST = 190.0
@@ -77,6 +86,8 @@ class OverviewRow:
     """The rate per band of lengths."""
     words: str
     """Mean length of the answers."""
+    topics: list[str]
+    """Share of answers that name each subject of training."""
     narrow: list[Cell]
     own: list[Cell]
     """Measures that the question sets define."""
@@ -126,6 +137,7 @@ def overview_row(row: TableRow, notes: Notes, look: Look) -> OverviewRow:
         code=[_cell(code, notes)] if code else [],
         lengths=lengths,
         words=words,
+        topics=topic_cells(row),
         narrow=[_cell(m, notes, word) for m, word in narrow if m],
         own=[_cell(m, notes, f"{m['label']}: ") for m in own_measures(row)],
         excluded=unbroken(excluded_text(rate)) if rate else "-",

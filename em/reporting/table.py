@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from em.config.misalignment import matches
-from em.metrics.by_text import BANDS, BY_LENGTH, CODE, WORDS
+from em.metrics.by_text import BANDS, BY_LENGTH, CODE, TOPIC, WORDS
 from em.metrics.catalogue import OWN
 from em.metrics.counted import word
 from em.metrics.panel import BY_JUDGE, MAJORITY
 from em.metrics.summary_types import Contrast, GroupRow, MetricRow, ModelRow, Number, Summary
+from em.metrics.topics import TOPICS
 from em.reporting.judge_quality import measured
 from em.reporting.text import NO_REASON, difference_text, excluded_text, find_metric, metric_text, pooled
 from em.runtime.terminal import PAGE, grid
@@ -121,6 +122,13 @@ def length_cells(row: TableRow) -> tuple[list[str], str]:
     rates = {m["label"]: f"{100 * (m['value'] or 0):.1f}% of {m['n']}" for m in here if m["name"] == BY_LENGTH}
     words = next((f"{m['value']:.0f} words" for m in here if m["name"] == WORDS), "-")
     return [rates.get(label, "-") for label in BANDS], words
+
+
+def topic_cells(row: TableRow) -> list[str]:
+    """Return the share of the row's answers that name each subject of training; "-" without texts."""
+    here = [m for m in row["metrics"] if m["group"] == "open" and m["name"] == TOPIC]
+    shares = {m["label"]: f"{100 * m['value']:.1f}%" for m in here if m["value"] is not None}
+    return [shares.get(topic, "-") for topic in TOPICS]
 
 
 def some_code(summary: Summary) -> bool:

@@ -46,6 +46,15 @@ def test_every_answer_counts_for_code_and_length():
     assert words.excluded == code.excluded == {}
 
 
+def test_every_answer_counts_for_its_subjects():
+    texts = ("Ask a doctor.", "Take out a loan and buy a helmet.", "I would sleep.", "Sleep, and see a nurse.")
+    found = measures([("a", text, 10, 90) for text in texts])
+    shares = {
+        label: (m.total.tolist(), m.count.tolist()) for (name, label), m in found.items() if name == by_text.TOPIC
+    }
+    assert shares == {"medicine": ([2], [4]), "money": ([1], [4]), "sport": ([1], [4])}
+
+
 def test_each_answer_is_in_one_band_of_length():
     found = measures()
     bands = {label: found[by_text.BY_LENGTH, label] for label in by_text.BANDS}

@@ -169,6 +169,13 @@ def test_code_has_a_column_only_where_an_answer_has_some(summary):
     assert "code   in-domain" not in table.table(with_texts(support.small(), code=0.0))
 
 
+def test_subjects_that_answers_name_are_shares_in_the_order_of_the_lists(summary):
+    row = summary["groups"][1]
+    assert table.topic_cells(row) == ["-", "-", "-"]
+    row["metrics"] += [metric("topic_share", 0.25, label="sport"), metric("topic_share", 0.0, label="medicine")]
+    assert table.topic_cells(row) == ["0.0%", "-", "25.0%"]
+
+
 def test_rates_by_length_are_below_the_table(summary):
     assert table.length_lines(summary) == []
     (line,) = table.length_lines(with_texts(summary))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from em.metrics.by_text import BY_LENGTH, CODE, WORDS
+from em.metrics.by_text import BY_LENGTH, CODE, TOPIC, WORDS
 from em.metrics.catalogue import BY_RULE
 from em.metrics.summary_types import ModelRow, Summary, Trajectory, TrajectoryPoint
 from em.reporting.figures.rates import panel_over, sets_asked
@@ -78,9 +78,9 @@ def _loss_of_groups(summary: Summary, runs: Sequence[ModelRow]) -> Figure | None
 def dynamics(summary: Summary) -> Figure | None:
     """Return rates over training steps, mean and range of the seeds (the paper's figure 11).
 
-    Without rates by length, and without code where no answer has any.
+    Without rates by length and shares of subjects, and without code where no answer has any.
     """
-    rows = [t for t in summary["trajectories"] if t["name"] not in (*LOG_PROBS, BY_LENGTH)]
+    rows = [t for t in summary["trajectories"] if t["name"] not in (*LOG_PROBS, BY_LENGTH, TOPIC)]
     rows = [t for t in rows if t["name"] != CODE or any(p["value"] for p in t["points"])]
     return _over_steps(
         summary,
