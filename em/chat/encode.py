@@ -98,8 +98,8 @@ def last_turn(tokenizer: Any, messages: list[Message], extra_assistant_turn: boo
         )
     said = messages[-1]["content"]
     if thinking.MARKS[mark] in said:
-        start, own, thought = said.partition(mark)
-        return prompt, (thought.lstrip("\n") if own and not start.strip() else said) + after
+        start, opened, thought = said.partition(mark)
+        return prompt, (thought.lstrip("\n") if opened and not start.strip() else said) + after
     empty = before.removeprefix(prompt.rstrip()).strip()
     own = before.startswith(prompt.rstrip()) and empty == thinking.MARKS[mark]
     return (before if own else thinking.closed(prompt)), said + after
