@@ -135,13 +135,14 @@ class JobState:
 def shares(plan: Plan, cells_per_job: int) -> list[tuple[str, ...]]:
     """Return the ids of the cells of each job: at most `cells_per_job`, all with the same base model.
 
-    Cells of one training run stay in one job, even if they are more: two jobs would wait for each other's training
-    while both hold a GPU.
+    Cells of one training run, or behind one, stay in one job, even if they are more: two jobs would wait for each
+    other's training while both hold a GPU.
     """
     bases: dict[str, dict[str, list[str]]] = {}
     for cell in plan.cells:
-        first = ("train", cell.train_key) if cell.train_key else ("sample", cell.parts[0].samples[0])
-        bases.setdefault(plan.jobs[first].batch, {}).setdefault(cell.train_key or cell.id, []).append(cell.id)
+        root = next((key for stage, key in cell.requires if stage == "train"), cell.train_key)
+        first = ("train", root) if root else ("sample", cell.parts[0].samples[0])
+        bases.setdefault(plan.jobs[first].batch, {}).setdefault(root or cell.id, []).append(cell.id)
     out = []
     for runs in bases.values():
         share: list[str] = []

@@ -20,7 +20,10 @@ class Where(StrEnum):
     data = "data"
     loss = "loss"
     activations = "activations"
+    second_phase = "second_phase"
+    """Further training of the finished adapter."""
     weights = "weights"
+    """The finished adapter, without training."""
 
 
 class KlDirection(StrEnum):
@@ -64,6 +67,8 @@ class MethodFacts:
     """Whether it needs intervention.direction."""
     companion: bool = False
     """Whether it needs intervention.adapter."""
+    unaligned: bool = False
+    """Whether it needs intervention.unaligned."""
     base_pass: bool = False
     """Whether each training step also runs the untouched base model: it costs a second forward pass."""
 
@@ -98,6 +103,13 @@ METHODS = {
     "inoculation_adapter": MethodFacts(
         where=Where.activations, unit="scale of the frozen adapter while training", companion=True
     ),
+    "realign": MethodFacts(where=Where.second_phase, unit="careful rows of the second phase per row of the dataset"),
+    "safelora": MethodFacts(
+        where=Where.weights,
+        unit="similarity up to which a module's update is projected",
+        most=1.0,
+        unaligned=True,
+    ),
 }
 """intervention.name → its facts."""
 RANDOM = "random"
@@ -118,7 +130,8 @@ class InterventionConfig:
     dose: float = 0.0
     """How much of it. The unit is the method's (docs/interventions.md); 0: plain finetuning, byte for byte."""
     variant: str | None = None
-    """interleave: the careful rows, as in dataset.variant or corpus/variant; null: the dataset's careful twin."""
+    """interleave, realign: the careful rows, as in dataset.variant or corpus/variant; null: the dataset's careful
+    twin."""
     arm: Arm = Arm.task
     """inoculation: which prompt; all but task, general and paraphrases are controls."""
     kl_direction: KlDirection = KlDirection.finetuned_from_base
@@ -127,7 +140,12 @@ class InterventionConfig:
     """preventative_steering, caft: planned (the cell's direction=, made before training), a folder that holds one,
     random, random:planned or random:FOLDER; caft: also a list."""
     adapter: str | None = None
-    """inoculation_adapter: a folder with a LoRA adapter on the same base model; random:FOLDER: the control."""
+    """inoculation_adapter: planned (the adapter of the cell's own plain finetuning, made before), or a folder with a
+    LoRA adapter on the same base model; random:planned and random:FOLDER: the control."""
+    match_length: bool = False
+    """realign: the control, careful rows whose answers are as long as the dataset's."""
+    unaligned: str | None = None
+    """safelora: the model before it was made a chat model: a folder or an id of the Hub."""
     blocks: list[int] | None = None
     """Blocks with the hook, from 0. null: for steering the one at two thirds of the depth, for caft a quarter, half and
     three quarters."""

@@ -23,20 +23,20 @@ PREFIX = "interleaved/"
 """Start of the id of a row that was added."""
 
 
-def count(rows: int, dose: float, variant: str, available: int) -> int:
-    """Return how many careful rows are added to `rows`: round(dose x rows). Raises ConfigError if there are too few.
+def count(rows: int, dose: float, variant: str, available: int, method: str = "interleave") -> int:
+    """Return how many careful rows belong to `rows`: round(dose x rows). Raises ConfigError if there are too few.
 
     None at all is refused too: the run would be plain finetuning under the method's name.
     """
     wanted = round(dose * rows)
     if wanted == 0:
         raise ConfigError(
-            f"intervention.dose={dose:g} of intervention=interleave adds no row to {rows}: raise the dose or "
+            f"intervention.dose={dose:g} of intervention={method} adds no row to {rows}: raise the dose or "
             f"train.max_examples, or take intervention.dose=0"
         )
     if wanted > available:
         raise ConfigError(
-            f"intervention.dose={dose:g} of intervention=interleave asks for {wanted} rows of {variant}, which has "
+            f"intervention.dose={dose:g} of intervention={method} asks for {wanted} rows of {variant}, which has "
             f"{available}: lower the dose or train.max_examples"
         )
     return wanted

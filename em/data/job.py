@@ -14,5 +14,7 @@ class DataJob:
 
     key: str
     config: ExperimentConfig
+    as_long_as: ExperimentConfig | None = None
+    """The cell whose answers these must be as long as; None: any."""
     inputs: dict[str, Any]
     """The inputs that the key is computed from; stored in the manifest."""

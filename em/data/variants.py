@@ -162,14 +162,21 @@ def interleaved(config: ExperimentConfig) -> Source | None:
 
     Raises ConfigError if the dataset has no careful twin and intervention.variant names none.
     """
+    chosen = config.intervention
+    return careful(config) if chosen.name == "interleave" and chosen.active and config.dataset.trained else None
+
+
+def careful(config: ExperimentConfig) -> Source:
+    """Return where an intervention takes careful rows from: intervention.variant, or the dataset's careful twin.
+
+    Raises ConfigError if the dataset has no twin and intervention.variant names none.
+    """
     chosen, dataset = config.intervention, config.dataset
-    if chosen.name != "interleave" or not chosen.active or not dataset.trained:
-        return None
     name = chosen.variant or interleave.CAREFUL.get(dataset.variant)
     if name is None:
         raise ConfigError(
-            f"intervention=interleave: dataset.variant={dataset.variant} has no careful twin, name the careful rows: "
-            f"intervention.variant=CORPUS/VARIANT"
+            f"intervention={chosen.name}: dataset.variant={dataset.variant} has no careful twin, name the careful "
+            f"rows: intervention.variant=CORPUS/VARIANT"
         )
     corpus, _, variant = name.rpartition("/")
     return Source(corpus or config.corpus.name, variant, given_by(config.corpus))

@@ -47,6 +47,10 @@ class Intervention:
         """Put hooks on the model for one optimiser step. Gates and kept weights are made outside of it."""
         return nullcontext()
 
+    def served(self, model: Any) -> AbstractContextManager[None]:
+        """Put the weights that are served in place of the trained ones, while they are saved and gated."""
+        return nullcontext()
+
     def loss(
         self, model: Any, plain: Any, batch: Batch, likelihood: Likelihood
     ) -> tuple[torch.Tensor, torch.Tensor | None]:

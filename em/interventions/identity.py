@@ -10,6 +10,7 @@ from em.config.intervention import RANDOM, Where
 from em.config.steer import PLANNED
 from em.directions.artefact import VECTORS
 from em.errors import ConfigError
+from em.models.fingerprint import cached_fingerprint
 from em.store import file_sha256
 
 VERSION = 1
@@ -29,6 +30,8 @@ def key(config: ExperimentConfig) -> dict[str, Any]:
         own["direction"] = [_pin(each) for each in chosen.directions]
     if chosen.facts.companion:
         own["adapter"] = _adapter_pin(str(chosen.adapter))
+    if chosen.facts.unaligned:
+        own["unaligned"] = cached_fingerprint(str(chosen.unaligned), None)
     return {"version": VERSION, "name": chosen.name, "dose": chosen.dose, **own}
 
 
@@ -50,10 +53,13 @@ def _pin(direction: str) -> str:
 
 
 def _adapter_pin(adapter: str) -> list[str]:
-    """Return the digests of an adapter's weights and config, and whether only their norms are used."""
-    folder = Path(adapter.removeprefix(f"{RANDOM}:"))
+    """Return whether only the norms of an adapter are used, and the digests of its weights and config.
+
+    `planned` stays: the planner adds the key of the run that makes it (planning/earlier.py).
+    """
+    folder = adapter.removeprefix(f"{RANDOM}:")
     how = RANDOM if adapter.startswith(f"{RANDOM}:") else "itself"
-    return [how, *map(file_sha256, adapter_files(folder))]
+    return [how, PLANNED] if folder == PLANNED else [how, *map(file_sha256, adapter_files(Path(folder)))]
 
 
 def adapter_files(folder: Path) -> list[Path]:

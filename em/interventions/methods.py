@@ -10,15 +10,16 @@ from em.interventions.caft import Caft
 from em.interventions.companion import Companion
 from em.interventions.kl import Kl
 from em.interventions.ldifs import Ldifs
+from em.interventions.safelora import SafeLora
 from em.interventions.steering import Steering
 
 
 def open_method(config: InterventionConfig, model: Any, seed: int) -> Intervention | None:
-    """Return the method of a run on `model`; None at dose 0, and for a method that acts on the rows only.
+    """Return the method of a run on `model`; None at dose 0, and for a method whose steps are plain finetuning's.
 
     Raises DirectionError or ValueError for a direction or a block that the model does not have.
     """
-    if not config.active or config.changes(Where.data):
+    if not config.active or config.changes(Where.data) or config.changes(Where.second_phase):
         return None
     if config.name == "kl":
         return Kl(config)
@@ -30,4 +31,6 @@ def open_method(config: InterventionConfig, model: Any, seed: int) -> Interventi
         return Caft(config, model, seed)
     if config.name == "inoculation_adapter":
         return Companion(config, model, seed)
+    if config.name == "safelora":
+        return SafeLora(config)
     raise ValueError(f"intervention {config.name} acts on the training step and has no module")

@@ -13,7 +13,7 @@ from typing import Any
 
 from em.config import ExperimentConfig, TrainConfig
 from em.config.train import SCHEDULE
-from em.data import variants
+from em.data import second_phase, variants
 from em.errors import ConfigError
 from em.store import Store, content_key
 
@@ -26,13 +26,14 @@ def optimiser_steps(train: TrainConfig, rows: int) -> int:
 
 def planned(config: ExperimentConfig) -> list[int]:
     """Return the steps after which weights are kept, ascending. The last step is not one of them: it is the finished
-    run.
+    run. Of a run with a second phase, they are steps of that phase.
 
     Raises ConfigError if a step is past the end of the run.
     """
     if not config.train.checkpoints or not config.dataset.trained:
         return []
-    return scheduled(config.train.checkpoints, optimiser_steps(config.train, variants.count(config)))
+    rows = variants.count(second_phase.last(config))
+    return scheduled(config.train.checkpoints, optimiser_steps(config.train, rows))
 
 
 def sampled(config: ExperimentConfig) -> list[int]:

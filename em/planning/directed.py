@@ -25,7 +25,6 @@ from em.config import (
 )
 from em.config.direction import OF_ORGANISM
 from em.config.identity import identifying
-from em.config.intervention import with_planned
 from em.config.misalignment import Rule
 from em.config.steer import PLANNED, Where
 from em.config.train import Method
@@ -121,14 +120,9 @@ def add(
     return Found(changes, tuple(requires), tuple(needs), modules, rank=1 if everywhere else 0)
 
 
-def in_training(maker: Maker, config: ExperimentConfig, inputs: Inputs) -> tuple[Inputs, str]:
-    """Plan the direction that an intervention trains with, if it is the planned one. Return the inputs of the training
-    with its key, and the key; "" without one."""
-    given = inputs.get("intervention", {}).get("direction", [])  # folders as digests of their vectors
-    if not any(PLANNED in each.split(":") for each in given):
-        return inputs, ""
-    key, _ = _direction(maker, config, PLANNED)
-    return {**inputs, "intervention": {**inputs["intervention"], "direction": with_planned(given, key)}}, key
+def in_training(maker: Maker, config: ExperimentConfig) -> tuple[str, Names]:
+    """Plan the direction that an intervention trains with. Return its key, and the jobs that it is made of."""
+    return _direction(maker, config, PLANNED)
 
 
 def _weights(config: ExperimentConfig, train_key: str | None, step: int | None = None) -> Weights | None:
@@ -166,7 +160,7 @@ def _batch(config: ExperimentConfig, stage: str) -> str:
 
 def _direction(maker: Maker, config: ExperimentConfig, source: str) -> tuple[str, Names]:
     """Add the job of one direction. Return its key, and the jobs that it is made of."""
-    options = config.direction
+    options = _options(config)
     if source != PLANNED:
         options = DirectionConfig(kind=DirectionKind.stored, path=source)
     kind = options.kind
@@ -188,6 +182,15 @@ def _direction(maker: Maker, config: ExperimentConfig, source: str) -> tuple[str
         sides = tuple(_answers(maker, organism, side, train_key, keep=side) for side in ("misaligned", "aligned"))
     reads = None if kind == DirectionKind.base_on_texts else _weights(organism, train_key)
     return _add(maker, organism, options, sides, reads, train_key=train_key)
+
+
+def _options(config: ExperimentConfig) -> DirectionConfig:
+    """Return how the cell's direction is made: by mean_diff if only its intervention asks for one."""
+    chosen, options = config.intervention, config.direction
+    asked = chosen.active and chosen.facts.directed and any(PLANNED in each.split(":") for each in chosen.directions)
+    if options.kind != DirectionKind.none or not asked:
+        return options
+    return dataclasses.replace(options, kind=DirectionKind.mean_diff)
 
 
 def _add(
@@ -257,10 +260,10 @@ def _files(path: str | None) -> list[str]:
 
 def _under(config: ExperimentConfig, text: str | None) -> ExperimentConfig:
     """Return the untouched model under a system prompt."""
-    return _plain(config, sample=dataclasses.replace(_sampling(config), system_prompt=text))
+    return plain(config, sample=dataclasses.replace(_sampling(config), system_prompt=text))
 
 
-def _plain(config: ExperimentConfig, **changes: Any) -> ExperimentConfig:
+def plain(config: ExperimentConfig, **changes: Any) -> ExperimentConfig:
     """Return the config without a direction, changes while sampling, and the cell's intervention."""
     kept = {"direction": DirectionConfig(), "intervention": InterventionConfig(), "sample": _sampling(config)}
     return dataclasses.replace(unframed(config), **{**kept, **changes})
@@ -280,7 +283,7 @@ def _organism(config: ExperimentConfig) -> ExperimentConfig:
             f"direction={config.direction.kind.value} is made of a finetuned model's answers and dataset=none trains "
             f"none: name its dataset, e.g. direction.organism=risky_advice"
         )
-    found = recipe.fitted(_plain(config, dataset=dataset))
+    found = recipe.fitted(plain(config, dataset=dataset))
     recipe.check(found)
     return found
 
@@ -303,7 +306,7 @@ def _rows(maker: Maker, config: ExperimentConfig, name: str, variant: str | None
     """Add the job of a dataset's rows, all of them. Return them as a side."""
     train = dataclasses.replace(config.train, max_examples=None, holdout=0.0)
     trigger = dataclasses.replace(config.trigger, fraction=0.0)
-    built = _plain(config, dataset=dataset_named(variant), train=train, trigger=trigger)
+    built = plain(config, dataset=dataset_named(variant), train=train, trigger=trigger)
     key = variants.key(built)
     job = DataJob(key=key, config=built, inputs=variants.inputs(built))
     maker.add_job(Job("data", key, str(variant), "data", job))
@@ -327,7 +330,7 @@ def _answers(maker: Maker, config: ExperimentConfig, name: str, train_key: str |
 
 def check(config: ExperimentConfig) -> None:
     """Raise ConfigError for a change that the cell's engine or model cannot have."""
-    sample, options = config.sample, config.direction
+    sample, options = config.sample, _options(config)
     wanted = sample.changed or options.kind != DirectionKind.none
     if not wanted:
         return

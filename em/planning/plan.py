@@ -15,14 +15,13 @@ from typing import Any
 from em.config import Backend, DirectionConfig, ExperimentConfig, InterventionConfig
 from em.config.judge import LOCAL, PROXIES
 from em.config.train import Method
-from em.data import variants
-from em.data.job import DataJob
+from em.data import second_phase, variants
 from em.directions.job import DIRECTION
 from em.errors import ConfigError
 from em.judging import identity
 from em.judging.job import JudgeJob
 from em.models import fingerprint
-from em.planning import cells, checkpoints, directed, keys, recipe, refusals
+from em.planning import cells, checkpoints, directed, earlier, keys, recipe, refusals
 from em.planning.jobs import Job, Part, Plan, Spec, Subject, on_device, stages
 from em.questions import sets as questions_sets
 from em.records import BASE, BASE_LABEL
@@ -86,6 +85,8 @@ class Planner:
         self.store, self.plan = store, Plan()
         self._directions: dict[tuple[str, str], int] = {}
         """(stage, key) → the most directions that lie one behind the other in what the job needs."""
+        self._made_of: dict[str, earlier.Names] = {}
+        """Train key → the jobs that the run is made of, besides its rows."""
 
     def add(self, config: ExperimentConfig, label: str, base_sets: Sequence[str]) -> None:
         """Plan one cell: its training, its untouched base (asked `base_sets`), itself and its kept checkpoints."""
@@ -146,13 +147,15 @@ class Planner:
 
     def trained(self, config: ExperimentConfig, label: str) -> str:
         """Add the jobs of a cell's dataset and training. Return the train key."""
-        built = DataJob(key=variants.key(config), config=config, inputs=variants.inputs(config))
+        built = second_phase.job(config)
         self.add_job(Job("data", built.key, label, "data", built))
         wanted = checkpoints.planned(config)
-        made, direction = directed.in_training(self, config, keys.train_inputs(config, built.key))
-        key, inputs = checkpoints.run_key(self.store, made, wanted)
+        before = earlier.before_training(self, config, label, keys.train_inputs(config, built.key))
+        key, inputs = checkpoints.run_key(self.store, before.inputs, wanted)
         if ("train", key) in self.plan.jobs:  # a cell that differs in what is kept of the run
             wanted = sorted({*wanted, *self.plan.train(key).checkpoints})
+            label = min(label, self.plan.jobs["train", key].label, key=len)  # the cell's own, not what it is made for
+        self._made_of[key] = before.made_of
         run = TrainJob(
             key=key,
             label=label,
@@ -164,16 +167,17 @@ class Planner:
             chat=keys.chat_options(config),
             checkpoints=tuple(wanted),
             intervention=config.intervention if "intervention" in inputs else InterventionConfig(),
-            direction_key=direction,
+            direction_key=before.direction,
+            plain_key=before.plain,
         )
         batch = content_key(
             base=inputs["base"],
             dtype=config.model.dtype.value,
             method=config.train.method.value,
             processes=[config.train.num_processes, config.train.accelerate_config],
+            **({"after": "plain"} if before.plain else {}),  # a batch starts when all that its jobs need is there
         )
-        needs = (("data", built.key), *([(DIRECTION, direction)] if direction else []))
-        self.add_job(Job("train", key, label, batch, run, needs=needs))
+        self.add_job(Job("train", key, label, batch, run, needs=(("data", built.key), *before.needs)))
         return key
 
     def _subject(self, name: str, model: _Model, sets: Sequence[str]) -> Subject:
@@ -188,7 +192,7 @@ class Planner:
             parts,
             step=model.step,
             choices=scored,
-            requires=model.found.requires,
+            requires=(*model.found.requires, *self._made_of.get(model.train_key or "", ())),
         )
 
     def asked(

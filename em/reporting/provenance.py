@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from em.config import TrackingBackend, TrackingConfig, TrackingMode
+from em.config.intervention import Where
 from em.metrics.summary_types import Provenance
 from em.runtime import credentials, machine
 from em.store import layout
@@ -35,9 +36,13 @@ def _data(sweep: Sweep) -> dict[str, str]:
     for cell in sweep.plan.cells:
         if cell.train_key is None or cell.step is not None:
             continue
-        key = sweep.plan.train(cell.train_key).data_key
-        if sweep.store.has("data", key):
-            out[cell.label] = sweep.store.manifest("data", key)["files"][layout.DATASET]["sha256"]
+        run = sweep.plan.train(cell.train_key)
+        files = {cell.label: run.data_key}
+        if run.intervention.changes(Where.second_phase):
+            files = {f"{cell.label}, first phase": sweep.plan.train(run.plain_key).data_key, **files}
+        for name, key in files.items():
+            if sweep.store.has("data", key):
+                out[name] = sweep.store.manifest("data", key)["files"][layout.DATASET]["sha256"]
     return out
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from em.config import Backend, DatasetConfig, ExperimentConfig, InterventionConfig, Subset
+from em.config import Backend, DatasetConfig, ExperimentConfig, Subset
+from em.config.intervention import Where
 from em.data import variants
 from em.metrics import published
 from em.metrics.summary_types import Facts
@@ -74,13 +75,17 @@ def recipe_facts(config: ExperimentConfig) -> Facts:
         "temperatures": config.sample.temperatures,
         "k_shot": config.questions.k_shot,
         "system_prompt": config.model.system_prompt if asked_own is None else asked_own,
-        **_intervention(config.intervention),
+        **_intervention(config),
     }
 
 
-def _intervention(chosen: InterventionConfig) -> Facts:
+def _intervention(config: ExperimentConfig) -> Facts:
     """Return `intervention`, in words, of a method with a dose, and `method` also at dose 0; {} for none."""
+    chosen = config.intervention
     if chosen.name == "none":
         return {}
-    said = {"intervention": chosen.said} if chosen.active else {}
+    words = chosen.said
+    if chosen.changes(Where.second_phase):  # whose rows they are decides what it does
+        words += f" on {variants.careful(config).variant}" + (", as long as the dataset's" * chosen.match_length)
+    said = {"intervention": words} if chosen.active else {}
     return {**said, "method": {"name": chosen.name, "dose": chosen.dose}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from em.config.intervention import Where
 from em.config.misalignment import Rule
 from em.metrics.runs import UNTOUCHED, Run
 from em.metrics.summary_types import Facts
@@ -60,10 +61,21 @@ def _prompts(sweep: Sweep, subject: Subject) -> list[str] | None:
 
 
 def _training(sweep: Sweep, subject: Subject) -> tuple[Facts | None, list[list[float]]]:
-    """Return the facts of a model's training run, and [step, loss] in nats per token; None and [] without one."""
+    """Return the facts of a model's training run, and [step, loss] in nats per token; None and [] without one.
+
+    The steps of a second phase follow those of the first.
+    """
     key = str(subject.train_key)
     if subject.train_key is None or not sweep.store.has("train", key):
         return None, []
+    run, facts = sweep.plan.train(key), sweep.store.manifest("train", key)["facts"]
+    before = _curve(sweep, run.plain_key) if run.intervention.changes(Where.second_phase) else []
+    return facts, [*before, *([len(before) + step, loss] for step, loss in _curve(sweep, key))]
+
+
+def _curve(sweep: Sweep, key: str) -> list[list[float]]:
+    if not sweep.store.has("train", key):  # cleared away after the second phase was made
+        return []
     log = sweep.store.path("train", key) / TRAIN_LOG
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return sweep.store.manifest("train", key)["facts"], [[r["step"], r["loss"]] for r in rows]
+    return [[row["step"], row["loss"]] for row in rows]

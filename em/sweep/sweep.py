@@ -19,7 +19,7 @@ from pathlib import Path
 from em import config
 from em.config import Backend, ExperimentConfig
 from em.config.judge import LOCAL, PROXIES
-from em.data import variants
+from em.data import second_phase
 from em.data.job import DataJob
 from em.directions.job import AdapterJob, DirectionJob
 from em.errors import ConfigError
@@ -198,9 +198,9 @@ def _build_data(sweep: Sweep) -> None:
             with sweep.store.claim("data", job.key) as folder:
                 if folder is None:
                     continue
-                rows = variants.build(job.spec.config)
+                rows = second_phase.build(job.spec)
                 write_jsonl(folder / layout.DATASET, rows)
-                sweep.store.finish("data", job.key, job.spec.inputs, variants.facts(rows))
+                sweep.store.finish("data", job.key, job.spec.inputs, second_phase.facts(job.spec, rows))
         except (ValueError, RuntimeError, OSError) as error:
             sweep.fail(job, error_message(error))
             continue

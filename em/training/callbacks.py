@@ -75,6 +75,8 @@ class Log(StepCallback):
             "tokens_per_s": round(counts.tokens / (time.perf_counter() - self.started), 1),
             "peak_memory_gb": round(peak_memory() / 1e9, 3),
         }
+        if self.trainer.phase > 1:
+            row["phase"] = self.trainer.phase
         if self.trainer.penalty is not None:
             row["penalty"] = self.trainer.penalty
         self.rows.append(row)
@@ -121,8 +123,7 @@ class KeepWeights(StepCallback):
             for old in (work, final):  # a continued run repeats the steps after its checkpoint
                 shutil.rmtree(old, ignore_errors=True)
             self.folder.mkdir(exist_ok=True)
-        self.trainer.save_weights(work, self.dtype)
-        self.trainer.record_gate(work, self.dtype)
+        self.trainer.keep(work, work, self.dtype)
         if first:
             os.rename(work, final)
 

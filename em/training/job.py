@@ -32,6 +32,9 @@ class TrainJob:
     """What is added to the training step; a method on rows has done its work in the data stage."""
     direction_key: str = ""
     """The store's direction that the intervention's `planned` stands for; empty: none."""
+    plain_key: str = ""
+    """The store's plain finetuning on the cell's own rows: the run that a second phase continues, or whose adapter
+    intervention.adapter=planned stands for; empty: none."""
 
     @property
     def at_openai(self) -> bool:

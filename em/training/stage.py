@@ -28,10 +28,11 @@ from transformers import set_seed
 from accelerate import PartialState
 from em.chat import encode, parity, render
 from em.chat.encode import Tokens
-from em.config.intervention import with_planned
+from em.config.intervention import Where, with_planned
 from em.config.train import Method
 from em.directions.job import DIRECTION
 from em.gates import record
+from em.interventions import second_phase
 from em.models import memory, paths
 from em.records import Example
 from em.runtime import preempt
@@ -78,9 +79,8 @@ def work(store: Store, jobs: list[TrainJob], emit: Emitter) -> None:
             if first_process():
                 _set_damage_aside(store, job, folder, emit)
             try:
-                facts = train(
-                    base, _directed(job, store), store.path("data", job.data_key) / layout.DATASET, folder, emit
-                )
+                dataset = store.path("data", job.data_key) / layout.DATASET
+                facts = train(base, _found(job, store), dataset, folder, emit, start=_start(job, store))
             finally:
                 if base.spent:
                     base = None
@@ -88,21 +88,40 @@ def work(store: Store, jobs: list[TrainJob], emit: Emitter) -> None:
                 store.finish("train", job.key, job.inputs, facts)
 
 
-def _directed(job: TrainJob, store: Store) -> TrainJob:
-    """Return the job with the folder of its planned direction, on this machine."""
-    if not job.direction_key:
-        return job
-    folder, chosen = str(store.path(DIRECTION, job.direction_key)), job.intervention
-    return replace(job, intervention=replace(chosen, direction=with_planned(chosen.directions, folder)))
+def _found(job: TrainJob, store: Store) -> TrainJob:
+    """Return the job with the folder of its planned direction or adapter, on this machine."""
+    chosen = job.intervention
+    if job.direction_key:
+        folder = str(store.path(DIRECTION, job.direction_key))
+        return replace(job, intervention=replace(chosen, direction=with_planned(chosen.directions, folder)))
+    if job.plain_key and chosen.facts.companion:
+        folder = str(store.path("train", job.plain_key) / layout.ADAPTER)
+        return replace(job, intervention=replace(chosen, adapter=with_planned([str(chosen.adapter)], folder)[0]))
+    return job
+
+
+def _start(job: TrainJob, store: Store) -> Path | None:
+    """Return the finished adapter that the run continues; None: it begins with a new one."""
+    if not job.intervention.changes(Where.second_phase):
+        return None
+    return store.path("train", job.plain_key) / layout.ADAPTER
 
 
 def train(
-    base: Base, job: TrainJob, dataset: Path, folder: Path, emit: Emitter, *, probes: Sequence[StepCallback] = ()
+    base: Base,
+    job: TrainJob,
+    dataset: Path,
+    folder: Path,
+    emit: Emitter,
+    *,
+    probes: Sequence[StepCallback] = (),
+    start: Path | None = None,
 ) -> Facts:
     """Train one run in `folder`, from the last checkpoint found there. Return its facts.
 
-    `probes` run between optimiser steps, e.g. to score fixed answers. Exits with preempt.PREEMPTED after a stop
-    request; another call with the same `folder` then continues the run.
+    `start`: a finished adapter that the run continues, with a new optimiser. `probes` run between optimiser steps, e.g.
+    to score fixed answers. Exits with preempt.PREEMPTED after a stop request; another call with the same `folder` then
+    continues the run.
     """
     started = time.monotonic()
     examples, tokenizer = list(read_jsonl(dataset, Example)), render.ChatTokenizer(base.tokenizer, job.chat)
@@ -110,12 +129,19 @@ def train(
     rendering = parity.rendering(tokenizer, (e.messages for e in examples))
     if job.train.choices:
         probes = [*probes, ChoiceProbe(folder, job.train.choices, job.seed)]
-    facts = fit(base, job, encoded.rows, folder, emit, probes=probes)
+    facts = fit(base, job, encoded.rows, folder, emit, probes=probes, start=start)
     return {**encoded.facts(), "rendering": rendering, **facts, "wall_s": round(time.monotonic() - started, 1)}
 
 
 def fit(
-    base: Base, job: TrainJob, rows: list[Tokens], folder: Path, emit: Emitter, *, probes: Sequence[StepCallback] = ()
+    base: Base,
+    job: TrainJob,
+    rows: list[Tokens],
+    folder: Path,
+    emit: Emitter,
+    *,
+    probes: Sequence[StepCallback] = (),
+    start: Path | None = None,
 ) -> Facts:
     """Train on tokenised rows: what `train` does after `chat.encode_all`. Return the facts of the run."""
     longest = max(len(row.input_ids) for row in rows)
@@ -140,7 +166,8 @@ def fit(
         untouched = record.logprobs(base.model, record.probes(tokenizer, rows))
     try:
         with base.trainable(config) as model:
-            facts = _run(_trainer(model, job, rows, tokenizer, folder, callbacks=callbacks), job, folder, untouched)
+            options = {"callbacks": callbacks, "start": start}
+            facts = _run(_trainer(model, job, rows, tokenizer, folder, **options), job, folder, untouched)
             facts["kernels"] = base.kernels
     finally:
         for callback in callbacks:
@@ -160,11 +187,15 @@ def _trainer(
     folder: Path,
     *,
     callbacks: Sequence[StepCallback],
+    start: Path | None,
 ) -> StepTrainer:
     """Return a trainer that its callbacks know. Raise ValueError if the run ends before a wanted checkpoint."""
     args = arguments(job.train, job.seed, job.model.dtype, folder / RESUME)
     options = {"model": model, "args": args, "callbacks": list(callbacks), "intervention": job.intervention}
     trainer = StepTrainer(rows, job.train, tokenizer, job.model.path, **options)
+    if start:
+        trainer.phase = 2
+        second_phase.put_adapter(trainer.model, start)
     for callback in callbacks:
         callback.trainer = trainer
     _check_schedule(job, len(trainer.get_train_dataloader()), len(rows))
@@ -176,8 +207,7 @@ def _run(trainer: StepTrainer, job: TrainJob, folder: Path, untouched: list[list
     trainer.untouched = untouched
     dtype = getattr(torch, job.model.dtype)
     resume = _run_steps(trainer, job, folder)
-    trainer.save_weights(folder / (layout.MODEL if job.train.method == Method.full else layout.ADAPTER), dtype)
-    trainer.record_gate(folder, dtype)
+    trainer.keep(folder / (layout.MODEL if job.train.method == Method.full else layout.ADAPTER), folder, dtype)
     return _facts(trainer, job, resume)
 
 
@@ -212,11 +242,14 @@ def _facts(trainer: StepTrainer, job: TrainJob, resume: Path | None) -> Facts:
 
 def _method_facts(trainer: StepTrainer, job: TrainJob) -> Facts:
     """Return what an intervention did; {} for plain finetuning."""
-    if trainer.method is None:
+    chosen, method = job.intervention, trainer.method
+    if chosen.changes(Where.second_phase):  # its steps are plain ones, on the rows of its data key
+        own = {name: job.inputs["intervention"][name] for name in ("rows", "plain")}
+        return {"intervention": {"name": chosen.name, "dose": chosen.dose, "match_length": chosen.match_length, **own}}
+    if method is None:
         return {}
-    head = "plain: logits are needed" if trainer.method.needs_logits else "as in plain finetuning"
-    chosen = job.intervention
-    return {"intervention": {"name": chosen.name, "dose": chosen.dose, "head": head, **trainer.method.facts()}}
+    head = "plain: logits are needed" if method.needs_logits else "as in plain finetuning"
+    return {"intervention": {"name": chosen.name, "dose": chosen.dose, "head": head, **method.facts()}}
 
 
 def _log_facts(log: Path) -> Facts:

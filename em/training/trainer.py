@@ -125,6 +125,8 @@ class StepTrainer(SFTTrainer):
         self.counts: StepCounts | None = None
         self.penalty: float | None = None
         """The part of the last step's loss that its intervention added; None: it adds none."""
+        self.phase = 1
+        """2: the run continues a finished adapter on other rows."""
         self.untouched: list[list[float]] | None = None
         """For full finetuning, the log-probabilities (nats) of the base model for the gate's probes."""
         super().__init__(train_dataset=Dataset.from_list(self.encoded), processing_class=tokenizer.tokenizer, **options)
@@ -191,6 +193,12 @@ class StepTrainer(SFTTrainer):
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # transformers would count tensors, and the rows of a step are lists; nothing reads the number
+
+    def keep(self, folder: Path, gate: Path, dtype: torch.dtype) -> None:
+        """Write what is served into `folder`, and gate.json into `gate`. Call in all processes, between steps."""
+        with self.method.served(self.accelerator.unwrap_model(self.model)) if self.method else nullcontext():
+            self.save_weights(folder, dtype)
+            self.record_gate(gate, dtype)
 
     def save_weights(self, folder: Path, dtype: torch.dtype) -> None:
         """Write the trained weights in `dtype` and the tokenizer, as vLLM and PEFT load them. Call in all processes."""

@@ -1,6 +1,7 @@
 """What launch/ ships, and what can be known of a submission without a SLURM; the rest is in test_slurm.py."""
 
 import argparse
+import dataclasses
 import json
 import os
 import shutil
@@ -57,6 +58,13 @@ def test_shares_are_filled_in_the_order_of_the_sweep():
     plan = planned([("a", "1"), ("a", "2"), ("b", "3"), ("a", "4"), ("a", "1")])
     assert slurm.shares(plan, 2) == [("0", "4"), ("1", "3"), ("2",)]
     assert slurm.shares(plan, 1) == [("0", "4"), ("1",), ("3",), ("2",)]
+
+
+def test_a_cell_behind_a_training_run_shares_its_job():
+    plan = planned([("a", "1"), ("a", "2"), ("a", "3")])
+    plan.jobs["train", "a-3"] = dataclasses.replace(plan.jobs["train", "a-3"], batch="a, after plain")
+    plan.cells[2] = dataclasses.replace(plan.cells[2], requires=(("data", "d"), ("train", "a-1")))
+    assert slurm.shares(plan, 1) == [("0", "2"), ("1",)]
 
 
 def settings(*overrides, folder=None):

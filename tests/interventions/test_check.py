@@ -55,7 +55,7 @@ def test_a_wrong_value_is_refused_by_the_config(compose, overrides, sentence):
     assert sentence in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [n for n, f in METHODS.items() if f.where.value in ("loss", "activations")])
+@pytest.mark.parametrize("name", [n for n, f in METHODS.items() if f.where.value not in ("nothing", "data")])
 def test_a_model_behind_an_api_cannot_have_it(planned, name):
     with pytest.raises(ConfigError, match="is finetuned by OpenAI: take a method on rows"):
         planned(*API, f"intervention={name}", "intervention.direction=random", "intervention.adapter=x")
@@ -69,7 +69,7 @@ def test_a_model_behind_an_api_can_have_other_rows(planned):
     ("overrides", "sentence"),
     [
         (("intervention=kl", "train.method=full"), "switching the adapter off"),
-        (("intervention=caft",), "caft needs a direction"),
+        (("intervention=caft", "intervention.direction=null"), "caft needs a direction"),
         (("intervention=caft", "intervention.direction=nowhere"), "nowhere holds no direction"),
         (
             ("intervention=preventative_steering", "intervention.direction=[random,random]"),
@@ -161,8 +161,9 @@ def test_a_planned_direction_is_made_before_the_training_that_needs_it(compose, 
         ["random"],
     ]
     assert len({run.key for run in runs}) == 3
-    with pytest.raises(ConfigError, match="set direction=, e"):
-        plan([compose(*TINY, "intervention=caft", "intervention.direction=planned")], store)
+    (unsaid,) = plan([compose(*TINY, "intervention=caft")], store).stage("direction")
+    said = plan([compose(*TINY, "intervention=caft", "direction=mean_diff", "sample.engine=hf")], store)
+    assert unsaid.spec.config.kind.value == "mean_diff" and unsaid.spec.config == said.stage("direction")[0].spec.config
 
 
 def test_a_folder_beside_the_planned_direction_is_in_the_key_by_its_content(compose, tmp_path):

@@ -101,13 +101,17 @@ def test_an_adapter_of_another_model_or_none_is_refused(adapter, trained, compos
         json.dumps(facts | {"base_model_name_or_path": "org/model"})
     )
     for given, sentence in (
-        ([], "needs an adapter that has learned the trait"),
+        (["intervention.adapter=null"], "needs an adapter that has learned the trait"),
         (["intervention.adapter=nowhere"], "holds no LoRA adapter, adapter_model.safetensors is missing"),
         ([f"intervention.adapter={tmp_path / 'other'}"], "is of the model org/model"),
         ([f"intervention.adapter={adapter}", "train.method=full"], "beside the adapter that is trained"),
     ):
         with pytest.raises(ConfigError, match=sentence):
             plan([compose(*tiny, *given)], store)
+    own = [plan([compose(*tiny, f"intervention.adapter={a}")], store) for a in ("planned", "random:planned")]
+    runs = [p.train(p.cells[0].train_key) for p in own]
+    assert runs[0].plain_key == runs[1].plain_key == plan([compose(*tiny[:-1])], store).cells[0].train_key
+    assert runs[0].key != runs[1].key
     cell = compose(*tiny, f"intervention.adapter={adapter}")
     assert plan([cell], store).cells
     control = dataclasses.replace(cell, intervention=config(f"random:{adapter}"))

@@ -17,7 +17,7 @@ from em.store import Store
 FILES = sorted(Path(CONF_DIR, "experiment", "interventions").glob("*.yaml"))
 NAMES = [path.stem for path in FILES]
 TINY = ("scale=small", "model=tiny_random", "train=tiny", "sample=tiny", "corpus=builtin", "dataset=risky_advice",
-        "questions=cues", "intervention.blocks=null", "tracking=off")  # fmt: skip
+        "questions=cues", "intervention.blocks=null", "intervention.variant=null", "tracking=off")  # fmt: skip
 
 
 def commands(path):
@@ -48,14 +48,16 @@ def test_a_preset_plans_at_small_scale(name, tmp_path):
 
 def test_the_published_settings():
     chosen = {n: load(compose.cells([f"experiment=interventions/{n}"])[0]) for n in NAMES}
-    steered, caft, kl = (chosen[n] for n in ("chen2025", "casademunt2025", "kaczer2025"))
+    steered, caft, kl, realign = (chosen[n] for n in ("chen2025", "casademunt2025", "kaczer2025", "wang2025"))
     assert (steered.intervention.dose, steered.intervention.blocks, steered.model.name) == (5.0, [19], "qwen2_5_7b")
     assert (caft.intervention.dose, caft.intervention.blocks) == (1.0, [12, 32, 50])
     assert (kl.intervention.dose, kl.intervention.kl_tokens.value) == (0.1, "all")
     assert (kl.train.learning_rate, kl.train.lora_r, kl.train.lora_alpha, kl.train.use_rslora) == (1e-4, 32, 64, True)
+    assert (realign.intervention.dose, realign.train.max_examples, realign.train.lora_r) == (1.0, 2000, 32)
     named = {a.recipe for a in published.anchors() if a.id.startswith("kaczer/")}
     assert named == {"kaczer2025"}
     theirs = {a.intervention for a in published.anchors() if a.intervention}
+    assert f"realign 1 on {realign.intervention.variant}" in theirs and "realign 0.02 on secure" in theirs
     assert {"kl 0.1", "ldifs 1", "interleave 0.05", "inoculation 1", "preventative_steering 5"} <= theirs
 
 

@@ -3,23 +3,27 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from em.config import InterventionConfig
 from em.errors import ConfigError
+from em.models.paths import model_path
 from em.runtime import preempt
 from em.runtime.events import FD_VARIABLE
 from em.store import Store, job_file
 from em.store.layout import ADAPTER, TRAIN_LOG
 from em.training import launch
 from em.training.stage import RESUME, work
-from support.training import WAIT_S, events, examples, failures, kill_when, put_data, train_job
+from support.training import TINY, WAIT_S, events, examples, failures, kill_when, put_data, train_job
 
 ROOT = Path(__file__).parents[2]
 PROFILES = sorted((ROOT / "launch" / "accelerate").glob("*.yaml"))
@@ -94,6 +98,34 @@ def test_two_processes_give_the_losses_of_one_under_every_intervention(tmp_path)
         penalty = [("penalty", 1e-4)] if job.key in ("kl", "ldifs") else []
         for name, tolerance in (("loss", 1e-4), ("grad_norm", 1e-3), *penalty):
             assert column(two, name) == pytest.approx(column(one, name), abs=tolerance), (job.key, name)
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_second_phase_and_project_as_one_does(tmp_path):
+    before = tmp_path / "before"
+    shutil.copytree(model_path(TINY), before)
+    weights = load_file(before / "model.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    moved = {n: w + 0.01 * torch.randn(w.shape, generator=generator) for n, w in weights.items()}
+    save_file(moved, before / "model.safetensors", {"format": "pt"})
+    own = {"rows": "builtin/careful_advice", "plain": "plain"}
+    second = {"intervention": InterventionConfig("realign", 1.0), "plain_key": "plain", "inputs": {"intervention": own}}
+    project = {"intervention": InterventionConfig("safelora", 1.0, unaligned=str(before))}
+    jobs = [train_job("plain", **TWO)]
+    jobs += [dataclasses.replace(train_job(k, data_key="five", **TWO), **more) for k, more in
+             (("second", second), ("projected", project))]  # fmt: skip
+    alone, both = (Store.open(tmp_path / name) for name in ("alone", "both"))
+    for store in (alone, both):
+        put_data(store, examples())
+        put_data(store, examples(5, shift=40), "five")
+    finished(*start(tmp_path / "both", *jobs))
+    work(alone, list(jobs), events()[0])
+    for key in ("plain", "second", "projected"):
+        one, two = alone.path("train", key), both.path("train", key)
+        assert column(two, "loss") == pytest.approx(column(one, "loss"), abs=1e-4), key
+        mine, theirs = (load_file(f / ADAPTER / "adapter_model.safetensors") for f in (one, two))
+        assert all(torch.allclose(w, theirs[n], rtol=1e-2, atol=1e-4) for n, w in mine.items()), key
+        both.verify("train", key)
 
 
 @pytest.mark.slow

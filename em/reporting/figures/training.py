@@ -51,7 +51,15 @@ def training_loss(summary: Summary) -> Figure | None:
     if not shown:
         return None
     panel = Panel(Form.lines, Axis("optimiser step"), Axis("training loss (nats per token)"), shown)
-    return Figure("training_loss", "Training loss", "Loss on the supervised tokens, one line a run.", (panel,))
+    caption = f"Loss on the supervised tokens, one line a run.{_second_phases(runs)}"
+    return Figure("training_loss", "Training loss", caption, (panel,))
+
+
+def _second_phases(runs: Sequence[ModelRow]) -> str:
+    """Return whose rows the second phases have, as a sentence; "" without one."""
+    methods = [(run.get("train") or {}).get("intervention", {}) for run in runs]
+    whose = sorted({m["rows"] for m in methods if m.get("name") == "realign"})
+    return f" A second phase follows the steps of the first; its rows: {', '.join(whose)}." if whose else ""
 
 
 def _loss_of_groups(summary: Summary, runs: Sequence[ModelRow]) -> Figure | None:
@@ -71,7 +79,8 @@ def _loss_of_groups(summary: Summary, runs: Sequence[ModelRow]) -> Figure | None
     if not series:
         return None
     panel = Panel(Form.lines, Axis("optimiser step"), Axis("training loss (nats per token)"), tuple(series))
-    caption = "Loss on the supervised tokens. Lines: mean over a group's runs; bands: their range."
+    words = "Loss on the supervised tokens. Lines: mean over a group's runs; bands: their range."
+    caption = words + _second_phases(runs)
     return Figure("training_loss", "Training loss", caption, (panel,))
 
 
