@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from em.config import ExperimentConfig
 from em.config.intervention import Where, with_planned
@@ -11,11 +10,7 @@ from em.config.steer import PLANNED
 from em.data import variants
 from em.directions.job import DIRECTION
 from em.planning import directed, recipe
-
-Inputs = dict[str, Any]
-"""The inputs of a key, as JSON."""
-Names = tuple[tuple[str, str], ...]
-"""(stage, key) of jobs."""
+from em.planning.directed import Inputs, Names
 
 
 @dataclasses.dataclass(frozen=True)
