@@ -85,7 +85,7 @@ class Planner:
         self.store, self.plan = store, Plan()
         self._directions: dict[tuple[str, str], int] = {}
         """(stage, key) → the most directions that lie one behind the other in what the job needs."""
-        self._made_of: dict[str, earlier.Names] = {}
+        self._made_of: dict[str, directed.Names] = {}
         """Train key → the jobs that the run is made of, besides its rows."""
 
     def add(self, config: ExperimentConfig, label: str, base_sets: Sequence[str]) -> None:

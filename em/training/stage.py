@@ -166,8 +166,9 @@ def fit(
         untouched = record.logprobs(base.model, record.probes(tokenizer, rows))
     try:
         with base.trainable(config) as model:
-            options = {"callbacks": callbacks, "start": start}
-            facts = _run(_trainer(model, job, rows, tokenizer, folder, **options), job, folder, untouched)
+            facts = _run(
+                _trainer(model, job, rows, tokenizer, folder, callbacks=callbacks, start=start), job, folder, untouched
+            )
             facts["kernels"] = base.kernels
     finally:
         for callback in callbacks:
