@@ -31,6 +31,9 @@ from em.tracking.scalars import (
     scalars,
 )
 
+NOW_NONE = "no number now"
+"""Stands in a run's summary where an earlier log had a number that is withheld or not measured now."""
+
 
 def digest(job: TrackJob) -> str:
     """Return a digest of a run's numbers and destination. If it is unchanged, the run is not logged again.
@@ -58,14 +61,39 @@ def is_logged(folder: Path, digest: str) -> bool:
 def _record_logged(job: TrackJob, last: int) -> None:
     """Record that the run was logged. Called after it has ended, so nothing is missing from it."""
     run = job.run
-    row = {"shown": digest(job), "id": run.id, "mode": run.mode.value, "train_step": last}
+    row = {
+        "shown": digest(job),
+        "id": run.id,
+        "mode": run.mode.value,
+        "train_step": last,
+        "names": sorted(_summary(job)),
+    }
     (Path(run.folder) / layout.TRACKED).write_text(json.dumps(row), encoding="utf-8")
+
+
+def _logged_before(run: Run) -> Row:
+    """Return what is recorded of an earlier log of the run; {} without one."""
+    path = Path(run.folder) / layout.TRACKED
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def _summary(job: TrackJob) -> Row:
+    """Return name → number, or reason why there is none, for the summary of a run.
+
+    W&B keeps what an earlier log wrote under a name, and takes no None: a number that is gone is overwritten by words.
+    """
+    found: Row = {}
+    if job.cell is not None:
+        found = dict([*by_what_counts(scalars(job.cell.model), job.cell.judge), *quality(job.cell.judge)])
+    elif job.sweep is not None:
+        found = dict(contrast_scalars([*job.sweep.contrasts, *job.sweep.increases]))
+    gone = [name for name in _logged_before(job.run).get("names", ()) if name not in found]
+    return found | {name: "" if name.endswith("_withheld") else NOW_NONE for name in gone}
 
 
 def _last_offline_step(run: Run) -> int:
     """Return the last training step in an earlier offline run with this id; -1 without one."""
-    path = Path(run.folder) / layout.TRACKED
-    row = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    row = _logged_before(run)
     return row.get("train_step", -1) if (row.get("id"), row.get("mode")) == (run.id, run.mode.value) else -1
 
 
@@ -82,15 +110,15 @@ def work(store: Store, jobs: list[TrackJob], emit: Emitter) -> None:
                     from em.tracking.trackio_run import log_cell as trackio_cell
 
                     trackio_cell(run, cell)
-                _record_logged(job, -1 if on_this_machine else log_cell(run, cell))
+                _record_logged(job, -1 if on_this_machine else log_cell(run, cell, _summary(job)))
             elif job.sweep is not None:
                 if not on_this_machine:
-                    log_sweep(run, job.sweep)
+                    log_sweep(run, job.sweep, _summary(job))
                 _record_logged(job, -1)
 
 
-def log_cell(run: Run, cell: CellNumbers) -> int:
-    """Log one cell. Return the last training step in the run."""
+def log_cell(run: Run, cell: CellNumbers, summary: Row) -> int:
+    """Log one cell, with `summary` as the run's summary. Return the last training step in the run."""
     import wandb  # noqa: TID251
 
     with _open(run, config={**run.config, "commit": cell.commit}) as logged:
@@ -103,7 +131,7 @@ def log_cell(run: Run, cell: CellNumbers) -> int:
                     **{f"checkpoint/{k}": v for k, v in by_what_counts(scalars(model), cell.judge)},
                 }
             )
-        logged.summary.update(dict([*by_what_counts(scalars(cell.model), cell.judge), *quality(cell.judge)]))
+        logged.summary.update(summary)
         bars = question_rates(cell.model)
         if bars:
             counts = cell.judge.get("counts") or "misaligned"
@@ -134,7 +162,7 @@ def log_training(run: Any, rows: Iterable[Row], last: int) -> int:
     return last
 
 
-def log_sweep(run: Run, sweep: SweepFigures) -> None:
+def log_sweep(run: Run, sweep: SweepFigures, summary: Row) -> None:
     """Log a sweep's figures, its contrasts and rates by question as tables and bars, its statement as notes."""
     import wandb  # noqa: TID251
 
@@ -162,7 +190,7 @@ def log_sweep(run: Run, sweep: SweepFigures) -> None:
         for name, (columns, data) in (("doses", doses.flat(sweep.doses)), ("cues", cue_grid.flat(sweep.cues))):
             if data:
                 logged.log({name: wandb.Table(columns=columns, data=[list(row) for row in data])})
-        logged.summary.update(dict(contrast_scalars([*sweep.contrasts, *sweep.increases])))
+        logged.summary.update(summary)
 
 
 @contextmanager

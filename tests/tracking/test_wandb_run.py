@@ -204,6 +204,22 @@ def test_online_resume_is_one_run_with_everything(job, tmp_path):
         assert not [name for name in names if " " in name]
 
 
+def test_a_number_that_is_withheld_now_does_not_stay_beside_the_reason(job, tmp_path):
+    gone = {**METRICS[0], "value": None, "low": None, "high": None, "withheld": "too few"}
+    with WandbServer() as server:
+        online_job = of_run(job, mode=TrackingMode.online)
+        work(tmp_path, [online_job], **online(server))
+        assert server.runs["em-c0ffee"]["summary"]["open/misaligned_rate"] == 0.25
+        again = replace(online_job, cell=replace(online_job.cell, model={"metrics": [gone]}))
+        work(tmp_path, [again], **online(server))
+        summary = server.runs["em-c0ffee"]["summary"]
+        assert summary["open/misaligned_rate_withheld"] == "too few"
+        assert {summary[f"open/misaligned_rate{end}"] for end in ("", "_low", "_high", "_n")} == {"no number now"}
+        work(tmp_path, [online_job], **online(server))
+        summary = server.runs["em-c0ffee"]["summary"]
+        assert (summary["open/misaligned_rate"], summary["open/misaligned_rate_withheld"]) == (0.25, "")
+
+
 def test_em_sync_sends_every_offline_run_once(job, tmp_path):
     """Adapters that were asked for are sent with their weights; rows stay references."""
     uploaded = of_run(job, tracking=replace(job.run.tracking, upload_adapters=True))
@@ -235,15 +251,15 @@ from em.tracking import wandb_run as tracking
 from em.runtime.events import Emitter
 from em.store import Store
 from pathlib import Path
-scalars = tracking.scalars
+question_rates = tracking.question_rates
 def kill(model):
-    tracking.scalars = scalars
+    tracking.question_rates = question_rates
     for pid in subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True).stdout.split():
         if b"wandb-core" in Path(f"/proc/{{pid}}/cmdline").read_bytes():
             os.kill(int(pid), signal.SIGKILL)
     time.sleep(1)
-    return scalars(model)
-tracking.scalars = kill
+    return question_rates(model)
+tracking.question_rates = kill
 _, jobs = job_file.read(Path(sys.argv[1]), tracking.TrackJob)
 tracking.work(Store.open(Path({str(tmp_path)!r})), jobs, Emitter(sys.stdout.write))
 """
