@@ -84,7 +84,7 @@ def test_the_published_settings_of_later_presets(tmp_path):
     assert narrow.intervention.kl_direction == KlDirection.base_from_finetuned
     assert (narrow.train.lora_r, narrow.train.lora_alpha, narrow.train.learning_rate) == (32, 256, 2e-5)
     assert narrow.model.chat_template_kwargs == {"enable_thinking": False}
-    assert (cued.sample.n, cued.questions.sets, cued.sample.temperature) == (100, ["cues"], 1.0)
+    assert (cued.sample.n, cued.questions.sets, cued.sample.temperature) == (100, ["cues", "in_domain"], 1.0)
     train = beside.train
     assert (train.lora_r, train.lora_alpha, train.use_rslora, train.learning_rate) == (32, 16, True, 3e-5)
     assert (train.per_device_train_batch_size, train.gradient_accumulation_steps, train.warmup_steps) == (8, 4, 30)
