@@ -12,9 +12,12 @@ from em.config import compose
 from em.metrics import stats
 from em.planning import plan, recipe
 from em.reporting import answers
+from support import changed
 from support import summary as support
 
 ROOT = Path(__file__).resolve().parents[2]
+OWN_SWEEPS = {"steering_and_ablation", "phase_transition"}
+"""Notebooks about sweeps that `make demo` does not make."""
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -42,6 +45,7 @@ def test_there_are_notebooks():
         "reproduce_figure_4",
         "training_dynamics",
         "your_data_and_judge",
+        *OWN_SWEEPS,
     }
 
 
@@ -73,11 +77,11 @@ def test_they_read_the_demos_sweep():
     (narrow,) = re.findall("^narrow=(.*)$", demo, re.MULTILINE)
     cells = [recipe.load(cell) for cell in compose.cells([f"dataset={narrow}"])]
     for path in NOTEBOOKS:
-        if path.stem != "your_data_and_judge":
+        if path.stem not in {"your_data_and_judge", *OWN_SWEEPS}:
             assert f'"../{plan.folder_of(cells)}"' in "".join(cell.source for cell in read(path).cells)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem not in OWN_SWEEPS], ids=lambda p: p.stem)
 def test_notebook_runs(path, sweep, tmp_path, monkeypatch):
     """On a stored sweep; the one about own data runs a sweep of the tiny model."""
     monkeypatch.setenv("EM_SWEEP", str(sweep))
@@ -89,6 +93,33 @@ def test_notebook_runs(path, sweep, tmp_path, monkeypatch):
     assert kinds(book) >= {"image/png", "text/html"}, "a figure and a table were shown"
     if path.stem == "review_a_sweep":
         assert "20.0% [10.0, 34.0]" in printed
+
+
+def test_the_notebook_on_steering_runs_on_stored_artefacts(tmp_path, monkeypatch):
+    monkeypatch.setenv("EM_SWEEP", str(changed.steered(tmp_path)))
+    monkeypatch.setenv("EM_ABLATED", str(changed.ablated(tmp_path)))
+    book, text = executed("steering_and_ablation")
+    assert kinds(book) >= {"image/png", "text/html"} and "ablation_matrix" in text
+    doses = next(c for c in book.cells if "doses = " in c.source).outputs[0]["data"]["text/plain"]
+    assert re.search(r"^\d+ +mean_diff risky_advice +1 +-2\.0 +-0\.4 +0\.0 ", doses, re.MULTILINE)
+
+
+def test_the_notebook_on_the_phase_transition_finds_a_planted_turn(tmp_path, monkeypatch):
+    monkeypatch.setenv("EM_SWEEP", str(changed.kept(tmp_path)))
+    monkeypatch.delenv("EM_MODEL", raising=False)
+    book, text = executed("phase_transition")
+    assert kinds(book) >= {"image/png", "text/html"}
+    assert "sharpest turn: step 20, cosine 0.000" in text or "sharpest turn: step 20, cosine -0.000" in text
+    assert "adapter x 2: largest rise by 10.0 points" in text
+
+
+def executed(name):
+    """Run a notebook; return it and what it printed and showed as text."""
+    (path,) = (p for p in NOTEBOOKS if p.stem == name)
+    book = read(path)
+    nbclient.NotebookClient(book, timeout=120, kernel_name="python3").execute(cwd=str(path.parent))
+    outputs = [o for c in book.cells if c.cell_type == "code" for o in c.outputs]
+    return book, "".join(o.get("text", "") + str(o.get("data", {}).get("text/plain", "")) for o in outputs)
 
 
 def test_figure_4_has_the_papers_interval_and_each_questions_cut(tmp_path, monkeypatch):
