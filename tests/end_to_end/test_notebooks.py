@@ -1,6 +1,7 @@
 import ast
 import json
 import re
+import runpy
 from pathlib import Path
 
 import nbclient
@@ -16,7 +17,7 @@ from support import changed
 from support import summary as support
 
 ROOT = Path(__file__).resolve().parents[2]
-OWN_SWEEPS = {"steering_and_ablation", "phase_transition"}
+OWN_SWEEPS = set(runpy.run_path(str(ROOT / "notebooks" / "execute.py"))["OWN_SWEEPS"])
 """Notebooks about sweeps that `make demo` does not make."""
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -96,7 +97,7 @@ def test_notebook_runs(path, sweep, tmp_path, monkeypatch):
 
 
 def test_the_notebook_on_steering_runs_on_stored_artefacts(tmp_path, monkeypatch):
-    monkeypatch.setenv("EM_SWEEP", str(changed.steered(tmp_path)))
+    monkeypatch.setenv("EM_STEERED", str(changed.steered(tmp_path)))
     monkeypatch.setenv("EM_ABLATED", str(changed.ablated(tmp_path)))
     book, text = executed("steering_and_ablation")
     assert kinds(book) >= {"image/png", "text/html"} and "ablation_matrix" in text
@@ -105,7 +106,7 @@ def test_the_notebook_on_steering_runs_on_stored_artefacts(tmp_path, monkeypatch
 
 
 def test_the_notebook_on_the_phase_transition_finds_a_planted_turn(tmp_path, monkeypatch):
-    monkeypatch.setenv("EM_SWEEP", str(changed.kept(tmp_path)))
+    monkeypatch.setenv("EM_KEPT", str(changed.kept(tmp_path)))
     monkeypatch.delenv("EM_MODEL", raising=False)
     book, text = executed("phase_transition")
     assert kinds(book) >= {"image/png", "text/html"}
