@@ -1,7 +1,7 @@
 """Run the notebooks in place and keep their outputs: `make notebooks`. EM_SWEEP names the sweep that they read.
 
-Progress on standard error is dropped, so the files hold no path of this machine. Those in OWN_SWEEPS run only with their
-variables set.
+Progress on standard error is dropped, so the files hold no path of this machine. Those in OWN_SWEEPS run only with
+their variables set.
 """
 
 from __future__ import annotations
