@@ -35,7 +35,7 @@ def test_the_matrix_has_a_column_per_model_and_a_row_per_direction():
     rate, coherent = ablation.matrix(_summary(cells)).panels
     assert rate.x.categories == coherent.x.categories == ("risky_advice", "insecure")
     assert rate.y.categories == (
-        "random, as mean_diff insecure",
+        "random (control)",
         "mean_diff insecure",
         "mean_diff risky_advice",
         "nothing removed",
@@ -57,10 +57,10 @@ def test_blocks_and_other_settings_are_kept_apart():
         ("insecure lr=2 where=blocks", "insecure", _without("mean_diff insecure", None, "blocks"), 0.5),
     ]
     figure = ablation.matrix(_summary(cells))
-    assert [p.title.split("\n")[0] for p in figure.panels[::2]] == [
-        "vector of block 3, everywhere",
-        "vector of block 5, everywhere",
-        "vector each block's own",
+    assert [p.title.partition(", without ")[2] for p in figure.panels[::2]] == [
+        "the vector of block 3, everywhere",
+        "the vector of block 5, everywhere",
+        "the vector of each block",
     ]
     found = [[(p.x.categories[m.cell[0]], m.value) for m in p.series[0].marks] for p in figure.panels[::2]]
     assert found == [

@@ -12,7 +12,7 @@ from em.reporting.figures.style import COLOURS
 from em.reporting.text import in_words
 
 MEASURES = {"misaligned_rate": ("misaligned answers", "insecure"), "coherent_share": ("coherent answers", "secure")}
-AS_IT_IS = "nothing removed"
+AS_IT_IS, CONTROL = "nothing removed", "random (control)"
 OWN = ("direction=", "kind=", "organism=", "random=", "block=", "where=", "plus=", "minus=", "path=", "least=")
 """Starts of the words of a label that say what is removed."""
 
@@ -43,7 +43,7 @@ def matrix(summary: Summary) -> Figure | None:
             shown = [(c, c.group.metric(name, question_id=None, category=None, **asked)) for c in own]
             metrics += [metric for _, metric in shown if metric is not None]
             series = Series(judge_label(label, summary), Look(*COLOURS[colour]))
-            panels.append(_heat(shown, columns, series, f"vector {place}"))
+            panels.append(_heat(shown, columns, series, f"without the vector {place}"))
     caption = (
         "A direction (rows) is removed from each model (columns). A direction repairs a model if its rate falls below "
         "that with nothing removed, further than with a random one, and the answers stay coherent."
@@ -62,7 +62,7 @@ def _cell(group: FigureGroup) -> _Cell | None:
     column = " ".join([group.row["variant"] or "untouched", *others])
     if ablate is None:
         return _Cell(group, column, AS_IT_IS, "")
-    place = "each block's own" if ablate["block"] is None else f"of block {ablate['block']}, {ablate['where']}"
+    place = "of each block" if ablate["block"] is None else f"of block {ablate['block']}, {ablate['where']}"
     return _Cell(group, column, ablate["direction"], place)
 
 
@@ -82,6 +82,8 @@ def _heat(shown: Sequence[tuple[_Cell, MetricRow | None]], columns: Sequence[str
         for cell, metric in shown
         if metric is not None
     ]
-    axes = Axis("model", tuple(columns)), Axis("direction removed", tuple(rows))
+    randoms = [row for row in rows if row.startswith("random")]
+    said = tuple(CONTROL if randoms == [row] else row for row in rows)
+    axes = Axis("model", tuple(columns)), Axis("", said)
     series = replace(empty, marks=tuple(marks))
-    return Panel(Form.heat, *axes, (series,), title=f"{title}\n{series.label}", top=1.0)
+    return Panel(Form.heat, *axes, (series,), title=f"{series.label}, {title}", top=1.0)
