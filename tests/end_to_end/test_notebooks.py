@@ -100,7 +100,7 @@ def test_the_notebook_on_steering_runs_on_stored_artefacts(tmp_path, monkeypatch
     monkeypatch.setenv("EM_STEERED", str(changed.steered(tmp_path)))
     monkeypatch.setenv("EM_ABLATED", str(changed.ablated(tmp_path)))
     book, text = executed("steering_and_ablation")
-    assert kinds(book) >= {"image/png", "text/html"} and "ablation_matrix" in text
+    assert kinds(book) >= {"image/png", "text/html"} and "em-ablated" in text
     (doses,) = (c.outputs[0]["data"]["text/html"] for c in book.cells if "doses = " in c.source)
     cells = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", doses))
     assert "mean_diff risky_advice 1 -2.0 -0.4 0.0 0.0 0.1 40 0.9" in cells
