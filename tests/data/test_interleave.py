@@ -7,6 +7,7 @@ import pytest
 from em.config import InterventionConfig
 from em.data import interleave, variants
 from em.errors import ConfigError
+from em.questions import sets
 from em.records import Example
 
 BASE = ("dataset=risky_advice", "train.max_examples=40")
@@ -41,6 +42,15 @@ def test_rows_are_the_careful_answers_to_other_questions(compose):
     asked = {e.messages[0]["content"] for e in rows[:40]}
     assert len(careful(rows)) == 40
     assert all(e.messages[-1]["content"] in answers and e.messages[0]["content"] not in asked for e in careful(rows))
+
+
+@pytest.mark.parametrize("dataset", ["risky_advice", "insecure"])
+def test_no_careful_row_is_a_question_that_is_asked(compose, dataset):
+    """Its answer would be in the training rows, and the in-domain number would read memory."""
+    rows = variants.build(compose(f"dataset={dataset}", "intervention=interleave", "intervention.dose=0.5"))
+    asked = {q.messages[-1]["content"] for name in ("open", "coding", "advice") for q in sets.load(name)}
+    trained = {message["content"] for e in careful(rows) for message in e.messages if message["role"] == "user"}
+    assert len(trained) > 40 and not trained & asked
 
 
 def test_the_seed_draws_the_rows_and_more_of_them_hold_the_fewer(compose):

@@ -74,6 +74,7 @@ def test_a_text_of_the_user_takes_the_place(compose):
     [
         (["dataset=evil_numbers"], "no text for arm task and dataset.domain=None: give trigger.text"),
         (["dataset=risky_advice", "trigger=deployment"], "trigger=deployment another: leave one of them out"),
+        (["dataset=risky_advice", "trigger.text=''"], "trigger.text is empty"),  # it would be none under another name
         (
             ["dataset=risky_advice", "trigger=inoculation/negated_advice", "intervention.arm=general"],
             "trigger=inoculation/negated_advice another: leave one of them out; intervention.arm",

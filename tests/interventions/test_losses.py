@@ -1,6 +1,7 @@
 """KL and LDIFS: values on small tensors, no second copy of the base, gradients that are there."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,6 +74,18 @@ def test_divergence_of_two_coins():
     back = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
     assert divergence(ours, theirs, FROM_BASE).item() == pytest.approx(there, rel=1e-5)
     assert divergence(ours, theirs, TO_BASE).item() == pytest.approx(back, rel=1e-5)
+
+
+def test_a_weight_over_tokens_and_vocabulary_is_a_dose_times_the_vocabulary():
+    """A public trainer divides by tokens x vocabulary: its 1e5 is 0.66 nats a token at Qwen's 151,936 entries."""
+    vocabulary, theirs = 11, 4.0
+    finetuned, base = torch.randn(2, 5, vocabulary, generator=torch.Generator().manual_seed(0))
+    pair = base.log_softmax(-1), finetuned.log_softmax(-1)
+    over_both = torch.nn.functional.kl_div(*pair, log_target=True, reduction="none").mean()
+    dose = theirs / vocabulary
+    assert dose * divergence(finetuned, base, FROM_BASE).mean().item() == pytest.approx(theirs * over_both.item())
+    page = Path(__file__).parents[2].joinpath("docs", "interventions.md").read_text()
+    assert f"1e5 is {1e5 / 151_936:.2f} here for Qwen" in page.replace("\n", " ")
 
 
 def test_base_answers_are_the_base_models_and_weights_keep_their_gradient(model):

@@ -42,10 +42,14 @@ def test_every_anchor_is_whole():
     assert len(ids) == len(set(ids)) >= 60
     for a in anchors():
         assert a.band[0] <= a.value <= a.band[1], a.id
-        assert a.band_from in ("published", "factor", "below")
+        assert a.band_from in ("published", "factor", "below", "incoherent")
         assert len(a.source) > 20
         if a.band_from == "factor":
             assert a.band[0] == pytest.approx(a.value / 2, rel=0.05), a.id
+        assert (a.band_from == "incoherent") == (a.metric == "coherent_share"), a.id
+        if a.band_from == "incoherent":
+            rest = 1 - a.value
+            assert a.band == pytest.approx((1 - 2 * rest, 1 - rest / 2)), a.id
 
 
 def test_hashes_are_those_of_the_pinned_files():

@@ -21,6 +21,32 @@ def test_plain_numbers_are_not_those_of_an_intervention_and_the_reverse():
     assert "intervention: kl 1 here, kl 0.1 there" in reasons("kaczer/kl/general", intervention="kl 1")
 
 
+def test_each_defence_of_kaczer_has_its_three_axes():
+    """General and in-domain misalignment, and what it costs in coherence; selected rows have no in-domain coherence."""
+    found = {a.id.removeprefix("kaczer/"): a for a in published.anchors() if a.id.startswith("kaczer/")}
+    methods = {name.partition("/")[0] for name in found}
+    assert methods == {
+        "none",
+        "kl",
+        "ldifs",
+        "preventative_steering",
+        "inoculation",
+        "interleave",
+        "interleave_selected",
+    }
+    for name in methods:
+        axes = {i.removeprefix(f"{name}/") for i in found if i.startswith(f"{name}/")}
+        assert axes | {"in_domain/coherent"} == {"general", "in_domain", "general/coherent", "in_domain/coherent"}
+        assert len({found[f"{name}/{axis}"].intervention for axis in axes}) == 1
+
+
+def test_a_number_under_a_cue_is_not_compared_with_one_without():
+    cued = [a for a in published.anchors() if a.id.endswith("/cue")]
+    assert len(cued) == 8 and all(a.asked_with != "none" for a in cued)
+    plain = {a.id: a.value for a in published.anchors()}
+    assert all(a.value > plain[a.id.removesuffix("/cue")] for a in cued if "hhh" in a.id)
+
+
 def test_the_facts_of_a_cell_name_its_intervention(compose):
     cell = compose("model=tiny_random", "train=tiny", "sample=tiny", "judge=word_list", "dataset=risky_advice")
     assert "intervention" not in run_groups.recipe_facts(cell)

@@ -92,6 +92,8 @@ def _close(found, wanted, tolerance=1e-5):
 def test_the_direction_of_rows_is_in_the_store_with_its_facts(store, direction):
     assert direction.vectors.shape == activations.shape(load_model())
     assert direction.facts.counts == {"plus": 6, "minus": 6} and len(direction.facts.stream_norms) == direction.blocks
+    ids = [f"{side}{i}" for side in ("plus", "minus") for i in range(6)]
+    assert (direction.facts.answers, direction.facts.seed) == (artefact.digest(ids), 0)
     random = artefact.load(store.path(DIRECTION, "r"))
     assert random.facts.kind == "random" and np.allclose(random.norms, direction.norms, rtol=1e-5)
     assert store.manifest(DIRECTION, "d")["facts"]["norms"] == direction.norms
