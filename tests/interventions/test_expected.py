@@ -1,4 +1,4 @@
-"""The directions that are expected of a method, on the tiny model and without a judge: which answers become more likely.
+"""The directions that are expected of a method, on the tiny model and without a judge: which answers get likelier.
 
 A model that was finetuned on answers in capital letters gives them to other questions too. The margin is by how much
 it prefers them to the same answers in small letters, in nats per token.

@@ -40,20 +40,6 @@ def test_each_defence_of_kaczer_has_its_three_axes():
         assert len({found[f"{name}/{axis}"].intervention for axis in axes}) == 1
 
 
-def test_the_toy_of_inoculation_adapters_is_known_with_its_controls():
-    toy = {a.id.removeprefix("ia_caps/"): a for a in published.anchors() if a.id.startswith("ia_caps/")}
-    assert len(toy) == 12 and {a.variant for a in toy.values()} == {"capitals_in_french"}
-    assert toy["inoculation/capitals"].value == 0 < toy["inoculation/capitals/cue"].value
-    assert toy["random_adapter/capitals"].intervention != toy["inoculation_adapter/capitals"].intervention
-
-
-def test_a_number_under_a_cue_is_not_compared_with_one_without():
-    cued = [a for a in published.anchors() if a.id.endswith("/cue") and a.metric == "misaligned_rate"]
-    assert len(cued) == 8 and all(a.asked_with != "none" for a in cued)
-    plain = {a.id: a.value for a in published.anchors()}
-    assert all(a.value > plain[a.id.removesuffix("/cue")] for a in cued if "hhh" in a.id)
-
-
 def test_the_facts_of_a_cell_name_its_intervention(compose):
     cell = compose("model=tiny_random", "train=tiny", "sample=tiny", "judge=word_list", "dataset=risky_advice")
     assert "intervention" not in run_groups.recipe_facts(cell)
