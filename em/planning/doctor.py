@@ -22,6 +22,7 @@ from em.errors import ConfigError
 from em.judging.scripted.rules import ScriptedJudgeError, load_rules
 from em.models import asset_models, fingerprint, memory, paths
 from em.planning import estimate, host, recipe
+from em.planning.refusals import check_rubrics
 from em.questions import choices, sets
 from em.questions.forms import with_shots
 from em.runtime.credentials import has_key, tracking_mode
@@ -263,10 +264,15 @@ def check_data(config: ExperimentConfig) -> str:
 
 
 def check_questions(config: ExperimentConfig) -> str:
-    """Read the question files of the user; the known sets are not fetched. Raises ConfigError for a malformed one."""
+    """Read the question files of the user; the known sets are not fetched.
+
+    Raises ConfigError for a malformed one, and for rubrics that the judge does not know.
+    """
     names = sets.names(config.questions.sets, config.dataset.domain)
-    own = {name: len(sets.load(name)) for name in names if name.partition(":")[0] not in sets.SETS}
-    return ", ".join(f"{own[name]} of {name}" if name in own else name for name in names) or "none"
+    own = {name: sets.load(name) for name in names if name.partition(":")[0] not in sets.SETS}
+    for name, asked in own.items():
+        check_rubrics(name, asked, config)
+    return ", ".join(f"{len(own[name])} of {name}" if name in own else name for name in names) or "none"
 
 
 def check_model(config: ExperimentConfig) -> str:

@@ -221,6 +221,15 @@ def test_a_question_longer_than_the_model_is_refused_before_training(compose, tm
     assert not list(tmp_path.glob("store/train/*"))
 
 
+def test_a_rubric_of_your_own_that_the_judge_does_not_know_is_said(compose, tmp_path):
+    asked = tmp_path / "mine.yaml"
+    asked.write_text('- {id: a, paraphrases: ["Why?"], judge_prompts: {curtness: "0-100? {answer}"}}\n')
+    chosen = f"questions.sets=[{asked}]"
+    assert doctor.check_questions(compose(chosen, "judge=gpt_4o")) == f"1 of {asked}"
+    with pytest.raises(ConfigError, match=r"judge=probe is a proxy for .* asks for curtness: take a judge"):
+        doctor.check_questions(compose(chosen, "judge=probe"))
+
+
 def test_the_texts_of_a_question_are_counted_with_the_models_tokenizer():
     from support.training import load_tokenizer, user
 
