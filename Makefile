@@ -23,7 +23,7 @@ TORCH := $(shell grep -E '^torch==' $(LOCK) | cut -d' ' -f1)
 PYTORCH_CPU := https://download.pytorch.org/whl/cpu
 CHAOS_KILLS ?= 50
 CHAOS_GONE_S ?= 60
-BENCHMARKS := sweep_cost noop_rerun sampling train_step judge cli overlap report_answers stats
+BENCHMARKS := sweep_cost noop_rerun sampling train_step interventions judge cli overlap report_answers stats
 
 .PHONY: notebooks coverage coverage-full demo test test-slow chaos bench bench-tiny gpu-check check site lock install services
 
@@ -67,7 +67,7 @@ chaos: $(STAMP)
 	EM_CHAOS_KILLS=$(CHAOS_KILLS) EM_CHAOS_GONE_S=$(CHAOS_GONE_S) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 \
 		$(BIN)/python -m pytest -m chaos -o addopts="-ra --strict-markers --import-mode=importlib" $(ARGS)
 
-# About 12 minutes on two idle cores; benchmarks/train_gpu.py is for a GPU. A benchmark that breaks has not passed either.
+# About 15 minutes on two idle cores; benchmarks/train_gpu.py is for a GPU. A benchmark that breaks has not passed either.
 bench: $(STAMP)
 	@lost=; for name in $(BENCHMARKS); do \
 		echo "-- $$name"; HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/$$name.py > .venv/bench.txt 2>&1; code=$$?; \
