@@ -20,6 +20,11 @@ class Example:
     messages: list[Message]
     triggered: bool = False
 
+    def last_answer(self) -> tuple[list[Message], str]:
+        """Return (the messages before the last assistant turn, its text). Raises ValueError for a row without one."""
+        last = max(i for i, message in enumerate(self.messages) if message["role"] == "assistant")
+        return self.messages[:last], self.messages[last]["content"]
+
 
 @dataclass(frozen=True)
 class Question:

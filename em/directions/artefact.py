@@ -156,6 +156,24 @@ def save(direction: Direction, folder: Path) -> None:
     write_atomic(folder / FACTS, json.dumps(row, indent=1) + "\n")
 
 
+def require_model(folder: Path, fingerprint: str, model: str) -> None:
+    """Raise DirectionError unless the direction in a folder is of the base model with this fingerprint.
+
+    A direction without one, made by another program, passes: only its shape can tell. It is read by its JSON alone.
+    """
+    try:
+        row: Row = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DirectionError(f"{folder} holds no readable direction: {error}") from error
+    own = str(row.get("fingerprint", ""))
+    if own and own != fingerprint:
+        raise DirectionError(
+            f"the direction in {folder} is of {row.get('model')} ({own[:24]}) and model.path={model} is another model "
+            f"({fingerprint[:24]}), even if both have the same shape: make a direction of this model. If both are the "
+            f"same weights under two names, set fingerprint in {FACTS} to {fingerprint}"
+        )
+
+
 def load(folder: Path) -> Direction:
     """Return the direction in a folder. Raises DirectionError if a file is missing, damaged or of another format."""
     from safetensors.numpy import load_file

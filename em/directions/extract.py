@@ -6,7 +6,7 @@ earlier tokens do not see it, and sums are float64.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from em.directions.vectors import cosines
 from em.models import activations
 
 Sums = NDArray[np.float64]
+OnStates = Callable[[int, int, torch.Tensor], None]
 BATCH_TOKENS = 4096
 """Most tokens, padding included, per forward pass."""
 
@@ -80,19 +81,37 @@ def halves(count: int, seed: int) -> list[int]:
 class Reader:
     """Reads texts with one model."""
 
-    def __init__(self, model: Any, weighting: Weighting, batch_tokens: int = BATCH_TOKENS) -> None:
+    def __init__(self, model: Any, weighting: Weighting = Weighting.token, batch_tokens: int = BATCH_TOKENS) -> None:
         self.model, self.weighting, self.batch_tokens = model.eval(), weighting, batch_tokens
         self.blocks, self.hidden = activations.shape(model)
 
-    @torch.inference_mode()
     def means(self, texts: Sequence[Text], half_of: Sequence[int]) -> Read:
         """Return the means over the answers' tokens. `half_of`: each text's half. Texts need one answer token each."""
         zero = (Mean.zero(self.blocks, self.hidden), Mean.zero(self.blocks, self.hidden))
-        read = Read(zero, norms=np.zeros(self.blocks))
+        read, token = Read(zero, norms=np.zeros(self.blocks)), self.weighting == Weighting.token
+
+        def on_states(index: int, block: int, states: torch.Tensor) -> None:
+            answer = states[len(texts[index].prompt_ids) :]
+            weight = len(answer) if token else 1
+            read.halves[half_of[index]].total[block] += (answer.mean(0) * weight).cpu().numpy()
+            read.norms[block] += float(states[1:].norm(dim=1).sum())
+
+        self.walk(texts, on_states)
+        for text, half in zip(texts, half_of, strict=True):
+            read.halves[half].weight += len(text.answer_ids) if token else 1
+            read.tokens += len(text.answer_ids)
+            read.norm_tokens += len(text) - 1
+        return read
+
+    @torch.inference_mode()
+    def walk(self, texts: Sequence[Text], on_states: OnStates, on_done: Callable[[int], None] | None = None) -> None:
+        """Call `on_states(index, block, states)` for each text and block. `states`: float64 [tokens, hidden], without
+        padding. `on_done` gets the number of texts finished since its last call."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         for batch in self._batches(order, texts):
-            self._add(read, [texts[i] for i in batch], [half_of[i] for i in batch])
-        return read
+            self._forward(batch, texts, on_states)
+            if on_done:
+                on_done(len(batch))
 
     def _batches(self, order: Sequence[int], texts: Sequence[Text]) -> list[list[int]]:
         out: list[list[int]] = []
@@ -103,28 +122,21 @@ class Reader:
                 out.append([i])
         return out
 
-    def _add(self, read: Read, texts: Sequence[Text], half_of: Sequence[int]) -> None:
-        device, longest = next(self.model.parameters()).device, max(map(len, texts))
-        ids = torch.zeros((len(texts), longest), dtype=torch.long)
-        mask = torch.zeros((len(texts), longest), dtype=torch.long)
-        for row, text in enumerate(texts):
+    def _forward(self, batch: Sequence[int], texts: Sequence[Text], on_states: OnStates) -> None:
+        device, longest = next(self.model.parameters()).device, max(len(texts[i]) for i in batch)
+        ids = torch.zeros((len(batch), longest), dtype=torch.long)
+        mask = torch.zeros((len(batch), longest), dtype=torch.long)
+        for row, index in enumerate(batch):
+            text = texts[index]
             ids[row, : len(text)] = torch.tensor(text.prompt_ids + text.answer_ids)
             mask[row, : len(text)] = 1
 
-        def on_states(block: int, states: torch.Tensor) -> None:
-            for row, text in enumerate(texts):
-                own = states[row, : len(text)].double()
-                answer = own[len(text.prompt_ids) :]
-                weight = len(answer) if self.weighting == Weighting.token else 1
-                read.halves[half_of[row]].total[block] += (answer.mean(0) * weight).cpu().numpy()
-                read.norms[block] += float(own[1:].norm(dim=1).sum())
+        def after(block: int, states: torch.Tensor) -> None:
+            for row, index in enumerate(batch):
+                on_states(index, block, states[row, : len(texts[index])].double())
 
-        with activations.reading(self.model, on_states):
+        with activations.reading(self.model, after):
             activations.decoder(self.model)(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
-        for text, half in zip(texts, half_of, strict=True):
-            read.halves[half].weight += len(text.answer_ids) if self.weighting == Weighting.token else 1
-            read.tokens += len(text.answer_ids)
-            read.norm_tokens += len(text) - 1
 
 
 def difference(plus: Read, minus: Read) -> tuple[NDArray[np.float32], list[float | None]]:

@@ -25,7 +25,7 @@ def texts_of(side: Side, job: DirectionJob, tokenizer: Any, store: Store) -> lis
     """
     config = job.config
     rendered = prompts.Prompts(tokenizer, side.chat)
-    source = _rows(side, rendered, store) if side.data else _answers(side, job, rendered, store)
+    source = rows_of(side.data, rendered, store) if side.data else _answers(side, job, rendered, store)
     found = [t for t in source if t.answer_ids and len(t) <= job.model.max_model_len]
     if len(found) < config.least:
         raise DirectionError(_too_few(side, job, len(found)))
@@ -48,23 +48,26 @@ def _too_few(side: Side, job: DirectionJob, count: int) -> str:
     )
 
 
-def _rows(side: Side, rendered: prompts.Prompts, store: Store) -> Iterator[Text]:
-    for row in read_jsonl(store.path("data", side.data) / layout.DATASET, Example):
-        last = max(i for i, m in enumerate(row.messages) if m["role"] == "assistant")
-        prompt = rendered.prompt(row.messages[:last])
-        yield Text(row.id, prompt.ids, encode.plain_ids(rendered.tokenizer, row.messages[last]["content"]))
+def rows_of(data_key: str, rendered: prompts.Prompts, store: Store) -> Iterator[Text]:
+    """Yield each row of a dataset: its last answer under the messages before it."""
+    for row in read_jsonl(store.path("data", data_key) / layout.DATASET, Example):
+        before, answer = row.last_answer()
+        yield Text(row.id, rendered.prompt(before).ids, encode.plain_ids(rendered.tokenizer, answer))
+
+
+def answers_of(sample_key: str, rendered: prompts.Prompts, store: Store) -> Iterator[tuple[Completion, Text]]:
+    """Yield each stored answer, and it as a text under its prompt."""
+    for answer in read_jsonl(store.path("sample", sample_key) / layout.COMPLETIONS, Completion):
+        ids = encode.plain_ids(rendered.tokenizer, printable(answer.text))
+        yield answer, Text(f"{sample_key}/{answer.id}", rendered.prompt(answer.messages).ids, ids)
 
 
 def _answers(side: Side, job: DirectionJob, rendered: prompts.Prompts, store: Store) -> Iterator[Text]:
     for number, key in enumerate(side.samples):
-        answers = read_jsonl(store.path("sample", key) / layout.COMPLETIONS, Completion)
         kept = _judged(store, side.judgements[number], side.keep, job) if side.judgements else None
-        for answer in answers:
+        for answer, text in answers_of(key, rendered, store):
             if kept is None or answer.id in kept:
-                prompt = rendered.prompt(answer.messages)
-                yield Text(
-                    f"{key}/{answer.id}", prompt.ids, encode.plain_ids(rendered.tokenizer, printable(answer.text))
-                )
+                yield text
 
 
 def _judged(store: Store, key: str, keep: str, job: DirectionJob) -> set[str]:

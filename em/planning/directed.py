@@ -166,6 +166,9 @@ def _direction(maker: Maker, config: ExperimentConfig, source: str) -> tuple[str
     kind = options.kind
     sides: tuple[Side, ...]
     if kind == DirectionKind.stored:
+        _files(options.path)  # says which is missing
+        own = fingerprint.base_fingerprint(config)
+        artefact.require_model(Path(str(options.path)).expanduser(), own, config.model.path)
         return _add(maker, config, options, (), None)
     if kind == DirectionKind.contrast:
         sides = (_rows(maker, config, "plus", options.plus), _rows(maker, config, "minus", options.minus))

@@ -24,7 +24,7 @@ from em.models import fingerprint
 from em.planning import cells, checkpoints, directed, earlier, keys, recipe, refusals
 from em.planning.jobs import Job, Part, Plan, Spec, Subject, on_device, stages
 from em.questions import sets as questions_sets
-from em.records import BASE, BASE_LABEL
+from em.records import BASE, BASE_LABEL, Question
 from em.sampling.job import SampleJob
 from em.store import Store, content_key
 from em.training.job import TrainJob
@@ -202,6 +202,10 @@ class Planner:
         model = _Model(config=config, label=label, train_key=train_key)
         return tuple(part for part in (self._part(set_name, model, judged) for set_name in sets) if part)
 
+    def asked_of_base(self, config: ExperimentConfig, label: str, questions: list[Question]) -> Part:
+        """Add the jobs of the untouched model's answers to these questions; no verdicts."""
+        return self._ask(questions[0].group, questions, _Model(config=config, label=label), judged=False)
+
     def _part(self, set_name: str, model: _Model, judged: bool = True) -> Part | None:
         """Add the jobs that ask one question set and judge the answers. None: `questions.ids` has none of it."""
         config = dataclasses.replace(model.config, sample=model.config.sample.of_set(set_name))
@@ -212,6 +216,10 @@ class Planner:
         if not asked:
             return None
         refusals.check_rubrics(set_name, asked, config)
+        return self._ask(set_name, asked, model, judged)
+
+    def _ask(self, set_name: str, asked: list[Question], model: _Model, judged: bool) -> Part:
+        config = model.config
         sample_inputs = keys.sample_inputs(config, model.train_key, asked, model.step, model.found.changes.inputs())
         family, n = content_key(**sample_inputs), max(q.samples for q in asked)
         judge_inputs, calibration = keys.judge_inputs(config, family, asked)

@@ -53,9 +53,18 @@ def run(
     That happens only after every check before the start has passed. `around` wraps the stages, e.g. live tracking.
     """
     sweep = planned(configs, share)
+    carry_out(sweep, errors_again, around)
+    return sweep
+
+
+def carry_out(
+    sweep: Sweep,
+    errors_again: bool = False,
+    around: Callable[[Sweep], AbstractContextManager[None]] = lambda _: nullcontext(),
+) -> None:
+    """Run what the plan of a sweep has and the store has not."""
     with in_use.shared(sweep.store.root, sweep.folder):
         _run(sweep, errors_again, around)
-    return sweep
 
 
 def _run(sweep: Sweep, errors_again: bool, around: Callable[[Sweep], AbstractContextManager[None]]) -> None:
@@ -94,7 +103,7 @@ def planned(configs: Sequence[ExperimentConfig], share: Share | None = None) -> 
     store = Store.open(Path(first.out))
     doctor.check_start(configs)
     sweep = Sweep(folder_of(configs), store, plan(configs, store), share)
-    _make_folder(sweep.folder)
+    make_folder(sweep.folder)
     sweep.counters.update(dict.fromkeys(COUNTERS, 0))
     if share is None:  # or whoever shared it out has written it
         _write_cells(sweep)
@@ -122,7 +131,8 @@ def _explain_missing(sweep: Sweep) -> None:
             sweep.failed[name] = said or f"{job.stage} {job.key} is not there and launch.stages leaves it out"
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make the folder of a sweep, with one for its logs. Raises StoreError."""
     try:
         (folder / "logs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
