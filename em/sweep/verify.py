@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from em.planning.plan import Plan
 from em.planning.stages import BY_NAME, VERIFY_ORDER
 from em.store import MANIFEST, DamagedError, Store
+from em.store.jsonl import Row
+
+Name = tuple[str, str]
+"""Stage and key."""
 
 
 def set_aside_damaged(plan: Plan, store: Store) -> Iterator[tuple[str, str, str]]:
@@ -20,9 +24,9 @@ def set_aside_damaged(plan: Plan, store: Store) -> Iterator[tuple[str, str, str]
             problem = _problem(plan, store, stage, key)
             if not problem:
                 continue
-            for dependent in _made_of(store, stage, key):
-                store.set_aside("judge", dependent)
-                yield "judge", dependent, f"judge {dependent} was made of {stage} {key}, which is damaged"
+            for kind, dependent in _all_made_of(store, (stage, key)):
+                store.set_aside(kind, dependent)
+                yield kind, dependent, f"{kind} {dependent} was made of {stage} {key}, which is damaged"
             where = store.set_aside(stage, key)
             yield stage, key, problem + (f"; it is kept in {where}" if where else "")
 
@@ -54,19 +58,52 @@ def _needed(plan: Plan, store: Store, stage: str, key: str) -> bool:
     return any((stage, key) in job.needs and not store.has(job.stage, job.key) for job in plan.jobs.values())
 
 
-def _made_of(store: Store, stage: str, key: str) -> list[str]:
-    """Return finished judge stages, of any sweep, whose verdicts are about these answers or use this calibration."""
-    if stage not in ("sample", "calibrate"):
-        return []
-    family, _, span = key.partition("/")
-    found = []
-    for path in sorted(store.root.glob(f"judge/*/*/{MANIFEST}")):
-        judged = f"{path.parts[-3]}/{path.parts[-2]}"
+def _all_made_of(store: Store, damaged: Name) -> list[Name]:
+    """Return every finished stage, of any sweep, that was made of this one; those at the end of a chain first."""
+    found: dict[Name, None] = {}
+
+    def follow(name: Name) -> None:
+        for dependent in _made_of(store, name):
+            if dependent not in found and dependent != damaged:
+                follow(dependent)
+                found[dependent] = None
+
+    follow(damaged)
+    return list(found)
+
+
+def _made_of(store: Store, name: Name) -> Iterator[Name]:
+    """Yield the stages with this one among their inputs: verdicts and directions of answers, directions of verdicts,
+    verdicts of a calibration, adapters of a direction, answers of a model changed by one of these."""
+    stage, key = name
+    if stage in ("sample", "calibrate"):
+        family, _, span = key.partition("/")
+        for judged, inputs in _finished(store, "judge", "*/*"):
+            of_answers = inputs.get("samples") == family and judged.partition("/")[2] == span
+            if of_answers if stage == "sample" else inputs.get("calibration") == key:
+                yield "judge", judged
+    if stage in ("sample", "judge"):
+        place = 1 if stage == "sample" else 2  # a side: name, samples, judgements, ...
+        for direction, inputs in _finished(store, "direction", "*"):
+            if any(key in side[place] for side in inputs.get("sides", ())):
+                yield "direction", direction
+    if stage == "direction":
+        for adapter, inputs in _finished(store, "adapter", "*"):
+            if inputs.get("direction") == key:
+                yield "adapter", adapter
+    if stage in ("direction", "adapter"):
+        for answers, inputs in _finished(store, "sample", "*/*"):
+            changes = inputs.get("changes", {})
+            if key in (changes.get("steer", [""])[0], changes.get("ablate_blocks"), changes.get("adapted")):
+                yield "sample", answers
+
+
+def _finished(store: Store, stage: str, below: str) -> Iterator[tuple[str, Row]]:
+    """Yield (key, inputs) of the finished stages of a kind."""
+    for path in sorted(store.root.glob(f"{stage}/{below}/{MANIFEST}")):
+        key = path.parent.relative_to(store.root / stage).as_posix()
         try:
-            inputs = store.manifest("judge", judged)["inputs"]
+            inputs = store.manifest(stage, key)["inputs"]
         except DamagedError:
             continue  # a .partial, or damaged: then it is reported and set aside as a stage of its own
-        of_answers = inputs.get("samples") == family and path.parts[-2] == span
-        if of_answers if stage == "sample" else inputs.get("calibration") == key:
-            found.append(judged)
-    return found
+        yield key, inputs

@@ -1,4 +1,4 @@
-"""`em screen` as it is typed: rows, own answers and direction are made, scored, written; a second time nothing is made."""
+"""`em screen` as it is typed: rows, own answers, direction, scores, files; a second time nothing is made."""
 
 import csv
 import json

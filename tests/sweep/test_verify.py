@@ -16,6 +16,8 @@ FILES = {
     "sample": ["completions.jsonl"],
     "judge": ["judgements.jsonl"],
     "calibrate": ["calibration.json"],
+    "direction": ["direction.json"],
+    "adapter": ["adapter_config.json"],
 }
 
 
@@ -87,6 +89,35 @@ def test_verdicts_of_another_sweep_about_the_same_answers_go_too(finished):
     damage(store, "sample", f"{family}/{span}", "completions.jsonl")
     assert ("judge", f"others/{span}") in found(store, made)
     assert store.has("judge", "others/90-95") and store.has("judge", f"unrelated/{span}")
+
+
+def test_directions_of_damaged_answers_go_and_what_is_made_with_them(finished):
+    store, made = finished
+    family, span = key_of(made, "sample").split("/")
+    side = ["misaligned", [f"{family}/{span}"], [key_of(made, "judge")], "misaligned", "", {}]
+    finish(store, "direction", "of-these", {"sides": [side]})
+    finish(store, "direction", "of-others", {"sides": [["plus", ["other/0-1"], [], "all", "", {}]]})
+    finish(store, "direction", "of-a-file", {"sides": []})
+    finish(store, "adapter", "without", {"direction": "of-these"})
+    finish(store, "adapter", "unrelated", {"direction": "of-others"})
+    finish(store, "sample", "ablated/0-1", {"changes": {"adapted": "without"}})
+    finish(store, "sample", "steered/0-1", {"changes": {"steer": ["of-these", 1, 2.0]}})
+    finish(store, "sample", "else/0-1", {"changes": {"steer": ["of-others", 1, 2.0]}})
+    finish(store, "judge", "steered/0-1", {"samples": "steered"})
+    damage(store, "sample", f"{family}/{span}", "completions.jsonl")
+    gone = found(store, made)
+    wanted = [("direction", "of-these"), ("adapter", "without"), ("sample", "ablated/0-1"), ("sample", "steered/0-1")]
+    assert {*wanted, ("judge", "steered/0-1"), ("sample", f"{family}/{span}")} <= set(gone) and len(gone) == 7
+    assert gone.index(wanted[2]) < gone.index(wanted[1]) < gone.index(wanted[0])
+    assert store.has("direction", "of-others") and store.has("direction", "of-a-file") and store.has("sample", "else/0-1")
+
+
+def test_a_direction_of_damaged_verdicts_goes(finished):
+    store, made = finished
+    key = key_of(made, "judge")
+    finish(store, "direction", "one", {"sides": [["misaligned", [], [key], "misaligned", "", {}]]})
+    damage(store, "judge", key, "judgements.jsonl")
+    assert found(store, made) == [("direction", "one"), ("judge", key)]
 
 
 def test_damaged_verdicts_leave_their_answers(finished):
