@@ -31,6 +31,7 @@ COMMANDS = {
     "direction": "direction",
     "ablate": "ablate",
     "phase": "phase",
+    "monitor": "monitor",
     "screen": "screen",
     "rejudge": "rejudge",
     "judge": "judge",

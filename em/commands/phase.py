@@ -59,7 +59,7 @@ def found_in(folder: Path, summary: Summary, cell: Values, window: int | None = 
     Raises ConfigError if fewer than three checkpoints were kept.
     """
     store = Store.open_read_only(out_of(folder))
-    return path_of(store, cell, window, rates(summary, _of_run(folder, cell)))
+    return path_of(store, cell, window, rates(summary, of_run(folder, cell)))
 
 
 def path_of(store: Store, cell: Mapping[str, Any], window: int | None, found_rates: Any) -> Any:
@@ -107,7 +107,7 @@ def rates(summary: Summary, cells: Collection[str]) -> dict[float, list[tuple[in
     return {scale: sorted(points, key=lambda point: point[0]) for scale, points in out.items()}
 
 
-def _of_run(folder: Path, cell: Values) -> set[str]:
+def of_run(folder: Path, cell: Values) -> set[str]:
     """Return the ids of the cells whose adapter is that of `cell`: the same run, sampled in other ways."""
     cells = [other for other in read_sweep(folder)["cells"] if other["kind"] == "cell"]
     return {o["id"] for o in cells if o["stages"].get("train", [])[:1] == cell["stages"]["train"][:1]}

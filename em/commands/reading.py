@@ -1,9 +1,108 @@
-"""What the commands share that read texts with a model in this process: progress, and ids made plain for a terminal."""
+"""What the commands share that read texts with a sweep's models: its cells, their answers, progress, tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import csv
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from em.commands import phase
+from em.errors import ConfigError
+from em.store import Store
+from em.sweep.folder import configs_of, out_of
+
+if TYPE_CHECKING:
+    from em.directions.artefact import Direction
+    from em.directions.job import Weights
+    from em.directions.monitor import Asked
+    from em.planning.plan import Plan, Subject
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One cell of a finished sweep that trained an adapter."""
+
+    store: Store
+    plan: Plan
+    subject: Subject
+
+    def weights(self, step: int | None = None) -> Weights:
+        """Return its adapter, or that of a kept checkpoint."""
+        from em.directions.job import Weights
+
+        config = self.subject.config
+        return Weights(train_key=str(self.subject.train_key), rank=config.train.lora_r, step=step)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the manifest of its training says."""
+        found: dict[str, Any] = self.store.manifest("train", str(self.subject.train_key))["facts"]
+        return found
+
+    def base(self) -> Subject:
+        """Return the untouched model of the cell."""
+        return next(s for s in self.plan.bases if s.id == self.subject.base)
+
+
+def trained(folder: Path, name: str) -> Trained:
+    """Return the cell with this label, id or variant. Raises ConfigError for one without an adapter, StoreError."""
+    from em.planning.plan import plan
+
+    cell, store = phase.adapter_cell(folder, name), Store.open_read_only(out_of(folder))
+    found = plan(configs_of(folder), store)
+    return Trained(store, found, next(s for s in found.cells if s.id == cell["id"]))
+
+
+def asked(subject: Subject, store: Store, tokenizer: Any) -> Asked | None:
+    """Return the stored answers of a model under their prompts, without those too long to read or without a token.
+
+    None if some of them are not in the store. Raises ConfigError if rows are shown before the questions.
+    """
+    from em.chat import prompts
+    from em.directions import texts
+    from em.directions.monitor import Asked
+    from em.planning import keys
+
+    if subject.config.questions.k_shot:
+        raise ConfigError("questions.k_shot shows rows before each question; answers are read without: set it to 0")
+    samples = [key for part in subject.parts for key in part.samples]
+    if not samples or not all(store.has("sample", key) for key in samples):
+        return None
+    rendered, most = (
+        prompts.Prompts(tokenizer, keys.chat_options(subject.config, asking=True)),
+        subject.config.model.max_model_len,
+    )
+    pairs = [pair for key in samples for pair in texts.answers_of(key, rendered, store)]
+    kept = [(answer.question_id, text) for answer, text in pairs if text.answer_ids and len(text) <= most]
+    return Asked([text for _, text in kept], [question for question, _ in kept])
+
+
+def direction_in(folder: Path, subject: Subject, block: int | None) -> tuple[Direction, int]:
+    """Return a stored direction and the block to read it at; None: the middle one.
+
+    Raises DirectionError for a direction of another model, or a block that does not exist or has no direction.
+    """
+    from em.directions import artefact
+    from em.models import fingerprint
+
+    artefact.require_model(folder, fingerprint.base_fingerprint(subject.config), subject.config.model.path)
+    direction = artefact.load(folder)
+    at = direction.blocks // 2 if block is None else block
+    direction.unit(at)
+    return direction, at
+
+
+def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
+    """Write rows as CSV; None is an empty cell. Return the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows(rows)
+    return path
 
 
 @contextmanager

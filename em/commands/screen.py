@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(_told(*found[-1]))
     target = sweep.folder
     write_atomic(target / "screen.json", _as_json(found))
-    _write_rows(target / "rows.csv", found)
-    print(target / "rows.csv")
+    print(reading.write_table(target / "rows.csv", HEAD, _rows(found)))
     for path in draw([figures.of([summary for summary, _ in found])], target):
         print(path)
     return 0
@@ -143,12 +141,12 @@ def _as_json(found: Sequence[tuple[Summary, list[Row]]]) -> str:
     return json.dumps(out, indent=1) + "\n"
 
 
-def _write_rows(path: Path, found: Sequence[tuple[Summary, list[Row]]]) -> None:
-    """Write the rows of all datasets, the highest score first; those without a score at the end."""
+HEAD = ("dataset", "id", "score", "answer", "own", "tokens", "own_tokens", "why")
+
+
+def _rows(found: Sequence[tuple[Summary, list[Row]]]) -> Iterator[Sequence[object]]:
+    """Yield the rows of all datasets, the highest score first; those without a score at the end."""
     every = [(summary.dataset, row) for summary, rows in found for row in rows]
     every.sort(key=lambda pair: (pair[1].score is None, -(pair[1].score or 0.0)))
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["dataset", "id", "score", "answer", "own", "tokens", "own_tokens", "why"])
-        for dataset, r in every:
-            writer.writerow([dataset, r.id, r.score, r.answer, r.own, r.tokens, r.own_tokens, r.why])
+    for dataset, r in every:
+        yield dataset, r.id, r.score, r.answer, r.own, r.tokens, r.own_tokens, r.why

@@ -40,7 +40,7 @@ def test_rates_are_those_of_the_same_run(folder):
         )
         models.append(own)
     summary = support.small() | {"models": models, "groups": groups}
-    found = phase.rates(summary, phase._of_run(folder, phase.cell_named(folder, "one")))
+    found = phase.rates(summary, phase.of_run(folder, phase.cell_named(folder, "one")))
     assert {s: [(step, m["value"]) for step, m in points] for s, points in found.items()} == {
         1.0: [(5, 0.1)],
         2.0: [(5, 0.2)],

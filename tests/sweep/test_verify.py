@@ -109,7 +109,9 @@ def test_directions_of_damaged_answers_go_and_what_is_made_with_them(finished):
     wanted = [("direction", "of-these"), ("adapter", "without"), ("sample", "ablated/0-1"), ("sample", "steered/0-1")]
     assert {*wanted, ("judge", "steered/0-1"), ("sample", f"{family}/{span}")} <= set(gone) and len(gone) == 7
     assert gone.index(wanted[2]) < gone.index(wanted[1]) < gone.index(wanted[0])
-    assert store.has("direction", "of-others") and store.has("direction", "of-a-file") and store.has("sample", "else/0-1")
+    assert (
+        store.has("direction", "of-others") and store.has("direction", "of-a-file") and store.has("sample", "else/0-1")
+    )
 
 
 def test_a_direction_of_damaged_verdicts_goes(finished):

@@ -48,7 +48,7 @@ def of(path: Path, summary: Summary) -> Figure:
         _over_steps("gradient norm before clipping", path.gradients, Axis("")),
     ]
     if path.rates:
-        series = tuple(_rate(number, *pair) for number, pair in enumerate(sorted(path.rates.items())))
+        series = tuple(rate_series(number, *pair) for number, pair in enumerate(sorted(path.rates.items())))
         panels.append(Panel(Form.lines, steps, Axis(judge_label("misaligned answers", summary), share=True), series))
     metrics = [metric for points in path.rates.values() for _, metric in points]
     caption = (
@@ -65,7 +65,7 @@ def _over_steps(title: str, values: Mapping[int, float | None] | Mapping[int, fl
     return Panel(Form.lines, Axis("optimiser step"), y, (Series(title, INK, marks),), title=title)
 
 
-def _rate(number: int, scale: float, points: Sequence[tuple[int, MetricRow]]) -> Series:
+def rate_series(number: int, scale: float, points: Sequence[tuple[int, MetricRow]]) -> Series:
     colours = [COLOURS["insecure"], *MANY]
     look = Look(*colours[number % len(colours)], MARKERS[number % len(MARKERS)], DASHES[number % len(DASHES)])
     return Series(f"adapter × {scale:g}", look, tuple(mark(step, metric) for step, metric in points))
