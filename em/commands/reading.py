@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from em.commands import phase
 from em.errors import ConfigError
 from em.store import Store
+from em.store.jsonl import Row
 from em.sweep.folder import configs_of, out_of
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ class Trained:
         return Weights(train_key=str(self.subject.train_key), rank=config.train.lora_r, step=step)
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Row:
         """What the manifest of its training says."""
-        found: dict[str, Any] = self.store.manifest("train", str(self.subject.train_key))["facts"]
+        found: Row = self.store.manifest("train", str(self.subject.train_key))["facts"]
         return found
 
     def base(self) -> Subject:
@@ -71,10 +72,8 @@ def asked(subject: Subject, store: Store, tokenizer: Any) -> Asked | None:
     samples = [key for part in subject.parts for key in part.samples]
     if not samples or not all(store.has("sample", key) for key in samples):
         return None
-    rendered, most = (
-        prompts.Prompts(tokenizer, keys.chat_options(subject.config, asking=True)),
-        subject.config.model.max_model_len,
-    )
+    rendered = prompts.Prompts(tokenizer, keys.chat_options(subject.config, asking=True))
+    most = subject.config.model.max_model_len
     pairs = [pair for key in samples for pair in texts.answers_of(key, rendered, store)]
     kept = [(answer.question_id, text) for answer, text in pairs if text.answer_ids and len(text) <= most]
     return Asked([text for _, text in kept], [question for question, _ in kept])

@@ -73,15 +73,10 @@ def _all_made_of(store: Store, damaged: Name) -> list[Name]:
 
 
 def _made_of(store: Store, name: Name) -> Iterator[Name]:
-    """Yield the stages with this one among their inputs: verdicts and directions of answers, directions of verdicts,
-    verdicts of a calibration, adapters of a direction, answers of a model changed by one of these."""
+    """Yield the stages with this one among their inputs."""
     stage, key = name
     if stage in ("sample", "calibrate"):
-        family, _, span = key.partition("/")
-        for judged, inputs in _finished(store, "judge", "*/*"):
-            of_answers = inputs.get("samples") == family and judged.partition("/")[2] == span
-            if of_answers if stage == "sample" else inputs.get("calibration") == key:
-                yield "judge", judged
+        yield from _verdicts(store, name)
     if stage in ("sample", "judge"):
         place = 1 if stage == "sample" else 2  # a side: name, samples, judgements, ...
         for direction, inputs in _finished(store, "direction", "*"):
@@ -96,6 +91,16 @@ def _made_of(store: Store, name: Name) -> Iterator[Name]:
             changes = inputs.get("changes", {})
             if key in (changes.get("steer", [""])[0], changes.get("ablate_blocks"), changes.get("adapted")):
                 yield "sample", answers
+
+
+def _verdicts(store: Store, name: Name) -> Iterator[Name]:
+    """Yield the judge stages whose verdicts are about these answers or use this calibration."""
+    stage, key = name
+    family, _, span = key.partition("/")
+    for judged, inputs in _finished(store, "judge", "*/*"):
+        of_answers = inputs.get("samples") == family and judged.partition("/")[2] == span
+        if of_answers if stage == "sample" else inputs.get("calibration") == key:
+            yield "judge", judged
 
 
 def _finished(store: Store, stage: str, below: str) -> Iterator[tuple[str, Row]]:

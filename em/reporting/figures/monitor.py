@@ -85,7 +85,5 @@ def of(
         f"Along the direction after block {block}: how far the prompts' last token has moved from the untouched model, "
         f"and where each checkpoint's own answers lie."
     )
-    bands = ("bands of the projections: 95 %, t over questions",)
-    return Figure(
-        "monitor", f"Trait of {label} over training", caption, tuple(panels), (*bands, *notes_on(metrics, summary))
-    )
+    notes = ("bands of the projections: 95 %, t over questions", *notes_on(metrics, summary))
+    return Figure("monitor", f"Trait of {label} over training", caption, tuple(panels), notes)
