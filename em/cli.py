@@ -32,6 +32,7 @@ COMMANDS = {
     "ablate": "ablate",
     "phase": "phase",
     "monitor": "monitor",
+    "lens": "lens",
     "screen": "screen",
     "rejudge": "rejudge",
     "judge": "judge",
