@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{cell.subject.label} minus the untouched model after block {block}, {len(texts)} texts")
     print(terminal.printed(terminal.grid(*_table(read))))
     target = arguments.folder / FOLDER / cell.subject.id
-    drawn = draw([figures.of(cell.subject.label, *found, positions=[r.position for r in read])], target)
+    untouched, finetuned = found
+    drawn = draw([figures.of(cell.subject.label, untouched, finetuned, [r.position for r in read])], target)
     for path in (reading.write_table(target / "tokens.csv", HEAD, _rows(read, block)), *drawn):
         print(path)
     return 0
@@ -77,7 +78,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _table(read: Sequence[Readout]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for one in read:
         shown = " ".join(repr(reading.plain(token)) for token, _ in one.tokens[:SHOWN]) or "no difference"
         rows.append((str(one.position), str(one.texts), f"{one.length:.3g}", f"{100 * one.share:.2g} %", shown))

@@ -1,7 +1,7 @@
 """The activation difference lens: what finetuning adds to the stream at the first tokens of unrelated texts.
 
 The mean difference of finetuned and untouched model at each position is read with the untouched model's output head
-(logit lens). Minder et al. (diffing-toolkit) find that narrow finetuning can be read off it, unless other data is mixed.
+(logit lens), as in the diffing-toolkit. Narrow finetuning can often be read off it; mixing in other data hides it.
 """
 
 from __future__ import annotations
