@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = figures.points(reads, prompts.questions)
     target = arguments.folder / FOLDER / cell.subject.id
     rates: dict[float, list[tuple[int, MetricRow]]] = phase.rates(
-        summary, phase.of_run(arguments.folder, phase.adapter_cell(arguments.folder, arguments.model))
+        summary, phase.of_run(arguments.folder, phase.cell_named(arguments.folder, arguments.model))
     )
     for point in found:
         if point.block == block:

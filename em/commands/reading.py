@@ -52,7 +52,7 @@ def trained(folder: Path, name: str) -> Trained:
     """Return the cell with this label, id or variant. Raises ConfigError for one without an adapter, StoreError."""
     from em.planning.plan import plan
 
-    cell, store = phase.adapter_cell(folder, name), Store.open_read_only(out_of(folder))
+    cell, store = phase.cell_named(folder, name), Store.open_read_only(out_of(folder))
     found = plan(configs_of(folder), store)
     return Trained(store, found, next(s for s in found.cells if s.id == cell["id"]))
 
