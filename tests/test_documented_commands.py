@@ -11,7 +11,7 @@ from em.planning import recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMMAND = re.compile(r"(?:python -m em\.run|\bem (?:run|plan|doctor|data show|data export))\b([^`\n]*)")
+COMMAND = re.compile(r"(?:python -m em\.run|\bem (?:run|plan|doctor|screen|data show|data export))\b([^`\n]*)")
 ASSIGNMENTS = re.compile(r"`((?:[~+]?[\w./]+=\S+ ?)+)`")
 ELSEWHERE = {"CHANGELOG.md": "of the past"}
 """Pages whose commands may name options that are gone."""
