@@ -33,6 +33,7 @@ COMMANDS = {
     "phase": "phase",
     "monitor": "monitor",
     "lens": "lens",
+    "scalars": "scalars",
     "screen": "screen",
     "rejudge": "rejudge",
     "judge": "judge",
