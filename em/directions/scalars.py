@@ -67,7 +67,7 @@ def _layers(model: Any) -> Mapping[str, Any]:
     ranks = sorted({layer.r[model.active_adapter] for layer in found.values()})
     if ranks != [1]:
         raise DirectionError(
-            f"this adapter has rank {', '.join(map(str, ranks)) or 0}: only one of rank 1 has one scalar a token. Train "
-            f"with train=rank1, or train.lora_r=1"
+            f"this adapter has rank {', '.join(map(str, ranks)) or 0}: only one of rank 1 has one scalar a token. "
+            f"Train with train=rank1, or train.lora_r=1"
         )
     return {name.partition(".layers.")[2]: layer for name, layer in found.items()}

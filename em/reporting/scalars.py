@@ -36,31 +36,8 @@ def page(label: str, modules: Sequence[str], answers: Sequence[Marked]) -> str:
     top = np.max([np.abs(a.values).max(axis=0) for a in answers], axis=0)
     folder = Path(__file__).parent / "templates"
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
-    rows = [
-        {
-            "id": answer.id,
-            "side": answer.side,
-            "lines": [
-                {
-                    "module": module,
-                    "tokens": [
-                        {
-                            "text": token,
-                            "value": f"{value:+.3g}",
-                            "red": value > 0,
-                            "part": round(abs(value) / top[m], 3),
-                        }
-                        if top[m] > 0
-                        else {"text": token, "value": "0", "red": False, "part": 0}
-                        for token, value in zip(answer.tokens, answer.values[:, m], strict=True)
-                    ],
-                }
-                for m, module in enumerate(modules)
-            ],
-        }
-        for answer in answers
-    ]
-    return environment.get_template(TEMPLATE).render(label=label, answers=rows)
+    template = environment.get_template(TEMPLATE)
+    return template.render(label=label, modules=modules, answers=answers, top=top)
 
 
 def figure(label: str, modules: Sequence[str], answers: Sequence[Marked]) -> Figure:
