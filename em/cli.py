@@ -34,6 +34,7 @@ COMMANDS = {
     "monitor": "monitor",
     "lens": "lens",
     "scalars": "scalars",
+    "stability": "stability",
     "screen": "screen",
     "rejudge": "rejudge",
     "judge": "judge",
