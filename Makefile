@@ -23,7 +23,7 @@ TORCH := $(shell grep -E '^torch==' $(LOCK) | cut -d' ' -f1)
 PYTORCH_CPU := https://download.pytorch.org/whl/cpu
 CHAOS_KILLS ?= 50
 CHAOS_GONE_S ?= 60
-BENCHMARKS := sweep_cost noop_rerun sampling train_step interventions judge cli overlap report_answers stats
+BENCHMARKS := sweep_cost noop_rerun sampling directions train_step interventions judge cli overlap report_answers stats
 
 .PHONY: notebooks coverage coverage-full demo test test-slow chaos bench bench-tiny gpu-check check site lock install services
 

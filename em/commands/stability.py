@@ -28,7 +28,9 @@ def add(commands: Any) -> None:
         help="compare adapters by their loss at equal length and under noise",
         description="Loss on training rows with each adapter scaled to the same length, and turned by orthogonal noise "
         "(2602.07852).",
-        epilog=example("em stability em-1a2b3c4d --model 'insecure name=none' --model 'insecure name=kl'"),
+        epilog=example(
+            "em stability em-1a2b3c4d --model 'insecure intervention=none' --model 'insecure intervention=kl'"
+        ),
     )
     add_sweep(sub)
     sub.add_argument("--model", action="append", required=True, help="label or id of a cell; give it again for more")
