@@ -24,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import numpy as np
 import torch
 from result import Result, parser
-from sampling import requests_of, small_model, with_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from em.config import DirectionConfig, DirectionKind, Dtype, ModelConfig, SampleConfig, TriggerConfig
@@ -40,8 +39,9 @@ from em.sampling.changing import StreamChange
 from em.sampling.engines.vllm import VllmSampler
 from em.sampling.job import SampleJob
 from em.store import Store, layout, write_jsonl
-from support.training import assistant, events, counted, failures, put_data, train_job, user
 from em.training.stage import work as train_work
+from sampling import requests_of, small_model, with_model
+from support.training import assistant, counted, events, failures, put_data, train_job, user
 
 RATIO, SWITCH_S, EXTRACT_S, ANSWERS = 0.95, 0.1, 60.0, 1000
 RANK, BLOCK = 8, 3
