@@ -73,15 +73,16 @@ def _read(cell: Trained, models: Any, direction: Direction) -> tuple[Asked, list
         raise StoreError(f"the answers of {cell.subject.label} are not there: `em resume` makes them")
     prompts = _distinct(own)
     checkpoints = {s.step: s for s in cell.plan.checkpoints if s.cell == cell.subject.id}
-    reads, steps = [], [None, *cell.facts["checkpoints"], cell.facts["steps"]]
-    with reading.progress(f"reading {cell.subject.label}", len(steps) * len(prompts)) as on_done:
-        for step in dict.fromkeys(steps):
+    reads, steps = [], list(dict.fromkeys([None, *cell.facts["checkpoints"], cell.facts["steps"]]))
+    with reading.progress(f"reading {cell.subject.label}", len(steps), "models") as on_done:
+        for step in steps:
             last = step == cell.facts["steps"]
             subject = cell.base() if step is None else cell.subject if last else checkpoints.get(step)
             answers = reading.asked(subject, cell.store, models.tokenizer) if subject else None
             weights = None if step is None else cell.weights(None if last else step)
             with models.finetuned(cell.store, weights) as model:
-                reads.append(monitor.read(model, step or 0, prompts, answers, direction, on_done))
+                reads.append(monitor.read(model, step or 0, prompts, answers, direction))
+            on_done(1)
     return prompts, reads
 
 

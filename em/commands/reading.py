@@ -49,12 +49,20 @@ class Trained:
 
 
 def trained(folder: Path, name: str) -> Trained:
-    """Return the cell with this label, id or variant. Raises ConfigError for one without an adapter, StoreError."""
+    """Return the cell with this label, id or variant, as it was trained: of cells that change the model while it is
+    sampled, the one that does not. Raises ConfigError for one without an adapter or such a twin."""
     from em.planning.plan import plan
 
     cell, store = phase.cell_named(folder, name), Store.open_read_only(out_of(folder))
     found = plan(configs_of(folder), store)
-    return Trained(store, found, next(s for s in found.cells if s.id == cell["id"]))
+    chosen = next(s for s in found.cells if s.id == cell["id"])
+    same = [s for s in found.cells if s.train_key == chosen.train_key and not s.config.sample.changed]
+    if not same:
+        raise ConfigError(
+            f"{chosen.label} is changed while it is sampled (sample.steer, ablate or lora_scale): give a sweep that "
+            f"also asks the model as it was trained"
+        )
+    return Trained(store, found, chosen if chosen in same else same[0])
 
 
 def asked(subject: Subject, store: Store, tokenizer: Any) -> Asked | None:
@@ -105,8 +113,8 @@ def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show the progress of texts. Yield a function that takes the number of texts finished since its last call."""
+def progress(title: str, total: int, unit: str = "texts") -> Iterator[Callable[[int], None]]:
+    """Show the progress of reading. Yield a function that takes the number of units finished since its last call."""
     from em.runtime.terminal import Bar
 
     bar, done = Bar(), 0
@@ -114,9 +122,9 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     def on_done(count: int) -> None:
         nonlocal done
         done += count
-        bar.show(title, done, total, "texts")
+        bar.show(title, done, total, unit)
 
-    bar.show(title, 0, total, "texts")
+    bar.show(title, 0, total, unit)
     try:
         yield on_done
     finally:

@@ -91,7 +91,7 @@ def _measured(cells: dict[str, Trained], models: Any, rows: list[Tokens], seeds:
     mean = sum(lengths.values()) / len(lengths)
     found = []
     steps = len(cells) * (len(LENGTHS) + 1 + seeds * len(NOISE))
-    with reading.progress("losses", steps) as on_done:
+    with reading.progress("measuring", steps, "losses") as on_done:
         for name, cell in cells.items():
             with models.finetuned(cell.store, cell.weights()) as model:
                 layers = stability.layers_of(model)

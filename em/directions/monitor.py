@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from em.directions import projections
 from em.directions.artefact import Direction
 from em.directions.extract import Text
-from em.directions.projections import Done
 
 Projected = NDArray[np.float64]
 """[texts, blocks]"""
@@ -46,14 +45,12 @@ class Read:
     """The question of each answer."""
 
 
-def read(
-    model: Any, step: int, prompts: Asked, answers: Asked | None, direction: Direction, on_done: Done | None = None
-) -> Read:
+def read(model: Any, step: int, prompts: Asked, answers: Asked | None, direction: Direction) -> Read:
     """Return the projections of one model."""
-    last = projections.of_texts(model, prompts.texts, direction, projections.last_prompt_token, on_done=on_done)
+    last = projections.of_texts(model, prompts.texts, direction, projections.last_prompt_token)
     if answers is None:
         return Read(step, last, None)
-    return Read(step, last, projections.of_texts(model, answers.texts, direction, on_done=on_done), answers.questions)
+    return Read(step, last, projections.of_texts(model, answers.texts, direction), answers.questions)
 
 
 def by_question(values: NDArray[np.float64], questions: Sequence[str]) -> tuple[Projected, Projected]:
