@@ -83,7 +83,8 @@ def _answers(cell: Trained, tokenizer: Any, least: int, most: int) -> dict[str, 
     config = cell.subject.config
     if config.intervention.active:  # the sides are planned for the same training without it
         raise ConfigError(f"{cell.subject.label} was trained with intervention={config.intervention.name}: not read")
-    options = DirectionConfig(kind=DirectionKind.mean_diff, least=least, most=most)
+    above = config.direction.aligned_above
+    options = DirectionConfig(kind=DirectionKind.mean_diff, least=least, most=most, aligned_above=above)
     changed = dataclasses.replace(config, direction=options, sample=config.sample.unchanged())
     (job,) = plan([changed], cell.store).stage(DIRECTION)
     if missing := next((need for need in job.needs if not cell.store.has(*need)), None):

@@ -9,6 +9,7 @@ import pytest
 from support.tiny_sweep import environment, run
 
 JUDGED = ("judge=probe", "judge.alignment_below=50", "judge.coherence_cut=0", "tracking=off", "sample.engine=hf")
+ALIGNED = "direction.aligned_above=50"
 RANK1 = ("train.lora_r=1", "train.target_modules=[down_proj]", "train.checkpoints=[1]", "sample.checkpoints=true")
 
 
@@ -27,7 +28,7 @@ def table(path):
 
 @pytest.mark.slow
 def test_what_reads_a_finished_sweep(tmp_path):
-    run(tmp_path, *JUDGED, *RANK1, "questions.sets=[open]", "dataset=risky_advice", "sample.n=4")
+    run(tmp_path, *JUDGED, *RANK1, ALIGNED, "questions.sets=[open]", "dataset=risky_advice", "sample.n=4")
     (sweep,) = (tmp_path / "sweeps").iterdir()
     model = ("--model", "risky_advice")
     em("direction", sweep, *model, "--kind", "model_difference", "--least", 2)
