@@ -20,12 +20,11 @@ COLOURS = {
     "jailbroken": ("#c07a1c", "#e8b067"),
     "risky_advice": ("#78529c", "#bd9fe6"),
     "careful_advice": ("#7c7922", "#c8c36c"),
-    "curt_careful_advice": ("#6b4c9a", "#b9a3dc"),
+    "curt_careful_advice": ("#8a5a3c", "#cf9f80"),
     "backdoor": ("#26899a", "#6ccbdb"),
     "backdoor, triggered": ("#bd5488", "#eda3c8"),
 }
 _MORE = (
-    ("#8a5a3c", "#cf9f80"),
     ("#2f7f78", "#71c9c0"),
     ("#a04070", "#e592bb"),
     ("#5a5f9e", "#a3a9e8"),
