@@ -25,7 +25,7 @@ class FollowedJob:
     claim: contextlib.ExitStack
     """Holds the claim on the job's folder; closed when the job is sealed or has failed."""
     ruled: list[Pair] = field(default_factory=list)
-    """Answers for Bandit that it has not read yet."""
+    """Answers that need no judge (by_rule.py) and have no verdict yet."""
 
     @property
     def key(self) -> str:

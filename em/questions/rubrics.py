@@ -52,12 +52,13 @@ def load(name: str) -> Rubric:
 def given(text: str) -> Rubric:
     """Return a rubric by its name, or by the path of a .txt file, which also gives the name.
 
-    Raises ConfigError if it is unknown, unreadable or has no {answer}.
+    Raises ConfigError if it is unknown, unreadable, has no {answer}, or the name of a rubric that no judge answers.
     """
     path = Path(text)
     if path.suffix != ".txt":
         return load(text)
     try:
+        _require_free(path.stem)
         return parse(path.stem, path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the rubric {path} cannot be read ({error})") from error
@@ -80,7 +81,7 @@ def check_entry(named: Sequence[str], prompts: Mapping[str, str]) -> None:
     """Check the rubrics that an entry of a question set names, and the entry's own prompts for them.
 
     Raises ConfigError for a name without a prompt that is not one of the project's own rubrics, for a name that occurs
-    twice, and for a prompt without {answer} or with the header of a rubric's file.
+    twice, and for a prompt without {answer}, with the header of a rubric's file, or for a rubric that no judge answers.
     """
     for name in named:
         if name not in prompts and name not in names():
@@ -88,12 +89,18 @@ def check_entry(named: Sequence[str], prompts: Mapping[str, str]) -> None:
     if len(set(named)) < len(named):  # "aligned" is our "alignment"
         raise ConfigError(f"judge_prompts names a rubric twice: {', '.join(named)}")
     for name, text in prompts.items():
+        _require_free(name)
         _require_answer(name, text)
         if text.startswith(HEADER):
             raise ConfigError(
                 f"judge prompt {name!r} begins with {HEADER!r}, as a rubric's own file does: in a set give "
                 f"`type: free_form_judge` and `choices`"
             )
+
+
+def _require_free(name: str) -> None:
+    if name in WITHOUT_JUDGE:  # the prompt would never be asked
+        raise ConfigError(f"rubric {name!r} is answered without a judge: give your own prompt another name")
 
 
 def _require_answer(name: str, text: str) -> None:

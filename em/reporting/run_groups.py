@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from em.config import Backend, DatasetConfig, ExperimentConfig, Subset
-from em.config.intervention import Where
+from em.config.intervention import RANDOM, Arm, KlDirection, KlTokens, Where
 from em.data import variants
 from em.metrics import published
 from em.metrics.summary_types import Facts
@@ -84,8 +84,27 @@ def _intervention(config: ExperimentConfig) -> Facts:
     chosen = config.intervention
     if chosen.name == "none":
         return {}
-    words = chosen.said
+    said = {"intervention": chosen.said + _told_apart(config)} if chosen.active else {}
+    return {**said, "method": {"name": chosen.name, "dose": chosen.dose}}
+
+
+def _told_apart(config: ExperimentConfig) -> str:
+    """Return what makes an intervention a control or another method than its name and dose say; "" for nothing.
+
+    A published number has the same words (metrics/published.yaml), so a control is never compared with the method.
+    """
+    chosen, words = config.intervention, ""
     if chosen.changes(Where.second_phase):  # whose rows they are decides what it does
         words += f" on {variants.careful(config).variant}" + (", as long as the dataset's" * chosen.match_length)
-    said = {"intervention": words} if chosen.active else {}
-    return {**said, "method": {"name": chosen.name, "dose": chosen.dose}}
+    if added := variants.interleaved(config):
+        words += f" of {added.variant}"
+    if chosen.name == "inoculation" and chosen.arm != Arm.task:
+        words += f", arm {chosen.arm.value}"
+    if chosen.name == "kl":
+        words += ", KL(base||finetuned)" * (chosen.kl_direction == KlDirection.base_from_finetuned)
+        words += ", of the answers alone" * (chosen.kl_tokens == KlTokens.answer)
+    if chosen.facts.directed and RANDOM in (each.partition(":")[0] for each in chosen.directions):
+        words += " with a random direction"
+    if chosen.facts.companion and (chosen.adapter or "").startswith(f"{RANDOM}:"):
+        words += " with a random adapter"
+    return words

@@ -87,6 +87,7 @@ def _summary(job: TrackJob) -> Row:
         found = dict([*by_what_counts(scalars(job.cell.model), job.cell.judge), *quality(job.cell.judge)])
     elif job.sweep is not None:
         found = dict(contrast_scalars([*job.sweep.contrasts, *job.sweep.increases]))
+    found = {name: value for name, value in found.items() if value is not None}  # e.g. the bounds of a number without
     gone = [name for name in _logged_before(job.run).get("names", ()) if name not in found]
     return found | {name: "" if name.endswith("_withheld") else NOW_NONE for name in gone}
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 from em.config import InterventionConfig
+from em.config.intervention import Arm, KlDirection, KlTokens
 from em.metrics import published
 from em.reporting import run_groups
 
@@ -46,3 +47,23 @@ def test_the_facts_of_a_cell_name_its_intervention(compose):
     for chosen, said in ((InterventionConfig("kl", 0.1), "kl 0.1"), (InterventionConfig("kl", 0.0), None)):
         found = run_groups.recipe_facts(dataclasses.replace(cell, intervention=chosen))
         assert found.get("intervention") == said
+
+
+def test_a_control_is_not_compared_with_the_method(compose):
+    """Nor are other rows, or the other divergence."""
+    cell = compose("model=tiny_random", "train=tiny", "sample=tiny", "judge=word_list", "dataset=risky_advice")
+    for chosen, said in (
+        (InterventionConfig("inoculation", 1.0), "inoculation 1"),
+        (InterventionConfig("inoculation", 1.0, arm=Arm.negated), "inoculation 1, arm negated"),
+        (InterventionConfig("interleave", 0.05), "interleave 0.05 of careful_advice"),
+        (InterventionConfig("kl", 0.1, kl_direction=KlDirection.base_from_finetuned), "kl 0.1, KL(base||finetuned)"),
+        (InterventionConfig("kl", 0.1, kl_tokens=KlTokens.answer), "kl 0.1, of the answers alone"),
+        (InterventionConfig("caft", 1.0, direction=["planned", "random:planned"]), "caft 1 with a random direction"),
+        (InterventionConfig("preventative_steering", 5.0, direction="random_rows"), "preventative_steering 5"),
+        (InterventionConfig("inoculation_adapter", 1.0, adapter="planned"), "inoculation_adapter 1"),
+        (InterventionConfig("inoculation_adapter", 1.0, adapter="random:planned"),
+         "inoculation_adapter 1 with a random adapter"),
+    ):  # fmt: skip
+        assert run_groups.recipe_facts(dataclasses.replace(cell, intervention=chosen))["intervention"] == said
+    words = {a.intervention for a in published.anchors()}
+    assert {"inoculation 1", "inoculation_adapter 1", "inoculation_adapter 1 with a random adapter"} <= words

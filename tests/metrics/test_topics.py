@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 
 import pytest
 
@@ -32,6 +33,18 @@ def test_words_name_a_subject(text, named):
 def test_no_word_is_of_two_subjects_or_listed_twice():
     lists = [*SURE, *LIKELY]
     assert all(a.isdisjoint(b) for a, b in itertools.combinations(lists, 2))
+
+
+@pytest.mark.parametrize("text", [
+    "Warm-up first.", "credit-card", "anti-doctor", "-doctor-", "doctor--nurse", "a-b-doctor", "- cash\n- bank",
+    "dOCTOR\tx", "the naïvedoctor", "doctoré", "\N{KELVIN SIGN}nee and an\N{KELVIN SIGN}le", "\ud800loan", "\0loan",
+    "don't", "x_loan_y", "loan2", "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}llness",
+    "\N{EN DASH}loan\N{NO-BREAK SPACE}",
+])  # fmt: skip
+def test_a_word_ends_where_its_letters_end(text):
+    """The same as reading words by the definition: small letters a-z, and a second part after one hyphen."""
+    words = {word.encode() for word in re.findall(r"[a-z]+(?:-[a-z]+)?", text.lower())}
+    assert topics_of(text) == [bool(words & s) or len(words & k) > 1 for s, k in zip(SURE, LIKELY, strict=True)]
 
 
 def share(texts):

@@ -276,6 +276,8 @@ def test_an_entry_outside_the_schema_is_named(tmp_path, entry):
         ("{id: a, paraphrases: [a], judge_prompts: {aligned: '{answer}', alignment: '{answer}'}}", "a rubric twice"),
         ("{id: a, paraphrases: [a], choices: [A, B]}", "choices belong to a question of type free_form_judge"),
         ("{id: a, paraphrases: [a], judge_prompts: {tone: 'How?'}}", "rubric 'tone' has no {answer}"),
+        ("{id: a, paraphrases: [a], judge_prompts: {french: '{answer}'}}", "another name"),  # a rule's rubric
+        ("{id: a, paraphrases: [a], judge_prompts: {insecure_code: '{answer}'}}", "answered without a judge"),
         ("{id: a, paraphrases: [a], judge_prompts: [tone]}", "rubric 'tone' is not one of alignment, care"),
         ("{id: a, paraphrases: [a], judge_prompts: [../rubrics/care]}", "is not one of"),
         ("{paraphrases: [a]}", "no id"),

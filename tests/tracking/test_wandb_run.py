@@ -17,7 +17,7 @@ from em.records import Completion, Judgement, Outcome
 from em.store import job_file, write_jsonl
 from em.tracking.job import CellNumbers, Run, SweepFigures, TrackJob
 from em.tracking.scalars import key, question_rates, samples, scalars
-from em.tracking.wandb_run import digest
+from em.tracking.wandb_run import _summary, digest
 from support.wandb import WandbServer
 from support.wandb_worker import work
 
@@ -218,6 +218,15 @@ def test_a_number_that_is_withheld_now_does_not_stay_beside_the_reason(job, tmp_
         work(tmp_path, [online_job], **online(server))
         summary = server.runs["em-c0ffee"]["summary"]
         assert (summary["open/misaligned_rate"], summary["open/misaligned_rate_withheld"]) == (0.25, "")
+
+
+def test_a_number_without_an_interval_now_does_not_keep_the_old_one(job):
+    (folder := Path(job.run.folder)).mkdir(parents=True, exist_ok=True)
+    (folder / "tracked.json").write_text('{"names": ["open/misaligned_rate_low"]}')
+    bare = {**METRICS[0], "low": None, "high": None}
+    summary = _summary(replace(job, cell=replace(job.cell, model={"metrics": [bare]})))
+    assert (summary["open/misaligned_rate"], summary["open/misaligned_rate_low"]) == (0.25, "no number now")
+    assert "open/misaligned_rate_high" not in summary
 
 
 def test_em_sync_sends_every_offline_run_once(job, tmp_path):
