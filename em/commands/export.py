@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ def _directions(folder: Path, form: str, block: int | None, out: Path) -> int:
     for key in dict.fromkeys(keys):
         if store.has(DIRECTION, key):
             found = artefact.load(store.path(DIRECTION, key))
-            made[f"{found.facts.kind}-{key[:8]}"] = found
+            kind = re.sub(r"[^\w.-]", "-", found.facts.kind)  # of a stored direction it is another maker's word
+            made[f"{kind}-{key[:8]}"] = found
     if not made:
         raise ConfigError(f"{folder} has no direction: em direction {folder} --model LABEL makes one")
     for name, direction in made.items():

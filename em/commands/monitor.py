@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em.commands import add_sweep, example, phase, reading
-from em.store import StoreError
+from em.store import StoreError, write_atomic
 from em.sweep.folder import read_summary
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from em.metrics.summary_types import MetricRow
 
 FOLDER = "monitor"
-"""In the sweep's folder: a folder per cell with points.csv and the figure."""
+"""In the sweep's folder: a folder per cell, in it one per direction with points.csv and the figure."""
 HEAD = ("measure", "step", "block", "value", "low", "high", "n")
 
 
@@ -43,10 +43,11 @@ def run(arguments: argparse.Namespace) -> int:
     from em.reporting.figures.figures import draw
 
     summary, cell = read_summary(arguments.folder), reading.trained(arguments.folder, arguments.model)
-    direction, block = reading.direction_in(arguments.direction.expanduser(), cell.subject, arguments.block)
+    source = arguments.direction.expanduser().resolve()
+    direction, block = reading.direction_in(source, cell.subject, arguments.block)
     prompts, reads = _read(cell, Models(cell.subject.config.model), direction)
     found = figures.points(reads, prompts.questions)
-    target = arguments.folder / FOLDER / cell.subject.id
+    target = arguments.folder / FOLDER / cell.subject.id / source.name
     rates: dict[float, list[tuple[int, MetricRow]]] = phase.rates(
         summary, phase.of_run(arguments.folder, phase.cell_named(arguments.folder, arguments.model))
     )
@@ -58,17 +59,23 @@ def run(arguments: argparse.Namespace) -> int:
     rows = ([getattr(point, name) for name in HEAD] for point in found)
     print(reading.write_table(target / "points.csv", HEAD, rows))
     facts = {"direction": dataclasses.asdict(direction.facts), "cell": cell.subject.id, "block": block}
-    (target / "monitor.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_atomic(target / "monitor.json", json.dumps(facts, indent=1) + "\n")
     for path in drawn:
         print(path)
     return 0
 
 
 def _read(cell: Trained, models: Any, direction: Direction) -> tuple[Asked, list[Read]]:
-    """Return the prompts, and what each model gives: the untouched one, the kept checkpoints, the finished one."""
-    from em.directions import monitor
+    """Return the prompts, and what each model gives: the untouched one, the kept checkpoints, the finished one.
 
-    own = reading.asked(cell.subject, cell.store, models.tokenizer)
+    Raises DirectionError for a direction of another shape than the model's.
+    """
+    from em.directions import monitor
+    from em.models import activations
+
+    direction.check_fits(*activations.shape(models.base), cell.subject.config.model.path)
+    sets = {part.set_name for part in cell.subject.parts}  # the untouched model is asked those of other cells as well
+    own = reading.asked(cell.subject, sets, cell.store, models.tokenizer)
     if own is None:
         raise StoreError(f"the answers of {cell.subject.label} are not there: `em resume` makes them")
     prompts = _distinct(own)
@@ -78,7 +85,7 @@ def _read(cell: Trained, models: Any, direction: Direction) -> tuple[Asked, list
         for step in steps:
             last = step == cell.facts["steps"]
             subject = cell.base() if step is None else cell.subject if last else checkpoints.get(step)
-            answers = reading.asked(subject, cell.store, models.tokenizer) if subject else None
+            answers = reading.asked(subject, sets, cell.store, models.tokenizer) if subject else None
             weights = None if step is None else cell.weights(None if last else step)
             with models.finetuned(cell.store, weights) as model:
                 reads.append(monitor.read(model, step or 0, prompts, answers, direction))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import io
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from em.commands import phase
 from em.errors import ConfigError
-from em.store import Store
+from em.store import Store, write_atomic
 from em.store.jsonl import Row
 from em.sweep.folder import configs_of, out_of
 
@@ -65,8 +66,8 @@ def trained(folder: Path, name: str) -> Trained:
     return Trained(store, found, chosen if chosen in same else same[0])
 
 
-def asked(subject: Subject, store: Store, tokenizer: Any) -> Asked | None:
-    """Return the stored answers of a model under their prompts, without those too long to read or without a token.
+def asked(subject: Subject, sets: Collection[str], store: Store, tokenizer: Any) -> Asked | None:
+    """Return a model's stored answers to question sets under their prompts, without those too long or without a token.
 
     None if some of them are not in the store. Raises ConfigError if rows are shown before the questions.
     """
@@ -77,7 +78,7 @@ def asked(subject: Subject, store: Store, tokenizer: Any) -> Asked | None:
 
     if subject.config.questions.k_shot:
         raise ConfigError("questions.k_shot shows rows before each question; answers are read without: set it to 0")
-    samples = [key for part in subject.parts for key in part.samples]
+    samples = [key for part in subject.parts if part.set_name in sets for key in part.samples]
     if not samples or not all(store.has("sample", key) for key in samples):
         return None
     rendered = prompts.Prompts(tokenizer, keys.chat_options(subject.config, asking=True))
@@ -105,10 +106,11 @@ def direction_in(folder: Path, subject: Subject, block: int | None) -> tuple[Dir
 def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
     """Write rows as CSV; None is an empty cell. Return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(head)
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())
     return path
 
 

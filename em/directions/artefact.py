@@ -165,6 +165,7 @@ def require_model(folder: Path, fingerprint: str, model: str) -> None:
         row: Row = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DirectionError(f"{folder} holds no readable direction: {error}") from error
+    _require_object(row, folder)
     own = str(row.get("fingerprint", ""))
     if own and own != fingerprint:
         raise DirectionError(
@@ -185,6 +186,7 @@ def load(folder: Path) -> Direction:
         raise DirectionError(f"{folder} holds no direction: {Path(str(error.filename)).name} is missing") from error
     except Exception as error:  # json's, safetensors' and a missing tensor: each library has its own
         raise DirectionError(f"{folder} holds no readable direction: {error}") from error
+    _require_object(row, folder)
     if row.get("format") != FORMAT:
         raise DirectionError(f"{folder / FACTS} has format {row.get('format')}, this em reads {FORMAT}")
     if missing := [name for name in ("kind", "model", "shape") if name not in row]:
@@ -193,7 +195,19 @@ def load(folder: Path) -> Direction:
     direction = Direction(vectors, Facts(**{name: value for name, value in row.items() if name in known}))
     if list(vectors.shape) != row["shape"]:
         raise DirectionError(f"{folder}: the vectors have shape {list(vectors.shape)}, {FACTS} says {row['shape']}")
+    for name in ("split_half", "stream_norms"):
+        found = getattr(direction.facts, name)
+        if not isinstance(found, list) or len(found) not in (0, direction.blocks):
+            raise DirectionError(
+                f"{folder / FACTS}: {name} is no list of one number for each of {direction.blocks} blocks: write it "
+                f"so, or as []"
+            )
     return direction
+
+
+def _require_object(row: object, folder: Path) -> None:
+    if not isinstance(row, dict):
+        raise DirectionError(f"{folder / FACTS} is no JSON object: write it as docs/directions.md says")
 
 
 def digest(ids: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,9 @@ def write_persona_vectors(direction: Direction, path: Path) -> None:
 
     rows = np.concatenate([np.zeros((1, direction.hidden), np.float32), direction.vectors.astype(np.float32)])
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(torch.from_numpy(rows), path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(torch.from_numpy(rows), temporary)
+    os.replace(temporary, path)
 
 
 def write_vllm_lens(direction: Direction, block: int, path: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from em.config import CONF_DIR, ConfigError, DirectionConfig, ExperimentConfig
 from em.config.steer import PLANNED, AblateConfig
 from em.config.train import Method
-from em.planning import directed
+from em.data import variants
+from em.planning import directed, keys, recipe
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,13 @@ def matrix(
 ) -> list[ExperimentConfig]:
     """Return each target as it is, without the direction of each source, and without a random one.
 
-    Raises ConfigError for a model without an adapter, or a source whose dataset is no option of conf/dataset.
+    A direction is that of the source's dataset, trained with the target's seed and recipe. Raises ConfigError for a
+    model without an adapter, for a source whose dataset is no option of conf/dataset, and for one whose own training
+    none of the targets would make.
     """
     _require_adapters([*sources, *targets])
+    for source in sources:
+        _require_twin(source, targets)
     organisms = list(dict.fromkeys(option_of(source) for source in sources))
     made = [replace(how.direction, organism=organism) for organism in organisms]
     removed = [*made, *([replace(made[0], random=True)] if how.control else [])]
@@ -54,6 +59,24 @@ def _require_adapters(cells: Sequence[ExperimentConfig]) -> None:
                 f"{cell.dataset.variant} was trained with intervention={cell.intervention.name}, and a direction is "
                 f"made of the model that is trained without: give the cell with intervention=none"
             )
+
+
+def _require_twin(source: ExperimentConfig, targets: Sequence[ExperimentConfig]) -> None:
+    if source in targets:
+        return
+    own = _training(source, source)
+    if not any(_training(target, source) == own for target in targets):
+        raise ConfigError(
+            f"{source.dataset.variant} with seed={source.seed} is trained in another way than every target, and a "
+            f"direction is made of a model that is trained like the target: give a target with its seed, model and "
+            f"recipe, or make its direction with `em direction` and remove it with sample.ablate.direction=FOLDER"
+        )
+
+
+def _training(config: ExperimentConfig, source: ExperimentConfig) -> directed.Inputs:
+    """Return the inputs of training a config on the dataset of another."""
+    found = recipe.fitted(directed.plain(config, dataset=source.dataset))
+    return keys.train_inputs(found, variants.key(found))
 
 
 def option_of(config: ExperimentConfig) -> str:

@@ -70,7 +70,9 @@ def _check(config: ExperimentConfig, block: int | None) -> None:
             "a screening needs a direction: direction=stored direction.path=FOLDER, or one that is made, e.g. "
             "direction=contrast direction.plus=risky_advice direction.minus=careful_advice"
         )
-    if options.kind in OF_ORGANISM and options.organism is None:
+    if options.kind in OF_ORGANISM and (
+        options.organism is None or directed.dataset_named(options.organism) == config.dataset
+    ):
         raise ConfigError(
             f"direction={options.kind.value} is made of a finetuned model's answers, and a screening comes before "
             f"{variant} is trained on: name another dataset, direction.organism=NAME"

@@ -63,3 +63,16 @@ def test_a_damaged_or_newer_file_is_refused(tmp_path):
     (tmp_path / artefact.VECTORS).write_bytes((tmp_path / "whole" / artefact.VECTORS).read_bytes())
     with pytest.raises(DirectionError, match="has no model: add it"):
         artefact.load(tmp_path)
+
+
+def test_another_makers_lists_have_an_entry_per_block_and_its_json_is_an_object(tmp_path):
+    artefact.save(_direction(), tmp_path)
+    row = json.loads((tmp_path / artefact.FACTS).read_text())
+    for wrong in ({"stream_norms": [1.0]}, {"split_half": None}):
+        (tmp_path / artefact.FACTS).write_text(json.dumps(row | wrong))
+        with pytest.raises(DirectionError, match=r"one number for each of 3 blocks"):
+            artefact.load(tmp_path)
+    (tmp_path / artefact.FACTS).write_text("[]")
+    for read in (artefact.load, lambda folder: artefact.require_model(folder, "f", "m")):
+        with pytest.raises(DirectionError, match="is no JSON object"):
+            read(tmp_path)

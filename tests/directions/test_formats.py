@@ -71,3 +71,16 @@ def test_a_sweep_without_directions_says_how_to_make_one(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "sweep.json").write_text(json.dumps({"format": 2, "cells": [], "work": {}}))
     assert "em direction" in str(em(monkeypatch, "export", folder, "persona_vectors"))
+
+
+def test_the_kind_of_another_makers_direction_leads_to_no_other_folder(direction, tmp_path, monkeypatch):
+    store, folder = Store.open(tmp_path), tmp_path / "sweeps" / "em-1"
+    folder.mkdir(parents=True)
+    theirs = Direction(direction.vectors, Facts(kind="../../sae/7", model="m"))
+    with store.claim(DIRECTION, "0123456789abcdef0123") as target:
+        artefact.save(theirs, target)
+        store.finish(DIRECTION, "0123456789abcdef0123", {}, {})
+    cells = [{"kind": "cell", "stages": {DIRECTION: ["0123456789abcdef0123"]}}]
+    (folder / "sweep.json").write_text(json.dumps({"format": 2, "cells": cells, "work": {}}))
+    assert em(monkeypatch, "export", folder, "persona_vectors") == 0
+    assert [p.name for p in (folder / "export").iterdir()] == ["..-..-sae-7-01234567_response_avg_diff.pt"]

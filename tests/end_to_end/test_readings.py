@@ -35,7 +35,7 @@ def test_what_reads_a_finished_sweep(tmp_path):
     direction = sweep / "directions" / "risky_advice-model_difference"
 
     told = em("monitor", sweep, *model, "--direction", direction, "--block", 0)
-    (folder,) = (sweep / "monitor").iterdir()
+    (folder,) = (sweep / "monitor").glob("*/risky_advice-model_difference")
     points = table(folder / "points.csv")
     shift = {(int(p["step"]), int(p["block"])): float(p["value"]) for p in points if p["measure"].startswith("shift")}
     last = max(step for step, _ in shift)

@@ -66,3 +66,11 @@ def test_a_model_without_an_adapter_or_with_an_intervention_is_refused(compose, 
     for cell, message in ((whole, "has no adapter"), (prevented, "intervention=kl")):
         with pytest.raises(ConfigError, match=message):
             crossed.matrix([cell], models, HOW)
+
+
+def test_a_source_that_is_trained_in_another_way_than_the_targets_is_refused(compose, models):
+    wide, other_seed = compose(*TINY, "dataset=risky_advice", "train.lora_r=2"), dataclasses.replace(models[0], seed=1)
+    for source in (wide, other_seed):
+        with pytest.raises(ConfigError, match="is trained in another way than every target"):
+            crossed.matrix([source], models, HOW)
+        assert crossed.matrix([source], [*models, source], HOW)

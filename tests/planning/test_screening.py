@@ -67,6 +67,11 @@ def test_the_direction_of_another_organism_is_made_first(tmp_path):
         (["dataset=none", *CONTRAST], None, "no rows to screen"),
         (["dataset=risky_advice"], None, "needs a direction"),
         (["dataset=risky_advice", "direction=mean_diff"], None, "before risky_advice is trained on"),
+        (
+            ["dataset=risky_advice", "direction=mean_diff", "direction.organism=risky_advice"],
+            None,
+            "before risky_advice is trained on",
+        ),
         (["dataset=risky_advice", *CONTRAST], 2, "has blocks 0 to 1"),
         (["dataset=risky_advice", *CONTRAST], -1, "has blocks 0 to 1"),
     ],
