@@ -31,10 +31,13 @@ def matrix(
 ) -> list[ExperimentConfig]:
     """Return each target as it is, without the direction of each source, and without a random one.
 
-    Raises ConfigError for a model without an adapter, or a source whose dataset is no option of conf/dataset.
+    A direction is made of the source's dataset by the target's own model, recipe and seed. Raises ConfigError for a
+    source that was trained otherwise than each target, for a model without an adapter, and for a source whose dataset
+    is no option of conf/dataset.
     """
     _require_adapters([*sources, *targets])
     organisms = list(dict.fromkeys(option_of(source) for source in sources))
+    _require_alike(sources, targets)
     made = [replace(how.direction, organism=organism) for organism in organisms]
     removed = [*made, *([replace(made[0], random=True)] if how.control else [])]
     out = []
@@ -54,6 +57,24 @@ def _require_adapters(cells: Sequence[ExperimentConfig]) -> None:
                 f"{cell.dataset.variant} was trained with intervention={cell.intervention.name}, and a direction is "
                 f"made of the model that is trained without: give the cell with intervention=none"
             )
+
+
+def _require_alike(sources: Sequence[ExperimentConfig], targets: Sequence[ExperimentConfig]) -> None:
+    """Raise ConfigError if a source's dataset has no model among the sources that was trained as a target was."""
+    for dataset in dict.fromkeys(source.dataset.variant for source in sources):
+        own = [_trained_as(source) for source in sources if source.dataset.variant == dataset]
+        for target in (t for t in targets if _trained_as(t) not in own):
+            raise ConfigError(
+                f"the direction of {dataset} is made of a model that is trained as {target.dataset.variant} with "
+                f"seed={target.seed} was, and no source is one: give sources and targets of one model, recipe, "
+                f"trigger and seed"
+            )
+
+
+def _trained_as(config: ExperimentConfig) -> tuple[object, ...]:
+    """Return what a model and the models that its directions are made of have in common."""
+    train = replace(config.train, checkpoints=[])
+    return config.model, config.corpus, config.trigger, train, config.seed
 
 
 def option_of(config: ExperimentConfig) -> str:

@@ -66,3 +66,13 @@ def test_a_model_without_an_adapter_or_with_an_intervention_is_refused(compose, 
     for cell, message in ((whole, "has no adapter"), (prevented, "intervention=kl")):
         with pytest.raises(ConfigError, match=message):
             crossed.matrix([cell], models, HOW)
+
+
+@pytest.mark.parametrize("other", ["train.learning_rate=3e-4", "train.lora_r=2", "seed=5"])
+def test_a_source_that_was_trained_otherwise_is_refused(compose, models, other):
+    """Its direction would be made of another model than the one that was named."""
+    target = compose(*TINY, "dataset=insecure", other)
+    with pytest.raises(ConfigError, match="direction of risky_advice is made of a model that is trained as insecure"):
+        crossed.matrix(models[:1], [target], HOW)
+    both = [models[0], compose(*TINY, "dataset=risky_advice", other)]
+    assert crossed.matrix(both, [target], HOW)
