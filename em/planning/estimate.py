@@ -245,9 +245,9 @@ def _train_cost(run: TrainJob, plan: Plan, store: Store, past: Past, device: Spe
 
 def _trained(run: TrainJob, plan: Plan) -> ExperimentConfig:
     """Return the cell of a run's rows with the run's own model and recipe: several may share the rows."""
-    cell = plan.data(run.data_key).config
-    own = {"max_examples": cell.train.max_examples, "holdout": cell.train.holdout}  # of the rows of the last phase
-    train = replace(run.train, checkpoints=[str(step) for step in run.checkpoints], **own)
+    cell, kept = plan.data(run.data_key).config, [str(step) for step in run.checkpoints]
+    rows = cell.train  # of the last phase
+    train = replace(run.train, checkpoints=kept, max_examples=rows.max_examples, holdout=rows.holdout)
     return replace(cell, model=run.model, train=train)
 
 
