@@ -32,5 +32,5 @@ def open_method(config: InterventionConfig, model: Any, seed: int) -> Interventi
     if config.name == "inoculation_adapter":
         return Companion(config, model, seed)
     if config.name == "safelora":
-        return SafeLora(config)
+        return SafeLora(config, model)
     raise ValueError(f"intervention {config.name} acts on the training step and has no module")

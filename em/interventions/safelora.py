@@ -28,9 +28,12 @@ PREFIX = "base_model.model."
 class SafeLora(Intervention):
     """Projects the adapter while it is served."""
 
-    def __init__(self, config: InterventionConfig) -> None:
+    def __init__(self, config: InterventionConfig, model: Any) -> None:
+        """Raises ValueError, before the first step, for an unaligned model that `model` cannot be compared with."""
         super().__init__(config)
         self.unaligned = Stored(str(config.unaligned))
+        for name, layer in adapted(model):
+            self._apart(name, layer)
         self.similarities: dict[str, float] = {}
         """Module → the cosine of the weights that were served last. A module without an update has none."""
 
@@ -57,12 +60,16 @@ class SafeLora(Intervention):
 
     def _projected(self, name: str, layer: LoraLayer) -> tuple[torch.Tensor, float | None]:
         a, b = (side[ADAPTER].weight.float() for side in (layer.lora_A, layer.lora_B))
-        aligned = layer.get_base_layer().weight
+        projected = project(self._apart(name, layer), b)
+        return projected, similarity(projected, b, a)
+
+    def _apart(self, name: str, layer: LoraLayer) -> torch.Tensor:
+        """Return what alignment has changed in a matrix, (outputs, inputs). Raises ValueError if that is nothing."""
+        aligned = layer.get_base_layer().weight.detach()
         apart = aligned.float() - self.unaligned.weight(f"{name}.weight", aligned)
         if not apart.any():
             raise ValueError(f"intervention.unaligned has the same {name} as the model: there is nothing to project on")
-        projected = project(apart, b)
-        return projected, similarity(projected, b, a)
+        return apart
 
     def facts(self) -> Facts:
         found = self.similarities
@@ -84,14 +91,19 @@ def project(apart: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def similarity(projected: torch.Tensor, b: torch.Tensor, a: torch.Tensor) -> float | None:
-    """Return the cosine of projected A and B A as vectors; None if B A is zero. The products are never made."""
+    """Return the cosine of projected A and B A as vectors, 0 if only the first is zero, None if B A is.
+
+    The products are never made.
+    """
     gram = a.double() @ a.double().T
 
     def inner(x: torch.Tensor, y: torch.Tensor) -> float:
         return float(((x.double().T @ y.double()) * gram).sum())
 
-    size = math.sqrt(max(0.0, inner(projected, projected)) * max(0.0, inner(b, b)))
-    return inner(projected, b) / size if size else None
+    lengths = [math.sqrt(max(0.0, inner(x, x))) for x in (projected, b)]
+    if not lengths[1]:
+        return None
+    return inner(projected, b) / (lengths[0] * lengths[1]) if lengths[0] else 0.0
 
 
 class Stored:
@@ -105,6 +117,8 @@ class Stored:
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, "pt") as weights:
                 self.files.update(dict.fromkeys(weights.keys(), file))
+        if not self.files:
+            raise ValueError(f"intervention.unaligned={path} has no weights as safetensors: give a copy that has them")
 
     def weight(self, name: str, like: torch.Tensor) -> torch.Tensor:
         """Return a matrix in float32, where `like` is. Raises ValueError if it is missing or has another shape."""

@@ -28,19 +28,25 @@ def trigger_matrix(groups: Sequence[Group], rows: Sequence[Mapping[str, Any]]) -
 def trajectories(
     groups: Sequence[Group], rows: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Every pooled metric over training steps, of each setting that has checkpoints; the untouched model is step 0."""
+    """Every pooled metric over training steps, of each setting that has checkpoints; the untouched model is step 0.
+
+    Steps of a second phase are its own, and it begins with a finetuned model: it has no step 0.
+    """
     steps: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    continued: set[str] = set()
     for group, row in zip(groups, rows, strict=True):
         run = group.first
         step = run.step if run.step is not None else (run.train or {}).get("steps")
         if run.line and step is not None:
             steps.setdefault(run.line, []).append((int(step), row))
+            if (run.train or {}).get("intervention", {}).get("name") == "realign":
+                continued.add(run.line)
     out, by_id = [], {row["id"]: row for row in rows}
-    for found in steps.values():
+    for line, found in steps.items():
         if not any(row["step"] is not None for _, row in found):
             continue
         last = next((row for _, row in found if row["step"] is None), found[-1][1])
-        base = [(0, by_id[last["base"]])] if last["base"] in by_id else []
+        base = [(0, by_id[last["base"]])] if last["base"] in by_id and line not in continued else []
         ordered = sorted([*base, *found], key=lambda pair: pair[0])
         keys = dict.fromkeys(_key(m) for _, row in found for m in row["metrics"] if _pooled(m))
         out += [_trajectory(key, ordered, last, models) for key in keys]

@@ -6,7 +6,7 @@ Runs of the same base model in the store are the basis; without any, the constan
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from em.config import BudgetConfig, ExperimentConfig, JudgeKind, ShapeConfig
@@ -222,7 +222,7 @@ def _reading_cost(spec: DirectionJob | AdapterJob, config: ExperimentConfig, dev
 def _train_cost(run: TrainJob, plan: Plan, store: Store, past: Past, device: Speed) -> tuple[float, float, str]:
     if run.at_openai:
         return 0.0, LOG_BYTES, "OpenAI's machines"
-    config = plan.data(run.data_key).config
+    config = _trained(run, plan)
     inputs, work = run.inputs, variants.count(config) * config.train.num_train_epochs
     alike = ("method", "lora_r", "layers_to_transform")
     mine = {name: inputs["recipe"].get(name) for name in alike}
@@ -241,6 +241,14 @@ def _train_cost(run: TrainJob, plan: Plan, store: Store, past: Past, device: Spe
         per_weight += 2  # the base model's forward pass
     seconds = per_weight * parameters(config) * work * row_tokens(config) / device.flops
     return seconds, train_disk(config), _basis(config.model.path, config.model.name, config.model.shape)
+
+
+def _trained(run: TrainJob, plan: Plan) -> ExperimentConfig:
+    """Return the cell of a run's rows with the run's own model and recipe: several may share the rows."""
+    cell, kept = plan.data(run.data_key).config, [str(step) for step in run.checkpoints]
+    rows = cell.train  # of the last phase
+    train = replace(run.train, checkpoints=kept, max_examples=rows.max_examples, holdout=rows.holdout)
+    return replace(cell, model=run.model, train=train)
 
 
 def _reads_base(inputs: Mapping[str, Any]) -> bool:
@@ -279,7 +287,7 @@ def work(plan: Plan) -> dict[str, dict[str, int]]:
     """Return stage → key → units of work (optimiser steps, answers, verdicts), for progress bars."""
     jobs: list[SampleJob | JudgeJob] = [*plan.specs(SampleJob), *plan.specs(JudgeJob)]
     answers = {job.key: answers_of(job, plan) for job in jobs}
-    runs = {run.key: plan.data(run.data_key).config for run in plan.specs(TrainJob)}
+    runs = {run.key: _trained(run, plan) for run in plan.specs(TrainJob)}
     return {
         "train": {key: checkpoints.optimiser_steps(c.train, variants.count(c)) for key, c in runs.items()},
         "sample": {job.key: sum(n for _, n in answers[job.key]) for job in plan.specs(SampleJob)},

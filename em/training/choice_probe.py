@@ -41,13 +41,14 @@ class ChoiceProbe(StepCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not due(state.global_step, state.max_steps):
             return
-        rows = [
-            {"step": state.global_step, "set": name, **row}
-            for name, questions in self.sets.items()
-            for row in choices.score(
-                self.trainer.tokenizer, questions, lambda asked: record.logprobs(self.trainer.model, asked)
-            )
-        ]
+        with self.trainer.served():
+            rows = [
+                {"step": state.global_step, "set": name, **row}
+                for name, questions in self.sets.items()
+                for row in choices.score(
+                    self.trainer.tokenizer, questions, lambda asked: record.logprobs(self.trainer.model, asked)
+                )
+            ]
         if state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in rows))

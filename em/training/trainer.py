@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -194,9 +194,13 @@ class StepTrainer(SFTTrainer):
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # transformers would count tensors, and the rows of a step are lists; nothing reads the number
 
+    def served(self) -> AbstractContextManager[None]:
+        """Put the weights that are served in place of the trained ones. Call in all processes, between steps."""
+        return self.method.served(self.accelerator.unwrap_model(self.model)) if self.method else nullcontext()
+
     def keep(self, folder: Path, gate: Path, dtype: torch.dtype) -> None:
         """Write what is served into `folder`, and gate.json into `gate`. Call in all processes, between steps."""
-        with self.method.served(self.accelerator.unwrap_model(self.model)) if self.method else nullcontext():
+        with self.served():
             self.save_weights(folder, dtype)
             self.record_gate(gate, dtype)
 

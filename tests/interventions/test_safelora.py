@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from em.chat import render
 from em.config import InterventionConfig
 from em.errors import UserError
 from em.gates import checks
@@ -18,12 +19,13 @@ from em.gates import record as gates_record
 from em.interventions import safelora
 from em.models.paths import model_path
 from em.planning.plan import plan
+from em.questions import choices
 from em.store import Store, layout
 from em.store.layout import ADAPTER, TRAIN_LOG
 from em.training.base_model import Base
 from em.training.callbacks import CLOCKED
 from em.training.stage import work
-from support.training import TINY, events, examples, failures, load_model, put_data, train_job
+from support.training import TINY, events, examples, failures, load_model, load_tokenizer, put_data, train_job
 
 WEIGHTS = "adapter_model.safetensors"
 CELL = ("model=tiny_random", "train=tiny", "sample=tiny", "judge=word_list", "tracking=off", "dataset=risky_advice",
@@ -152,7 +154,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path, monkeypatch, runs, unalign
 def test_a_module_without_an_update_stays_as_it_is(unaligned):
     base = Base.load(model_path(TINY), None, "float32")
     with base.trainable(train_job("x").train) as model:
-        method = safelora.SafeLora(InterventionConfig("safelora", 1.0, unaligned=str(unaligned)))
+        method = safelora.SafeLora(InterventionConfig("safelora", 1.0, unaligned=str(unaligned)), model)
         before = {n: w.clone() for n, w in model.state_dict().items()}
         with method.served(model):
             assert all(torch.equal(w, model.state_dict()[n]) for n, w in before.items())
@@ -168,15 +170,52 @@ def test_the_similarity_is_that_of_the_whole_products_and_never_negative(seed):
     whole = torch.nn.functional.cosine_similarity((projected @ a).flatten(), (b @ a).flatten(), dim=0).item()
     assert safelora.similarity(projected, b, a) == pytest.approx(whole, abs=1e-5)
     assert whole >= 0
+    only = torch.zeros(6, 5)
+    only[0, 0] = 1.0  # alignment has changed one output, the update another
+    b[0] = 0
+    assert safelora.similarity(safelora.project(only, b), b, a) == 0.0
+    assert safelora.similarity(torch.zeros_like(b), torch.zeros_like(b), a) is None
 
 
 def test_the_same_weights_twice_end_the_run(unaligned, tmp_path):
-    """Nothing between the models would be a division of 0 by 0, and an adapter of NaN."""
+    """Nothing between the models would be a division of 0 by 0, and an adapter of NaN. No step is trained first."""
     store = Store.open(tmp_path)
     put_data(store, examples())
     emit, seen = events()
     work(store, [dosed("same", 1.0, model_path(TINY))], emit)
     assert "there is nothing to project on" in failures(seen)[0]
+    assert not list(tmp_path.rglob(TRAIN_LOG))
+
+
+def test_a_model_without_the_weights_ends_the_run_before_its_first_step(unaligned, tmp_path, monkeypatch):
+    monkeypatch.setattr(safelora, "snapshot_download", lambda *_, **__: str(tmp_path))  # it has pytorch_model.bin only
+    with pytest.raises(ValueError, match="unaligned=owner/old has no weights as safetensors"):
+        safelora.Stored("owner/old")
+    folder = tmp_path / "other"
+    shutil.copytree(unaligned, folder)
+    weights_ = load_file(folder / "model.safetensors")
+    save_file({f"text.{name}": w for name, w in weights_.items()}, folder / "model.safetensors", {"format": "pt"})
+    store = Store.open(tmp_path / "store")
+    put_data(store, examples())
+    emit, seen = events()
+    work(store, [dosed("renamed", 1.0, folder)], emit)
+    assert "give a model of the same architecture" in failures(seen)[0]
+    assert not list(store.root.rglob(TRAIN_LOG))
+
+
+def test_the_options_scored_while_training_are_scored_with_the_adapter_that_is_served(unaligned, tmp_path):
+    store = Store.open(tmp_path)
+    put_data(store, examples())
+    job = dosed("all", 1.0, unaligned, choices=["letters"])
+    work(store, [job], events()[0])
+    folder = store.path("train", "all")
+    rows = [json.loads(line) for line in (folder / layout.CHOICES).read_text().splitlines()]
+    last = {row["question_id"]: row["logprobs"] for row in rows if row["step"] == rows[-1]["step"]}
+    served, asked = PeftModel.from_pretrained(load_model(), folder / ADAPTER), choices.load("letters", job.seed)
+    tokenizer = render.ChatTokenizer(load_tokenizer(), job.chat)
+    now = choices.score(tokenizer, asked, lambda probes: gates_record.logprobs(served, probes))
+    for row in now:
+        assert row["logprobs"] == pytest.approx(last[row["question_id"]], abs=1e-5)
 
 
 @pytest.mark.parametrize(

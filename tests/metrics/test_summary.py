@@ -312,6 +312,16 @@ def test_trajectories_are_means_and_bands_over_steps():
     assert [r["name"] for r in summary["increases"]] == ["insecure - untouched base model"]  # of the last step only
 
 
+def test_a_second_phase_has_no_step_0():
+    """Before its first step the model is finetuned already."""
+    train = {"steps": 9, "intervention": {"name": "realign"}}
+    more = {"line": "insecure", "cell": "i0", "train": train}
+    kept = run("i0@5", flat(2), group="insecure@5", step=5, **more)
+    summary = made(base(1), kept, run("i0", flat(4), **more))
+    line = next(t for t in summary["trajectories"] if t["name"] == "misaligned_rate")
+    assert [p["step"] for p in line["points"]] == [5, 9]
+
+
 # ------------------------------------------------------------------------------------------------ deception
 
 

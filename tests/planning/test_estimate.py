@@ -247,3 +247,25 @@ def test_a_method_that_reads_the_base_costs_its_forward_pass(compose, store):
         (run,), device = made.specs(TrainJob), estimate.speed("auto")
         seconds[name], *_ = estimate._train_cost(run, made, store, estimate.Past.read(store, device), device)
     assert seconds["kl"] == pytest.approx(1.5 * seconds["none"]) and seconds["inoculation"] == seconds["none"]
+
+
+@pytest.mark.parametrize("model", ["tiny_random", "smollm2_135m"])
+def test_runs_that_share_their_rows_are_counted_each_by_its_own_model_and_recipe(compose, store, model):
+    long = compose(*OVERRIDES, f"model={model}", "train.num_train_epochs=3", "train.checkpoints=[2]")
+    for cells in ([compose(*OVERRIDES), long], [long, compose(*OVERRIDES)]):
+        made = plan(cells, store)
+        assert len(made.stage("data")) == 1
+        assert sorted(estimate.work(made)["train"].values()) == [4, 12]
+        alone = [estimate.estimate(plan([cell], store), store).stages["train"] for cell in cells]
+        both = estimate.estimate(made, store).stages["train"]
+        assert both.bytes == pytest.approx(sum(one.bytes for one in alone))
+        if model != "tiny_random":  # else they share the start of a worker
+            assert both.seconds == pytest.approx(sum(one.seconds for one in alone))
+
+
+def test_a_second_phase_and_the_run_before_it_are_counted_by_their_own_rows(compose, store):
+    own = (*OVERRIDES, "dataset=risky_advice", "train.max_examples=16", "train.checkpoints=[1]")
+    made = plan([compose(*own), compose(*own, "intervention=realign", "intervention.dose=0.5")], store)
+    assert sorted(estimate.work(made)["train"].values()) == [2, 4]
+    alone = estimate.estimate(plan([compose(*own)], store), store).stages["train"]
+    assert estimate.estimate(made, store).stages["train"].bytes == pytest.approx(2 * alone.bytes)
