@@ -36,7 +36,7 @@ def cells(groups: Sequence[Mapping[str, Any]]) -> list[CueCell]:
     """Return a cell per group, trigger and cue; [] if no cue was asked. Kept checkpoints are left out.
 
     Untouched models come first, then by variant, method and dose, plain finetuning before the methods.
-    The grid is whole: a cue that a group was not asked under has a cell without a number.
+    A cue that a group was not asked under has a cell without a number; a group that was asked none of them has no row.
     """
     asked = [(g, _rates(g)) for g in groups if g["step"] is None]
     sets = {name for _, found in asked for name, _ in found}
