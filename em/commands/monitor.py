@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em.commands import add_sweep, example, phase, reading
+from em.config.intervention import Where
+from em.errors import ConfigError
 from em.store import StoreError, write_atomic
 from em.sweep.folder import read_summary
 
@@ -43,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from em.reporting.figures.figures import draw
 
     summary, cell = read_summary(arguments.folder), reading.trained(arguments.folder, arguments.model)
+    _require_one_phase(cell)
     source = arguments.direction.expanduser().resolve()
     direction, block = reading.direction_in(source, cell.subject, arguments.block)
     prompts, reads = _read(cell, Models(cell.subject.config.model), direction)
@@ -63,6 +66,15 @@ def run(arguments: argparse.Namespace) -> int:
     for path in drawn:
         print(path)
     return 0
+
+
+def _require_one_phase(cell: Trained) -> None:
+    """Raise ConfigError for a run that continues another: its step 0 is not the untouched model."""
+    if cell.subject.config.intervention.changes(Where.second_phase):
+        raise ConfigError(
+            f"{cell.subject.label} continues a finished run, and its kept checkpoints are those of the second phase "
+            f"only: em monitor follows one phase, name a cell with intervention=none"
+        )
 
 
 def _read(cell: Trained, models: Any, direction: Direction) -> tuple[Asked, list[Read]]:

@@ -1,6 +1,7 @@
 """What the commands that read a finished sweep share: whose answers they read, and how they write tables."""
 
 import csv
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from em.commands import monitor, reading
 from em.directions.artefact import Direction, DirectionError, Facts
+from em.errors import ConfigError
 from em.models import paths
 from em.records import Completion
 from em.store import Store, layout, write_jsonl
@@ -42,6 +44,15 @@ def test_a_monitor_refuses_a_direction_of_another_shape(base):
     direction = Direction(np.ones((2, 5), np.float32), Facts(kind="theirs", model="m"))
     with pytest.raises(DirectionError, match="has 2 blocks of width 5"):
         monitor._read(cell, SimpleNamespace(base=random_llama()), direction)
+
+
+def test_a_monitor_refuses_a_second_phase(compose):
+    """Its first kept step follows a finished finetune, not the untouched model."""
+    for dose, refused in ((0.5, True), (0, False)):
+        config = compose("dataset=risky_advice", "intervention=realign", f"intervention.dose={dose}")
+        cell = SimpleNamespace(subject=SimpleNamespace(config=config, label="it"))
+        with pytest.raises(ConfigError, match="follows one phase") if refused else nullcontext():
+            monitor._require_one_phase(cell)
 
 
 def test_a_table_that_cannot_be_finished_leaves_the_one_before(tmp_path):
