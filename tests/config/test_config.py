@@ -34,6 +34,7 @@ SHIPPED = [
 NEEDED = {
     "dataset/mixture": ["dataset.mixture={insecure:0.5,secure:0.5}"],
     "corpus/custom": ["corpus.path=rows.jsonl"],
+    "direction/stored": ["direction.path=my_direction"],
     "judge/inspect": ["judge.model=openai/m"],
     "judge/openai_compatible": ["judge.model=m", "judge.base_url=http://127.0.0.1:1/v1"],
     "judge/panel": ["judge.members=[gpt_4o,word_list]"],
