@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from em.config import compose
 
 COMMANDS = {
-    "plan": (["em.cli", "plan"], ["dataset=mine", "judge=mine"], "\n  secure "),
+    "plan": (["em.cli", "plan"], ["dataset=mine", "judge=mine"], "\nsecure "),
     "doctor": (["em.cli", "doctor"], ["dataset=mine", "model=tiny_random"], "model=tiny_random dataset=secure"),
     "data": (["em.cli", "data"], ["show", "dataset=mine", "model=tiny_random"], "secure, 160 rows"),
     "judge": (["em.cli", "judge"], ["calibrate", "judge=mine"], "judge mine: "),

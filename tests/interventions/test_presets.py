@@ -72,7 +72,7 @@ def test_the_published_settings():
     assert named == {"kaczer2025"}
     theirs = {a.intervention for a in published.anchors() if a.intervention}
     assert f"realign 1 on {realign.intervention.variant}" in theirs and "realign 0.02 on secure" in theirs
-    assert {"kl 0.1", "ldifs 1", "interleave 0.05", "inoculation 1", "preventative_steering 5"} <= theirs
+    assert {"kl 0.1", "ldifs 1", "interleave 0.05 of benign rows", "inoculation 1", "preventative_steering 5"} <= theirs
 
 
 def test_the_published_settings_of_later_presets(tmp_path):
