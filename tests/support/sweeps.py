@@ -16,6 +16,6 @@ def finish(store, made, *stages):
 def write_sweep(configs, store):
     """Write the folder of a planned sweep; nothing has run."""
     made = state.Sweep(folder_of(configs), store, plan(configs, store))
-    sweep._make_folder(made.folder)
+    sweep.make_folder(made.folder)
     sweep._write_cells(made)
     return made
