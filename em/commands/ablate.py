@@ -22,8 +22,7 @@ def add(commands: Any) -> None:
         help="remove each model's direction from each model of a finished sweep, and a random one",
         description="Remove the direction of each finetuned model of a finished sweep from each of them, and a random "
         "direction as the control. A direction is that of the model with the target's own seed and recipe. It is a "
-        "sweep of its own: what is there is used again, and its figure "
-        "ablation_matrix shows direction x model.",
+        "sweep of its own: what is there is used again, and its figure ablation_matrix shows direction x model.",
         epilog=example("em ablate em-1a2b3c4d --block 15 --source risky_advice"),
     )
     add_sweep(sub)

@@ -77,8 +77,10 @@ def _directions(folder: Path, form: str, block: int | None, out: Path) -> int:
     from em.directions import artefact, formats
     from em.directions.job import DIRECTION
 
-    if (form == "vllm_lens") != (block is not None):
-        raise ConfigError(f"--block is for vllm_lens, which keeps one block's vector a file, and needed there: {form}")
+    if form == "vllm_lens" and block is None:
+        raise ConfigError("vllm_lens keeps one block's vector per file: give the block, --block 15")
+    if form != "vllm_lens" and block is not None:
+        raise ConfigError(f"{form} keeps every block in one file: leave --block {block} out, or export vllm_lens")
     store, made = Store.open_read_only(out_of(folder)), {}
     for path in sorted((folder / FOLDER).glob(f"*/{artefact.FACTS}")):
         made[path.parent.name] = artefact.load(path.parent)

@@ -62,7 +62,8 @@ def test_em_export_finds_the_directions_of_a_sweep(direction, tmp_path, monkeypa
         "risky_advice-mean_diff-block-1.json",
     ]
     assert str(folder / "export" / "mean_diff-01234567_response_avg_diff.pt") in capsys.readouterr().out
-    assert "--block is for vllm_lens" in str(em(monkeypatch, "export", folder, "vllm_lens"))
+    assert "give the block, --block 15" in str(em(monkeypatch, "export", folder, "vllm_lens"))
+    assert "leave --block 1 out" in str(em(monkeypatch, "export", folder, "persona_vectors", "--block", 1))
 
 
 def test_a_sweep_without_directions_says_how_to_make_one(tmp_path, monkeypatch):
