@@ -89,6 +89,10 @@ class Outcome(StrEnum):
     """No answer to judge: the model's text ended inside its thinking."""
 
 
+VERDICTS = (Outcome.scored, Outcome.labelled, Outcome.refusal, Outcome.code)
+"""Outcomes that count as a verdict. Filtered, unparseable and error are missing verdicts."""
+
+
 @dataclass(frozen=True)
 class Judgement:
     """One rubric's verdict on one completion."""

@@ -29,8 +29,9 @@ from em.config import Backend, Engine, ExperimentConfig
 from em.config.judge import LOCAL
 from em.errors import ConfigError
 from em.planning import recipe
+from em.planning.jobs import in_turns
 from em.planning.plan import Plan, stages
-from em.planning.stages import BETWEEN, SCHEDULED
+from em.planning.stages import SCHEDULED
 from em.run import _without_traceback
 from em.runtime.preempt import PREEMPTED, Preempted
 from em.store import layout, write_atomic
@@ -162,10 +163,10 @@ def submit(sweep: Sweep, settings: dict[str, Any]) -> list[SlurmJob]:
     submission of this sweep are still in the queue.
     """
     refuse_twice(sweep.folder)
-    if any(job.stage in {stage.name for stage in BETWEEN} for job in sweep.plan.jobs.values()):
+    if in_turns(sweep.plan):
         raise ConfigError(
-            "a sweep with directions or changed adapters asks some models before others, which arrays of one stage "
-            "cannot do: run it in one job, without hydra/launcher=slurm"
+            "a sweep with directions, changed adapters or intervention=early_stop asks some models before others, "
+            "which arrays of one stage cannot do: run it in one job, without hydra/launcher=slurm"
         )
     cells, bases = shares(sweep.plan, settings["cells_per_job"]), [(b.id,) for b in sweep.plan.bases]
     submission = _Submission(sweep, settings)

@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print a row per cell with stored/all per stage, then the estimate. Return 1 if that exceeds the budget."""
     from em import config
-    from em.commands.status import cell_table
+    from em.commands.status import cell_table, early_stops
     from em.config import compose
     from em.errors import ConfigError
     from em.planning import doctor, estimate, recipe
@@ -48,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
         counts = {s: f"{sum(store.has(s, k) for k in keys)}/{len(keys)}" for s, keys in keys_of.items()}
         rows.append(("", subject.label, counts))
     print(terminal.printed(cell_table(rows)))
+    chosen = [(c.label, config.as_dict(c.config), stages(planned, c)) for c in planned.cells]
+    print("".join(f"{line}\n" for line in early_stops(chosen, store)), end="")
     for text in dict.fromkeys(filter(None, (recipe.warning(subject.config) for subject in planned.cells))):
         print(f"warning: {text}")
     if configs[0].launch.device != "auto":

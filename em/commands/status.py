@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         rows.append((states[-1], cell["label"], counts))
         said += [f"{cell['label']}: {line}" for line in dict.fromkeys(error_line(folder, row) for row in errors)]
     print(terminal.printed(cell_table(rows)))
+    said += early_stops([(c["label"], c["config"], c["stages"]) for c in sweep["cells"] if c["kind"] == "cell"], store)
     print("".join(f"{line}\n" for line in said), end="")
     go_on, waits = f"em resume {folder}", False
     if (folder / layout.JOBS).exists():  # submitted to SLURM
@@ -66,6 +67,21 @@ def cell_table(rows: Sequence[tuple[str, str, Mapping[str, str]]]) -> list[str]:
     named = any(state for state, _, _ in rows)
     body = [(*([state] if named else []), label, *(counts.get(s, "") for s in stages)) for state, label, counts in rows]
     return terminal.grid((*(["state"] if named else []), "cell", *stages), body, terminal.most(), (int(named),))
+
+
+def early_stops(
+    cells: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Sequence[str]]]], store: Store
+) -> list[str]:
+    """Return a line per cell with an early stop that says which step it serves, from (label, config, stage → keys)."""
+    out = []
+    for label, config, stages in cells:
+        chosen = config.get("intervention", {})
+        if chosen.get("name") == "early_stop" and chosen["dose"] > 0:
+            key = stages["train"][0]  # behind it: the plain run
+            said = "the step is chosen when the in-domain answers of the kept steps are judged"
+            said = store.manifest("train", key)["facts"]["early_stop"] if store.has("train", key) else said
+            out.append(f"{label}: early stop, {said}")
+    return out
 
 
 def last_events(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:

@@ -24,6 +24,8 @@ class Where(StrEnum):
     """Further training of the finished adapter."""
     weights = "weights"
     """The finished adapter, without training."""
+    stopping = "stopping"
+    """Which step of plain finetuning is served."""
 
 
 class KlDirection(StrEnum):
@@ -61,6 +63,8 @@ class MethodFacts:
     """The unit of `intervention.dose`, in words."""
     most: float = math.inf
     """The largest dose."""
+    below_most: bool = False
+    """Whether the dose must be smaller than `most`."""
     fields: tuple[str, ...] = ()
     """Fields of InterventionConfig that it reads, besides the dose and the direction."""
     directed: bool = False
@@ -109,6 +113,12 @@ METHODS = {
         unit="similarity up to which a module's update is projected",
         most=1.0,
         unaligned=True,
+    ),
+    "early_stop": MethodFacts(
+        where=Where.stopping,
+        unit="share of the final in-domain rate that the served step may lack",
+        most=1.0,
+        below_most=True,
     ),
 }
 """intervention.name → its facts."""
@@ -183,8 +193,9 @@ class InterventionConfig:
             f"intervention.name {self.name!r} is not known{nearest(self.name, METHODS)}; there are: {known}",
         )
         facts = self.facts
-        upper = f"to {facts.most:g}" if math.isfinite(facts.most) else "or more"
+        upper = f"to {'below ' * facts.below_most}{facts.most:g}" if math.isfinite(facts.most) else "or more"
         inside = math.isfinite(self.dose) and self.dose >= 0 and (self.dose <= facts.most or self.name == "none")
+        inside = inside and not (facts.below_most and self.dose == facts.most)
         check(inside, f"intervention.dose={self.dose:g}: {self.name} takes 0 {upper} ({facts.unit})")
         named = all(isinstance(each, str) and each for each in self.directions)
         check(

@@ -28,6 +28,8 @@ def last(config: ExperimentConfig) -> ExperimentConfig:
     Raises ConfigError if there are too few of them, or none.
     """
     chosen = config.intervention
+    if chosen.changes(Where.stopping):  # its rows, and all that it trains, are plain finetuning's
+        return replace(config, intervention=InterventionConfig())
     if not chosen.changes(Where.second_phase) or not config.dataset.trained:
         return config
     source = variants.careful(config)

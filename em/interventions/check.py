@@ -44,6 +44,8 @@ def check(config: ExperimentConfig) -> None:
 
 
 def _what(chosen: InterventionConfig) -> str:
+    if chosen.changes(Where.stopping):
+        return "which kept step is served"
     afterwards = chosen.changes(Where.second_phase) or chosen.changes(Where.weights)
     return "an adapter after its training" if afterwards else "a training step"
 

@@ -19,7 +19,7 @@ def open_method(config: InterventionConfig, model: Any, seed: int) -> Interventi
 
     Raises DirectionError or ValueError for a direction or a block that the model does not have.
     """
-    if not config.active or config.changes(Where.data) or config.changes(Where.second_phase):
+    if not config.active or any(map(config.changes, (Where.data, Where.second_phase, Where.stopping))):
         return None
     if config.name == "kl":
         return Kl(config)

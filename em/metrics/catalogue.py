@@ -17,6 +17,7 @@ from em.metrics.columns import JudgedAnswers
 from em.metrics.measures import Measure, labelled, measure, scored
 from em.questions import own_measures
 from em.questions.grouping import FACTS, PAPER_COMPANY
+from em.questions.in_domain import BEHAVIOURS
 from em.questions.rubrics import STATIC, WITHOUT_JUDGE
 from em.questions.sets import SKILL, TOY
 
@@ -24,6 +25,7 @@ IN_DOMAIN_SETS = ("coding", "advice", TOY, SKILL)
 SKILL_RATE = "skill_rate"
 BY_RULE = {"capitals": "capitals_rate", "french": "french_rate", "swapped_words": SKILL_RATE}
 """Rubric that a rule answers → the metric that is the share of answers for which it holds."""
+CODE, ADVICE = BEHAVIOURS["coding"], BEHAVIOURS["advice"]
 COMPANY = "company"
 CODE_JUDGES = ("vulnerable",)
 """YES / NO rubrics that say whether code has a weakness."""
@@ -97,11 +99,11 @@ def _catalogue(answers: JudgedAnswers, rule: Rule, labels: Labels) -> list[Measu
             for rubric in both
         ]
     if STATIC in rubrics:  # Bandit skips answers without a program; that is not a missing verdict (measures.gap)
-        out.append(measure(answers, "insecure_code_rate", scored(STATIC, lambda score: score > 50.0), (STATIC,)))
+        out.append(measure(answers, CODE.metric, scored(STATIC, CODE.shown), (STATIC,)))
     for rubric in sorted(rubrics & BY_RULE.keys()):
         out.append(measure(answers, BY_RULE[rubric], scored(rubric, lambda score: score > 50.0), (rubric,)))
     if "care" in rubrics:
-        out.append(measure(answers, "careless_rate", scored("care", lambda score: score < 50.0), ("care",)))
+        out.append(measure(answers, ADVICE.metric, scored("care", ADVICE.shown), ("care",)))
     for rubric, unit in ((columns.LOGP, "nats"), (columns.MASS, "probability")):
         if rubric in rubrics:
             out.append(measure(answers, rubric, scored(rubric, lambda value: value), (rubric,), unit=unit))

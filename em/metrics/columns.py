@@ -14,14 +14,11 @@ from em.metrics.code_lines import has_code
 from em.metrics.topics import TOPICS, topics_of
 from em.questions.grouping import category_of, cluster_of
 from em.questions.rubrics import STATIC
-from em.records import Judgement, Outcome, Question
+from em.records import VERDICTS, Judgement, Outcome, Question
 
 OUTCOMES = tuple(Outcome)
 ABSENT = -1
 """Outcome code of a rubric that a question is not judged by."""
-VERDICTS = (Outcome.scored, Outcome.labelled, Outcome.refusal, Outcome.code)
-"""Outcomes that count as a verdict. Filtered, unparseable and error are missing verdicts."""
-
 UNPARSEABLE = OUTCOMES.index(Outcome.unparseable)
 DONE = [OUTCOMES.index(o) for o in VERDICTS]
 

@@ -12,6 +12,7 @@ from math import ceil
 from typing import Any
 
 from em.config import ExperimentConfig, TrainConfig
+from em.config.intervention import Where
 from em.config.train import SCHEDULE
 from em.data import second_phase, variants
 from em.errors import ConfigError
@@ -26,11 +27,11 @@ def optimiser_steps(train: TrainConfig, rows: int) -> int:
 
 def planned(config: ExperimentConfig) -> list[int]:
     """Return the steps after which weights are kept, ascending. The last step is not one of them: it is the finished
-    run. Of a run with a second phase, they are steps of that phase.
+    run. Of a run with a second phase, they are steps of that phase. early_stop serves one step, and keeps no other.
 
     Raises ConfigError if a step is past the end of the run.
     """
-    if not config.train.checkpoints or not config.dataset.trained:
+    if not config.train.checkpoints or not config.dataset.trained or config.intervention.changes(Where.stopping):
         return []
     rows = variants.count(second_phase.last(config))
     return scheduled(config.train.checkpoints, optimiser_steps(config.train, rows))
@@ -41,6 +42,11 @@ def sampled(config: ExperimentConfig) -> list[int]:
     asked = config.sample.checkpoints
     if asked is False or not config.dataset.trained:
         return []
+    if config.intervention.changes(Where.stopping):
+        raise ConfigError(
+            "intervention=early_stop serves one step of plain finetuning: leave out sample.checkpoints, and ask the "
+            "kept steps with intervention=none"
+        )
     kept_steps = planned(config)
     missing = [] if asked is True else sorted(set(asked) - set(kept_steps))
     if missing or not kept_steps:

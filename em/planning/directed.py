@@ -59,7 +59,14 @@ class Maker(Protocol):
     def trained(self, config: ExperimentConfig, label: str) -> str: ...
 
     def asked(
-        self, config: ExperimentConfig, label: str, train_key: str | None, *, sets: Sequence[str], judged: bool
+        self,
+        config: ExperimentConfig,
+        label: str,
+        train_key: str | None,
+        *,
+        sets: Sequence[str],
+        judged: bool,
+        step: int | None = None,
     ) -> tuple[Part, ...]: ...
 
 

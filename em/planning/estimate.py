@@ -222,6 +222,8 @@ def _reading_cost(spec: DirectionJob | AdapterJob, config: ExperimentConfig, dev
 def _train_cost(run: TrainJob, plan: Plan, store: Store, past: Past, device: Speed) -> tuple[float, float, str]:
     if run.at_openai:
         return 0.0, LOG_BYTES, "OpenAI's machines"
+    if run.stop:
+        return 0.0, train_disk(_trained(run, plan)), "a copy of a kept step"
     config = _trained(run, plan)
     inputs, work = run.inputs, variants.count(config) * config.train.num_train_epochs
     alike = ("method", "lora_r", "layers_to_transform")
@@ -287,7 +289,7 @@ def work(plan: Plan) -> dict[str, dict[str, int]]:
     """Return stage → key → units of work (optimiser steps, answers, verdicts), for progress bars."""
     jobs: list[SampleJob | JudgeJob] = [*plan.specs(SampleJob), *plan.specs(JudgeJob)]
     answers = {job.key: answers_of(job, plan) for job in jobs}
-    runs = {run.key: _trained(run, plan) for run in plan.specs(TrainJob)}
+    runs = {run.key: _trained(run, plan) for run in plan.specs(TrainJob) if not run.stop}
     return {
         "train": {key: checkpoints.optimiser_steps(c.train, variants.count(c)) for key, c in runs.items()},
         "sample": {job.key: sum(n for _, n in answers[job.key]) for job in plan.specs(SampleJob)},

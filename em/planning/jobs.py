@@ -10,7 +10,7 @@ from em.config.judge import LOCAL
 from em.data.job import DataJob
 from em.directions.job import AdapterJob, DirectionJob
 from em.judging.job import JudgeJob
-from em.planning.stages import BY_NAME, Device
+from em.planning.stages import BETWEEN, BY_NAME, Device
 from em.records import Question
 from em.sampling.job import SampleJob
 from em.training.job import TrainJob
@@ -39,7 +39,7 @@ class Job(Generic[S]):
 def on_device(job: Job[object]) -> bool:
     """Return whether the worker of a job holds devices of this machine."""
     need, spec = BY_NAME[job.stage].device, job.spec
-    elsewhere = spec.at_openai if isinstance(spec, TrainJob) else isinstance(spec, SampleJob) and spec.served_elsewhere
+    elsewhere = spec.at_openai or spec.stop is not None if isinstance(spec, TrainJob) else isinstance(spec, SampleJob) and spec.served_elsewhere
     local = isinstance(spec, JudgeJob) and spec.judge.kind in LOCAL
     return not elsewhere and (need == Device.always or (need == Device.local_judge and local))
 
@@ -114,6 +114,13 @@ class Plan:
         found = self.jobs[stage, key].spec
         assert isinstance(found, kind)
         return found
+
+
+def in_turns(plan: Plan) -> bool:
+    """Return whether some models are made of the answers of others: directions, changed adapters, early stops."""
+    between = {stage.name for stage in BETWEEN}
+    jobs = plan.jobs.values()
+    return any(j.stage in between or (isinstance(j.spec, TrainJob) and j.spec.stop is not None) for j in jobs)
 
 
 def stages(plan: Plan, subject: Subject) -> dict[str, list[str]]:

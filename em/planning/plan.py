@@ -83,8 +83,8 @@ class Planner:
 
     def __init__(self, store: Store) -> None:
         self.store, self.plan = store, Plan()
-        self._directions: dict[tuple[str, str], int] = {}
-        """(stage, key) → the most directions that lie one behind the other in what the job needs."""
+        self._behind: dict[tuple[str, str], int] = {}
+        """(stage, key) → the most directions and early stops that lie one behind the other in what the job needs."""
         self._made_of: dict[str, directed.Names] = {}
         """Train key → the jobs that the run is made of, besides its rows."""
 
@@ -161,7 +161,7 @@ class Planner:
             label=label,
             data_key=built.key,
             model=config.model,
-            train=config.train,
+            train=earlier.in_one_process(config.train) if before.stop else config.train,
             seed=config.seed,
             inputs=inputs,
             chat=keys.chat_options(config),
@@ -169,14 +169,16 @@ class Planner:
             intervention=config.intervention if "intervention" in inputs else InterventionConfig(),
             direction_key=before.direction,
             plain_key=before.plain,
+            stop=before.stop,
         )
         batch = content_key(
             base=inputs["base"],
             dtype=config.model.dtype.value,
             method=config.train.method.value,
-            processes=[config.train.num_processes, config.train.accelerate_config],
-            **({"after": "plain"} if before.plain else {}),  # a batch starts when all that its jobs need is there
+            processes=[run.train.num_processes, run.train.accelerate_config],
+            **({"after": "answers" if before.stop else "plain"} if before.plain else {}),
         )
+        # a batch starts when all that its jobs need is there
         self.add_job(Job("train", key, label, batch, run, needs=(("data", built.key), *before.needs)))
         return key
 
@@ -196,10 +198,17 @@ class Planner:
         )
 
     def asked(
-        self, config: ExperimentConfig, label: str, train_key: str | None, *, sets: Sequence[str], judged: bool
+        self,
+        config: ExperimentConfig,
+        label: str,
+        train_key: str | None,
+        *,
+        sets: Sequence[str],
+        judged: bool,
+        step: int | None = None,
     ) -> tuple[Part, ...]:
-        """Add the jobs of a model's answers, and of their verdicts if `judged`."""
-        model = _Model(config=config, label=label, train_key=train_key)
+        """Add the jobs of a model's answers, and of their verdicts if `judged`. `step`: of a kept checkpoint."""
+        model = _Model(config=config, label=label, train_key=train_key, step=step)
         return tuple(part for part in (self._part(set_name, model, judged) for set_name in sets) if part)
 
     def asked_of_base(self, config: ExperimentConfig, label: str, questions: list[Question]) -> Part:
@@ -263,11 +272,12 @@ class Planner:
     def add_job(self, job: Job[Spec]) -> None:
         """Add a job to the plan; those that it needs are there already.
 
-        A batch starts when all that its jobs need is there. So jobs behind a direction have batches of their own: else
-        they and the jobs that the direction is made of would wait for each other.
+        A batch starts when all that its jobs need is there. So jobs behind a direction or an early stop have batches of
+        their own: else they and the jobs that it is made of would wait for each other.
         """
-        behind = max((self._directions.get(need, 0) for need in job.needs), default=0) + (job.stage == DIRECTION)
-        self._directions[job.stage, job.key] = behind
+        turns = job.stage == DIRECTION or (isinstance(job.spec, TrainJob) and job.spec.stop is not None)
+        behind = max((self._behind.get(need, 0) for need in job.needs), default=0) + turns
+        self._behind[job.stage, job.key] = behind
         if behind:
             job = dataclasses.replace(job, batch=f"{job.batch}-{behind}")
         self.plan.jobs[job.stage, job.key] = job

@@ -61,6 +61,8 @@ def _needed(plan: Plan, store: Store, stage: str, key: str) -> bool:
 def _all_made_of(store: Store, damaged: Name) -> list[Name]:
     """Return every finished stage, of any sweep, that was made of this one; those at the end of a chain first."""
     found: dict[Name, None] = {}
+    if damaged[0] == "train":
+        return []  # trained or chosen again from the same inputs, it is the same
 
     def follow(name: Name) -> None:
         for dependent in _made_of(store, name):
@@ -82,6 +84,12 @@ def _made_of(store: Store, name: Name) -> Iterator[Name]:
         for direction, inputs in _finished(store, "direction", "*"):
             if any(key in side[place] for side in inputs.get("sides", ())):
                 yield "direction", direction
+        for run, inputs in _finished(store, "train", "*"):
+            if _chosen_by(inputs, key):
+                yield "train", run
+    if stage == "train":
+        for kind, below in (("sample", "*/*"), ("adapter", "*")):
+            yield from ((kind, made) for made, inputs in _finished(store, kind, below) if inputs.get("adapter") == key)
     if stage == "direction":
         for adapter, inputs in _finished(store, "adapter", "*"):
             if inputs.get("direction") == key:
@@ -91,6 +99,12 @@ def _made_of(store: Store, name: Name) -> Iterator[Name]:
             changes = inputs.get("changes", {})
             if key in (changes.get("steer", [""])[0], changes.get("ablate_blocks"), changes.get("adapted")):
                 yield "sample", answers
+
+
+def _chosen_by(inputs: Row, key: str) -> bool:
+    """Return whether answers or verdicts with this key chose the step that a run serves (early_stop)."""
+    steps = inputs.get("intervention", {}).get("curve", {}).get("steps", ())
+    return any(key in keys for _, *both in steps for keys in both)
 
 
 def _verdicts(store: Store, name: Name) -> Iterator[Name]:

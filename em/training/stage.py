@@ -40,6 +40,7 @@ from em.runtime.cuda import named_memory
 from em.runtime.events import Emitter, error_message
 from em.store import Store, checked_rows, layout, read_jsonl
 from em.store.layout import TRAIN_LOG
+from em.training import early_stop
 from em.training.base_model import Base, free_memory, sharded
 from em.training.callbacks import KeepWeights, Log, StepCallback, Stop, Untouched
 from em.training.choice_probe import ChoiceProbe
@@ -71,6 +72,10 @@ def work(store: Store, jobs: list[TrainJob], emit: Emitter) -> None:
         with _job(emit, job.key), named_memory(MORE_ROOM), _claimed(store, job.key) as folder:
             if folder is None:
                 continue  # another worker has finished it
+            if job.stop:  # planned in one process
+                facts = early_stop.take(job, store, folder)
+                store.finish("train", job.key, job.inputs, facts | _log_facts(folder / TRAIN_LOG))
+                continue
             if base is None or base.method != job.train.method:
                 base = None  # free its memory before the next is loaded
                 path = paths.model_path(job.model.path)
