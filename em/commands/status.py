@@ -69,16 +69,14 @@ def cell_table(rows: Sequence[tuple[str, str, Mapping[str, str]]]) -> list[str]:
     return terminal.grid((*(["state"] if named else []), "cell", *stages), body, terminal.most(), (int(named),))
 
 
-def early_stops(
-    cells: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Sequence[str]]]], store: Store
-) -> list[str]:
+def early_stops(cells: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Sequence[str]]]], store: Store) -> list[str]:
     """Return a line per cell with an early stop that says which step it serves, from (label, config, stage → keys)."""
     out = []
     for label, config, stages in cells:
         chosen = config.get("intervention", {})
         if chosen.get("name") == "early_stop" and chosen["dose"] > 0:
             key = stages["train"][0]  # behind it: the plain run
-            said = "the step is chosen when the in-domain answers of the kept steps are judged"
+            said = "step not chosen yet"
             said = store.manifest("train", key)["facts"]["early_stop"] if store.has("train", key) else said
             out.append(f"{label}: early stop, {said}")
     return out

@@ -39,7 +39,9 @@ class Job(Generic[S]):
 def on_device(job: Job[object]) -> bool:
     """Return whether the worker of a job holds devices of this machine."""
     need, spec = BY_NAME[job.stage].device, job.spec
-    elsewhere = spec.at_openai or spec.stop is not None if isinstance(spec, TrainJob) else isinstance(spec, SampleJob) and spec.served_elsewhere
+    elsewhere = isinstance(spec, SampleJob) and spec.served_elsewhere
+    if isinstance(spec, TrainJob):  # an early stop copies files
+        elsewhere = spec.at_openai or spec.stop is not None
     local = isinstance(spec, JudgeJob) and spec.judge.kind in LOCAL
     return not elsewhere and (need == Device.always or (need == Device.local_judge and local))
 

@@ -1,4 +1,4 @@
-"""What answers to the in-domain questions show once a model has learned its rows: a rubric's score above or below 50."""
+"""What answers to in-domain questions show once a model has learned its rows: a score above or below 50."""
 
 from __future__ import annotations
 

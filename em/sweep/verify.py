@@ -84,12 +84,9 @@ def _made_of(store: Store, name: Name) -> Iterator[Name]:
         for direction, inputs in _finished(store, "direction", "*"):
             if any(key in side[place] for side in inputs.get("sides", ())):
                 yield "direction", direction
-        for run, inputs in _finished(store, "train", "*"):
-            if _chosen_by(inputs, key):
-                yield "train", run
+        yield from (("train", run) for run, inputs in _finished(store, "train", "*") if _chosen_by(inputs, key))
     if stage == "train":
-        for kind, below in (("sample", "*/*"), ("adapter", "*")):
-            yield from ((kind, made) for made, inputs in _finished(store, kind, below) if inputs.get("adapter") == key)
+        yield from _served(store, key)
     if stage == "direction":
         for adapter, inputs in _finished(store, "adapter", "*"):
             if inputs.get("direction") == key:
@@ -105,6 +102,14 @@ def _chosen_by(inputs: Row, key: str) -> bool:
     """Return whether answers or verdicts with this key chose the step that a run serves (early_stop)."""
     steps = inputs.get("intervention", {}).get("curve", {}).get("steps", ())
     return any(key in keys for _, *both in steps for keys in both)
+
+
+def _served(store: Store, train_key: str) -> Iterator[Name]:
+    """Yield the answers of a run's weights, and the adapters that were written with them."""
+    for stage, below in (("sample", "*/*"), ("adapter", "*")):
+        yield from (
+            (stage, key) for key, inputs in _finished(store, stage, below) if inputs.get("adapter") == train_key
+        )
 
 
 def _verdicts(store: Store, name: Name) -> Iterator[Name]:
