@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from em.commands import status
 from em.config import InterventionConfig, as_dict
 from em.config.intervention import Where
+from em.config.train import Method
 from em.errors import ConfigError
 from em.planning.estimate import estimate
 from em.planning.estimate import work as units
@@ -188,11 +189,11 @@ def test_a_copy_that_was_killed_is_made_again(store):
 def test_whole_models_are_chosen_too(tmp_path):
     store = Store.open(tmp_path)
     put_data(store, examples(8))
-    work(store, [dataclasses.replace(train_job("plain", method="full"), checkpoints=(1,))], events()[0])
+    work(store, [dataclasses.replace(train_job("plain", method=Method.full), checkpoints=(1,))], events()[0])
     judge(store, "step1/0-1", advice(10))
     judge(store, "stepNone/0-1", advice(20))
     emit, seen = events()
-    jobs = [stopped(f"dose {d}", d, kept=(1, None), method="full") for d in (0.5, 0.4)]
+    jobs = [stopped(f"dose {d}", d, kept=(1, None), method=Method.full) for d in (0.5, 0.4)]
     work(store, jobs, emit)
     assert not failures(seen)
     plain = store.path("train", "plain")
