@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
+from altair.utils import schemapi
 
 from em.reporting.figures import layers
 from em.reporting.figures.drawing import LETTER, PAPER, Drawing, Theme, label_room, longest
@@ -53,20 +55,30 @@ def chart(figure: Figure) -> alt.ConcatChart:
     asked = max([*(s.width for s in natural_sizes), min(LEGEND, _key_width(figure)) / columns])
     each = min(asked, WIDEST / columns)
     sizes = [Size(each, s.height) for s in natural_sizes]
-    charts = panel_charts(figure, sizes, PAPER, _legend(figure, each * columns))
-    drawn = [c.properties(title=_panel_title(p)) for c, p in zip(charts, figure.panels, strict=True)]
+    drawn = panel_charts(figure, sizes, PAPER, _legend(figure, each * columns))
     wide = int(each * columns / 6.1)
     words = [figure.caption, *(f"{note[:1].upper()}{note[1:]}." for note in figure.notes)]
     title = alt.TitleParams(figure.title, subtitle=[line for text in words for line in textwrap.wrap(text, wide)])
-    whole = alt.concat(*drawn, columns=columns, spacing=18, title=title)
-    whole = whole.resolve_scale(color="shared", shape="shared", strokeDash="shared", opacity="shared")
-    return whole.configure(**config(PAPER)).properties(background="white", padding=12)
+    shared = alt.ScaleResolveMap(color="shared", shape="shared", strokeDash="shared", opacity="shared")
+    # all at once: each of Altair's methods on a chart copies every part of it twice
+    whole = {"resolve": alt.Resolve(scale=shared), "config": alt.Config(**config(PAPER))}
+    return alt.concat(*drawn, columns=columns, spacing=18, title=title, background="white", padding=12, **whole)
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Make charts without Altair's check of every part against the schema: half of the time, and the same spec.
+
+    Vega-Lite still refuses what it cannot draw. tests/reporting/test_figures.py checks every form.
+    """
+    with schemapi.debug_mode(False):
+        yield
 
 
 def spec(made: alt.TopLevelMixin) -> Any:
     """Return the Vega-Lite spec of a chart, for vl-convert. A control character, which ends the whole process there,
     is drawn as a replacement character: it can come in with an imported file."""
-    return _printable(made.to_dict())
+    return _printable(made.to_dict(validate=schemapi.DEBUG_MODE))
 
 
 def _printable(value: Any) -> Any:
@@ -85,7 +97,7 @@ def in_notebook(figure: Figure) -> alt.ConcatChart:
 
 
 def panel_charts(figure: Figure, sizes: Sequence[Size], theme: Theme, keys: alt.Legend | None) -> list[alt.LayerChart]:
-    """Return the panels of a figure, without the titles of the panels."""
+    """Return the panels of a figure; on a page without their titles."""
     first, out = 0, []
     looks = _looks(figure)  # of all panels: in one chart they share their scales
     for panel, size in zip(figure.panels, sizes, strict=True):
@@ -97,14 +109,12 @@ def panel_charts(figure: Figure, sizes: Sequence[Size], theme: Theme, keys: alt.
 
 def _panel_chart(drawing: Drawing) -> alt.LayerChart:
     panel, theme, size = drawing.panel, drawing.theme, Size(drawing.width, drawing.height)
-    layered = alt.layer(*layers.guides(drawing), *LAYERS[panel.form](drawing))
+    parts = [*layers.guides(drawing), *LAYERS[panel.form](drawing)]
     if not theme.page:  # beside other panels a size is that of the plot, without its axes
-        down = label_room(panel, size.width)
-        return layered.properties(width=size.width - 60, height=size.height - down)
-    fit = alt.AutoSizeParams(type="fit", contains="padding")
-    return layered.properties(width=size.width, height=size.height, autosize=fit, background="transparent").configure(
-        **config(theme)
-    )
+        plot = {"width": size.width - 60, "height": size.height - label_room(panel, size.width)}
+        return alt.layer(*parts, **plot, title=_panel_title(panel))
+    whole = {"autosize": alt.AutoSizeParams(type="fit", contains="padding"), "config": alt.Config(**config(theme))}
+    return alt.layer(*parts, width=size.width, height=size.height, background="transparent", **whole)
 
 
 def columns_of(figure: Figure) -> int:

@@ -75,13 +75,10 @@ def save(figure: Figure, folder: Path) -> list[Path]:
 
     from em.reporting.figures import chart
 
-    spec = chart.spec(chart.chart(figure))
+    with chart.unchecked():
+        spec = chart.spec(chart.chart(figure))
     svg = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
-    parts = {
-        "png": vl_convert.vegalite_to_png(spec, ppi=150, allowed_base_urls=[]),
-        "svg": svg.encode(),
-        "pdf": vl_convert.vegalite_to_pdf(spec, allowed_base_urls=[]),
-    }
+    parts = {"png": vl_convert.svg_to_png(svg, ppi=150), "svg": svg.encode(), "pdf": vl_convert.svg_to_pdf(svg)}
     for kind, content in parts.items():
         (folder / f"{figure.name}.{kind}").write_bytes(content)
     return [folder / f"{figure.name}.{kind}" for kind in KINDS]

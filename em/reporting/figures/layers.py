@@ -28,7 +28,7 @@ DENSE = 6
 
 
 def _on(rows: Sequence[Row]) -> alt.Chart:
-    return alt.Chart(alt.Data(values=list(rows)))
+    return alt.Chart(alt.Data(values=tuple(rows)))  # Altair copies lists deeply, over and over
 
 
 def _known(rows: Sequence[Row]) -> list[Row]:
