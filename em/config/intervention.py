@@ -146,6 +146,8 @@ class InterventionConfig:
     """inoculation: which prompt; all but task, general and paraphrases are controls."""
     kl_direction: KlDirection = KlDirection.finetuned_from_base
     kl_tokens: KlTokens = KlTokens.all
+    kl_rows: str | None = None
+    """kl: the rows that the divergence is on, as corpus/variant, e.g. of another domain; null: the training rows."""
     direction: Any = None
     """preventative_steering, caft: planned (the cell's direction=, made before training), a folder that holds one,
     random, random:planned or random:FOLDER; caft: also a list."""
@@ -175,6 +177,11 @@ class InterventionConfig:
     def said(self) -> str:
         """Return the method and its dose, e.g. "kl 0.1"; "" for plain finetuning."""
         return f"{self.name} {self.dose:g}" if self.active else ""
+
+    @property
+    def beside(self) -> str | None:
+        """Return whose rows are read beside the training rows, as corpus/variant; None: nobody's."""
+        return self.kl_rows if self.active and self.name == "kl" else None
 
     def changes(self, where: Where) -> bool:
         """Whether it changes this part of a finetune."""
@@ -206,5 +213,9 @@ class InterventionConfig:
         check(
             self.blocks is None or (bool(self.blocks) and min(self.blocks) >= 0),
             f"intervention.blocks must be a list of blocks from 0, or null, got {self.blocks}",
+        )
+        check(
+            self.kl_rows is None or bool(self.kl_rows),
+            "intervention.kl_rows must name rows as corpus/variant, or be null for the training rows, got ''",
         )
         check(self.norm > 0 and math.isfinite(self.norm), f"intervention.norm must be positive, got {self.norm}")

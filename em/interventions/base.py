@@ -60,6 +60,10 @@ class Intervention:
         """
         return likelihood(model, batch), None
 
+    def penalty(self, model: Any, plain: Any, batch: Batch, likelihood: Likelihood) -> torch.Tensor:
+        """Return the penalty of a micro-batch of rows beside the training rows, summed."""
+        raise NotImplementedError(f"{type(self).__name__} reads no rows beside the training rows")
+
     def units(self, rows: Sequence[Mapping[str, Any]]) -> int:
         """Return what the penalty of an optimiser step is divided by: its tokens or its rows."""
         return 1

@@ -27,17 +27,29 @@ class Kl(Intervention):
     def __init__(self, config: InterventionConfig) -> None:
         super().__init__(config)
         self.direction, self.tokens = config.kl_direction, config.kl_tokens
+        self.elsewhere = config.kl_rows is not None
 
     def loss(
         self, model: Any, plain: Any, batch: Batch, likelihood: Likelihood
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        labels = next_labels(batch)
-        positions = labels != IGNORE if self.tokens == KlTokens.answer else predicting(batch)
+        if self.elsewhere:
+            return likelihood(model, batch), None
+        positions, logits, penalty = self._compared(model, plain, batch, likelihood)
+        nll = cross_entropy(logits, next_labels(batch)[positions], ignore_index=IGNORE, reduction="sum")
+        return nll, penalty
+
+    def penalty(self, model: Any, plain: Any, batch: Batch, likelihood: Likelihood) -> torch.Tensor:
+        return self._compared(model, plain, batch, likelihood)[2]
+
+    def _compared(
+        self, model: Any, plain: Any, batch: Batch, likelihood: Likelihood
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the positions that are compared (rows, t), their logits (n, vocabulary), and the divergence."""
+        positions = next_labels(batch) != IGNORE if self.tokens == KlTokens.answer else predicting(batch)
         logits = likelihood.logits(model, batch, positions).float()
         with base_answers(plain):
             base = likelihood.logits(plain, batch, positions).float()
-        nll = cross_entropy(logits, labels[positions], ignore_index=IGNORE, reduction="sum")
-        return nll, divergence(logits, base, self.direction).sum()
+        return positions, logits, divergence(logits, base, self.direction).sum()
 
     def units(self, rows: Sequence[Mapping[str, Any]]) -> int:
         """Return the number of tokens that the divergence is summed over."""

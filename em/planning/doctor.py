@@ -17,7 +17,7 @@ from em import assets, errors
 from em.config import Backend, Engine, ExperimentConfig, JudgeConfig, JudgeKind, TrackingMode, panel
 from em.config.launch import CARDS
 from em.config.train import Method
-from em.data import second_phase, variants
+from em.data import beside, second_phase, variants
 from em.errors import ConfigError
 from em.judging.scripted.rules import ScriptedJudgeError, load_rules
 from em.models import asset_models, fingerprint, memory, paths
@@ -254,7 +254,8 @@ def check_data(config: ExperimentConfig) -> str:
     """
     if not config.dataset.trained:
         return "none: the untouched model alone"
-    absent = dict.fromkeys([*variants.missing(config), *variants.missing(second_phase.last(config))])
+    read = [config, second_phase.last(config), *filter(None, [beside.config_of(config)])]
+    absent = dict.fromkeys(name for each in read for name in variants.missing(each))
     if absent:
         raise assets.AssetError(
             f"{', '.join(absent)} would be downloaded: needs network; or set EM_ASSETS, see `em assets list`"

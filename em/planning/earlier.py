@@ -8,11 +8,12 @@ from em.config import ExperimentConfig, TrainConfig
 from em.config.intervention import Where, with_planned
 from em.config.misalignment import Rule
 from em.config.steer import PLANNED
-from em.data import variants
+from em.data import beside, variants
 from em.directions.job import DIRECTION
 from em.errors import ConfigError
 from em.planning import checkpoints, directed, recipe
 from em.planning.directed import Inputs, Names
+from em.planning.jobs import Job
 from em.questions.in_domain import BEHAVIOURS
 from em.training.job import KeptStep, Stop
 
@@ -25,6 +26,8 @@ class Before:
     """Train key of the plain finetuning; empty: none is needed."""
     direction: str = ""
     stop: Stop | None = None
+    beside: str = ""
+    """Data key of the rows that the method reads beside the training rows."""
     needs: Names = ()
     """The jobs that the training waits for, besides its rows."""
     made_of: Names = ()
@@ -38,6 +41,11 @@ def before_training(maker: directed.Maker, config: ExperimentConfig, label: str,
         return _stopped(maker, config, label, inputs)
     if config.intervention.changes(Where.second_phase):
         return _behind_plain(maker, config, label, {**inputs, "intervention": {**added, "rows": _whose(config)}})
+    if rows := beside.job(config):
+        maker.add_job(Job("data", rows.key, f"{config.intervention.beside} (beside {label})", "data", rows))
+        named = {**inputs, "intervention": {**added, "beside": rows.key}}
+        needs: Names = (("data", rows.key),)
+        return Before(named, beside=rows.key, needs=needs, made_of=needs)
     if PLANNED in added.get("adapter", ()):
         return _behind_plain(maker, config, label, inputs)
     given = added.get("direction", [])  # folders as digests of their vectors

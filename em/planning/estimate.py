@@ -229,7 +229,7 @@ def _train_cost(run: TrainJob, plan: Plan, store: Store, past: Past, device: Spe
     alike = ("method", "lora_r", "layers_to_transform")
     mine = {name: inputs["recipe"].get(name) for name in alike}
     same = [m for m in past.train.get(inputs["base"], []) if {n: m["inputs"]["recipe"].get(n) for n in alike} == mine]
-    same = [m for m in same if _reads_base(m["inputs"]) == _reads_base(inputs)]
+    same = [m for m in same if _added(m["inputs"]) == _added(inputs)]
     if same:
         done = sum(m["facts"]["rows"] * m["inputs"]["recipe"]["num_train_epochs"] for m in same)
         seconds = work * sum(m["facts"]["wall_s"] for m in same) / done
@@ -239,9 +239,7 @@ def _train_cost(run: TrainJob, plan: Plan, store: Store, past: Past, device: Spe
     per_weight = 6 if config.train.method == Method.full else 4  # a LoRA needs no gradient of the base's weights
     if memory.recomputes(config.model, config.train, device.memory, memory.ROW_TOKENS):
         per_weight += 2  # the forward pass, again
-    if _reads_base(inputs):
-        per_weight += 2  # the base model's forward pass
-    seconds = per_weight * parameters(config) * work * row_tokens(config) / device.flops
+    seconds = (per_weight + _added(inputs)) * parameters(config) * work * row_tokens(config) / device.flops
     return seconds, train_disk(config), _basis(config.model.path, config.model.name, config.model.shape)
 
 
@@ -253,9 +251,13 @@ def _trained(run: TrainJob, plan: Plan) -> ExperimentConfig:
     return replace(cell, model=run.model, train=train)
 
 
-def _reads_base(inputs: Mapping[str, Any]) -> bool:
-    """Return whether a run has an intervention that also runs the base model in each step."""
-    return METHODS[inputs.get("intervention", {"name": "none"})["name"]].base_pass
+def _added(inputs: Mapping[str, Any]) -> int:
+    """Return the operations per weight and token that an intervention adds to a step.
+
+    2 for the base model's forward pass, and 4 for that of as many rows beside the training rows, and back.
+    """
+    chosen = inputs.get("intervention", {"name": "none"})
+    return 2 * METHODS[chosen["name"]].base_pass + 4 * ("beside" in chosen)
 
 
 def train_disk(config: ExperimentConfig, running: bool = False) -> float:

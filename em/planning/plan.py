@@ -170,6 +170,7 @@ class Planner:
             direction_key=before.direction,
             plain_key=before.plain,
             stop=before.stop,
+            beside_key=before.beside,
         )
         batch = content_key(
             base=inputs["base"],

@@ -103,6 +103,7 @@ def _told_apart(config: ExperimentConfig) -> str:
     if chosen.name == "kl":
         words += ", KL(base||finetuned)" * (chosen.kl_direction == KlDirection.base_from_finetuned)
         words += ", of the answers alone" * (chosen.kl_tokens == KlTokens.answer)
+        words += f", on {chosen.kl_rows.rpartition('/')[2]}" if chosen.kl_rows else ""
     if chosen.facts.directed and RANDOM in (each.partition(":")[0] for each in chosen.directions):
         words += " with a random direction"
     if chosen.facts.companion and (chosen.adapter or "").startswith(f"{RANDOM}:"):

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
+
+Row = TypeVar("Row")
 
 
 @dataclass
@@ -32,6 +35,23 @@ class Steps:
         order = torch.randperm(self.rows, generator=generator).tolist()
         for start in range(0, self.rows, self.per_step):
             yield order[start : start + self.per_step]
+
+
+class Beside(Generic[Row]):
+    """Rows that a method reads beside the training rows: in one order that the seed draws, round and round."""
+
+    def __init__(self, rows: Sequence[Row], per_step: int, seed: int) -> None:
+        self._per_step = min(per_step, len(rows))
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+        self._rows = [rows[i] for i in order]
+
+    def rows(self, step: int) -> list[Row]:
+        """Return the rows of an optimiser step, counted from 0: those after the step before; [] if there are none.
+
+        A step has `per_step` rows, and no row twice: all, if there are not as many.
+        """
+        start = step * self._per_step
+        return [self._rows[i % len(self._rows)] for i in range(start, start + self._per_step)]
 
 
 def shares(lengths: Sequence[int], processes: int) -> list[list[int]]:

@@ -58,6 +58,8 @@ class TrainJob:
     """What is added to the training step; a method on rows has done its work in the data stage."""
     direction_key: str = ""
     """The store's direction that the intervention's `planned` stands for; empty: none."""
+    beside_key: str = ""
+    """The store's rows that the intervention reads beside the training rows; empty: none."""
     plain_key: str = ""
     """The store's plain finetuning on the cell's own rows: the run that a second phase continues, or whose adapter
     intervention.adapter=planned stands for, or whose step is served; empty: none."""

@@ -107,10 +107,13 @@ class Intervened:
         self.penalty: torch.Tensor | None = None
         """This process's part of the step's penalty, times the supervised tokens of the step; None: no penalty."""
 
-    def begin(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Start an optimiser step with all its rows; each has input_ids and labels. Call it before `attached`."""
+    def begin(self, rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Start an optimiser step with all its rows; each has input_ids and labels. Call it before `attached`.
+
+        `others`: the rows that `beside` gets in this step; the penalty is then on those alone.
+        """
         supervised = sum(label != encode.IGNORE for row in rows for label in row["labels"][1:])
-        self.scale = supervised / self.method.units(rows)  # the trainer divides by the supervised tokens
+        self.scale = supervised / self.method.units(others or rows)  # the trainer divides by the supervised tokens
         self.penalty = None
 
     def attached(self, model: Any) -> AbstractContextManager[None]:
@@ -120,6 +123,13 @@ class Intervened:
         loss, penalty = self.method.loss(model, self.plain, batch, self.objective)
         if penalty is None:
             return loss
+        return loss + self._weighted(penalty)
+
+    def beside(self, model: Any, batch: Batch) -> torch.Tensor:
+        """Return the penalty of a micro-batch of rows beside the training rows, weighted as in the step's loss."""
+        return self._weighted(self.method.penalty(model, self.plain, batch, self.objective))
+
+    def _weighted(self, penalty: torch.Tensor) -> torch.Tensor:
         weighted = penalty * (self.method.dose * self.scale)
         self.penalty = weighted.detach() + (0.0 if self.penalty is None else self.penalty)
-        return loss + weighted
+        return weighted

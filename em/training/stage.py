@@ -85,7 +85,8 @@ def work(store: Store, jobs: list[TrainJob], emit: Emitter) -> None:
                 _set_damage_aside(store, job, folder, emit)
             try:
                 dataset = store.path("data", job.data_key) / layout.DATASET
-                facts = train(base, _found(job, store), dataset, folder, emit, start=_start(job, store))
+                found, others = _found(job, store), _beside(job, store)
+                facts = train(base, found, dataset, folder, emit, start=_start(job, store), beside=others)
             finally:
                 if base.spent:
                     base = None
@@ -112,6 +113,10 @@ def _start(job: TrainJob, store: Store) -> Path | None:
     return store.path("train", job.plain_key) / layout.ADAPTER
 
 
+def _beside(job: TrainJob, store: Store) -> Path | None:
+    return store.path("data", job.beside_key) / layout.DATASET if job.beside_key else None
+
+
 def train(
     base: Base,
     job: TrainJob,
@@ -121,20 +126,26 @@ def train(
     *,
     probes: Sequence[StepCallback] = (),
     start: Path | None = None,
+    beside: Path | None = None,
 ) -> Facts:
     """Train one run in `folder`, from the last checkpoint found there. Return its facts.
 
-    `start`: a finished adapter that the run continues, with a new optimiser. `probes` run between optimiser steps, e.g.
+    `start`: a finished adapter that the run continues, with a new optimiser. `beside`: a dataset that its method reads
+    beside the training rows. `probes` run between optimiser steps, e.g.
     to score fixed answers. Exits with preempt.PREEMPTED after a stop request; another call with the same `folder` then
     continues the run.
     """
     started = time.monotonic()
     examples, tokenizer = list(read_jsonl(dataset, Example)), render.ChatTokenizer(base.tokenizer, job.chat)
-    encoded = encode.encode_all(tokenizer, examples, job.train.max_length, job.train.extra_assistant_turn)
+    options = (job.train.max_length, job.train.extra_assistant_turn)
+    encoded = encode.encode_all(tokenizer, examples, *options)
+    others = encode.encode_all(tokenizer, read_jsonl(beside, Example), *options) if beside else None
     rendering = parity.rendering(tokenizer, (e.messages for e in examples))
     if job.train.choices:
         probes = [*probes, ChoiceProbe(folder, job.train.choices, job.seed)]
-    facts = fit(base, job, encoded.rows, folder, emit, probes=probes, start=start)
+    read = others.rows if others else ()
+    facts = fit(base, job, encoded.rows, folder, emit, probes=probes, start=start, beside=read)
+    facts |= {"rows_beside": others.facts()} if others else {}
     return {**encoded.facts(), "rendering": rendering, **facts, "wall_s": round(time.monotonic() - started, 1)}
 
 
@@ -147,9 +158,10 @@ def fit(
     *,
     probes: Sequence[StepCallback] = (),
     start: Path | None = None,
+    beside: Sequence[Tokens] = (),
 ) -> Facts:
     """Train on tokenised rows: what `train` does after `chat.encode_all`. Return the facts of the run."""
-    longest = max(len(row.input_ids) for row in rows)
+    longest = max(len(row.input_ids) for row in (*rows, *beside))
     recompute = memory.recomputes(job.model, job.train, room(), longest)
     job = replace(job, train=replace(job.train, gradient_checkpointing=recompute))
     config, dtype = job.train, getattr(torch, job.model.dtype)
@@ -171,9 +183,8 @@ def fit(
         untouched = record.logprobs(base.model, record.probes(tokenizer, rows))
     try:
         with base.trainable(config) as model:
-            facts = _run(
-                _trainer(model, job, rows, tokenizer, folder, callbacks=callbacks, start=start), job, folder, untouched
-            )
+            trainer = _trainer(model, job, rows, tokenizer, folder, callbacks=callbacks, start=start, beside=beside)
+            facts = _run(trainer, job, folder, untouched)
             facts["kernels"] = base.kernels
     finally:
         for callback in callbacks:
@@ -194,11 +205,12 @@ def _trainer(
     *,
     callbacks: Sequence[StepCallback],
     start: Path | None,
+    beside: Sequence[Tokens],
 ) -> StepTrainer:
     """Return a trainer that its callbacks know. Raise ValueError if the run ends before a wanted checkpoint."""
     args = arguments(job.train, job.seed, job.model.dtype, folder / RESUME)
     options = {"model": model, "args": args, "callbacks": list(callbacks), "intervention": job.intervention}
-    trainer = StepTrainer(rows, job.train, tokenizer, job.model.path, **options)
+    trainer = StepTrainer(rows, job.train, tokenizer, job.model.path, beside=beside, **options)
     if start:
         trainer.phase = 2
         second_phase.put_adapter(trainer.model, start)

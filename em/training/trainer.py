@@ -28,7 +28,7 @@ from em.interventions.methods import open_method
 from em.runtime import preempt
 from em.training import cpu_attention, varlen_attention
 from em.training.base_model import sharded, usable_optim
-from em.training.batches import Steps, passes
+from em.training.batches import Beside, Steps, passes
 from em.training.objective import Batch, Intervened, Objective, likelihood
 
 
@@ -117,10 +117,14 @@ class StepTrainer(SFTTrainer):
     def __init__(
         self, rows: list[Tokens], config: TrainConfig, tokenizer: ChatTokenizer, source: str, **options: Any
     ) -> None:
-        """`source`: base model that an adapter's config names. `options`: passed to TRL, except `intervention`."""
+        """`source`: base model that an adapter's config names.
+
+        `options`: passed to TRL, except `intervention` and `beside`, the rows that it reads beside the training rows.
+        """
         intervention = options.pop("intervention", InterventionConfig())
+        others = [_encoded(row) for row in options.pop("beside", ())]
         self.rows, self.tokenizer, self.source = rows, tokenizer, source
-        self.encoded = [EncodedRow(input_ids=row.input_ids, labels=row.labels) for row in rows]
+        self.encoded = [_encoded(row) for row in rows]
         self.config = config
         self.counts: StepCounts | None = None
         self.penalty: float | None = None
@@ -136,6 +140,7 @@ class StepTrainer(SFTTrainer):
                 weight.data = weight.data.float()
         self.remove_callback(PrinterCallback)  # train_log.jsonl has the same figures
         self.method = open_method(intervention, self.model, self.args.seed)
+        self.beside = Beside(others, self._per_step, self.args.seed)
         self.objective = self._objective()
         if sharded() and self.args.bf16:
             # Accelerate's own policy also sums gradients in bfloat16, and rounds what the model returns: the loss
@@ -149,10 +154,12 @@ class StepTrainer(SFTTrainer):
         return Intervened(plain, self.method, self.model)
 
     def get_train_dataloader(self) -> DataLoader:
-        per_step = self.config.per_device_train_batch_size * self.config.gradient_accumulation_steps
-        return _StepLoader(
-            self.encoded, batch_sampler=Steps(len(self.encoded), per_step, self.args.seed), collate_fn=list
-        )
+        steps = Steps(len(self.encoded), self._per_step, self.args.seed)
+        return _StepLoader(self.encoded, batch_sampler=steps, collate_fn=list)
+
+    @property
+    def _per_step(self) -> int:
+        return self.config.per_device_train_batch_size * self.config.gradient_accumulation_steps
 
     def training_step(self, model: Any, inputs: list[EncodedRow], num_items_in_batch: Any = None) -> torch.Tensor:
         """Run forward and backward over this process's share of a step's rows. Return its part of the loss."""
@@ -163,11 +170,13 @@ class StepTrainer(SFTTrainer):
         cuts = passes(_lengths(inputs), processes, size, tokens, even=sharded())[self.args.process_index]
         idle = _idle_row(inputs)
         total, computed = torch.zeros((), device=self.args.device), 0
+        others = self.beside.rows(self.state.global_step)
         if isinstance(self.objective, Intervened):
-            self.objective.begin(inputs)
+            self.objective.begin(inputs, others)
         # PEFT would cast every input to float32, and autocast cast it back: the same numbers, seven times a layer
         as_they_are = disable_input_dtype_casting(model, active=self.args.bf16 and not self.config.lora_dropout)
         with as_they_are, self.objective.attached(model):
+            total += self._read_beside(model, others, supervised)
             for number, cut in enumerate(cuts, 1):
                 with nullcontext() if number == len(cuts) else self.accelerator.no_sync(model=model):
                     batch = self._prepare_inputs(self.data_collator([inputs[i] for i in cut] or [idle]))
@@ -178,6 +187,21 @@ class StepTrainer(SFTTrainer):
         self._count(inputs, computed, len(cuts))
         if isinstance(self.objective, Intervened) and self.objective.penalty is not None:
             self.penalty = self.accelerator.reduce(self.objective.penalty / supervised, "sum").item()
+        return total
+
+    def _read_beside(self, model: Any, rows: list[EncodedRow], supervised: int) -> torch.Tensor:
+        """Run forward and backward for the penalty on this process's share of `rows`. Return its part of the loss."""
+        total = torch.zeros((), device=self.args.device)
+        if not rows:
+            return total
+        size, tokens = self.config.per_device_train_batch_size, self.config.tokens_per_micro_batch
+        for cut in passes(_lengths(rows), self.args.world_size, size, tokens, even=False)[self.args.process_index]:
+            with self.accelerator.no_sync(model=model):  # the training rows follow, and gradients are exchanged there
+                batch = self._prepare_inputs(self.data_collator([rows[i] for i in cut] or [_idle_row(rows)]))
+                assert isinstance(self.objective, Intervened)
+                loss = self.objective.beside(model, batch) / supervised * self.args.world_size
+                self.accelerator.backward(loss)
+            total += loss.detach()
         return total
 
     def _count(self, inputs: list[EncodedRow], computed: int, cuts: int) -> None:
@@ -243,6 +267,10 @@ class _StepLoader(DataLoader):
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)
+
+
+def _encoded(row: Tokens) -> EncodedRow:
+    return EncodedRow(input_ids=row.input_ids, labels=row.labels)
 
 
 def _idle_row(rows: list[EncodedRow]) -> EncodedRow:

@@ -88,14 +88,17 @@ def test_two_processes_give_the_losses_of_one_under_every_intervention(tmp_path)
     """Five rows, four a step: in the second step a process has none, and adds nothing to a penalty either."""
     chosen = [InterventionConfig(n, 1.0, direction="random") for n in ("kl", "ldifs", "preventative_steering", "caft")]
     jobs = [dataclasses.replace(train_job(c.name, data_key="five", **TWO), intervention=c) for c in chosen]
+    elsewhere = InterventionConfig("kl", 1.0, kl_rows="builtin/secure")
+    jobs += [dataclasses.replace(jobs[0], key="beside", intervention=elsewhere, beside_key="three")]
     alone, both = (Store.open(tmp_path / name) for name in ("alone", "both"))
     for store in (alone, both):
         put_data(store, examples(5), "five")
+        put_data(store, examples(3, shift=40), "three")
     finished(*start(tmp_path / "both", *jobs))
     work(alone, list(jobs), events()[0])
     for job in jobs:
         one, two = alone.path("train", job.key), both.path("train", job.key)
-        penalty = [("penalty", 1e-4)] if job.key in ("kl", "ldifs") else []
+        penalty = [("penalty", 1e-4)] if job.key in ("kl", "ldifs", "beside") else []
         for name, tolerance in (("loss", 1e-4), ("grad_norm", 1e-3), *penalty):
             assert column(two, name) == pytest.approx(column(one, name), abs=tolerance), (job.key, name)
 
