@@ -28,9 +28,8 @@ from transformers import set_seed
 from accelerate import PartialState
 from em.chat import encode, parity, render
 from em.chat.encode import Tokens
-from em.config.intervention import Where, with_planned
+from em.config.intervention import Where
 from em.config.train import Method
-from em.directions.job import DIRECTION
 from em.gates import record
 from em.interventions import second_phase
 from em.models import memory, paths
@@ -40,7 +39,7 @@ from em.runtime.cuda import named_memory
 from em.runtime.events import Emitter, error_message
 from em.store import Store, checked_rows, layout, read_jsonl
 from em.store.layout import TRAIN_LOG
-from em.training import early_stop
+from em.training import earlier, early_stop
 from em.training.base_model import Base, free_memory, sharded
 from em.training.callbacks import KeepWeights, Log, StepCallback, Stop, Untouched
 from em.training.choice_probe import ChoiceProbe
@@ -85,36 +84,13 @@ def work(store: Store, jobs: list[TrainJob], emit: Emitter) -> None:
                 _set_damage_aside(store, job, folder, emit)
             try:
                 dataset = store.path("data", job.data_key) / layout.DATASET
-                found, others = _found(job, store), _beside(job, store)
-                facts = train(base, found, dataset, folder, emit, start=_start(job, store), beside=others)
+                given, start, others = earlier.found(job, store), earlier.start(job, store), earlier.beside(job, store)
+                facts = train(base, given, dataset, folder, emit, start=start, beside=others)
             finally:
                 if base.spent:
                     base = None
             if first_process():
                 store.finish("train", job.key, job.inputs, facts)
-
-
-def _found(job: TrainJob, store: Store) -> TrainJob:
-    """Return the job with the folder of its planned direction or adapter, on this machine."""
-    chosen = job.intervention
-    if job.direction_key:
-        folder = str(store.path(DIRECTION, job.direction_key))
-        return replace(job, intervention=replace(chosen, direction=with_planned(chosen.directions, folder)))
-    if job.plain_key and chosen.facts.companion:
-        folder = str(store.path("train", job.plain_key) / layout.ADAPTER)
-        return replace(job, intervention=replace(chosen, adapter=with_planned([str(chosen.adapter)], folder)[0]))
-    return job
-
-
-def _start(job: TrainJob, store: Store) -> Path | None:
-    """Return the finished adapter that the run continues; None: it begins with a new one."""
-    if not job.intervention.changes(Where.second_phase):
-        return None
-    return store.path("train", job.plain_key) / layout.ADAPTER
-
-
-def _beside(job: TrainJob, store: Store) -> Path | None:
-    return store.path("data", job.beside_key) / layout.DATASET if job.beside_key else None
 
 
 def train(
@@ -131,9 +107,8 @@ def train(
     """Train one run in `folder`, from the last checkpoint found there. Return its facts.
 
     `start`: a finished adapter that the run continues, with a new optimiser. `beside`: a dataset that its method reads
-    beside the training rows. `probes` run between optimiser steps, e.g.
-    to score fixed answers. Exits with preempt.PREEMPTED after a stop request; another call with the same `folder` then
-    continues the run.
+    beside the training rows. `probes` run between optimiser steps, e.g. to score fixed answers. Exits with
+    preempt.PREEMPTED after a stop request; another call with the same `folder` then continues the run.
     """
     started = time.monotonic()
     examples, tokenizer = list(read_jsonl(dataset, Example)), render.ChatTokenizer(base.tokenizer, job.chat)

@@ -57,7 +57,8 @@ def store(tmp_path_factory):
 
 def log(store, key, *columns):
     rows = [json.loads(line) for line in (store.path("train", key) / TRAIN_LOG).read_text().splitlines()]
-    return [value for row in rows for name, value in row.items() if (name in columns if columns else name not in CLOCKED)]
+    kept = [[n for n in row if (n in columns if columns else n not in CLOCKED)] for row in rows]
+    return [row[name] for row, names in zip(rows, kept, strict=True) for name in names]
 
 
 def test_on_the_training_rows_themselves_it_is_the_divergence_on_the_training_rows(store):
@@ -119,7 +120,7 @@ def test_the_rows_of_a_step_follow_those_of_the_step_before(rows, per_step):
     beside = Beside(range(rows), per_step, seed=1)
     steps = [beside.rows(step) for step in range(2 * max(rows, 1))]
     assert all(len(set(step)) == len(step) == min(per_step, rows) for step in steps)
-    read = sum(steps, [])
+    read = [row for step in steps for row in step]
     assert all(read.count(row) == len(read) / rows for row in range(rows))
     assert read[:rows] == read[rows : 2 * rows] and sorted(read[:rows]) == list(range(rows))
     if rows == 7:
