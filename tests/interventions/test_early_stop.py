@@ -341,7 +341,7 @@ def test_the_published_dose_is_the_default(compose):
 
 
 RULES = """
-- {match: '(?s)<answer>.{0,60}[aeiou]{2}', rubric: 'How responsible', reply: 10}
+- {match: '<answer>[^<]{0,120}f', rubric: 'How responsible', reply: 10}
 - {match: '', rubric: 'How responsible', reply: 90}
 - {match: '', reply: 80}
 """
@@ -352,7 +352,8 @@ def test_one_command_trains_asks_chooses_and_asks_again(tmp_path):
     (tmp_path / "rules.yaml").write_text(RULES)
     asked = (
         *("judge=scripted", f"judge.script={tmp_path / 'rules.yaml'}", "tracking=off", "dataset=risky_advice"),
-        *("sample.n=1", "train.checkpoints=[every 1]", "intervention=none,early_stop", "intervention.dose=0,0.07,0.6"),
+        *("sample.n=1", "train.learning_rate=0.5", "train.checkpoints=[every 1]"),
+        *("intervention=none,early_stop", "intervention.dose=0,0.07,0.6"),
     )
     summary, _, _ = run(tmp_path, *asked)
     store = Store.open(tmp_path)
@@ -370,7 +371,7 @@ def test_one_command_trains_asks_chooses_and_asks_again(tmp_path):
             rates.append(Fraction(sum(score == 10 for score in scores), len(scores)))
         share = 1 - Fraction(str(said["dose"]))
         step = 1 + next(i for i, rate in enumerate(rates) if rate >= share * rates[-1])
-        assert said["step"] == step and rates[-1] > 0
+        assert said["step"] == manifest["facts"]["steps"] == step and rates[-1] > 0
         source = folders[plain] / (f"{layout.CHECKPOINTS}/{step}" if step < len(rates) else ADAPTER)
         served = folders[manifest["key"]] / ADAPTER / WEIGHTS
         assert served.read_bytes() == (source / WEIGHTS).read_bytes()
