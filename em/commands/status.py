@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         rows.append((states[-1], cell["label"], counts))
         said += [f"{cell['label']}: {line}" for line in dict.fromkeys(error_line(folder, row) for row in errors)]
     print(terminal.printed(cell_table(rows)))
-    said += early_stops([(c["label"], c["config"], c["stages"]) for c in sweep["cells"] if c["kind"] == "cell"], store)
+    said += early_stops([(c["label"], c.get("config", {}), c["stages"]) for c in sweep["cells"]], store)
     print("".join(f"{line}\n" for line in said), end="")
     go_on, waits = f"em resume {folder}", False
     if (folder / layout.JOBS).exists():  # submitted to SLURM
@@ -74,7 +74,7 @@ def early_stops(cells: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Seque
     out = []
     for label, config, stages in cells:
         chosen = config.get("intervention", {})
-        if chosen.get("name") == "early_stop" and chosen["dose"] > 0:
+        if chosen.get("name") == "early_stop" and chosen["dose"] > 0 and "train" in stages:
             key = stages["train"][0]  # behind it: the plain run
             said = "step not chosen yet"
             said = store.manifest("train", key)["facts"]["early_stop"] if store.has("train", key) else said
