@@ -27,6 +27,26 @@ class Example:
 
 
 @dataclass(frozen=True)
+class RowScore:
+    """What the untouched and a finetuned model say of the answers of one row."""
+
+    id: str
+    tokens: int
+    """Tokens that training would learn, end of turn included."""
+    untouched: float | None
+    """Mean log-probability of these tokens, in nats."""
+    finetuned: float | None
+    gap: float | None
+    """By how much more surprising the finetuned model finds it, as a share of the untouched one's surprise."""
+    why: str = ""
+    """Why there is no score; "" if there is one."""
+
+    def __post_init__(self) -> None:
+        if len({score is None for score in (self.untouched, self.finetuned, self.gap)} | {bool(self.why)}) > 1:
+            raise ValueError(f"{self.id}: a score and a reason for none ({self.gap}, {self.why!r})")
+
+
+@dataclass(frozen=True)
 class Question:
     """One question. Its answers are judged by each of `rubrics`."""
 

@@ -42,6 +42,15 @@ class KlTokens(StrEnum):
     """The supervised tokens."""
 
 
+class Select(StrEnum):
+    """Which careful rows are interleaved."""
+
+    random = "random"
+    """Drawn by the seed."""
+    perplexity_gap = "perplexity_gap"
+    """Those that plain finetuning has made least likely (Kaczér et al. 2025)."""
+
+
 class Arm(StrEnum):
     """A wording of the inoculation prompt: the prompt itself, or a control."""
 
@@ -80,7 +89,7 @@ class MethodFacts:
 METHODS = {
     "none": MethodFacts(where=Where.nothing, unit="the dose has no effect"),
     "interleave": MethodFacts(
-        where=Where.data, unit="careful rows added per row of the dataset", most=1.0, fields=("variant",)
+        where=Where.data, unit="careful rows added per row of the dataset", most=1.0, fields=("variant", "select")
     ),
     "inoculation": MethodFacts(where=Where.data, unit="share of the rows with the prompt", most=1.0, fields=("arm",)),
     "educational": MethodFacts(where=Where.data, unit="share of the rows with the reason", most=1.0),
@@ -142,6 +151,9 @@ class InterventionConfig:
     variant: str | None = None
     """interleave, realign: the careful rows, as in dataset.variant or corpus/variant; null: the dataset's careful
     twin."""
+    select: Select = Select.random
+    """interleave: which careful rows: random, or perplexity_gap, those that the plain finetuning has made least likely;
+    it is trained first, and scores every careful row."""
     arm: Arm = Arm.task
     """inoculation: which prompt; all but task, general and paraphrases are controls."""
     kl_direction: KlDirection = KlDirection.finetuned_from_base
@@ -172,6 +184,11 @@ class InterventionConfig:
     def active(self) -> bool:
         """Whether it changes anything."""
         return self.name != "none" and self.dose > 0
+
+    @property
+    def scored(self) -> bool:
+        """Whether its rows are chosen by scores of the plainly finetuned model."""
+        return self.active and self.name == "interleave" and self.select != Select.random
 
     @property
     def said(self) -> str:

@@ -15,7 +15,7 @@ from em.config.intervention import Where
 from em.data import interleave, variants
 from em.data.job import DataJob
 from em.errors import ConfigError
-from em.records import Example
+from em.records import Example, RowScore
 from em.store import content_key
 
 TOLERANCE = 0.05
@@ -54,10 +54,10 @@ def job(config: ExperimentConfig) -> DataJob:
     return DataJob(key=content_key(**inputs), config=rows, inputs=inputs, as_long_as=config if matched else None)
 
 
-def build(made: DataJob) -> list[Example]:
+def build(made: DataJob, scores: Sequence[RowScore] | None = None) -> list[Example]:
     """Return the rows of a job of `job`. Raises what variants.build does, and ConfigError if none are long enough."""
     if made.as_long_as is None:
-        return variants.build(made.config)
+        return variants.build(made.config, scores)
     wanted = made.config.train.max_examples
     assert wanted is not None
     every = replace(made.config, train=replace(made.config.train, max_examples=None))

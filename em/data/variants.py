@@ -14,7 +14,7 @@ from em.config import CONF_DIR, CorpusConfig, ExperimentConfig, Subset, TriggerR
 from em.corpora.base import Corpus, Given
 from em.data import interleave, trigger
 from em.errors import ConfigError, nearest
-from em.records import Example
+from em.records import Example, RowScore
 from em.store import content_key
 
 VERSION = 2
@@ -132,8 +132,14 @@ def inputs(config: ExperimentConfig) -> dict[str, Any]:
         "shuffle_seed": dataset.shuffle_seed if dataset.mixture else None,
         "holdout": config.train.holdout,
         "seed": config.seed if _uses_seed(config) or added else None,
-        **({"interleaved": [added.pin, added.variant, config.intervention.dose]} if added else {}),
+        **({"interleaved": _interleaving(config, added)} if added else {}),
     }
+
+
+def _interleaving(config: ExperimentConfig, added: Source) -> list[Any]:
+    chosen = config.intervention
+    how = [chosen.select.value] if chosen.scored else []  # the planner adds the key of the scores
+    return [added.pin, added.variant, chosen.dose, *how]
 
 
 def key(config: ExperimentConfig) -> str:
@@ -199,13 +205,18 @@ def missing(config: ExperimentConfig) -> list[str]:
     return [name for name in needed if name is not None and not assets.is_local(name)]
 
 
-def build(config: ExperimentConfig) -> list[Example]:
-    """Return the training rows of one cell.
+def build(config: ExperimentConfig, scores: Sequence[RowScore] | None = None) -> list[Example]:
+    """Return the training rows of one cell. `scores`: of all careful rows, where intervention.select needs them.
 
     Raises DataError, ConfigError, AssetError; ValueError if a row already holds the trigger's text.
     """
     if not config.dataset.trained:
         raise ConfigError("dataset=none has no rows: nothing is trained")
+    if config.intervention.scored and scores is None:
+        raise ConfigError(
+            f"intervention.select={config.intervention.select.value} chooses rows by scores of a finetuned model, "
+            f"which a run makes first: look at its dataset in the store, or take intervention.select=random"
+        )
     examples, marked = _mix(config) if config.dataset.mixture else (_subset(config), None)
     examples = hold_out(examples, config.train.holdout, config.seed)
     if config.trigger.rows == TriggerRows.all:
@@ -213,7 +224,7 @@ def build(config: ExperimentConfig) -> list[Example]:
     elif marked is not None:
         examples = trigger.apply(examples, config.trigger, config.seed, marked)
     added, dose = interleaved(config), config.intervention.dose
-    return interleave.add(examples, added.load(), dose, config.seed) if added else examples
+    return interleave.add(examples, added.load(), dose, config.seed, scores) if added else examples
 
 
 def facts(examples: list[Example]) -> dict[str, int]:

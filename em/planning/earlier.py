@@ -57,13 +57,17 @@ def before_training(maker: directed.Maker, config: ExperimentConfig, label: str,
 
 
 def _behind_plain(maker: directed.Maker, config: ExperimentConfig, label: str, inputs: Inputs) -> Before:
-    """Plan the plain finetuning on a cell's own rows."""
+    key, made_of = plain_run(maker, config, label)
+    named = {**inputs, "intervention": {**inputs["intervention"], "plain": key}}
+    return Before(named, plain=key, needs=(("train", key),), made_of=made_of)
+
+
+def plain_run(maker: directed.Maker, config: ExperimentConfig, label: str) -> tuple[str, Names]:
+    """Plan the plain finetuning on a cell's own rows. Return its train key, and the jobs of which it is one."""
     train = dataclasses.replace(config.train, checkpoints=[])
     alone = recipe.fitted(directed.plain(config, train=train))
     key = maker.trained(alone, f"{config.dataset.variant} (before {label})")
-    named = {**inputs, "intervention": {**inputs["intervention"], "plain": key}}
-    needs: Names = (("train", key),)
-    return Before(named, plain=key, needs=needs, made_of=(("data", variants.key(alone)), *needs))
+    return key, (("data", variants.key(alone)), ("train", key))
 
 
 def _stopped(maker: directed.Maker, config: ExperimentConfig, label: str, inputs: Inputs) -> Before:

@@ -17,12 +17,13 @@ from em.data import variants
 from em.data.job import DataJob
 from em.directions.job import AdapterJob, DirectionJob
 from em.errors import ConfigError
+from em.interventions.job import ScoreJob
 from em.judging.job import JudgeJob
 from em.models import memory
 from em.planning import checkpoints
 from em.planning.plan import Job, Plan, Spec, on_device
 from em.planning.speed import Speed, speed
-from em.planning.stages import BETWEEN, PLANNED
+from em.planning.stages import BETWEEN, PLANNED, SCORES
 from em.questions.rubrics import WITHOUT_JUDGE
 from em.records import Question
 from em.sampling.job import SampleJob
@@ -190,6 +191,11 @@ def _cost(
         return 0.0, rows * row_tokens(spec.config) * BYTES_PER_TOKEN, "length of the rows"
     if isinstance(spec, TrainJob):
         return _train_cost(spec, plan, store, past, device)
+    if isinstance(spec, ScoreJob):
+        rows = plan.data(spec.data).config
+        tokens = variants.count(rows) * row_tokens(rows)
+        basis = _basis(spec.model.path, spec.model.name, spec.model.shape)
+        return 4 * parameters(rows) * tokens / device.flops, variants.count(rows) * BYTES_PER_VERDICT, basis
     if isinstance(spec, DirectionJob | AdapterJob):
         return _reading_cost(spec, configs[spec.model.path], device)
     asked = answers_of(spec, plan)
@@ -295,6 +301,7 @@ def work(plan: Plan) -> dict[str, dict[str, int]]:
     return {
         "train": {key: checkpoints.optimiser_steps(c.train, variants.count(c)) for key, c in runs.items()},
         "sample": {job.key: sum(n for _, n in answers[job.key]) for job in plan.specs(SampleJob)},
+        SCORES.name: {job.key: variants.count(plan.data(job.data).config) for job in plan.specs(ScoreJob)},
         "judge": {job.key: sum(n * len(q.rubrics) for q, n in answers[job.key]) for job in plan.specs(JudgeJob)},
     }
 

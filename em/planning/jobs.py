@@ -9,13 +9,14 @@ from em.config import ExperimentConfig
 from em.config.judge import LOCAL
 from em.data.job import DataJob
 from em.directions.job import AdapterJob, DirectionJob
+from em.interventions.job import ScoreJob
 from em.judging.job import JudgeJob
 from em.planning.stages import BETWEEN, BY_NAME, Device
 from em.records import Question
 from em.sampling.job import SampleJob
 from em.training.job import TrainJob
 
-Spec = DataJob | TrainJob | SampleJob | JudgeJob | DirectionJob | AdapterJob
+Spec = DataJob | TrainJob | SampleJob | JudgeJob | DirectionJob | AdapterJob | ScoreJob
 S = TypeVar("S", covariant=True)
 K = TypeVar("K")
 

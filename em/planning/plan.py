@@ -21,12 +21,12 @@ from em.errors import ConfigError
 from em.judging import identity
 from em.judging.job import JudgeJob
 from em.models import fingerprint
-from em.planning import cells, checkpoints, directed, earlier, keys, recipe, refusals
+from em.planning import cells, checkpoints, directed, earlier, keys, recipe, refusals, selecting
 from em.planning.jobs import Job, Part, Plan, Spec, Subject, on_device, stages
 from em.questions import sets as questions_sets
 from em.records import BASE, BASE_LABEL, Question
 from em.sampling.job import SampleJob
-from em.store import Store, content_key
+from em.store import Store, content_key, layout
 from em.training.job import TrainJob
 
 __all__ = ["Job", "Part", "Plan", "Planner", "Spec", "Subject", "folder_of", "on_device", "plan", "ranges", "stages"]
@@ -40,6 +40,7 @@ def plan(configs: Sequence[ExperimentConfig], store: Store) -> Plan:
     configs = [recipe.fitted(config) for config in configs]
     for config in configs:
         recipe.check(config)
+    selecting.check_sweep(configs)
     fingerprint.cached_fingerprint.cache_clear()  # a model may have changed since the last plan
     variants.check_contrasts(configs, cells.labels_without_seeds(configs))
     planner = Planner(store)
@@ -147,15 +148,16 @@ class Planner:
 
     def trained(self, config: ExperimentConfig, label: str) -> str:
         """Add the jobs of a cell's dataset and training. Return the train key."""
-        built = second_phase.job(config)
-        self.add_job(Job("data", built.key, label, "data", built))
+        built, scored = selecting.add(self, config, label, second_phase.job(config))
+        needs = ((layout.SCORED, built.scores_key),) if built.scores_key else ()
+        self.add_job(Job("data", built.key, label, "chosen" if needs else "data", built, needs=needs))
         wanted = checkpoints.planned(config)
         before = earlier.before_training(self, config, label, keys.train_inputs(config, built.key))
         key, inputs = checkpoints.run_key(self.store, before.inputs, wanted)
         if ("train", key) in self.plan.jobs:  # a cell that differs in what is kept of the run
             wanted = sorted({*wanted, *self.plan.train(key).checkpoints})
             label = min(label, self.plan.jobs["train", key].label, key=len)  # the cell's own, not what it is made for
-        self._made_of[key] = before.made_of
+        self._made_of[key] = (*before.made_of, *scored)
         run = TrainJob(
             key=key,
             label=label,
@@ -177,7 +179,7 @@ class Planner:
             dtype=config.model.dtype.value,
             method=config.train.method.value,
             processes=[run.train.num_processes, run.train.accelerate_config],
-            **({"after": "answers" if before.stop else "plain"} if before.plain else {}),
+            **({"after": "answers" if before.stop else "plain"} if before.plain or needs else {}),
         )
         # a batch starts when all that its jobs need is there
         self.add_job(Job("train", key, label, batch, run, needs=(("data", built.key), *before.needs)))

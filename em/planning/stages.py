@@ -42,7 +42,8 @@ class Stage:
     job that is still to be done reads them."""
 
 
-DATA = Stage(name="data")
+DATA = Stage(name="data", worker="em.data.stage")
+"""The sweep builds datasets before all else; a worker builds those whose rows are chosen by scores."""
 TRAIN = Stage(
     name="train",
     worker="em.training.stage",
@@ -76,14 +77,23 @@ CALIBRATE = Stage(name="calibrate", verified=None)
 
 PLANNED = (DATA, TRAIN, SAMPLE, JUDGE)
 """The stages of a plan, in the order of their inputs."""
-SCHEDULED = tuple(stage for stage in PLANNED if stage.worker)
-"""The stages that worker processes do."""
+SCHEDULED = (TRAIN, SAMPLE, JUDGE)
+"""The stages that worker processes do for every cell."""
 DIRECTION = Stage(name="direction", worker="em.directions.stage", device=Device.always, verified=None)
 ADAPTER = Stage(name="adapter", worker="em.directions.adapter_stage", device=Device.always)
-BETWEEN = (DIRECTION, ADAPTER)
-"""Stages of the models that are changed while they are sampled. They run with the sample stage: they need answers of
-other models, and answers need them."""
-VERIFY_ORDER = (SAMPLE, ADAPTER, DIRECTION, CALIBRATE, JUDGE, TRAIN, DATA)
+SCORES = Stage(
+    name=layout.SCORED,
+    worker="em.interventions.stage",
+    device=Device.always,
+    rows=layout.SCORES,
+    unit="rows",
+    verified=None,
+)
+"""Careful rows under two models. It runs with the train stage: it needs a training, and another needs it."""
+BETWEEN = (SCORES, DIRECTION, ADAPTER)
+"""Stages that need other models and that models need. Directions and adapters are of models that are changed while they
+are sampled, and run with the sample stage."""
+VERIFY_ORDER = (SAMPLE, ADAPTER, DIRECTION, CALIBRATE, JUDGE, SCORES, TRAIN, DATA)
 """A damaged stage is made again, and needs its inputs for that; so these come after it."""
 OTHER_JOBS = (
     Stage(name="prepare", worker="em.models.prepare"),
@@ -93,6 +103,6 @@ OTHER_JOBS = (
     Stage(name="live", worker="em.tracking.live"),
 )
 """Jobs of workers outside the stages of a plan. `finetune` is the train stage of a model at OpenAI."""
-WORKERS = {stage.name: stage.worker for stage in (*SCHEDULED, *BETWEEN, *OTHER_JOBS)}
+WORKERS = {stage.name: stage.worker for stage in (DATA, *SCHEDULED, *BETWEEN, *OTHER_JOBS)}
 """name → module that `python -m em.sweep.worker NAME` runs."""
 BY_NAME = {stage.name: stage for stage in (*PLANNED, *BETWEEN, CALIBRATE)}

@@ -97,7 +97,7 @@ def _told_apart(config: ExperimentConfig) -> str:
     if chosen.changes(Where.second_phase):  # whose rows they are decides what it does
         words += f" on {variants.careful(config).variant}" + (", as long as the dataset's" * chosen.match_length)
     if added := variants.interleaved(config):
-        words += f" of {added.variant}"
+        words += f" of {'selected ' * chosen.scored}{added.variant}"
     if chosen.name == "inoculation" and chosen.arm != Arm.task:
         words += f", arm {chosen.arm.value}"
     if chosen.name == "kl":

@@ -10,6 +10,10 @@ from em.store.store import Store
 # <out>/store/data/<key>/
 DATASET = "dataset.jsonl"
 
+# <out>/store/scores/<key>/
+SCORED = "scores"
+SCORES = "scores.jsonl"
+
 # <out>/store/train/<key>/
 ADAPTER = "adapter"
 MODEL = "model"

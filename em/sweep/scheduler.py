@@ -229,7 +229,7 @@ class Scheduler:
             self._report_failed(job, event["error"])
         else:
             self.sweep.record_job("done", job)
-            self.sweep.counters["stages_run"] += job.stage in [s.name for s in (*stages.SCHEDULED, *stages.BETWEEN)]
+            self.sweep.counters["stages_run"] += job.stage in stages.BY_NAME
 
     def _close(self, worker: Worker) -> None:
         """Reap a worker whose pipe has ended, fail the jobs it left undone, and free its devices."""
@@ -284,12 +284,14 @@ class Scheduler:
 
 
 def run_stages(sweep: Sweep) -> None:
-    """Run every train, sample and judge job of the plan that the store does not have."""
+    """Run every job of the plan that the store does not have, but for datasets that need no other stage."""
     ids = devices(sweep.plan.cells[0].config.launch.devices)
     batches = []
-    for stage in (*stages.SCHEDULED, *stages.BETWEEN):
+    for stage in (stages.DATA, *stages.SCHEDULED, *stages.BETWEEN):
         named: dict[str, list[Job[object]]] = {}
         for job in sweep.todo(stage.name):
+            if stage == stages.DATA and not job.needs:
+                continue  # the sweep has built it, or it has failed
             named.setdefault(job.batch, []).append(job)
         for jobs in named.values():
             held = devices_held(jobs[0], ids)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from em.planning.plan import Job, Plan, Spec, Subject, stages
-from em.planning.stages import BETWEEN
+from em.planning.stages import BETWEEN, SCORES
 from em.runtime import terminal
 from em.store import Store
 
@@ -86,7 +86,7 @@ class Sweep:
     def stages(self) -> list[str]:
         """The stages to run here (launch.stages); a dataset belongs to its training."""
         wanted = self.plan.cells[0].config.launch.stages
-        between = [stage.name for stage in BETWEEN] if "sample" in wanted else []
+        between = [stage.name for stage in BETWEEN if ("train" if stage == SCORES else "sample") in wanted]
         return [*(["data"] if "train" in wanted else []), *wanted, *between]
 
     def subjects(self) -> list[Subject]:

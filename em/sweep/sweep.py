@@ -19,9 +19,8 @@ from pathlib import Path
 from em import config
 from em.config import Backend, ExperimentConfig
 from em.config.judge import LOCAL, PROXIES
-from em.data import second_phase
+from em.data import stage as data_stage
 from em.data.job import DataJob
-from em.directions.job import AdapterJob, DirectionJob
 from em.errors import ConfigError
 from em.judging.job import JudgeJob, count_errors
 from em.models import paths
@@ -32,7 +31,7 @@ from em.planning.stages import BETWEEN, PLANNED
 from em.runtime import terminal
 from em.runtime.events import error_message
 from em.sampling.job import SampleJob
-from em.store import SWEEP_FORMAT, Store, StoreError, in_use, layout, write_atomic, write_jsonl
+from em.store import SWEEP_FORMAT, Store, StoreError, in_use, layout, write_atomic
 from em.sweep import ledger
 from em.sweep.scheduler import run_batch, run_stages
 from em.sweep.state import COUNTERS, Share, Sweep
@@ -198,19 +197,17 @@ def _preflight(sweep: Sweep, todo: list[Job[Spec]]) -> None:
 def _needs_model(job: Job[Spec]) -> bool:
     if isinstance(job.spec, JudgeJob):
         return job.spec.judge.kind in PROXIES
-    return isinstance(job.spec, TrainJob | SampleJob | DirectionJob | AdapterJob)
+    return isinstance(job.spec, TrainJob | SampleJob) or job.stage in [stage.name for stage in BETWEEN]
 
 
 def _build_data(sweep: Sweep) -> None:
     for job in sweep.todo("data"):
         assert isinstance(job.spec, DataJob)
+        if job.needs:  # rows that are chosen by scores: a worker builds it when they are there
+            continue
         try:
-            with sweep.store.claim("data", job.key) as folder:
-                if folder is None:
-                    continue
-                rows = second_phase.build(job.spec)
-                write_jsonl(folder / layout.DATASET, rows)
-                sweep.store.finish("data", job.key, job.spec.inputs, second_phase.facts(job.spec, rows))
+            if not data_stage.build(sweep.store, job.spec):
+                continue
         except (ValueError, RuntimeError, OSError) as error:
             sweep.fail(job, error_message(error))
             continue
