@@ -133,7 +133,7 @@ def _scored(name: str, tokens: int, untouched: float, finetuned: float) -> RowSc
 
 
 def gap(untouched: float, finetuned: float) -> float:
-    """Return the gap of two mean log-probabilities: (finetuned NLL - NLL) / (NLL + EPSILON), NLL of the untouched model.
+    """Return the gap of two mean log-probabilities: (tuned NLL - NLL) / (NLL + EPSILON), NLL the untouched model's.
 
     Kaczér et al. 2025, for one misaligned model. Positive where finetuning has made the answer less likely.
     """

@@ -192,10 +192,7 @@ def _cost(
     if isinstance(spec, TrainJob):
         return _train_cost(spec, plan, store, past, device)
     if isinstance(spec, ScoreJob):
-        rows = plan.data(spec.data).config
-        tokens = variants.count(rows) * row_tokens(rows)
-        basis = _basis(spec.model.path, spec.model.name, spec.model.shape)
-        return 4 * parameters(rows) * tokens / device.flops, variants.count(rows) * BYTES_PER_VERDICT, basis
+        return _scoring_cost(spec, plan.data(spec.data).config, device)
     if isinstance(spec, DirectionJob | AdapterJob):
         return _reading_cost(spec, configs[spec.model.path], device)
     asked = answers_of(spec, plan)
@@ -223,6 +220,14 @@ def _reading_cost(spec: DirectionJob | AdapterJob, config: ExperimentConfig, dev
         return 0.0, train_disk(config) if spec.trained else LOG_BYTES, basis
     tokens = spec.config.most * len(spec.sides) * min(ANSWER_TOKENS, config.sample.max_tokens)  # at most
     return 2 * parameters(config) * tokens / device.flops, LOG_BYTES, basis
+
+
+def _scoring_cost(spec: ScoreJob, rows: ExperimentConfig, device: Speed) -> tuple[float, float, str]:
+    """Return the cost of one forward pass of two models over the rows."""
+    model, count = spec.model, variants.count(rows)
+    size, _ = memory.count_parameters(model.path, model.name, model.shape)
+    seconds = 2 * 2 * size * count * row_tokens(rows) / device.flops
+    return seconds, count * BYTES_PER_VERDICT, _basis(model.path, model.name, model.shape)
 
 
 def _train_cost(run: TrainJob, plan: Plan, store: Store, past: Past, device: Speed) -> tuple[float, float, str]:

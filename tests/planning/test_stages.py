@@ -17,7 +17,8 @@ def test_what_is_submitted_is_in_the_table():
 
 def test_every_worker_is_a_module():
     assert set(stages.WORKERS) == {
-        *("prepare", "train", "finetune", "sample", "judge", "benchmark", "track", "live", "direction", "adapter")
+        *("prepare", "train", "finetune", "sample", "judge", "benchmark", "track", "live", "direction", "adapter"),
+        *("data", "scores"),
     }
     assert all(importlib.util.find_spec(module) for module in stages.WORKERS.values())
 
@@ -33,4 +34,4 @@ def test_the_rows_of_a_stage_are_in_the_file_it_names(tmp_path):
 def test_a_damaged_stage_is_looked_at_before_its_inputs():
     order = [stage.name for stage in stages.VERIFY_ORDER]
     assert set(order) == set(stages.BY_NAME)
-    assert order.index("sample") < order.index("train") < order.index("data")
+    assert order.index("sample") < order.index("scores") < order.index("train") < order.index("data")
