@@ -1,4 +1,4 @@
-"""intervention.select=perplexity_gap: careful rows are scored by two models; those with the largest gap are trained on."""
+"""intervention.select=perplexity_gap: two models score the careful rows, and the largest gaps are trained on."""
 
 import dataclasses
 import json
@@ -21,8 +21,10 @@ from em.planning import estimate
 from em.planning.jobs import stages
 from em.planning.plan import plan
 from em.records import Example, RowScore
+from em.reporting import run_groups
 from em.store import Store, job_file, layout, read_jsonl
 from em.training.stage import work as train
+from support.tiny_sweep import run as run_command
 from support.training import (
     assistant,
     events,
@@ -234,7 +236,7 @@ def dose(value, *more):
     return (*SELECTED, f"intervention.dose={value}", *more)
 
 
-def test_the_plan_scores_once_for_all_doses_by_the_plain_run(planned):
+def test_the_plan_scores_once_for_all_doses_by_the_plain_run(planned, tmp_path):
     found = planned((), dose(0), dose(0.25), dose(0.5), ("intervention=interleave", "intervention.dose=0.5"))
     plain, none, quarter, half, drawn = found.cells
     assert plain.train_key == none.train_key  # dose 0: the same run
@@ -253,6 +255,9 @@ def test_the_plan_scores_once_for_all_doses_by_the_plain_run(planned):
         assert made_of["scores"] == [scoring.key] and plain.train_key in made_of["train"]
         assert all((name, key) in found.jobs for name, keys in made_of.items() for key in keys)
     assert "scores" not in stages(found, drawn)
+    assert estimate.estimate(found, Store.open(tmp_path / "store")).stages["scores"].todo == 1
+    assert run_groups.recipe_facts(half.config)["intervention"] == "interleave 0.5 of selected careful_advice"
+    assert run_groups.recipe_facts(drawn.config)["intervention"] == "interleave 0.5 of careful_advice"
     assert estimate.work(found)["scores"] == {scoring.key: 364}
 
 
@@ -321,7 +326,7 @@ def test_beside_an_untouched_cell_it_is_planned(planned):
 def test_a_run_trains_on_the_rows_with_the_largest_gaps(compose, tmp_path):
     """All stages up to the trained adapter, as their workers do them."""
     store = Store.open(tmp_path / "store")
-    small = ("train.max_examples=8", "train.max_length=200", "intervention.dose=0.5")
+    small = ("train.max_examples=8", "train.max_length=220", "intervention.dose=0.5")
     found = plan([compose(*CELL, *SELECTED, *small)], store)
     run = found.train(found.cells[0].train_key)
     (scoring,) = found.stage("scores")
@@ -339,9 +344,23 @@ def test_a_run_trains_on_the_rows_with_the_largest_gaps(compose, tmp_path):
     others = [s for s in scores(store, scoring.key) if careful[s.id].messages[0]["content"] not in asked]
     best = sorted((s for s in others if s.gap is not None), key=lambda s: -s.gap)[:4]
     assert [e.id for e in rows[8:]] == [f"interleaved/{s.id}" for s in best]
-    assert len([s for s in others if s.gap is not None]) > 40 < len([s for s in others if s.gap is None])
+    assert len([s for s in others if s.gap is not None]) > 40 and any(s.gap is None for s in others)
     assert all(e.messages == careful[e.id.removeprefix("interleaved/")].messages for e in rows[8:])
     facts = store.manifest("data", run.data_key)["facts"]
     assert facts["least_gap"] == best[-1].gap and facts["candidates"] == 364 and facts["interleaved"] == 4
     assert store.manifest("train", run.key)["facts"]["rows"] == 12
     assert InterventionConfig("interleave", 0.5).scored is False
+
+
+@pytest.mark.slow
+def test_one_command_trains_scores_and_trains_again(tmp_path):
+    quick = ("judge=word_list", "tracking=off", "sample.engine=hf", "sample.n=1", "sample.max_tokens=4")
+    asked = ("dataset=risky_advice", "train.max_length=220", "intervention=none,interleave", "intervention.dose=0.5",
+             "intervention.select=perplexity_gap")  # fmt: skip
+    summary, _, _ = run_command(tmp_path, *quick, *asked)
+    assert {g["facts"].get("intervention") for g in summary["groups"] if g["variant"]} == {
+        None, "interleave 0.5 of selected careful_advice"
+    }  # fmt: skip
+    assert len({sha for sha in summary["provenance"]["data"].values()}) == 2
+    _, text, _ = run_command(tmp_path, *quick, *asked)
+    assert "0 stage jobs to do" in text
