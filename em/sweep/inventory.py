@@ -13,7 +13,7 @@ from em.store.store import MANIFEST, REMOVED
 from em.sweep import ledger
 from em.sweep.folder import read_summary, read_sweep
 
-STAGES = ("data", "train", "sample", "judge")
+STAGES = ("data", "train", "scores", "sample", "judge")
 """Folders of the store whose stages sweep.json names. Calibrations and the judge's cache are small: they stay."""
 Stage = tuple[str, str]
 """Stage and key."""

@@ -361,6 +361,6 @@ def test_one_command_trains_scores_and_trains_again(tmp_path):
     assert {g["facts"].get("intervention") for g in summary["groups"] if g["variant"]} == {
         None, "interleave 0.5 of selected careful_advice"
     }  # fmt: skip
-    assert len({sha for sha in summary["provenance"]["data"].values()}) == 2
+    assert len(set(summary["provenance"]["data"].values())) == 2
     _, text, _ = run_command(tmp_path, *quick, *asked)
     assert "0 stage jobs to do" in text
