@@ -150,7 +150,7 @@ class Planner:
         """Add the jobs of a cell's dataset and training. Return the train key."""
         built, scored = selecting.add(self, config, label, second_phase.job(config))
         needs = ((layout.SCORED, built.scores_key),) if built.scores_key else ()
-        self.add_job(Job("data", built.key, label, "chosen" if needs else "data", built, needs=needs))
+        self.add_job(Job("data", built.key, label, built.scores_key or "data", built, needs=needs))
         wanted = checkpoints.planned(config)
         before = earlier.before_training(self, config, label, keys.train_inputs(config, built.key))
         key, inputs = checkpoints.run_key(self.store, before.inputs, wanted)

@@ -85,6 +85,7 @@ SCORES = Stage(
     name=layout.SCORED,
     worker="em.interventions.stage",
     device=Device.always,
+    splits=True,
     rows=layout.SCORES,
     unit="rows",
     verified=None,
