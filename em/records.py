@@ -33,10 +33,10 @@ class RowScore:
     id: str
     tokens: int
     """Tokens that training would learn, end of turn included."""
-    untouched: float | None
+    untouched: float | None = None
     """Mean log-probability of these tokens, in nats."""
-    finetuned: float | None
-    gap: float | None
+    finetuned: float | None = None
+    gap: float | None = None
     """By how much more surprising the finetuned model finds it, as a share of the untouched one's surprise."""
     why: str = ""
     """Why there is no score; "" if there is one."""

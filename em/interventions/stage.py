@@ -120,7 +120,7 @@ def _encoded(
         if not why and not _answer(tokens):
             why = "without a token to learn"
         if why:
-            unread.append(RowScore(row.id, tokens.supervised, None, None, None, why))
+            unread.append(RowScore(row.id, tokens.supervised, why=why))
         else:
             readable[number] = tokens
     return readable, unread
@@ -128,7 +128,7 @@ def _encoded(
 
 def _scored(name: str, tokens: int, untouched: float, finetuned: float) -> RowScore:
     if not math.isfinite(untouched) or not math.isfinite(finetuned):
-        return RowScore(name, tokens, None, None, None, "with a log-probability that is no number")
+        return RowScore(name, tokens, why="with a log-probability that is no number")
     return RowScore(name, tokens, untouched, finetuned, gap(untouched, finetuned))
 
 
