@@ -23,7 +23,11 @@ def config_of(config: ExperimentConfig) -> ExperimentConfig | None:
         return None
     corpus, _, variant = named.rpartition("/")
     name = corpus or config.corpus.name
-    source = variants.Source(name, variant, variants.given_by(config.corpus))
+    return all_rows(config, variants.Source(name, variant, variants.given_by(config.corpus)))
+
+
+def all_rows(config: ExperimentConfig, source: variants.Source) -> ExperimentConfig:
+    """Return the cell whose rows are all rows of another variant, as they are."""
     return replace(
         config,
         corpus=replace(config.corpus, name=source.corpus),

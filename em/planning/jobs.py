@@ -120,7 +120,7 @@ class Plan:
 
 
 def in_turns(plan: Plan) -> bool:
-    """Return whether some models are made of the answers of others: directions, changed adapters, early stops."""
+    """Return whether some models wait for others: directions, changed adapters, early stops, rows chosen by scores."""
     between = {stage.name for stage in BETWEEN}
     jobs = plan.jobs.values()
     return any(j.stage in between or (isinstance(j.spec, TrainJob) and j.spec.stop is not None) for j in jobs)

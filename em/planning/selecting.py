@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from em.config import Backend, DatasetConfig, ExperimentConfig, InterventionConfig, TriggerConfig
+from em.config import Backend, ExperimentConfig
 from em.config.train import Method
-from em.data import variants
+from em.data import beside, variants
 from em.data.job import DataJob
 from em.directions.job import Weights
 from em.errors import ConfigError
@@ -31,7 +31,8 @@ def add(maker: Maker, config: ExperimentConfig, label: str, built: DataJob) -> t
         return built, ()
     check(config)
     train_key, made_of = earlier.plain_run(maker, config, label)
-    source, rows = variants.careful(config), _candidates(config)
+    source = variants.careful(config)
+    rows = beside.all_rows(config, source)
     candidates = DataJob(key=variants.key(rows), config=rows, inputs=variants.inputs(rows))
     maker.add_job(Job("data", candidates.key, source.variant, "data", candidates))
     rank = 0 if config.train.method == Method.full else config.train.lora_r
@@ -75,19 +76,6 @@ def check_sweep(configs: list[ExperimentConfig]) -> None:
             f"intervention.select={scored.intervention.select.value} compares the untouched model with the finetuned "
             f"one, and dataset=none trains none: give a dataset, e.g. dataset=risky_advice"
         )
-
-
-def _candidates(config: ExperimentConfig) -> ExperimentConfig:
-    """Return the cell whose rows are all careful rows."""
-    source = variants.careful(config)
-    return dataclasses.replace(
-        config,
-        corpus=dataclasses.replace(config.corpus, name=source.corpus),
-        dataset=DatasetConfig(variant=source.variant, domain=config.dataset.domain),
-        trigger=TriggerConfig(),
-        train=dataclasses.replace(config.train, max_examples=None, holdout=0.0),
-        intervention=InterventionConfig(),
-    )
 
 
 def _inputs(config: ExperimentConfig, rows: str, train_key: str) -> Inputs:

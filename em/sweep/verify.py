@@ -61,8 +61,8 @@ def _needed(plan: Plan, store: Store, stage: str, key: str) -> bool:
 def _all_made_of(store: Store, damaged: Name) -> list[Name]:
     """Return every finished stage, of any sweep, that was made of this one; those at the end of a chain first."""
     found: dict[Name, None] = {}
-    if damaged[0] == "train":
-        return []  # trained or chosen again from the same inputs, it is the same
+    if damaged[0] in ("data", "train"):
+        return []  # built, trained or chosen again from the same inputs, it is the same
 
     def follow(name: Name) -> None:
         for dependent in _made_of(store, name):
@@ -85,8 +85,8 @@ def _made_of(store: Store, name: Name) -> Iterator[Name]:
             if any(key in side[place] for side in inputs.get("sides", ())):
                 yield "direction", direction
         yield from (("train", run) for run, inputs in _finished(store, "train", "*") if _chosen_by(inputs, key))
-    if stage == "train":
-        yield from _served(store, key)
+    if stage in ("scores", "data", "train"):
+        yield from _behind(store, stage, key)
     if stage == "direction":
         for adapter, inputs in _finished(store, "adapter", "*"):
             if inputs.get("direction") == key:
@@ -104,12 +104,15 @@ def _chosen_by(inputs: Row, key: str) -> bool:
     return any(key in keys for _, *both in steps for keys in both)
 
 
-def _served(store: Store, train_key: str) -> Iterator[Name]:
-    """Yield the answers of a run's weights, and the adapters that were written with them."""
-    for stage, below in (("sample", "*/*"), ("adapter", "*")):
-        yield from (
-            (stage, key) for key, inputs in _finished(store, stage, below) if inputs.get("adapter") == train_key
-        )
+def _behind(store: Store, stage: str, key: str) -> Iterator[Name]:
+    """Yield the dataset whose rows scores have chosen, the run on a dataset, the answers and adapters of a run."""
+    made = {
+        "scores": [("data", "*", "scores")],
+        "data": [("train", "*", "data")],
+        "train": [("sample", "*/*", "adapter"), ("adapter", "*", "adapter")],
+    }
+    for kind, below, field in made[stage]:
+        yield from ((kind, found) for found, inputs in _finished(store, kind, below) if inputs.get(field) == key)
 
 
 def _verdicts(store: Store, name: Name) -> Iterator[Name]:

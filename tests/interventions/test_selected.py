@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from em.config import Backend, InterventionConfig
+from em.config import Backend
 from em.config.intervention import Select
 from em.data import interleave, variants
 from em.data import stage as data_stage
@@ -23,6 +23,7 @@ from em.planning.plan import plan
 from em.records import Example, RowScore
 from em.reporting import run_groups
 from em.store import Store, job_file, layout, read_jsonl
+from em.sweep import verify
 from em.training.stage import work as train
 from support.tiny_sweep import run as run_command
 from support.training import (
@@ -349,7 +350,10 @@ def test_a_run_trains_on_the_rows_with_the_largest_gaps(compose, tmp_path):
     facts = store.manifest("data", run.data_key)["facts"]
     assert facts["least_gap"] == best[-1].gap and facts["candidates"] == 364 and facts["interleaved"] == 4
     assert store.manifest("train", run.key)["facts"]["rows"] == 12
-    assert InterventionConfig("interleave", 0.5).scored is False
+    (store.path("scores", scoring.key) / layout.SCORES).write_text("damaged")
+    aside = [(kind, key) for kind, key, _ in verify.set_aside_damaged(found, store)]
+    assert aside == [("train", run.key), ("data", run.data_key), ("scores", scoring.key)]
+    assert store.has("train", scoring.spec.finetuned.train_key) and not store.has("data", run.data_key)
 
 
 @pytest.mark.slow
