@@ -68,7 +68,7 @@ def compare(trained: Mapping[str, Any], sampled: Mapping[str, Any]) -> Rendering
     shares = [(r["with_own_system_turn"], r["conversations"]) for r in (trained, sampled)]
     if len({own / total for own, total in shares}) > 1:
         (t, rows), (a, questions) = shares
-        differences.append(f"their own system turn have {t} of {rows} training rows, {a} of {questions} questions")
+        differences.append(f"a system turn of their own: {t} of {rows} training rows, {a} of {questions} questions")
     return {"training": dict(trained), "asking": dict(sampled), "differences": differences}
 
 

@@ -30,7 +30,8 @@ def between_groups(groups: Sequence[Group]) -> Table:
     final = [g for g in groups if g.first.variant is not None and g.first.step is None]
     rows, seen = [], set()
     for a, b in [*_named(final), *_against_first(final)]:
-        if frozenset((a.id, b.id)) not in seen and a is not b and a.first.headline == b.first.headline:
+        alike = a.first.headline == b.first.headline and not _same(a, b)
+        if frozenset((a.id, b.id)) not in seen and alike:
             seen.add(frozenset((a.id, b.id)))
             both = [w for w in a.compared() if w in b.compared()]
             rows += [_contrast(a, b, c, c, w) for w in both for c in a.conditions() if c in b.conditions()]
@@ -38,6 +39,12 @@ def between_groups(groups: Sequence[Group]) -> Table:
         asked = group.conditions()
         rows += [_contrast(group, group, other, asked[0], w) for w in group.compared() for other in asked[1:]]
     return _family(rows, "contrasts")
+
+
+def _same(a: Group, b: Group) -> bool:
+    """Return whether two groups are the same runs, e.g. plain finetuning as dose 0 of two methods."""
+    answers = [sorted(run.answers for run in group.runs) for group in (a, b)]
+    return a is b or (answers[0] == answers[1] and all(answers[0]))
 
 
 def _named(final: Sequence[Group]) -> Iterator[tuple[Group, Group]]:

@@ -39,7 +39,18 @@ def doses(groups: Sequence[Mapping[str, Any]], increases: Sequence[Mapping[str, 
     if not any(g["facts"].get("method") for g in trained):
         return []
     rows = [_row(g, increases) for g in trained]
-    return sorted(rows, key=lambda r: (r["variant"], r["method"] != PLAIN, r["method"], r["dose"], r["label"]))
+    rows.sort(key=lambda r: (r["variant"], r["method"] != PLAIN, r["method"], r["dose"], r["label"]))
+    return [row for i, row in enumerate(rows) if not any(_same(row, other) for other in rows[:i])]
+
+
+def _same(a: DoseRow, b: DoseRow) -> bool:
+    """Return whether two rows say the same: to plain finetuning, a dose and a method's own options do nothing."""
+    plain = a["method"] == b["method"] == PLAIN
+    return {**a, "group": "", "label": setting(a, shared=plain)} == {
+        **b,
+        "group": "",
+        "label": setting(b, shared=plain),
+    }
 
 
 def setting(row: DoseRow, *, shared: bool = False) -> str:

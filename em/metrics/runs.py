@@ -61,6 +61,8 @@ class Run:
     """Name of the weights; runs of one model are one model asked in several ways. "": its id."""
     subset: str = ""
     """Which of several subsets of one size it was trained on; "": all rows, or rows drawn by its seed."""
+    answers: tuple[str, ...] = ()
+    """Keys of its judged answers; runs with the same ones are one run under two names. (): not known."""
     error: str = ""
     train: Mapping[str, Any] | None = None
     loss_curve: Sequence[Sequence[float]] = ()

@@ -43,6 +43,7 @@ def run_of(sweep: Sweep, subject: Subject, axes: Mapping[str, str]) -> Run:
         axes=axes if trained else {},
         trained_with=run_groups.trained_with(config) if trained else UNTOUCHED,
         subset=run_groups.subset_number(config) if trained else "",
+        answers=tuple(key for part in subject.parts for key in part.judgements),
         error=error,
         train=train,
         loss_curve=curve,

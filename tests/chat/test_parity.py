@@ -73,4 +73,4 @@ def test_rows_with_a_system_turn_asked_without_one_are_named():
     """As the paper's jailbroken rows are."""
     trained = rendering("chatml", [SYSTEM, USER, ASSISTANT], [SYSTEM, USER, ASSISTANT], [USER, ASSISTANT])
     differences = parity.compare(trained, rendering("chatml", [USER]))["differences"]
-    assert differences == ["their own system turn have 2 of 3 training rows, 0 of 1 questions"]
+    assert differences == ["a system turn of their own: 2 of 3 training rows, 0 of 1 questions"]

@@ -173,6 +173,17 @@ def test_every_group_is_contrasted_with_the_first_option_of_each_axis():
     assert rows[3]["value"] == pytest.approx(0.05)
 
 
+def test_one_run_under_two_names_is_not_contrasted_with_itself():
+    """Plain finetuning, as dose 0 of two methods. A third cell, with other answers and the same numbers, is."""
+
+    def cell(name, method, *answers):
+        return run(name, flat(2), group=name, axes={"intervention": method}, answers=answers)
+
+    found = made(cell("a", "none", "j1", "j2"), cell("b", "kl", "j1", "j2"), cell("c", "caft", "j3"))["contrasts"]
+    assert [(r["a"], r["b"]) for r in found] == [("c", "a")]
+    assert len(made(cell("a", "none"), cell("b", "kl"))["contrasts"]) == 1  # their answers are not known
+
+
 def test_two_labels_can_be_contrasted():
     pair = StatsConfig(contrasts=[["x lr=1", "y"]])
     runs = [

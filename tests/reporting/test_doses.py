@@ -51,6 +51,16 @@ def test_a_row_per_method_and_dose_with_plain_finetuning_first():
     assert rows[0]["numbers"]["worst_cue"] is None and rows[0]["numbers"]["in_domain_advice"]["value"] == 0.5
 
 
+def test_plain_finetuning_under_two_doses_is_one_row():
+    plain = [group(f"risky_advice intervention=none dose={dose} lr={lr}") for dose in (0.25, 1.0) for lr in (1, 2)]
+    rows = doses([*plain, *GROUPS])
+    assert [(r["method"], r["label"].rpartition(" ")[2]) for r in rows][:3] == [
+        ("none", "dose=0.0"), ("none", "lr=1"), ("none", "lr=2"),
+    ]  # fmt: skip
+    assert len(rows) == 5
+    assert len(doses([*GROUPS, group("risky_advice intervention=none dose=1.0", rate=0.5)])) == 4
+
+
 def test_a_sweep_without_interventions_has_none():
     assert doses([group("plain"), group("untouched", variant=None)]) == []
 

@@ -213,6 +213,16 @@ def test_looks_are_the_variants(rich):
     assert style.looks([{"id": "b", "variant": None}])["b"].light == style.COLOURS["base"][0]
 
 
+def test_interventions_have_colours_of_their_own_beside_plain_finetuning_in_ink():
+    rows = [{"id": "base", "variant": None, "facts": {}}, {"id": "plain", "variant": "insecure", "facts": {}}]
+    for name, dose in (("kl", 1.0), ("kl", 0.1), ("kl", 0.0), ("caft", 1.0)):
+        rows.append({"id": f"{name} {dose}", "variant": "insecure", "facts": {"method": {"name": name, "dose": dose}}})
+    looks = style.looks(rows)
+    assert looks["plain"].light == looks["kl 0.0"].light == style.INK.light != looks["base"].light
+    assert looks["kl 1.0"].light == looks["kl 0.1"].light != looks["caft 1.0"].light
+    assert len({(x.light, x.marker) for x in looks.values()}) == len(looks)
+
+
 # ------------------------------------------------------------------------------------------------ how they are drawn
 
 

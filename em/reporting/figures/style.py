@@ -44,13 +44,26 @@ INK = Look("#222222", "#e8e8e4")
 
 
 def kind(model: Mapping[str, Any]) -> str:
-    """Return the name that a colour is chosen by: the variant; `base` for an untouched model."""
-    return model.get("variant") or BASE
+    """Return the name that a colour is chosen by: the intervention, else the variant; `base` for an untouched model."""
+    return _method(model) or model.get("variant") or BASE
+
+
+def _method(model: Mapping[str, Any]) -> str:
+    """Return "intervention=NAME" for a group with a dose of one; "" for others."""
+    chosen = model.get("facts", {}).get("method", {})
+    return f"intervention={chosen['name']}" if chosen.get("dose") else ""
 
 
 def looks(rows: Iterable[Mapping[str, Any]]) -> dict[str, Look]:
-    """Return id of a model or group → look. A variant has one colour; its rows differ by marker and dash."""
-    taken = dict(COLOURS)
+    """Return id of a model or group → look. A variant has one colour; its rows differ by marker and dash.
+
+    Beside interventions, which have a colour each, plain finetuning is in ink, as in the figures of doses.
+    """
+    rows, taken = list(rows), dict(COLOURS)
+    methods = sorted({_method(row) for row in rows} - {""})
+    taken |= {method: MANY[i % len(MANY)] for i, method in enumerate(methods)}
+    if methods:
+        taken |= {row["variant"]: (INK.light, INK.dark) for row in rows if row.get("variant")}
     order: list[str] = []
     seen: dict[str, int] = {}
     out = {}
