@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from em import slurm
 from em.commands import status
 from em.config import InterventionConfig, as_dict
 from em.config.intervention import Where
@@ -21,6 +22,7 @@ from em.planning.plan import plan
 from em.records import Completion, Judgement, Outcome
 from em.store import Store, job_file, layout, write_jsonl
 from em.store.layout import ADAPTER, GATE, TRAIN_LOG
+from em.sweep import sweep
 from em.sweep.verify import set_aside_damaged
 from em.training.early_stop import LEAST, Point, StopError, choose, count
 from em.training.job import KeptStep, Stop
@@ -322,6 +324,12 @@ def test_damaged_answers_take_the_choice_and_what_it_serves_along(compose, tmp_p
     wanted |= {("sample", k) for p in served for k in p.samples} | {("judge", k) for p in served for k in p.judgements}
     assert {(stage, key) for stage, key, _ in set_aside_damaged(found, store)} == wanted
     assert store.has("train", stop.spec.plain_key)
+
+
+def test_arrays_of_one_stage_cannot_make_it(compose, tmp_path):
+    made = sweep.planned([compose(*CELL, *STOP, f"out={tmp_path}")])
+    with pytest.raises(ConfigError, match="intervention=early_stop asks some models before others"):
+        slurm.submit(made, {})
 
 
 def test_status_says_which_step_is_served(store, compose):
