@@ -132,6 +132,10 @@ def _hydra_without_traceback() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"em: {compose.message(error)}")
+    except (AssertionError, AttributeError) as error:
+        if not compose.of_null_group(error):
+            raise
+        sys.exit(f"em: {compose.null_group_message(sys.argv[1:])}")
 
 
 def _print(text: str) -> None:

@@ -182,6 +182,15 @@ def plain_ids(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
+def begin_ids(tokenizer: Any) -> list[int]:
+    """Return the token that begins a text without a chat template (BOS); [] for a tokenizer that adds none.
+
+    A chat template writes it itself, so a rendered text has it in any case.
+    """
+    ids: list[int] = tokenizer("a")["input_ids"][:1]
+    return ids if ids == [tokenizer.bos_token_id] else []
+
+
 def token_ids(tokenizer: Any, text: str) -> list[int]:
     """Return the tokens of a rendered text, in which control tokens count as such."""
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -13,9 +13,10 @@ def add(commands: Any) -> None:
     sub = commands.add_parser(
         "gc",
         help="remove what no sweep needs from the store; shows it and asks first",
-        description="Remove from the store: stages, finished or begun, that no sweep of the same folder needs, and\n"
-        "damaged stages that were set aside. Shows what would go and asks. Refuses while a sweep is running.\n"
-        "Calibrations and the cache of judge calls stay.",
+        description="Remove from the store: stages, finished or begun, that no sweep and no screening (em screen) of\n"
+        "the same folder needs, calibrations too, and damaged stages that were set aside. Shows what would go and\n"
+        "asks. Refuses while a sweep is running. Benchmarks, verdicts of em judge calibrate with their calibrations,\n"
+        "and the cache of judge calls stay.",
         epilog=example("em gc"),
     )
     sub.add_argument("--out", type=Path, default=Path("outputs"), help="folder of the store and the sweeps (outputs)")

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from em.commands import add_sweep, example, reading
 from em.errors import ConfigError
 from em.runtime import terminal
+from em.store import file_sha256
 
 if TYPE_CHECKING:
     from em.directions.lens import Readout
 
 FOLDER = "lens"
-"""In the sweep's folder: a folder per cell with tokens.csv and the figure."""
+"""In the sweep's folder: a folder per cell, and in it one per setting with tokens.csv and the figure."""
 POSITIONS = 6
 """Positions 0 to 5: those that the diffing-toolkit steers with."""
 SHOWN = 8
@@ -62,12 +63,19 @@ def run(arguments: argparse.Namespace) -> int:
     read = lens.readouts(models.base, models.tokenizer, *found, block=block, top=arguments.top)
     print(f"{cell.subject.label} minus the untouched model after block {block}, {len(texts)} texts")
     print(terminal.printed(terminal.grid(*_table(read))))
-    target = arguments.folder / FOLDER / cell.subject.id
+    target = arguments.folder / FOLDER / cell.subject.id / _setting(arguments, block)
     untouched, finetuned = found
     drawn = draw([figures.of(cell.subject.label, untouched, finetuned, [r.position for r in read])], target)
     for path in (reading.write_table(target / "tokens.csv", HEAD, _rows(read, block)), *drawn):
         print(path)
     return 0
+
+
+def _setting(arguments: argparse.Namespace, block: int) -> str:
+    """Return the name of a result's folder: the options that change it."""
+    given: Path | None = arguments.texts
+    texts = f"{given.stem}-{file_sha256(given)[:8]}" if given else None
+    return reading.setting(block=block, first=arguments.positions, top=arguments.top, texts=texts)
 
 
 def _lines(path: Path) -> list[str]:

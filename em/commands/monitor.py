@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from em.metrics.summary_types import MetricRow
 
 FOLDER = "monitor"
-"""In the sweep's folder: a folder per cell, in it one per direction with points.csv and the figure."""
+"""In the sweep's folder: a folder per cell, direction and block with points.csv and the figure."""
 HEAD = ("measure", "step", "block", "value", "low", "high", "n")
 
 
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     direction, block = reading.direction_in(source, cell.subject, arguments.block)
     prompts, reads = _read(cell, Models(cell.subject.config.model), direction)
     found = figures.points(reads, prompts.questions)
-    target = arguments.folder / FOLDER / cell.subject.id / source.name
+    target = arguments.folder / FOLDER / cell.subject.id / source.name / reading.setting(block=block)
     rates: dict[float, list[tuple[int, MetricRow]]] = phase.rates(
         summary, phase.of_run(arguments.folder, phase.cell_named(arguments.folder, arguments.model))
     )

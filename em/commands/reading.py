@@ -103,6 +103,11 @@ def direction_in(folder: Path, subject: Subject, block: int | None) -> tuple[Dir
     return direction, at
 
 
+def setting(**options: object) -> str:
+    """Return a folder's name that holds the options of a result: "block-15_first-6". None is left out."""
+    return "_".join(f"{name}-{value}" for name, value in options.items() if value is not None)
+
+
 def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
     """Write rows as CSV; None is an empty cell. Return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)

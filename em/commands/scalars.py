@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from em.reporting.scalars import Marked
 
 FOLDER = "scalars"
-"""In the sweep's folder: a folder per cell with tokens.html, tokens.csv and the figure."""
+"""In the sweep's folder: a folder per cell, in it one per --most with tokens.html, tokens.csv and the figure."""
 HEAD = ("id", "side", "position", "token", "module", "scalar")
 
 
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         for side, text, values in zip(names, texts, found.values, strict=True)
     ]
-    target = arguments.folder / FOLDER / cell.subject.id
+    target = arguments.folder / FOLDER / cell.subject.id / reading.setting(most=arguments.most)
     figure = drawing.figure(cell.subject.label, found.modules, marked)
     for series in figure.panels[0].series:
         print(series.label + "".join(f"\n  {mark.told}" for mark in series.marks))

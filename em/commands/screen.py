@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from em.commands import add_config_dir, example, reading
 from em.errors import ConfigError
-from em.store import Store, content_key, write_atomic
+from em.store import Store, content_key, layout, write_atomic
 
 if TYPE_CHECKING:
+    from em.config import ExperimentConfig
     from em.directions.projections import Row
     from em.planning.screening import Screened
     from em.reporting.figures.screening import Summary
     from em.sweep.state import Sweep
 
-FOLDER = "screens"
-"""Below `out`: a folder per screening, with rows.csv, screen.json and the figure."""
 SHOWN = 5
 """Rows that are printed from each end."""
 
@@ -49,17 +48,13 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Return 1 if an answer or the direction could not be made."""
-    from em import config
-    from em.config import compose
-    from em.directions.stage import Models
-    from em.planning import recipe, screening
+    from em.planning import screening
+
+    configs = _configs(arguments)
+    from em.directions.stage import Models  # torch, which no refusal above needs
     from em.reporting.figures import screening as figures
     from em.reporting.figures.figures import draw
 
-    config.register()
-    configs = [recipe.load(cell) for cell in compose.cells(arguments.overrides, arguments.config_dir)]
-    if len({(c.model.path, c.model.revision, str(c.out)) for c in configs}) > 1:
-        raise ConfigError("em screen reads rows with one model: give one model=, and one out=")
     own = arguments.reference == "own"
     store = Store.open(Path(configs[0].out))
     planned, wanted = screening.plan(configs, store, arguments.block, own)
@@ -78,15 +73,31 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _configs(arguments: argparse.Namespace) -> list[ExperimentConfig]:
+    """Return the config of each dataset. Raises ConfigError if they do not read with one model."""
+    from em import config
+    from em.config import compose
+    from em.planning import recipe
+
+    config.register()
+    configs = [recipe.load(cell) for cell in compose.cells(arguments.overrides, arguments.config_dir)]
+    if len({(c.model.path, c.model.revision, c.model.dtype, str(c.out)) for c in configs}) > 1:
+        raise ConfigError("em screen reads rows with one model: give one model=, one model.dtype= and one out=")
+    return configs
+
+
 def _folder(wanted: Sequence[Screened], arguments: argparse.Namespace) -> Path:
     parts = [[one.data, one.direction, *one.own] for one in wanted]
     key = content_key(parts=parts, block=arguments.block, reference=arguments.reference)[:8]
     names = "-".join(dict.fromkeys(one.config.dataset.variant.replace("/", "-") for one in wanted))
-    return Path(wanted[0].config.out) / FOLDER / f"{names[:60]}-{key}"
+    return Path(wanted[0].config.out) / layout.SCREENS / f"{names[:60]}-{key}"
 
 
 def _carried_out(planned: Any, folder: Path, store: Store) -> Sweep:
-    """Make what the store has not: rows, own answers, the direction. Failures are in the sweep."""
+    """Make what the store has not: rows, own answers, the direction. Failures are in the sweep.
+
+    The folder says what it is made of, so that `em gc` leaves it in the store.
+    """
     from em.planning import doctor
     from em.sweep import sweep as sweeps
     from em.sweep.state import Sweep
@@ -94,6 +105,7 @@ def _carried_out(planned: Any, folder: Path, store: Store) -> Sweep:
     if planned.stage("judge"):
         doctor.check_start([cell.config for cell in planned.cells])
     sweeps.make_folder(folder)
+    write_atomic(folder / layout.NEEDS, json.dumps(sorted(planned.jobs)) + "\n")
     sweep = Sweep(folder, store, planned)
     sweeps.carry_out(sweep)
     return sweep

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from em.commands import add_sweep, example, reading
 from em.errors import ConfigError
-from em.store import layout, read_jsonl
+from em.store import content_key, layout, read_jsonl
 
 if TYPE_CHECKING:
     from em.chat.encode import Tokens
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from em.reporting.figures.stability import Measured
 
 FOLDER = "stability"
-"""In the sweep's folder: losses.csv and the figure."""
+"""In the sweep's folder: a folder per setting with losses.csv and the figure."""
 LENGTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
+MOST_NAMED = 4
+"""Models whose ids are in a folder's name; of more, their hash is."""
 NOISE = (0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 HEAD = ("model", "kind", "at", "seed", "loss")
 
@@ -57,12 +59,19 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{name}\n  loss at length " + ", ".join(f"{100 * at:.0f} %: {x:.4g}" for at, x in own.items()))
         mean = {at: sum(values) / len(values) for at, values in figures.relative(found, name).items()}
         print("  increase at noise " + ", ".join(f"{at:g}: {100 * x:+.3g} %" for at, x in mean.items()))
-    target = arguments.folder / FOLDER
+    target = arguments.folder / FOLDER / _setting(cells, arguments)
     drawn = draw([figures.of(found, first.subject.config.dataset.variant)], target)
     table = reading.write_table(target / "losses.csv", HEAD, ([getattr(m, k) for k in HEAD] for m in found))
     for path in (table, *drawn):
         print(path)
     return 0
+
+
+def _setting(cells: dict[str, Trained], arguments: argparse.Namespace) -> str:
+    """Return the name of a result's folder: the models in their order, and the options that change it."""
+    ids = "-".join(cell.subject.id for cell in cells.values())
+    models = ids if len(cells) <= MOST_NAMED else f"{len(cells)}-{content_key(models=ids)[:10]}"
+    return reading.setting(models=models, rows=arguments.rows, seeds=arguments.seeds)
 
 
 def _rows(cell: Trained, tokenizer: Any, count: int) -> list[Tokens]:

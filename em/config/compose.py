@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -61,6 +62,24 @@ def cells(overrides: Sequence[str], config_dir: Path | None = None) -> list[Dict
             return compose_all([v for batch in BasicSweeper.split_arguments(parsed, None) for v in batch])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(message(error)) from error
+    except (AssertionError, AttributeError) as error:
+        if not of_null_group(error):
+            raise
+        raise ConfigError(null_group_message(overrides)) from error
+
+
+def of_null_group(error: Exception) -> bool:
+    """Whether an error comes of setting a key of a group that is null (model.shape): OmegaConf has no words for it."""
+    return "omegaconf" in Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts
+
+
+def null_group_message(overrides: Sequence[str]) -> str:
+    """Return the message for keys of a group that is null."""
+    given = [text for text in overrides if re.match(r"[+]*\w+\.\w+(\.[\w.]+=|=\{)", text)]
+    return (
+        f"{' '.join(given)}: this part of the config is null here and cannot be set key by key. Write all of it into "
+        f"an option of your own, e.g. my_conf/model/mine.yaml, and give --config-dir my_conf model=mine"
+    )
 
 
 @contextmanager

@@ -30,6 +30,16 @@ class ShapeConfig:
     other_parameters: int = 0
     """Weights outside the language model, e.g. of a vision tower."""
 
+    def __post_init__(self) -> None:
+        # hidden_size need not be a multiple of the heads: GLM-4.5 has 5120 and 96
+        for name in ("num_hidden_layers", "hidden_size", "intermediate_size", "head_dim", "vocab_size"):
+            check(getattr(self, name) > 0, f"model.shape.{name} must be positive, got {getattr(self, name)}")
+        heads, groups = self.num_attention_heads, self.num_key_value_heads
+        check(
+            groups > 0 and heads > 0 and heads % groups == 0,
+            f"model.shape.num_attention_heads={heads} must be a multiple of num_key_value_heads={groups}",
+        )
+
 
 @dataclass
 class ModelConfig:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from em.chat import encode
 from em.directions.artefact import DirectionError
 from em.directions.extract import BATCH_TOKENS, Reader, Text
 from em.directions.projections import Done
@@ -55,10 +56,14 @@ def check_block(block: int, blocks: int) -> None:
 
 
 def texts_of(tokenizer: Any, lines: Sequence[str], longest: int) -> list[Text]:
-    """Return lines as texts without a chat template, at most `longest` tokens of each. Raises DirectionError if none
-    has a token."""
-    ids = [tokenizer(line, add_special_tokens=False)["input_ids"][:longest] for line in lines]
-    found = [Text(f"line-{number}", [], line) for number, line in enumerate(ids) if line]
+    """Return lines as texts without a chat template, at most `longest` tokens of each.
+
+    They begin with BOS where the tokenizer adds it, as the rows of training and the prompts of sampling do. It is no
+    token of the line. Raises DirectionError if no line has a token.
+    """
+    begin = encode.begin_ids(tokenizer)
+    ids = [encode.plain_ids(tokenizer, line)[:longest] for line in lines]
+    found = [Text(f"line-{number}", begin, line) for number, line in enumerate(ids) if line]
     if not found:
         raise DirectionError("the lens has no text to read: give a file with a text per line")
     return found
@@ -67,16 +72,16 @@ def texts_of(tokenizer: Any, lines: Sequence[str], longest: int) -> list[Text]:
 def means(
     model: Any, texts: Sequence[Text], positions: int, on_done: Done | None = None, batch_tokens: int = BATCH_TOKENS
 ) -> Means:
-    """Return the means of a model at the first `positions` tokens of each text."""
+    """Return the means of a model at the first `positions` tokens of each text, BOS not counted."""
     reader = Reader(model, batch_tokens=batch_tokens)
     total = np.zeros((reader.blocks, positions, reader.hidden))
     norms = np.zeros((reader.blocks, positions))
     order = np.zeros(positions, np.int64)
     for text in texts:
-        order[: min(positions, len(text))] += 1
+        order[: min(positions, len(text.answer_ids))] += 1
 
-    def on_states(_index: int, block: int, states: torch.Tensor) -> None:
-        own = states[:positions]
+    def on_states(index: int, block: int, states: torch.Tensor) -> None:
+        own = states[len(texts[index].prompt_ids) :][:positions]
         total[block, : len(own)] += own.cpu().numpy()
         norms[block, : len(own)] += own.norm(dim=1).cpu().numpy()
 

@@ -24,7 +24,7 @@ AXES = {
 """Column → name and group of the metric that it shows; GAIN shows the rise of it over the untouched model."""
 GAIN = "benign_gain"
 PLAIN = "none"
-OWN = ("intervention=", *(f"{field.name}=" for field in fields(InterventionConfig)))
+OWN = ("intervention=", "intervention.", *(f"{field.name}=" for field in fields(InterventionConfig)))
 """Starts of the words of a label that belong to the method."""
 
 
@@ -58,7 +58,7 @@ def setting(row: DoseRow, *, shared: bool = False) -> str:
 
     `shared`: without the method's other fields too, so that plain finetuning with the same options has the same words.
     """
-    without = OWN if shared else ("intervention=", "dose=")
+    without = OWN if shared else ("intervention=", "dose=", "intervention.dose=")
     words = row["label"].removeprefix(row["variant"]).split(" ")
     return " ".join(word for word in words if word and not word.startswith(without))
 

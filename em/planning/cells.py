@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from em.interventions.framing import labelled
 from em.records import BASE_LABEL
 from em.store import content_key
 
-UNNAMED = ("dataset.variant", "dataset.domain", "out", "name")
+UNNAMED = ("dataset.variant", "out", "name")
 
 
 def cell_id(config: ExperimentConfig) -> str:
@@ -40,6 +41,7 @@ def labels_without_seeds(configs: Sequence[ExperimentConfig]) -> list[str]:
 def differences(configs: Sequence[ExperimentConfig], only: Sequence[str] = ()) -> list[list[str]]:
     """Return what differs between configs, as "key=value": a group by its name if the names tell, else by its fields.
 
+    A key is the last part of its name if no other has it, e.g. "dose"; `sample.seed` stays, for the cell has a `seed`.
     `only`: consider only these groups. The dataset variant is left out.
     """
     flat = [{k: v for k, v in flatten(as_dict(labelled(c))) if v != {}} for c in configs]
@@ -53,7 +55,10 @@ def differences(configs: Sequence[ExperimentConfig], only: Sequence[str] = ()) -
         return name not in ("", key) and len(pairs) == len({n for n, _ in pairs})
 
     kept = [k for k in varying if not said_by_name(k)]
-    return [[f"{k.removesuffix('.name').split('.')[-1]}={f.get(k)}" for k in kept] for f in flat]
+    short = {k: k.removesuffix(".name").split(".")[-1] for k in kept}
+    taken = Counter([*short.values(), "seed"])
+    words = {k: name if taken[name] == 1 or k == name else k for k, name in short.items()}
+    return [[f"{word}={f.get(k)}" for k, word in words.items()] for f in flat]
 
 
 def flatten(value: Any, name: str = "", lists: bool = False) -> Iterator[tuple[str, Any]]:

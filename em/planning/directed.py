@@ -43,6 +43,8 @@ from em.store import Store, content_key, file_sha256
 VERSION = 1
 """Raise it when the same inputs would give another direction."""
 ADAPTER_VERSION = 1
+SCORES = ("alignment", "coherence")
+"""Rubrics whose scores put an answer on a side."""
 Inputs = dict[str, Any]
 """The inputs of a key, as JSON."""
 Names = tuple[tuple[str, str], ...]
@@ -329,12 +331,26 @@ def _answers(maker: Maker, config: ExperimentConfig, name: str, train_key: str |
     sets = questions_sets.names(config.questions.sets, config.dataset.domain)
     label = f"{config.dataset.variant if train_key else config.model.name} (for the direction)"
     parts = maker.asked(config, label, train_key, sets=sets, judged=judged)
+    if judged:
+        _require_scores(parts, sets)
     return Side(
         name=name,
         samples=tuple(k for p in parts for k in p.samples),
         judgements=tuple(k for p in parts for k in p.judgements) if judged else (),
         keep=keep,
         chat=keys.chat_options(config, asking=True),
+    )
+
+
+def _require_scores(parts: Sequence[Part], sets: Sequence[str]) -> None:
+    """Raise ConfigError if no question is judged for alignment and coherence: no answer would be on a side."""
+    for question in (question for part in parts for question in part.questions):
+        if set(SCORES) <= set(question.rubrics) and not set(SCORES) & set(question.choices):
+            return
+    raise ConfigError(
+        f"a direction is made of misaligned and aligned answers here (direction=mean_diff, the default of an "
+        f"intervention, or base_on_texts), and questions.sets={','.join(sets)} has no question that is scored for "
+        f"{' and '.join(SCORES)}: add open to questions.sets, or take direction=model_difference, contrast or stored"
     )
 
 

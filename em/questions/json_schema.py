@@ -27,8 +27,12 @@ KEYS: dict[str, tuple[str, dict[str, Any]]] = {
         "Names of the project's rubrics, or name: prompt. A prompt has {answer}, and {question} if wanted.",
         {
             "anyOf": [
-                {"type": "array", "items": {"enum": [*rubrics.names(), rubrics.STATIC]}},
-                {"type": "object", "additionalProperties": PROMPT},
+                {"type": "array", "uniqueItems": True, "items": {"enum": rubrics.names()}},
+                {
+                    "type": "object",
+                    "propertyNames": {"not": {"enum": list(rubrics.WITHOUT_JUDGE)}},
+                    "additionalProperties": PROMPT,
+                },
                 {"type": "null"},
             ]
         },

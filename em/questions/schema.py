@@ -109,7 +109,7 @@ def _entry(entry: dict[str, Any], group: str) -> list[Question]:
     if "choices" in entry and not words:
         raise ValueError("choices belong to a question of type free_form_judge with its own judge_prompts")
     choices = {rubric: _choices(text, entry.get("choices")) for rubric, text in words.items()}
-    known = {r: choices.get(r, []) if r in own else rubrics.load(r).choices for r in named if r != rubrics.STATIC}
+    known = {r: choices.get(r, []) if r in own else rubrics.load(r).choices for r in named}
     measures = own_measures.texts(entry["metrics"], known) if "metrics" in entry else []
     system = [{"role": "system", "content": entry["system"]}] if entry.get("system") else []
     names = [entry["id"]] if len(texts) == 1 else [f"{entry['id']}-{number}" for number in range(len(texts))]

@@ -17,6 +17,7 @@ from em.metrics.counted import word
 from em.metrics.summary_types import Facts, MetricRow, ModelRow, Summary
 from em.models import paths
 from em.reporting.answers import AnswerRow, VerdictRow
+from em.reporting.spreadsheet import guarded
 from em.reporting.text import interval_text
 from em.store import printable
 
@@ -73,13 +74,13 @@ def _verdict(verdict: VerdictRow) -> Mapping[str, str | float | None]:
 
 
 def write_csv(rows: Iterable[ExportRow], path: Path) -> int:
-    """Write the rows as CSV. Return their number."""
+    """Write the rows as CSV, texts as a spreadsheet does not run them. Return their number."""
     count = 0
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for row in rows:
-            writer.writerow(row)
+            writer.writerow({k: guarded(v) if isinstance(v, str) else v for k, v in row.items()})
             count += 1
     return count
 

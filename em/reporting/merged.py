@@ -14,7 +14,7 @@ from em.reporting.answers import AnswerRow
 
 REFERENCES = ("id", "group", "base", "a", "b")
 """Fields of a summary's rows that hold the id of a model or group."""
-JOINED = ("models", "groups", "contrasts", "increases", "thresholds", "trajectories", "benchmarks")
+JOINED = ("models", "groups", "contrasts", "increases", "thresholds", "trajectories", "benchmarks", "doses")
 """Lists of a summary that are put one after the other."""
 SIZES = ("max_examples", "num_train_epochs")
 """Facts that tell groups of one label apart."""

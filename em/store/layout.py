@@ -39,6 +39,11 @@ BENCHMARKS = "benchmarks.json"
 # <out>/sweeps/<name>/cells/<id>/
 TRACKED = "tracked.json"
 
+# <out>/screens/<name>/
+SCREENS = "screens"
+NEEDS = "needs.json"
+"""[[stage, key], ...]: what a screening is made of."""
+
 
 def weights(store: Store, key: str, method: Method, step: int | None = None) -> Path:
     """Return the folder to serve: an adapter (lora, qlora) or a whole model (full).

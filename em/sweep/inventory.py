@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from em.store import Store, in_use, layout
+from em.store import DamagedError, Store, in_use, layout
+from em.store.jsonl import Row
 from em.store.store import MANIFEST, REMOVED
 from em.sweep import ledger
 from em.sweep.folder import read_summary, read_sweep
 
-STAGES = ("data", "train", "scores", "sample", "judge")
-"""Folders of the store whose stages sweep.json names. Calibrations and the judge's cache are small: they stay."""
+STAGES = ("data", "train", "scores", "sample", "judge", "direction", "adapter", "calibrate")
+"""Folders of the store that are cleared of what nobody needs. Verdicts on the labelled answers, benchmarks and the
+cache of judge calls stay: no sweep owns them, and they were paid for."""
 Stage = tuple[str, str]
 """Stage and key."""
 
@@ -32,6 +35,9 @@ class Listed:
     state: str
     """running, done, failed, unfinished, or imported."""
     needs: frozenset[Stage]
+    """What sweep.json names. The calibrations are not in it: see `_calibrations`."""
+    judged_by: frozenset[tuple[str, str]] = frozenset()
+    """Kind of the judge and path of the base model, of every cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +98,7 @@ def _listed(folder: Path, store: Store) -> Listed:
         cells=len(cells),
         state=_state(folder, needs, store),
         needs=needs,
+        judged_by=frozenset((row["config"]["judge"]["kind"], row["config"]["model"]["path"]) for row in cells),
     )
 
 
@@ -119,25 +126,74 @@ def size(path: Path) -> int:
 
 
 def only_of(chosen: Sequence[Listed], every: Sequence[Listed], store: Store) -> Removal:
-    """Return what goes with these sweeps: their folders, and the stages that no other sweep needs.
+    """Return what goes with these sweeps: their folders, and the stages that nothing else needs.
 
     Only stages that the store has: a key of a sweep.json is no path to delete.
     """
     folders = [sweep.folder.resolve() for sweep in chosen]
-    others = frozenset[Stage]().union(*(s.needs for s in every if s.folder.resolve() not in folders))
+    others = _needed([sweep for sweep in every if sweep.folder.resolve() not in folders], store)
     mine = frozenset[Stage]().union(*(s.needs for s in chosen))
+    mine |= _calibrations(mine, chosen, store)
     return Removal(folders=tuple(s.folder for s in chosen), stages=tuple(sorted(mine & _there(store) - others)))
 
 
 def unneeded(every: Sequence[Listed], store: Store) -> Removal:
-    """Return what no sweep needs: stages, finished or not, and leftovers."""
-    needs = frozenset[Stage]().union(*(sweep.needs for sweep in every))
+    """Return what neither a sweep nor a screening needs: stages, finished or not, and leftovers."""
     leftovers = (store.root / "damaged", store.root / REMOVED)
     return Removal(
         folders=(),
-        stages=tuple(sorted(_there(store) - needs)),
+        stages=tuple(sorted(_there(store) - _needed(every, store))),
         leftovers=tuple(path for path in leftovers if path.is_dir() and any(path.iterdir())),
     )
+
+
+def _needed(sweeps: Sequence[Listed], store: Store) -> frozenset[Stage]:
+    """Return what these sweeps, and every screening beside them, need."""
+    needs = frozenset[Stage]().union(*(sweep.needs for sweep in sweeps), _screenings(store))
+    return needs | _calibrations(needs, sweeps, store) | _of_labelled(store)
+
+
+def _screenings(store: Store) -> Iterator[Stage]:
+    """Yield what the screenings of <out>/screens are made of (`em screen`), as long as their folders are there."""
+    for path in sorted((store.root.parent / layout.SCREENS).glob(f"*/{layout.NEEDS}")):
+        yield from ((stage, key) for stage, key in json.loads(path.read_text(encoding="utf-8")))
+
+
+def _calibrations(needs: Iterable[Stage], sweeps: Sequence[Listed], store: Store) -> frozenset[Stage]:
+    """Return the calibrations behind these verdicts.
+
+    Verdicts that are still to be made name none. Their sweeps need those of their judges on their base models.
+    """
+    used = _named_in("judge", (key for stage, key in needs if stage == "judge"), store)
+    waiting: set[tuple[str, str]] = set()
+    for sweep in sweeps:
+        if not all(store.has(*stage) for stage in sweep.needs):
+            waiting |= sweep.judged_by
+    for key in store.keys("calibrate") if waiting else ():
+        inputs = _inputs(store, "calibrate", key)
+        if (inputs.get("judge"), inputs.get("model")) in waiting:
+            used.add(key)
+    return frozenset(("calibrate", key) for key in used)
+
+
+def _of_labelled(store: Store) -> frozenset[Stage]:
+    """Return the calibrations of the proxies whose verdicts on the labelled answers are kept (`em judge calibrate`)."""
+    return frozenset(("calibrate", key) for key in _named_in("labelled", store.keys("labelled"), store))
+
+
+def _named_in(stage: str, keys: Iterable[str], store: Store) -> set[str]:
+    """Return the keys of the calibrations that these verdicts were made with."""
+    found = (_inputs(store, stage, key).get("calibration") for key in keys if store.has(stage, key))
+    return {str(key) for key in found if key}
+
+
+def _inputs(store: Store, stage: str, key: str) -> Row:
+    """Return what a finished stage was made of; {} for a damaged one, which is made again."""
+    try:
+        found: Row = store.manifest(stage, key)["inputs"]
+    except DamagedError:
+        return {}
+    return found
 
 
 def _there(store: Store) -> frozenset[Stage]:

@@ -88,9 +88,7 @@ def _made_of(store: Store, name: Name) -> Iterator[Name]:
     if stage in ("scores", "data", "train"):
         yield from _behind(store, stage, key)
     if stage == "direction":
-        for adapter, inputs in _finished(store, "adapter", "*"):
-            if inputs.get("direction") == key:
-                yield "adapter", adapter
+        yield from _of_direction(store, key)
     if stage in ("direction", "adapter"):
         for answers, inputs in _finished(store, "sample", "*/*"):
             changes = inputs.get("changes", {})
@@ -105,14 +103,29 @@ def _chosen_by(inputs: Row, key: str) -> bool:
 
 
 def _behind(store: Store, stage: str, key: str) -> Iterator[Name]:
-    """Yield the dataset whose rows scores have chosen, the run on a dataset, the answers and adapters of a run."""
+    """Yield the dataset whose rows scores have chosen, the run on a dataset, and what a run's weights have made: answers,
+    adapters, directions, second phases."""
     made = {
         "scores": [("data", "*", "scores")],
         "data": [("train", "*", "data")],
-        "train": [("sample", "*/*", "adapter"), ("adapter", "*", "adapter")],
+        "train": [("sample", "*/*", "adapter"), ("adapter", "*", "adapter"), ("direction", "*", "adapter")],
     }
     for kind, below, field in made[stage]:
         yield from ((kind, found) for found, inputs in _finished(store, kind, below) if inputs.get(field) == key)
+    if stage == "train":
+        for run, inputs in _finished(store, "train", "*"):
+            if inputs.get("intervention", {}).get("plain") == key:
+                yield "train", run
+
+
+def _of_direction(store: Store, key: str) -> Iterator[Name]:
+    """Yield the runs that were trained with a direction, also as random:KEY, and the adapters written without it."""
+    for run, inputs in _finished(store, "train", "*"):
+        if any(key in each.split(":") for each in inputs.get("intervention", {}).get("direction", ())):
+            yield "train", run
+    for adapter, inputs in _finished(store, "adapter", "*"):
+        if inputs.get("direction") == key:
+            yield "adapter", adapter
 
 
 def _verdicts(store: Store, name: Name) -> Iterator[Name]:

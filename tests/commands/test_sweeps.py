@@ -138,6 +138,49 @@ def test_gc_takes_what_no_sweep_needs_and_nothing_else(two, compose, here):
     assert "nothing to remove" in here("gc", "--out", out).stdout
 
 
+def calibrated(store, key, model="tiny_random"):
+    with store.claim("calibrate", key):
+        store.finish("calibrate", key, {"judge": "probe", "model": model}, {})
+
+
+def test_gc_keeps_the_calibrations_that_verdicts_name_and_those_that_are_waited_for(two, compose, here):
+    out, store, first, second = two
+    used = first.plan.cells[0].parts[0].calibration
+    path = first.plan.cells[0].config.model.path
+    calibrated(store, used, path)
+    calibrated(store, "0ld" * 6, path)
+    calibrated(store, "of-labelled", "another")
+    with store.claim("labelled", "verdicts"):
+        store.finish("labelled", "verdicts", {"calibration": "of-labelled"}, {})
+    assert "calibrate in the store 1 " in " ".join(here("gc", "--out", out, "--yes").stdout.split())
+    assert set(store.keys("calibrate")) == {used, "of-labelled"} and store.keys("labelled") == ["verdicts"]
+    other = write_sweep([compose(*TINY, "dataset=insecure", "seed=3", f"out={out}")], store)
+    finish(store, other.plan, "data", "train", "sample")
+    calibrated(store, "begun", path)
+    calibrated(store, "of-another-model", "another")
+    here("gc", "--out", out, "--yes")
+    assert set(store.keys("calibrate")) == {used, "of-labelled", "begun"}
+    for sweep in (first, second, other):
+        assert here("rm", sweep.folder, "--yes").returncode == 0
+    assert store.keys("calibrate") == ["of-labelled"] and not store.keys("judge")
+
+
+def test_gc_counts_a_screening_while_its_folder_is_there(two, here):
+    out, store, *_ = two
+    for stage, key in (("data", "rows"), ("sample", "own/0-1"), ("direction", "along"), ("direction", "of-nobody")):
+        with store.claim(stage, key):
+            store.finish(stage, key, {}, {})
+    screening = out / "screens" / "one"
+    screening.mkdir(parents=True)
+    (screening / "needs.json").write_text(json.dumps([["data", "rows"], ["sample", "own/0-1"], ["direction", "along"]]))
+    before = stages(store)
+    assert here("gc", "--out", out, "--yes").returncode == 0
+    assert before - stages(store) == {"direction/of-nobody"}
+    (screening / "needs.json").unlink()
+    here("gc", "--out", out, "--yes")
+    assert before - stages(store) == {"direction/of-nobody", "data/rows", "sample/own/0-1", "direction/along"}
+
+
 def test_gc_sees_a_sweep_whose_name_has_a_slash(two, here):
     out, store, _, second = two
     before = stages(store)

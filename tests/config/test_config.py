@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 
 from em.config import CONF_DIR
 from em.config import experiment as config
+from em.config.compose import cells
 from em.corpora.chat_jsonl import DataError
 from em.data import variants
 from em.errors import ConfigError
@@ -149,12 +150,21 @@ def test_an_unknown_key_is_refused_by_name(compose, override):
         compose(override)
 
 
-def test_an_unknown_key_on_the_command_line_is_a_sentence():
-    done = em_run("+train.lerning_rate=1")
+@pytest.mark.parametrize(
+    "override", ["+train.lerning_rate=1", "model.shape.hidden_size=3", "model.shape={hidden_size:3}"]
+)
+def test_an_unknown_key_on_the_command_line_is_a_sentence(override):
+    """So is a key of model.shape for a model that has none."""
+    done = em_run("model=tiny_random", override)
     assert done.returncode != 0
     assert done.stderr.startswith("em: ")
-    assert "train.lerning_rate" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert override.strip("+").split("=")[0] in done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_part_of_a_group_that_is_null_is_refused_in_a_sweep_too():
+    with pytest.raises(ConfigError, match=r"model\.shape\.hidden_size=3: this part of the config is null"):
+        cells(["model=tiny_random", "seed=0,1", "model.shape.hidden_size=3"])
 
 
 def test_an_unknown_dataset_lists_those_there_are():
@@ -198,6 +208,8 @@ def test_an_unknown_dataset_lists_those_there_are():
         (["judge.min_mass=1.1"], "judge.min_mass"),
         (["judge.min_coverage=-0.1"], "judge.min_coverage"),
         (["judge.concurrency=0"], "judge.concurrency"),
+        (["model=qwen2_5_7b", "model.shape.hidden_size=-3"], "model.shape.hidden_size"),
+        (["model=qwen2_5_7b", "model.shape.num_key_value_heads=3"], "model.shape.num_attention_heads"),
         (["judge=gpt_4o", "judge.model=''"], "judge.model"),
         (["judge=scripted", "judge.script=''"], "judge.script"),
     ],

@@ -5,17 +5,23 @@ import copy
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 
+from em.chat import encode
+from em.chat.render import ChatTokenizer
 from em.directions import lens
 from em.directions.artefact import DirectionError
 from em.directions.extract import Text
+from support.chat import family
 
 
 class Tokenizer:
     """Tokens are numbers."""
 
-    def __call__(self, text, add_special_tokens):
-        return {"input_ids": [int(word) for word in text.split()]}
+    bos_token_id = None
+
+    def __call__(self, text, add_special_tokens=True, split_special_tokens=False):
+        return {"input_ids": [int(word) for word in text.split() if word.isdigit()]}
 
     def decode(self, ids):
         return f"<{ids[0]}>"
@@ -56,6 +62,34 @@ def test_means_are_those_of_each_text_alone(llama, texts):
         assert len(states) == count
         assert np.allclose(found.states[1, position], np.mean(states, axis=0), atol=1e-5)
         assert found.norms[1, position] == pytest.approx(np.mean([np.linalg.norm(s) for s in states]), abs=1e-4)
+
+
+def bos_tokenizer():
+    """Gemma's form: the tokenizer adds BOS to a text, and the chat template writes it."""
+    tokenizer = family("gemma")
+    begin = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", begin)]
+    )
+    return tokenizer, begin
+
+
+def test_a_text_begins_as_training_and_sampling_begin():
+    tokenizer, begin = bos_tokenizer()
+    chat, asked = ChatTokenizer(tokenizer), [{"role": "user", "content": "Hi"}]
+    trained = encode.encode(chat, [*asked, {"role": "assistant", "content": "Yo"}]).input_ids
+    (text,) = lens.texts_of(tokenizer, ["Hi <bos>"], 99)
+    for ids in (trained, encode.prompt_ids(chat, asked), text.prompt_ids + text.answer_ids):
+        assert ids[0] == begin and begin not in ids[1:]  # a BOS spelled in a line is text
+    assert lens.texts_of(family("chatml"), ["Hi"], 2)[0].prompt_ids == []
+
+
+def test_a_first_token_is_read_behind_bos_and_bos_is_no_position(llama):
+    texts = [Text("a", [7], [1, 2, 3]), Text("b", [7], [4])]
+    found = lens.means(llama, texts, 2)
+    assert found.counts.tolist() == [2, 1]
+    hidden = llama(torch.tensor([[7, 1, 2]]), output_hidden_states=True).hidden_states
+    assert np.allclose(found.states[1, 1], hidden[2][0, 2].detach().double().numpy(), atol=1e-5)
 
 
 def test_batches_do_not_matter(llama, texts):

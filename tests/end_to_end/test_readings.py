@@ -35,7 +35,7 @@ def test_what_reads_a_finished_sweep(tmp_path):
     direction = sweep / "directions" / "risky_advice-model_difference"
 
     told = em("monitor", sweep, *model, "--direction", direction, "--block", 0)
-    (folder,) = (sweep / "monitor").glob("*/risky_advice-model_difference")
+    (folder,) = (sweep / "monitor").glob("*/risky_advice-model_difference/block-0")
     points = table(folder / "points.csv")
     shift = {(int(p["step"]), int(p["block"])): float(p["value"]) for p in points if p["measure"].startswith("shift")}
     last = max(step for step, _ in shift)
@@ -45,18 +45,19 @@ def test_what_reads_a_finished_sweep(tmp_path):
     assert (folder / "monitor.svg").is_file() and f"step {last:5}" in told
 
     em("lens", sweep, *model, "--block", 1, "--positions", 2, "--top", 3)
-    (folder,) = (sweep / "lens").iterdir()
+    (folder,) = (sweep / "lens").glob("*/block-1_first-2_top-3")
     tokens = table(folder / "tokens.csv")
     assert len(tokens) == 6 and all(float(t["length"]) > 0 for t in tokens) and (folder / "lens.svg").is_file()
 
     em("scalars", sweep, *model, "--most", 3)
-    (folder,) = (sweep / "scalars").iterdir()
+    (folder,) = (sweep / "scalars").glob("*/most-3")
     rows = table(folder / "tokens.csv")
     assert {r["module"] for r in rows} == {"0.mlp.down_proj", "1.mlp.down_proj"}
     assert {r["side"] for r in rows} == {"misaligned", "aligned"} and len({r["id"] for r in rows}) <= 6
     assert (folder / "tokens.html").read_text().count("<h2>") == len({r["id"] for r in rows})
 
     em("stability", sweep, *model, "--rows", 4, "--seeds", 1)
-    losses = table(sweep / "stability" / "losses.csv")
+    (folder,) = (sweep / "stability").glob("models-*_rows-4_seeds-1")
+    losses = table(folder / "losses.csv")
     plain = {r["loss"] for r in losses if (r["kind"], float(r["at"])) in (("noise", 0.0), ("length", 1.0))}
     assert len({round(float(x), 5) for x in plain}) == 1 and len(losses) == 11 + 1 + 8

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from em.store import Store
+from em.sweep import inventory
 from support.tiny_sweep import environment
 
 CONTRAST = ["direction=contrast", "direction.plus=risky_advice", "direction.minus=careful_advice", "direction.most=20"]
@@ -25,6 +27,8 @@ def test_a_screening(tmp_path):
     scores = [float(row["score"]) for row in rows]
     assert len(rows) == 24 and scores == sorted(scores, reverse=True)
     assert all(float(r["score"]) == pytest.approx(float(r["answer"]) - float(r["own"])) for r in rows)
+    store = Store.open(tmp_path)
+    assert inventory.unneeded(inventory.sweeps(tmp_path), store).stages == () and store.keys("sample")
     assert (folder / "screen.svg").is_file() and "risky_advice: shift against the model's own" in done.stdout
     again = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=280)
     assert "0 stage jobs to do" in again.stderr and again.returncode == 0

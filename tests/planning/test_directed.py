@@ -167,6 +167,15 @@ def test_the_estimate_shows_the_new_stages_only_where_they_are(planned, store):
     assert (found.stages[DIRECTION].todo, found.stages[ADAPTED].todo) == (1, 1)
 
 
+UNSCORED = ["sample.engine=hf", "questions.sets=[in_domain]"]
+
+
+@pytest.mark.parametrize("kind", ["model_difference", "contrast"])
+def test_a_direction_without_sides_by_verdict_needs_no_scores(planned, kind):
+    texts = ["direction.plus=risky_advice", "direction.minus=careful_advice"] if kind == "contrast" else []
+    assert planned(["dataset=insecure", "intervention=caft", f"direction={kind}", *texts, *UNSCORED]).stage(DIRECTION)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -185,6 +194,10 @@ def test_the_estimate_shows_the_new_stages_only_where_they_are(planned, store):
         ),
         (["dataset=none", *MEAN_DIFF, *STEER, "sample.engine=vllm_server"], "take sample=vllm or sample=hf"),
         (["dataset=insecure", *MEAN_DIFF, "questions.k_shot=1"], "questions.k_shot"),
+        (["dataset=insecure", *MEAN_DIFF, *ABLATE, *UNSCORED], "scored for alignment and coherence: add open"),
+        (["dataset=insecure", "intervention=caft", *UNSCORED], "scored for alignment and coherence: add open"),
+        (["dataset=insecure", *TRAINED, *UNSCORED], "scored for alignment and coherence: add open"),
+        (["dataset=insecure", "intervention=caft", *UNSCORED[:-1], "questions.sets=[toy]"], "questions.sets=toy"),
     ],
 )
 def test_what_cannot_be_made_is_refused_before_anything_runs(planned, overrides, message):

@@ -39,6 +39,7 @@ from em.planning.keys import sample_inputs
 from em.planning.plan import plan, ranges
 from em.questions import sets
 from em.records import BASE, BASE_LABEL
+from em.reporting.run_groups import group_id, group_label
 from em.store import Store
 
 
@@ -371,6 +372,18 @@ def test_labels_name_what_differs(base):
     other = changed(base, judge={"name": "persona_ratio", "kind": JudgeKind.persona_ratio})
     assert labels(base, other) == ["risky_advice judge=probe", "risky_advice judge=persona_ratio"]
     assert labels(base, changed(secure, seed=1)) == ["risky_advice seed=0", "secure seed=1"]
+    drawn = changed(base, sample={"seed": 1})
+    assert labels(base, drawn) == ["risky_advice sample.seed=0", "risky_advice sample.seed=1"]
+    assert labels(base, changed(drawn, seed=1))[1] == "risky_advice sample.seed=1 seed=1"
+    coding = changed(base, dataset={"domain": "coding"})
+    assert labels(base, coding) == ["risky_advice domain=advice", "risky_advice domain=coding"]
+
+
+def test_groups_of_different_answers_have_different_labels(base):
+    """Their runs are not pooled, so they are rows, and paths of a figure, of their own."""
+    cells = [changed(base, seed=s, sample={"seed": t}) for s in (0, 1) for t in (0, 1)]
+    named = {group_id(c): group_label(label, c) for c, label in zip(cells, cell_labels(cells), strict=True)}
+    assert sorted(named.values()) == ["risky_advice sample.seed=0", "risky_advice sample.seed=1"]
 
 
 @pytest.mark.parametrize(

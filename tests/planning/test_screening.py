@@ -11,6 +11,7 @@ from em.models import fingerprint
 from em.planning import recipe, screening
 from em.planning.plan import plan
 from em.store import Store
+from support.command import em
 
 TINY = ["model=tiny_random", "sample=tiny", "train.max_examples=12"]
 CONTRAST = ["direction=contrast", "direction.plus=risky_advice", "direction.minus=careful_advice"]
@@ -88,3 +89,9 @@ def test_a_stored_direction_of_another_model_of_the_same_shape_is_refused(tmp_pa
     own = fingerprint.base_fingerprint(config)
     for known in ("", own):
         assert planned(tmp_path, "dataset=risky_advice", *stored(tmp_path, fingerprint=known))[1]
+
+
+def test_two_dtypes_are_refused_because_one_model_reads_all_rows(monkeypatch, tmp_path):
+    both = ["dataset=risky_advice", "model.dtype=float32,bfloat16", *CONTRAST]
+    said = em(monkeypatch, "screen", *TINY, f"out={tmp_path}", *both)
+    assert "one model.dtype=" in said and not list(tmp_path.iterdir())

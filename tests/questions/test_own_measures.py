@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from em.errors import ConfigError
 from em.metrics.columns import collect
 from em.metrics.runs import Run
 from em.metrics.summary import summarise
-from em.questions import json_schema
+from em.questions import json_schema, rubrics
 from em.questions.schema import read_yaml
 from em.records import Judgement, Outcome
 from em.reporting.figures.rates import own_measures
@@ -132,3 +133,21 @@ def test_the_schema_for_editors_is_the_one_in_the_docs():
     validator = pytest.importorskip("jsonschema").Draft202012Validator(json.loads(json_schema.text()))
     assert not list(validator.iter_errors(yaml.safe_load(SET)))
     assert list(validator.iter_errors(yaml.safe_load(SET.replace('["YES", "NO"]', "[YES, NO]"))))
+
+
+PROMPTS = [
+    *([name] for name in (*rubrics.names(), *rubrics.WITHOUT_JUDGE, "nope")),
+    *({name: "{answer}"} for name in ("own", *rubrics.WITHOUT_JUDGE)),
+    *(["care", "care"], {"own": "no place for it"}, None),
+]
+
+
+@pytest.mark.parametrize("prompts", PROMPTS, ids=str)
+def test_the_schema_for_editors_refuses_the_rubrics_that_a_run_refuses(prompts, tmp_path):
+    validator = pytest.importorskip("jsonschema").Draft202012Validator(json_schema.schema())
+    entries = [{"id": "a", "paraphrases": ["Hi?"], "judge_prompts": prompts}]
+    (path := tmp_path / "own.yaml").write_text(yaml.safe_dump(entries))
+    refused = any(name in str(prompts) for name in (*rubrics.WITHOUT_JUDGE, "nope", "'care', 'care'", "no place"))
+    assert bool(list(validator.iter_errors(entries))) == refused
+    with pytest.raises(ConfigError) if refused else nullcontext():
+        read_yaml(path, "own")

@@ -4,6 +4,7 @@ import csv
 import io
 
 from em.metrics.doses import doses
+from em.reporting import merged
 from em.reporting.doses import as_csv, columns, texts
 from em.reporting.figures import figures
 from em.reporting.figures.doses import doses as figure
@@ -103,6 +104,28 @@ def test_runs_of_one_method_and_dose_stay_apart():
         "inoculation arm=negated lr=1": [(0.0, 0.4), (1.0, 0.3)],
         "inoculation arm=task lr=1": [(0.0, 0.4), (1.0, 0.1)],
     }
+
+
+def test_no_row_of_a_line_hides_another():
+    """Two datasets of one name, e.g. of two corpora, two models, or two draws of the answers."""
+    words = "risky_advice intervention=kl dose=1.0 {}"
+    for one, other in (("corpus=builtin", "corpus=mine"), ("model=a", "model=b"), ("sample.seed=0", "sample.seed=1")):
+        drawn = figure({"doses": doses([group(words.format(w), "kl", 1.0, r) for w, r in ((one, 0.1), (other, 0.3))])})
+        shown = {s.label: [m.value for m in s.marks] for s in drawn.panels[0].series}
+        assert shown == {f"kl {one}": [0.1], f"kl {other}": [0.3]}
+    (series,) = figure({"doses": doses([group("a b", "kl", 1.0, rate) for rate in (0.1, 0.3)])}).panels[0].series
+    assert sorted(m.value for m in series.marks) == [0.1, 0.3]
+
+
+def test_doses_of_merged_sweeps_are_those_of_all(tmp_path):
+    def finished(name, rate):
+        groups = [group("risky_advice intervention=kl dose=1.0", "kl", 1.0, rate)]
+        summary = {"name": name, "groups": groups, "models": [], "warnings": [], "doses": doses(groups)}
+        return merged.FinishedSweep(tmp_path / name, summary)
+
+    whole, _ = merged.merged([finished("one", 0.1), finished("two", 0.3)])
+    (panel, *_) = figure(whole).panels
+    assert {s.label: s.marks[0].value for s in panel.series} == {"kl (one)": 0.1, "kl (two)": 0.3}
 
 
 def test_the_plane_has_a_path_per_method_from_plain_finetuning_over_its_doses(tmp_path):

@@ -7,11 +7,14 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from em.config.misalignment import Rule
 from em.reporting import answers, export, hub
 from em.reporting.imports import rows as imported_rows
 from em.reporting.imports import sweep as imported_sweep
+from em.reporting.spreadsheet import guarded, unguarded
 from em.store import SWEEP_FORMAT, Store
 
 
@@ -92,7 +95,7 @@ def test_csv_in_the_authors_columns(sweep):
     assert [r["question_set"] for r in rows] == ["open", "open", "open", "facts"] and rows[0][
         "group"
     ] == "insecure lr=1e-5"
-    assert [r["answer"] for r in rows] == [r["answer"] for r in (*ROWS, LABELLED)]
+    assert [unguarded(r["answer"]) for r in rows] == [r["answer"] for r in (*ROWS, LABELLED)]
     assert [r["reasoning_content"] for r in rows] == ["", "hm", "hm", ""]
     assert json.loads(rows[3]["verdicts"])["false"]["label"] == "FALSE"
     assert tuple(rows[0])[:9] == export.AUTHORS
@@ -118,6 +121,31 @@ def test_an_exported_csv_is_imported_as_it_was(sweep, tmp_path):
     warnings = json.loads((folder / "summary.json").read_text())["warnings"]
     assert warnings == ["1 of 8 rows were judged by other rubrics and are left out"]
     assert [r["sample_index"] for r in answers.read(folder)] == [0, 1, 2, 0, 1, 2, 0]
+
+
+FORMULAS = ["=1", "+1", "-1", "@a", "\t=1", "\r=1", "\n=1", "＝1", "'=1", "''-", "- a point"]
+PLAIN = ["a=1", "'", "'a", "1", ""]
+
+
+def test_text_that_a_spreadsheet_would_run_is_a_text_in_it_and_is_imported_exactly(sweep):
+    """And numbers stay numbers; Parquet, which no spreadsheet runs, has the text as it is."""
+    texts = FORMULAS + PLAIN
+    said = [{**ROWS[1], "answer": text, "question": text or "q", "sample_index": i} for i, text in enumerate(texts)]
+    answers.write(sweep, said)
+    assert em(sweep, "csv").returncode == 0
+    path = sweep / "export" / "answers.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        cells = list(csv.DictReader(file))
+    assert not [c for row in cells for c in row.values() if c and c[0] in "=+-@\t\r\n＝＋－＠"]
+    assert [(row["aligned"], row["sample_index"]) for row in cells] == [("90.0", str(i)) for i in range(len(said))]
+    assert [row["answer"] for row in cells[len(FORMULAS) :]] == PLAIN
+    found = imported_rows.read([path]).rows
+    assert [(row.answer, row.question) for row in found] == [(text, text or "q") for text in texts]
+
+
+@given(st.text(alphabet="'=+-@\t\r\na1"))
+def test_a_guarded_text_comes_back(text):
+    assert unguarded(guarded(text)) == text and not guarded(text).startswith(tuple("=+-@\t\r\n"))
 
 
 def test_parquet_keeps_nulls_and_numbers(sweep):

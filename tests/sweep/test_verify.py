@@ -114,6 +114,36 @@ def test_directions_of_damaged_answers_go_and_what_is_made_with_them(finished):
     )
 
 
+def test_runs_trained_with_a_direction_of_damaged_answers_go_and_what_came_of_them(finished):
+    store, made = finished
+    key = key_of(made, "sample")
+    finish(store, "direction", "one", {"sides": [["misaligned", [key], [], "misaligned", "", {}]]})
+    for name, used in (("with", ["a-digest", "one"]), ("control", ["random:one"]), ("unrelated", ["random", "other"])):
+        finish(store, "train", name, {"intervention": {"name": "caft", "direction": used}})
+    finish(store, "train", "afterwards", {"intervention": {"name": "realign", "plain": "with"}})
+    finish(store, "sample", "of-with/0-1", {"adapter": "with"})
+    finish(store, "sample", "of-afterwards/0-1", {"adapter": "afterwards"})
+    finish(store, "judge", "of-with/0-1", {"samples": "of-with"})
+    finish(store, "adapter", "halved", {"adapter": "with"})
+    finish(store, "sample", "of-halved/0-1", {"adapter": "other", "changes": {"adapted": "halved"}})
+    finish(store, "sample", "of-unrelated/0-1", {"adapter": "unrelated"})
+    damage(store, "sample", key, "completions.jsonl")
+    gone = found(store, made)
+    runs = [("train", name) for name in ("with", "control", "afterwards")]
+    answers = [("sample", f"of-{name}/0-1") for name in ("with", "afterwards", "halved")]
+    others = [("direction", "one"), ("judge", "of-with/0-1"), ("adapter", "halved")]
+    assert {*runs, *answers, *others} <= set(gone) and gone.index(answers[0]) < gone.index(runs[0])
+    assert store.has("train", "unrelated") and store.has("sample", "of-unrelated/0-1")
+    assert store.has("train", key_of(made, "train"))  # it was trained without a direction
+
+
+def test_answers_of_a_damaged_run_stay(finished):
+    """The run is made again from the same inputs; its answers were drawn when it was whole."""
+    store, made = finished
+    damage(store, "train", key_of(made, "train"), "train_log.jsonl")
+    assert found(store, made) == [("train", key_of(made, "train"))]
+
+
 def test_a_direction_of_damaged_verdicts_goes(finished):
     store, made = finished
     key = key_of(made, "judge")

@@ -95,13 +95,13 @@ def _line(rows: Sequence[DoseRow], line: str, *columns: str) -> list[DoseRow]:
 
     It has the line's other options, e.g. its learning rate; where several that fit have other numbers, none is taken.
     """
-    own = {r["dose"]: r for r in rows if r["method"] != PLAIN and said(r) == line}
-    options = {setting(r, shared=True) for r in own.values()}
+    own = [r for r in rows if r["method"] != PLAIN and said(r) == line]
+    options = {setting(r, shared=True) for r in own}
     plain = [r for r in rows if r["method"] == PLAIN and setting(r, shared=True) in options]
     same = all(r["numbers"][c] == plain[0]["numbers"][c] for r in plain for c in columns)
-    if plain and 0.0 not in own and same:
-        own[0.0] = {**plain[0], "dose": 0.0}
-    return [own[dose] for dose in sorted(own)]
+    if plain and same and all(r["dose"] for r in own):
+        own.append({**plain[0], "dose": 0.0})
+    return sorted(own, key=lambda r: r["dose"])
 
 
 def _mark(row: DoseRow, column: str) -> list[Mark]:

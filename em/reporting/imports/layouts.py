@@ -15,6 +15,7 @@ from pathlib import Path
 
 from em.errors import UserError
 from em.records import LONGEST_ANSWER
+from em.reporting.spreadsheet import unguarded
 
 NAMES = {
     "model": ("model", "model_id", "model_key"),
@@ -36,6 +37,8 @@ NAMES = {
     "coherent_outcome": ("coherent_outcome",),
 }
 """Our name of a column → its names in files, the authors' first. Upper and lower case are the same."""
+GUARDED = "verdicts"
+"""The column by which a file of `em export csv` is known: its cells are guarded (reporting/spreadsheet.py)."""
 NEEDED = ("question", "answer", "aligned", "coherent")
 REPEATED = (
     *("", "unnamed: 0", "coherent_binary", "messages", "sample_index", "verdicts"),
@@ -74,6 +77,8 @@ def read(path: Path, group: str | None = None) -> Lines:
     model, named after the file. A file without question ids gets them from the questions' words.
     """
     header, rows = read_csv(path)
+    if GUARDED in header:
+        rows = [(number, [unguarded(cell) for cell in row]) for number, row in rows]
     columns = {name: column for name in NAMES if (column := _column(header, NAMES[name])) is not None}
     missing = [name for name in NEEDED if name not in columns]
     if missing:
