@@ -31,8 +31,10 @@ def add(commands: Any) -> None:
     sub.add_argument("--source", action="append", help=f"whose direction is removed: {of} (default: all)")
     sub.add_argument("--target", action="append", help=f"what it is removed from: {of} (default: all)")
     kinds = [kind.value for kind in OF_ORGANISM]
-    sub.add_argument("--kind", choices=kinds, default=DirectionKind.mean_diff.value)
-    sub.add_argument("--least", type=int, default=10, help="fewest answers on a side of a direction")
+    text = "how a direction is made, as direction= of a run (default: mean_diff)"
+    sub.add_argument("--kind", choices=kinds, default=DirectionKind.mean_diff.value, help=text)
+    text = "fewest misaligned, and fewest aligned, answers that a direction is made of (10)"
+    sub.add_argument("--least", type=int, default=10, help=text)
 
 
 def run(arguments: argparse.Namespace) -> int:

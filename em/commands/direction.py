@@ -35,10 +35,15 @@ def add(commands: Any) -> None:
         "--model", action="append", required=True, help="label, id or variant of a cell; give it again for more cells"
     )
     sub.add_argument(
-        "--kind", action="append", choices=[k.value for k in KINDS], help="default: mean_diff; give it again for more"
+        "--kind",
+        action="append",
+        choices=[k.value for k in KINDS],
+        help="as direction= of a run (default: mean_diff); give it again for more",
     )
-    sub.add_argument("--weighting", choices=[w.value for w in Weighting], default=Weighting.token.value)
-    sub.add_argument("--least", type=int, default=10, help="fewest answers on a side")
+    text = "whether each token (default) or each answer counts once in the mean"
+    sub.add_argument("--weighting", choices=[w.value for w in Weighting], default=Weighting.token.value, help=text)
+    text = "fewest misaligned, and fewest aligned, answers that a direction is made of (10)"
+    sub.add_argument("--least", type=int, default=10, help=text)
 
 
 def run(arguments: argparse.Namespace) -> int:

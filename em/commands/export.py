@@ -29,7 +29,9 @@ def add(commands: Any) -> None:
         epilog=example("em export em-1a2b3c4d csv"),
     )
     add_sweep(sub)
-    sub.add_argument("form", choices=FORMS)
+    sub.add_argument(
+        "form", choices=FORMS, help="answers: csv, parquet, inspect; adapters: peft; directions: the others"
+    )
     sub.add_argument("--to", type=Path, help="folder to write to (default: export/ in the sweep's folder)")
     sub.add_argument("--block", type=int, help="vllm_lens: the block whose vector is written, counted from 0")
 

@@ -33,7 +33,11 @@ def add(commands: Any) -> None:
     )
     add_sweep(sub)
     sub.add_argument("--model", required=True, help="label, id or variant of a cell")
-    sub.add_argument("--window", type=int, help="steps to the neighbours of a local cosine (default: the spacing)")
+    sub.add_argument(
+        "--window",
+        type=int,
+        help="compare the adapter with itself this many steps before and after (default: one checkpoint)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -26,13 +26,13 @@ def add(commands: Any) -> None:
     sub = commands.add_parser(
         "scalars",
         help="show what a rank-1 adapter does at each token of its answers",
-        description="The scalar of a rank-1 adapter at each token of stored answers, A·x per adapted module.",
+        description="How much a rank-1 adapter adds at each token of stored answers, one number per adapted module.",
         epilog=example("em scalars em-1a2b3c4d --model insecure --most 20"),
     )
     add_sweep(sub)
     sub.add_argument("--model", required=True, help="label, id or variant of a cell trained with train=rank1")
-    sub.add_argument("--least", type=int, default=2, help="fewest answers on a side, misaligned and aligned (2)")
-    sub.add_argument("--most", type=int, default=20, help="most answers on a side, drawn at random (20)")
+    sub.add_argument("--least", type=int, default=2, help="fewest misaligned, and fewest aligned, answers (2)")
+    sub.add_argument("--most", type=int, default=20, help="most answers of each, drawn at random (20)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -28,7 +28,8 @@ def add(commands: Any) -> None:
     sub = commands.add_parser(
         "screen",
         help="score a dataset's rows by their shift along a direction, before anything is trained on them",
-        description="Score a dataset's rows by projection difference (2507.21509) with the untouched model.",
+        description="Score a dataset's rows by projection difference (arXiv 2507.21509): how much further a row's "
+        "answer lies along a direction than the untouched model's own answer to the same prompt.",
         epilog=example(
             "em screen dataset=risky_advice,careful_advice direction=stored direction.path=my_direction --block 12"
         ),

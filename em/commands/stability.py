@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
         "stability",
         help="compare adapters by their loss at equal length and under noise",
         description="Loss on training rows with each adapter scaled to the same length, and turned by orthogonal noise "
-        "(2602.07852).",
+        "(arXiv 2602.07852).",
         epilog=example(
             "em stability em-1a2b3c4d --model 'insecure intervention=none' --model 'insecure intervention=kl'"
         ),
