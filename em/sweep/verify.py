@@ -103,8 +103,7 @@ def _chosen_by(inputs: Row, key: str) -> bool:
 
 
 def _behind(store: Store, stage: str, key: str) -> Iterator[Name]:
-    """Yield the dataset whose rows scores have chosen, the run on a dataset, and what a run's weights have made: answers,
-    adapters, directions, second phases."""
+    """Yield the dataset whose rows scores have chosen, the run on a dataset, and what came of a run's weights."""
     made = {
         "scores": [("data", "*", "scores")],
         "data": [("train", "*", "data")],
