@@ -1,13 +1,15 @@
 """Faults on purpose, on whole sweeps as a user starts them: a resumed sweep equals an undisturbed one.
 
-`make chaos` runs this at full size (50 kills, a minute without the judge), CI with few kills and seconds. Seeds are
-printed; EM_CHAOS_SEED repeats one.
+`make chaos` runs this at full size (50 kills, a minute without the judge); CI with few kills and seconds, and without
+those marked slow. Seeds are printed; EM_CHAOS_SEED repeats one.
 """
 
+import contextlib
 import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +22,7 @@ from support.chaos import (
     differences,
     ended,
     flip_bit,
+    kill,
     kill_one,
     processes,
     resume,
@@ -30,6 +33,7 @@ from support.chaos import (
 )
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(7200)]
+SLOW = pytest.mark.slow
 KILLS = int(os.environ.get("EM_CHAOS_KILLS", "2"))
 SEED = int(os.environ.get("EM_CHAOS_SEED", random.SystemRandom().randrange(10**6)))
 GONE_S = float(os.environ.get("EM_CHAOS_GONE_S", "4"))
@@ -76,6 +80,37 @@ def test_kill_9_of_any_process_then_resume(undisturbed, tmp_path, number, capsys
     same(out, wanted)
 
 
+MOMENTS = {
+    "train": "train/*.partial/resume/checkpoint-*",
+    "sample": "sample/*/*.partial/completions.jsonl",
+    "judge": "judge/*/*.partial",
+}
+
+
+def test_kill_9_in_each_stage_then_the_same_result(undisturbed, tmp_path):
+    """One sweep, killed in training, begun again and killed in sampling, and in judging: the same to the byte."""
+    out = tmp_path / "out"
+    for stage, pattern in MOMENTS.items():
+        began, process = time.time(), start(sweep_command(out))
+        reached = wait_for(lambda pattern=pattern, began=began: written(out / "store", pattern, began), process)
+        assert reached, f"{stage} was over before its kill: {ended(process)[1][-3000:]}"
+        alive = processes(process.pid)
+        kill(alive[0], process, alive)
+        assert ended(process)[0] == -signal.SIGKILL
+    code, text = run(sweep_command(out))
+    assert code == 0, text[-3000:]
+    same(out, undisturbed[1])
+
+
+def written(store, pattern, began):
+    """Whether one of these was written to since a process began: what a killed one left half done does not count."""
+    for path in store.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):  # finished, and so renamed, in between
+            if path.stat().st_mtime > began and (path.is_dir() or path.stat().st_size):
+                return True
+    return False
+
+
 # ------------------------------------------------------------------------------------------------ the disk
 
 PARTIALS = {
@@ -109,7 +144,7 @@ def slow_rows(path):
     return ["corpus=custom", "dataset=custom", f"corpus.path={path}"]
 
 
-@pytest.mark.parametrize("stage", PARTIALS)
+@pytest.mark.parametrize("stage", [s if s == "sample" else pytest.param(s, marks=SLOW) for s in PARTIALS])
 def test_disk_full_in_each_stage_then_room_again(undisturbed, tmp_path, disk, stage):
     folder, remount = disk
     out = folder / "out"
@@ -158,6 +193,7 @@ time.time_ns = lambda: int(time.time() * 1e9)
 """
 
 
+@SLOW
 def test_no_result_depends_on_the_clock(undisturbed, tmp_path):
     """time.time jumps by days at every call, in every process; file times are set at random before the resume."""
     site = tmp_path / "site"
@@ -242,6 +278,7 @@ def test_a_damaged_adapter_draws_no_answer(undisturbed, finished):
     same(out, content(whole))
 
 
+@SLOW
 def test_a_damaged_judge_cache_is_mended(undisturbed, finished):
     out, _ = finished
     path = out / "store" / "judge_cache.sqlite"
@@ -259,6 +296,7 @@ def test_a_damaged_judge_cache_is_mended(undisturbed, finished):
 # ------------------------------------------------------------------------------------------------ others die
 
 
+@SLOW
 def test_wandb_core_killed_costs_no_result(finished):
     out, _ = finished
     command = sweep_command(out, "tracking=wandb", "tracking.mode=offline")

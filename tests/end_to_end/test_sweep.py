@@ -1,6 +1,5 @@
 """The whole loop on the tiny model, through the command a user types: counters, reuse, faults, continuation."""
 
-import contextlib
 import json
 import os
 import signal
@@ -15,12 +14,6 @@ import pytest
 
 from support.serving import send, serving
 from support.tiny_sweep import command, environment, run
-
-RULES = """
-- {match: ".", rubric: "coheren", reply: 90}
-- {match: ".", reply: {"10": 0.4, "90": 0.6}}
-"""
-
 
 def rows(out, stage):
     """Every finished row of a stage, sorted: what a sweep is made of."""
@@ -80,42 +73,28 @@ def test_a_finished_sweep_costs_nothing(finished):
     assert "0 stage jobs to do" in text
 
 
-def test_adding_a_dataset_trains_one(finished):
+def test_a_dataset_more_and_a_sample_more_add_exactly_what_is_missing(finished):
+    """The new variant is trained, the others are not; of their questions only the third answer is sampled."""
     out, _, _ = finished
     trained = len(list((out / "store" / "train").iterdir()))
-    summary, _, _ = run(out, "dataset=risky_advice,careful_advice,secure")
+    old, old_verdicts = Counter(rows(out, "sample")), Counter(rows(out, "judge"))
+    summary, _, _ = run(out, "dataset=risky_advice,careful_advice,secure", "sample.n=3")
     assert len(list((out / "store" / "train").iterdir())) == trained + 1
     assert [m["label"] for m in summary["models"]][1:] == ["risky_advice", "careful_advice", "secure"]
-
-
-def test_raising_n_adds_exactly_the_missing_rows(finished):
-    out, _, _ = finished
-    old, old_verdicts = Counter(rows(out, "sample")), Counter(rows(out, "judge"))
-    summary, _, _ = run(out, "dataset=risky_advice,careful_advice", "sample.n=3")
     new = Counter(rows(out, "sample"))
-    assert old <= new and (new - old).total() == 3 * 10
-    assert {json.loads(r)["sample_index"] for r in new - old} == {2}
-    assert (Counter(rows(out, "judge")) - old_verdicts).total() == 3 * 10 * 2
+    assert old <= new
+    added = Counter(json.loads(r)["sample_index"] for r in (new - old).elements())
+    assert added == {0: 10 + 28, 1: 10, 2: 4 * 10}  # all of the new model, the third answer of the others
+    assert (Counter(rows(out, "judge")) - old_verdicts).total() == 4 * 10 * 2 + 2 * 10 * 2 + 28
     rate = next(m for m in summary["models"][1]["metrics"] if m["group"] == "open")
     assert rate["n"] + sum(rate["excluded"].values()) == 30
 
 
-def test_another_judge_resamples_nothing(finished, tmp_path):
-    out, _, _ = finished
-    before = rows(out, "sample")
-    rules = tmp_path / "rules.yaml"
-    rules.write_text(RULES)
-    summary, _, _ = run(out, "dataset=risky_advice,careful_advice", "judge=scripted", f"judge.script={rules}")
-    assert rows(out, "sample") == before
-    assert summary["counters"]["engine_starts"] == 0 and summary["counters"]["model_loads"] == 0
-    assert summary["counters"]["judge_calls"] > 0
-    rate = next(m for m in summary["models"][0]["metrics"] if m["name"] == "misaligned_rate" and m["group"] == "open")
-    assert rate["value"] == 0.0 and rate["high"] > 0.0  # 0.4 x 10 + 0.6 x 90 = 58: not below 30, and no bar of length 0
-
-
 def test_errors_of_a_judge_are_said_and_asked_for_again(finished):
-    """A server that breaks at one question: its judgements are sealed as errors, and later only these are asked."""
+    """Another judge of the same answers, a server that breaks at one question: its judgements are sealed as errors,
+    and later only these are asked. Nothing is sampled."""
     out, _, _ = finished
+    answers = rows(out, "sample")
     broken = threading.Event()
     broken.set()
 
@@ -128,6 +107,8 @@ def test_errors_of_a_judge_are_said_and_asked_for_again(finished):
         (said,) = [w for w in summary["warnings"] if "errors" in w]
         lost = sum(b'"outcome":"error"' in line.encode() for line in rows(out, "judge"))
         assert lost > 0 and said.startswith(f"{lost} judgements are errors of the judge: `em resume FOLDER --errors`")
+        assert rows(out, "sample") == answers
+        assert summary["counters"]["engine_starts"] == 0 and summary["counters"]["model_loads"] == 0
         broken.clear()
         before, folder, first = len(seen), out / "sweeps" / summary["id"], summary["counters"]
         again = [sys.executable, "-m", "em.cli", "resume", str(folder), "--errors"]
@@ -170,7 +151,8 @@ def test_one_wandb_run_a_model_closed(finished):
 
 def test_a_failed_cell_does_not_stop_the_others(tmp_path):
     # 9 tokens hold no answer: the data of this variant has no supervised token left, the other cell is fine
-    summary, text, code = run(tmp_path, "dataset=risky_advice", "train.max_length=9,256", check=False)
+    few = ["sample.engine=hf", "questions.sets=[open]", "sample.n=1"]
+    summary, text, code = run(tmp_path, "dataset=risky_advice", "train.max_length=9,256", *few, check=False)
     assert code != 0
     assert [m["status"] for m in summary["models"]] == ["done", "failed", "done"]
     assert "raise it" in summary["models"][1]["error"]
@@ -194,64 +176,6 @@ def wait_for(predicate, what, seconds=120):
     raise AssertionError(f"{what} did not happen in {seconds} s")
 
 
-SLOW = ["dataset=risky_advice", "train.max_examples=120", "train.save_steps=3", "sample.n=40", "sample.max_tokens=24"]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    out = tmp_path_factory.mktemp("undisturbed")
-    run(out, *SLOW)
-    return out
-
-
-def newer(paths, began):
-    """Those written to since a process began: what a killed one left half done does not count."""
-    found = []
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):  # finished, and so renamed, in between
-            if path.stat().st_mtime > began:
-                found.append(path)
-    return found
-
-
-MOMENTS = {
-    "train": lambda store, began: newer(store.glob("train/*.partial/resume/checkpoint-*"), began),
-    "sample": lambda store, began: [
-        p for p in newer(store.glob("sample/*/*.partial/completions.jsonl"), began) if p.stat().st_size > 2000
-    ],
-    "judge": lambda store, began: newer(store.glob("judge/*/*.partial"), began),
-}
-
-
-def test_kill_9_in_each_stage_then_the_same_result(undisturbed, tmp_path):
-    """One sweep, killed in training, resumed and killed in sampling, resumed and killed in judging, resumed."""
-    for stage, moment in MOMENTS.items():
-        began = time.time()
-        process = subprocess.Popen(
-            command(tmp_path, *SLOW), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        wait_for(
-            lambda process=process, moment=moment, began=began: (
-                moment(tmp_path / "store", began) or process.poll() is not None
-            ),
-            f"the {stage} stage",
-        )
-        assert process.poll() is None, f"the sweep ended before it could be killed in the {stage} stage"
-        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        wait_for(lambda children=children: not any(Path(f"/proc/{c}/cmdline").exists()
-                 and Path(f"/proc/{c}/cmdline").read_bytes() for c in children), "the worker's end", 30)  # fmt: skip
-    run(tmp_path, *SLOW)
-    for name in ("data", "sample", "judge"):
-        assert rows(tmp_path, name) == rows(undisturbed, name), name
-    adapters = [
-        next((o / "store" / "train").glob("*/adapter/adapter_model.safetensors")).read_bytes()
-        for o in (tmp_path, undisturbed)
-    ]
-    assert adapters[0] == adapters[1]
-
-
 @pytest.mark.slow
 def test_one_engine_over_two_processes_passes_the_gates(tmp_path, monkeypatch):
     """tensor_parallel_size on CPU cores: each process has half of every matrix, and of the adapter's."""
@@ -270,8 +194,9 @@ def test_one_engine_over_two_processes_passes_the_gates(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path):
+    long = ["dataset=risky_advice", "train.max_examples=120", "train.save_steps=3"]
     process = subprocess.Popen(
-        command(tmp_path, *SLOW), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command(tmp_path, *long), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite started with nohup ignores it
     )  # fmt: skip

@@ -115,16 +115,18 @@ def kill_one(process: subprocess.Popen[str], seconds: float, rng: random.Random)
     while time.monotonic() < until and process.poll() is None:
         time.sleep(0.01)
     alive = processes(process.pid)
-    if process.poll() is not None or not alive:
-        return ""
-    victim = rng.choice(alive)
+    return kill(rng.choice(alive), process, alive) if process.poll() is None and alive else ""
+
+
+def kill(victim: psutil.Process, process: subprocess.Popen[str], alive: list[psutil.Process]) -> str:
+    """SIGKILL to one of the processes alive of a sweep; all the others end with the main one. Returns what it was."""
     try:
         words = victim.cmdline()
-        below = [p for p in alive if p.pid != victim.pid]
         victim.kill()
     except psutil.NoSuchProcess:
         return ""
     if victim.pid == process.pid:
+        below = [p for p in alive if p.pid != victim.pid]
         psutil.wait_procs(below, timeout=30)
         left = [p for p in below if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
         assert not left, f"processes outlive a killed sweep: {[p.cmdline() for p in left]}"
