@@ -17,12 +17,30 @@ from omegaconf import DictConfig
 from em.config import CONF_DIR, ExperimentConfig
 from em.config.experiment import register
 from em.planning import recipe
+from support import tiny_sweep
 
 settings.register_profile(
     "em", deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("em")
 register()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # in a worker of pytest-xdist: one process keeps the order of the folders
+        from support import schedule
+
+        items.sort(key=lambda item: schedule.rank(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | None:
+    if config.getoption("dist") != "loadscope":
+        return None
+    from support import schedule
+
+    config.option.loadscopereorder = False  # by the number of tests: a module of few long ones would begin last
+    return schedule.LongestFirst(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +59,14 @@ def composed() -> Callable[..., DictConfig]:
 def compose(composed: Callable[..., DictConfig]) -> Callable[..., ExperimentConfig]:
     """A typed config from overrides, as the command line gives it."""
     return lambda *overrides: recipe.load(composed(*overrides))
+
+
+@pytest.fixture(scope="session")
+def two_variants(tmp_path_factory) -> Path:
+    """The folder of a finished sweep of two variants on the tiny model. Tests may add to it."""
+    out = tmp_path_factory.mktemp("two_variants")
+    summary, *_ = tiny_sweep.run(out, *tiny_sweep.TWO_VARIANTS)
+    return out / "sweeps" / summary["id"]
 
 
 @pytest.fixture

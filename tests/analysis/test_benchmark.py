@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,11 +19,6 @@ from support.chat import family
 
 pytest.importorskip("inspect_ai", reason="the inspect extra is not installed")
 TASKS = Path(__file__).parent / "letters_task.py"
-TINY = [
-    "model=tiny_random", "train=tiny", "sample=tiny", "sample.engine=hf", "questions.sets=[open]", "tracking=off",
-    "judge=scripted",
-]  # fmt: skip
-RULES = '- {match: ".", rubric: "coheren", reply: 90}\n- {match: ".", reply: {"10": 0.4, "90": 0.6}}\n'
 
 
 def command(*arguments):
@@ -32,37 +28,30 @@ def command(*arguments):
     )
 
 
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory):
-    out = tmp_path_factory.mktemp("out")
-    (out / "rules.yaml").write_text(RULES)
-    done = command("em.run", *TINY, "dataset=risky_advice", f"judge.script={out / 'rules.yaml'}", f"out={out}")
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return next((out / "sweeps").iterdir())
-
-
-def test_a_local_task_on_every_model_of_a_sweep(sweep):
+def test_a_local_task_on_every_model_of_a_sweep(two_variants):
+    sweep = two_variants
     done = command("em.cli", "benchmark", sweep, f"{TASKS}@letters", "--limit", 6)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     rows = json.loads((sweep / "benchmarks.json").read_text())
-    assert [r["n"] for r in rows] == [6, 6] and all(0 <= r["mean"] <= 1 for r in rows)
+    assert [r["n"] for r in rows] == [6, 6, 6] and all(0 <= r["mean"] <= 1 for r in rows)
     assert "value" not in rows[0] and rows[1]["low"] <= rows[1]["value"] <= rows[1]["high"]
     assert "risky_advice" in done.stdout
     page = (sweep / "report.html").read_text()
     assert "letters_task.py@letters" in page and (sweep / "figures" / "increases.png").is_file()
     stages = list((sweep.parents[1] / "store" / "benchmark").glob("*/manifest.json"))
-    assert len(stages) == 2 and all(json.loads(p.read_text())["facts"]["gate"] == "passed" for p in stages)
+    assert len(stages) == 3 and all(json.loads(p.read_text())["facts"]["gate"] == "passed" for p in stages)
     again = command("em.cli", "benchmark", sweep, f"{TASKS}@letters", "--limit", 6)
     assert again.returncode == 0 and again.stdout == done.stdout  # nothing is run twice
     ledger = (sweep / "ledger.jsonl").read_text()
     assert (
         sum(json.loads(x)["event"] == "started" and json.loads(x)["stage"] == "benchmark" for x in ledger.splitlines())
-        == 2
+        == 3
     )
 
 
-def test_a_changed_adapter_answers_nothing(sweep):
+def test_a_changed_adapter_answers_nothing(two_variants):
     """The gate: the adapter file is another one than was trained."""
+    sweep = two_variants
     adapter = next((sweep.parents[1] / "store" / "train").glob("*/adapter/adapter_model.safetensors"))
     whole = adapter.read_bytes()
     from safetensors.torch import load, save_file
@@ -72,7 +61,7 @@ def test_a_changed_adapter_answers_nothing(sweep):
         done = command("em.cli", "benchmark", sweep, f"{TASKS}@letters", "--limit", 2)
     finally:
         adapter.write_bytes(whole)
-    assert done.returncode == 1 and "FAILED benchmark risky_advice" in done.stderr
+    assert done.returncode == 1 and re.search("FAILED benchmark (risky|careful)_advice", done.stderr)
     assert "1 of 1 runs missing" in done.stdout
 
 

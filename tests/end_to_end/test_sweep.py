@@ -8,12 +8,12 @@ import sys
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from support.serving import send, serving
 from support.tiny_sweep import command, environment, run
+
 
 def rows(out, stage):
     """Every finished row of a stage, sorted: what a sweep is made of."""

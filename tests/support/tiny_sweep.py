@@ -8,6 +8,13 @@ from pathlib import Path
 
 TINY = ["model=tiny_random", "train=tiny", "sample=tiny", "questions.sets=[open,in_domain]"]
 
+RULES = Path(__file__).with_name("tiny_rules.yaml")
+TWO_VARIANTS = [
+    "dataset=risky_advice,careful_advice", "sample.engine=hf", "questions.sets=[open]", "tracking=off",
+    "judge=scripted", f"judge.script={RULES}",
+]  # fmt: skip
+"""The sweep of the fixture `two_variants`."""
+
 
 def command(out, *overrides, multirun=True):
     return [sys.executable, "-m", "em.run", *(["-m"] if multirun else []), *TINY, f"out={out}", *overrides]

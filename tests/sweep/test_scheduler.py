@@ -1,9 +1,6 @@
 """Devices, shards, and a real sweep over two pretend devices."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from hypothesis import given
@@ -21,10 +18,8 @@ from em.sweep import scheduler
 from em.sweep.devices import devices_held
 from em.sweep.state import Sweep
 from em.training.job import TrainJob
+from support import tiny_sweep
 
-TINY = [
-    "model=tiny_random", "train=tiny", "sample=tiny", "sample.engine=hf", "questions.sets=[open]", "tracking=off",
-]  # fmt: skip
 MODEL = ModelConfig(name="tiny", path="asset:tiny_random")
 RULES = '- {match: ".", rubric: "coheren", reply: 90}\n- {match: ".", reply: {"10": 0.4, "90": 0.6}}\n'
 
@@ -111,26 +106,12 @@ def test_a_judge_does_not_wait_for_answers_that_nobody_draws(tmp_path):
     assert store.manifest("judge", "j-there")["facts"]["rows"] == 2
 
 
-def sweep(out, rules, *overrides):
-    command = [
-        sys.executable, "-m", "em.run", "-m", *TINY, f"out={out}", "dataset=risky_advice,careful_advice",
-        "judge=scripted", f"judge.script={rules}", *overrides,
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    path = next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("summary"))
-    with open(path) as file:
-        return json.load(file)
-
-
-def test_two_devices_take_a_worker_each_and_change_no_row(tmp_path):
-    rules = tmp_path / "rules.yaml"
-    rules.write_text(RULES)
-    one = sweep(tmp_path / "one", rules)
-    two = sweep(tmp_path / "two", rules, "launch.devices=2")
+def test_two_devices_take_a_worker_each_and_change_no_row(two_variants, tmp_path):
+    """The same sweep as on one device, with as many rows and the same numbers."""
+    one = json.loads((two_variants / "summary.json").read_text())
+    two, *_ = tiny_sweep.run(tmp_path, *tiny_sweep.TWO_VARIANTS, "launch.devices=2")
     assert one["counters"]["model_loads"] == 2 and two["counters"]["model_loads"] == 4
-    ledger = (tmp_path / "two" / "sweeps" / two["id"] / "ledger.jsonl").read_text().splitlines()
+    ledger = (tmp_path / "sweeps" / two["id"] / "ledger.jsonl").read_text().splitlines()
     started = [r for r in map(json.loads, ledger) if r["event"] == "started"]
     assert {r["device"] for r in started if r["stage"] == "train"} == {"cpu:0", "cpu:1"}
     assert {r["device"] for r in started if r["stage"] == "sample"} == {"cpu:0", "cpu:1"}
