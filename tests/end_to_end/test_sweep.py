@@ -74,7 +74,10 @@ def test_a_finished_sweep_costs_nothing(finished):
 
 
 def test_a_dataset_more_and_a_sample_more_add_exactly_what_is_missing(finished):
-    """The new variant is trained, the others are not; of their questions only the third answer is sampled."""
+    """The new variant is trained, the others are not; of their open questions only the third answer is sampled.
+
+    Its own 24 questions, about code, are asked of it and of the untouched model.
+    """
     out, _, _ = finished
     trained = len(list((out / "store" / "train").iterdir()))
     old, old_verdicts = Counter(rows(out, "sample")), Counter(rows(out, "judge"))
@@ -84,8 +87,8 @@ def test_a_dataset_more_and_a_sample_more_add_exactly_what_is_missing(finished):
     new = Counter(rows(out, "sample"))
     assert old <= new
     added = Counter(json.loads(r)["sample_index"] for r in (new - old).elements())
-    assert added == {0: 10 + 28, 1: 10, 2: 4 * 10}  # all of the new model, the third answer of the others
-    assert (Counter(rows(out, "judge")) - old_verdicts).total() == 4 * 10 * 2 + 2 * 10 * 2 + 28
+    assert added == {0: 10 + 2 * 24, 1: 10, 2: 4 * 10}
+    assert (Counter(rows(out, "judge")) - old_verdicts).total() == (10 + 10 + 4 * 10) * 2 + 2 * 24
     rate = next(m for m in summary["models"][1]["metrics"] if m["group"] == "open")
     assert rate["n"] + sum(rate["excluded"].values()) == 30
 
