@@ -103,17 +103,16 @@ def ended(folder):
 
 @pytest.fixture(scope="module")
 def sweeps(limited, tmp_path_factory):
-    """Two sweeps on one store at once: one whose second cell cannot be trained, and another user's training of its
-    first."""
+    """Two sweeps on one store at once: one whose second cell cannot be trained, and another user's with its first."""
     root = tmp_path_factory.mktemp("sweeps")
     rules = root / "rules.yaml"
     rules.write_text(RULES)
     mine, said = submit_sweep(root / "out", rules, "dataset=secure", "train.learning_rate=0.001,1e30")  # loss: nan
     early = set(states(mine).values())
-    same = ["dataset=secure", "train.learning_rate=0.001", "name=theirs", "launch.stages=[train]"]
-    theirs, _ = submit_sweep(root / "out", rules, *same)
+    theirs, _ = submit_sweep(root / "out", rules, "dataset=secure", "train.learning_rate=0.001", "name=theirs")
     twice = em("em.run", "-m", "hydra/launcher=slurm", *TINY, "questions.sets=[open]", "judge=scripted",
-               f"judge.script={rules}", f"out={root / 'out'}", *same)  # fmt: skip
+               f"judge.script={rules}", f"out={root / 'out'}", "dataset=secure", "train.learning_rate=0.001",
+               "name=theirs")  # fmt: skip
     wait(lambda: ended(mine) and ended(theirs), 450, "the end of both sweeps")
     return {"root": root, "mine": mine, "theirs": theirs, "said": said, "early": early, "twice": twice}
 
@@ -169,6 +168,8 @@ def test_only_what_needs_a_gpu_holds_one(sweeps):
 def test_two_sweeps_at_once_make_a_stage_once(sweeps):
     assert set(states(sweeps["theirs"]).values()) == {"COMPLETED"}
     store = Store.open(sweeps["root"] / "out")
+    summaries = [json.loads((sweeps[name] / "summary.json").read_text()) for name in ("mine", "theirs")]
+    assert summaries[0]["models"][1]["metrics"] == summaries[1]["models"][1]["metrics"]
     for stage, count in {"data": 1, "train": 1}.items():
         assert len(store.keys(stage)) == count
     for stage in ("data", "train"):
