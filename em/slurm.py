@@ -165,8 +165,8 @@ def submit(sweep: Sweep, settings: dict[str, Any]) -> list[SlurmJob]:
     refuse_twice(sweep.folder)
     if in_turns(sweep.plan):
         raise ConfigError(
-            "a sweep with directions, changed adapters, rows chosen by scores or intervention=early_stop asks some models "
-            "before others, which arrays of one stage cannot do: run it in one job, without "
+            "a sweep with directions, changed adapters, rows chosen by scores or intervention=early_stop asks some "
+            "models before others, which arrays of one stage cannot do: run it in one job, without "
             "hydra/launcher=slurm"
         )
     cells, bases = shares(sweep.plan, settings["cells_per_job"]), [(b.id,) for b in sweep.plan.bases]
