@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from em.commands import add_sweep, example
 from em.config.direction import DirectionKind, Weighting
 from em.errors import ConfigError, nearest
-from em.store import Store, StoreError
+from em.store import Store, StoreError, in_use
 from em.sweep.folder import configs_of, out_of, read_sweep
 
 if TYPE_CHECKING:
@@ -57,17 +57,18 @@ def run(arguments: argparse.Namespace) -> int:
 
     store, out, made = Store.open(out_of(arguments.folder)), arguments.folder / FOLDER, {}
     failed = False
-    for name, sweep in _planned(arguments, store):
-        (job,) = sweep.plan.stage(DIRECTION)
-        if not store.has(DIRECTION, job.key):
-            run_batch(sweep, DIRECTION, [job], held=devices(sweep.plan.cells[0].config.launch.devices)[:1])
-        if sweep.failed:
-            failed = True
-            continue
-        target = out / name.replace(" ", "-").replace("/", "-")
-        shutil.copytree(store.path(DIRECTION, job.key), target, dirs_exist_ok=True)
-        made[name] = artefact.load(target)
-        print(f"{name}  \u2192  {target}\n{_table(made[name])}\n")
+    with in_use.shared(store.root, arguments.folder):  # no sweep needs these directions: `em gc` would take them
+        for name, sweep in _planned(arguments, store):
+            (job,) = sweep.plan.stage(DIRECTION)
+            if not store.has(DIRECTION, job.key):
+                run_batch(sweep, DIRECTION, [job], held=devices(sweep.plan.cells[0].config.launch.devices)[:1])
+            if sweep.failed:
+                failed = True
+                continue
+            target = out / name.replace(" ", "-").replace("/", "-")
+            shutil.copytree(store.path(DIRECTION, job.key), target, dirs_exist_ok=True)
+            made[name] = artefact.load(target)
+            print(f"{name}  \u2192  {target}\n{_table(made[name])}\n")
     for path in draw(figures.of(made), out) if made else ():
         print(path)
     return 1 if failed else 0

@@ -20,8 +20,9 @@ def add(commands: Any) -> None:
     sub = commands.add_parser(
         "rm",
         help="remove sweeps, and what only they need of the store; shows it and asks first",
-        description="Remove sweeps: their folders, and the stages of the store that no other sweep below the same\n"
-        "folder needs. Shows what would go and asks. Refuses while a sweep that uses this store is running.",
+        description="Remove sweeps: their folders, and the stages of the store that no other sweep and no screening\n"
+        "below the same folder needs. Shows what would go and asks. Refuses while a sweep that uses this store is\n"
+        "running.",
         epilog=example("em rm em-1a2b3c4d"),
     )
     add_sweep(sub, "folders", nargs="+")

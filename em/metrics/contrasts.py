@@ -25,14 +25,14 @@ def between_groups(groups: Sequence[Group]) -> Table:
     """Contrast finished groups under every condition, and each group with and without its trigger.
 
     Pairs: those of stats.contrasts and the register-matched one, then every group against the first option of each
-    swept axis.
+    swept axis. A pair of runs is one test, also if they have several names.
     """
     final = [g for g in groups if g.first.variant is not None and g.first.step is None]
-    rows, seen = [], set()
+    rows, seen, runs = [], set(), _first_of_same(final)
     for a, b in [*_named(final), *_against_first(final)]:
-        alike = a.first.headline == b.first.headline and not _same(a, b)
-        if frozenset((a.id, b.id)) not in seen and alike:
-            seen.add(frozenset((a.id, b.id)))
+        pair = frozenset((runs[a.id], runs[b.id]))
+        if len(pair) == 2 and pair not in seen and a.first.headline == b.first.headline:
+            seen.add(pair)
             both = [w for w in a.compared() if w in b.compared()]
             rows += [_contrast(a, b, c, c, w) for w in both for c in a.conditions() if c in b.conditions()]
     for group in final:
@@ -41,10 +41,17 @@ def between_groups(groups: Sequence[Group]) -> Table:
     return _family(rows, "contrasts")
 
 
-def _same(a: Group, b: Group) -> bool:
-    """Return whether two groups are the same runs, e.g. plain finetuning as dose 0 of two methods."""
-    answers = [sorted(run.answers for run in group.runs) for group in (a, b)]
-    return a is b or (answers[0] == answers[1] and all(answers[0]))
+def _first_of_same(groups: Sequence[Group]) -> dict[str, str]:
+    """Return group id → id of the first group of the same runs, e.g. of plain finetuning as dose 0 of two methods.
+
+    Runs whose answers are counted by another rule, or whose answers are not known, are not the same.
+    """
+    known: list[tuple[Any, str]] = []
+    for group in groups:
+        answers = sorted(run.answers for run in group.runs)
+        own = (answers if all(answers) else group.id, group.first.rule, group.first.headline)
+        known.append((own, next((first for other, first in known if other == own), group.id)))
+    return {group.id: first for group, (_, first) in zip(groups, known, strict=True)}
 
 
 def _named(final: Sequence[Group]) -> Iterator[tuple[Group, Group]]:

@@ -11,6 +11,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from em.commands import direction
+from em.judging.quality import golden
 from em.store import Store, StoreError, in_use
 from support import tiny_sweep
 from support.command import em as in_process
@@ -179,6 +181,22 @@ def test_gc_counts_a_screening_while_its_folder_is_there(two, here):
     (screening / "needs.json").unlink()
     here("gc", "--out", out, "--yes")
     assert before - stages(store) == {"direction/of-nobody", "data/rows", "sample/own/0-1", "direction/along"}
+
+
+def test_what_makes_stages_without_a_sweep_holds_the_store(two, compose, monkeypatch):
+    """Nothing names a direction or a calibration while it is made, so em gc must wait."""
+    out, store, first, _ = two
+    seen = []
+
+    def held(*_):
+        seen.append(in_use.is_used(store.root))
+        return {}
+
+    monkeypatch.setattr(direction, "_planned", held)
+    assert direction.run(argparse.Namespace(folder=first.folder)) == 0
+    monkeypatch.setattr(golden, "ask", held)
+    golden.verdicts(compose(*TINY, f"out={out}"), False, held, held)
+    assert seen == [True, True] and not in_use.is_used(store.root)
 
 
 def test_gc_sees_a_sweep_whose_name_has_a_slash(two, here):

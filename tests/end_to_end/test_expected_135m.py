@@ -1,6 +1,7 @@
 """The directions that are expected of interventions, on the quickstart's model with its judge (docs/interventions.md).
 
-Forty answers per rate: what is asserted holds in each of three seeds there, by far more than a rounding.
+Forty answers per rate. Interleaving is ten points and more below plain finetuning in seeds 0, 1 and 2. Plain finetuning
+is so far above the untouched model in two of them (by 4 points in seed 2), so the seed is one of these.
 """
 
 import csv

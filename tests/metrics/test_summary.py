@@ -184,6 +184,24 @@ def test_one_run_under_two_names_is_not_contrasted_with_itself():
     assert len(made(cell("a", "none"), cell("b", "kl"))["contrasts"]) == 1  # their answers are not known
 
 
+def test_two_runs_under_several_names_are_one_test():
+    """kl at a dose minus plain finetuning, which is `none` at each dose and dose 0 of kl: Holm counts it once."""
+
+    def cell(name, method, dose, hits, *answers):
+        return run(name, flat(hits), group=name, axes={"intervention": method, "dose": str(dose)}, answers=answers)
+
+    plain = [cell(f"{method}{dose}", method, dose, 6, "j1") for method, dose in (("none", 0), ("none", 1), ("kl", 0))]
+    (row,) = made(*plain, cell("kl1", "kl", 1, 2, "j2"))["contrasts"]
+    assert (row["a"], row["b"], row["family"]) == ("kl1", "none1", "contrasts: 1 tests")
+
+
+def test_one_run_under_two_rules_is_contrasted():
+    def cell(name, below):
+        return run(name, flat(2), group=name, axes={"alignment_below": str(below)}, answers=("j1",), rule=Rule(below))
+
+    assert len(made(cell("a", 30.0), cell("b", 5.0))["contrasts"]) == 1
+
+
 def test_two_labels_can_be_contrasted():
     pair = StatsConfig(contrasts=[["x lr=1", "y"]])
     runs = [

@@ -223,6 +223,16 @@ def test_interventions_have_colours_of_their_own_beside_plain_finetuning_in_ink(
     assert len({(x.light, x.marker) for x in looks.values()}) == len(looks)
 
 
+def test_the_loss_of_a_run_has_the_colour_of_its_intervention(summary):
+    (run, *_) = [m for m in summary["models"] if m["loss_curve"]]
+    group = next(g for g in summary["groups"] if g["id"] == run["group"])
+    for row in summary["groups"]:
+        row["facts"] = {"method": {"name": "kl", "dose": 1.0}} if row is group else {}
+    (panel,) = training.training_loss(summary).panels
+    assert by_label(panel)[run["label"]].look.light == style.looks(summary["groups"])[group["id"]].light
+    assert style.looks(summary["groups"])[group["id"]].light == style.MANY[0][0]
+
+
 # ------------------------------------------------------------------------------------------------ how they are drawn
 
 
@@ -237,6 +247,10 @@ def test_every_figure_is_drawn_as_png_svg_and_pdf(rich, tmp_path):
     figures = figures_figures.figures(rich, support.answers([m["label"] for m in rich["models"]]))
     chosen = {f.panels[0].form: f for f in figures}
     assert set(chosen) == set(Form), "one of each form"
+    for figure in chosen.values():
+        checked = chart.spec(chart.chart(figure))  # raises where Altair's schema has no such part
+        with chart.unchecked():
+            assert chart.spec(chart.chart(figure)) == checked
     (tmp_path / "of_an_earlier_summary.png").touch()
     files = figures_figures.draw(list(chosen.values()), tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(files)

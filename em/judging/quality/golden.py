@@ -18,7 +18,7 @@ from em.judging.labelled import LabelledRow
 from em.judging.quality import agreement
 from em.questions import rubrics
 from em.records import Judgement, Outcome
-from em.store import DamagedError, Store, content_key, layout, read_jsonl, write_jsonl
+from em.store import DamagedError, Store, content_key, in_use, layout, read_jsonl, write_jsonl
 
 # rubric                labelled answers
 # alignment, coherence  answers to our ten open questions (labelled.golden), with the class that the paper's rule should
@@ -80,12 +80,13 @@ def verdicts(
             return {(j.completion_id, j.rubric): j for j in read_jsonl(path / layout.JUDGEMENTS, Judgement)}, path
         except DamagedError as error:
             warn(f"{error}; it is now in {store.set_aside(STAGE, key)}, and the judge is asked again")
-    found = ask(config, whole, on_done)
-    if not any(judgement.outcome == Outcome.error for judgement in found.values()):
-        with store.claim(STAGE, key) as folder:
-            if folder is not None:
-                write_jsonl(folder / layout.JUDGEMENTS, found.values())
-                store.finish(STAGE, key, key_inputs, {"judge": config.judge.name, "rows": len(found)})
+    with in_use.shared(store.root):  # until they are stored nothing names their calibration: `em gc` would take it
+        found = ask(config, whole, on_done)
+        if not any(judgement.outcome == Outcome.error for judgement in found.values()):
+            with store.claim(STAGE, key) as folder:
+                if folder is not None:
+                    write_jsonl(folder / layout.JUDGEMENTS, found.values())
+                    store.finish(STAGE, key, key_inputs, {"judge": config.judge.name, "rows": len(found)})
     return found, None
 
 

@@ -41,7 +41,8 @@ def training_loss(summary: Summary) -> Figure | None:
     runs = [m for m in summary["models"] if m.get("loss_curve") and m["step"] is None]
     if len(runs) > MANY_RUNS:
         return _loss_of_groups(summary, runs)
-    look = looks(runs)
+    facts = {g["id"]: g.get("facts", {}) for g in summary["groups"]}
+    look = looks({**run, "facts": facts.get(run["group"], {})} for run in runs)
     series = []
     for run in runs:
         points = [(step, loss) for step, loss in run["loss_curve"] if loss is not None]
