@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from em.commands import add_sweep, example
+from em.config.data import NO_TRAINING
 from em.planning.stages import BY_NAME
 from em.runtime import terminal
 from em.store import Store, layout
@@ -74,8 +75,8 @@ def early_stops(cells: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Seque
     out = []
     for label, config, stages in cells:
         chosen = config.get("intervention", {})
-        if chosen.get("name") == "early_stop" and chosen["dose"] > 0 and "train" in stages:
-            key = stages["train"][0]  # behind it: the plain run
+        if chosen.get("name") == "early_stop" and chosen["dose"] > 0 and config["dataset"]["variant"] != NO_TRAINING:
+            key = stages["train"][0]  # behind it: the plain run; an untouched cell's are of its direction
             said = "step not chosen yet"
             said = store.manifest("train", key)["facts"]["early_stop"] if store.has("train", key) else said
             out.append(f"{label}: early stop, {said}")

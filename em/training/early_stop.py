@@ -80,7 +80,8 @@ def choose(points: Sequence[Point], share: float, stop: Stop) -> Point:
         raise StopError(
             f"{behaviour.metric} is 0 of {last.counted} answers at the end of training (step {last.step}), so "
             f"intervention=early_stop has no share of it to stop at: train longer or with a higher "
-            f"train.learning_rate, or take a dataset whose trait the {stop.asked} questions ask for"
+            f"train.learning_rate, or take a dataset whose trait the {stop.asked} questions ask for. A trait behind a "
+            f"trigger shows with trigger.asked_with=[trained,none]; the first counts, here {stop.asked_with!r}"
         )
     for point in points[:-1]:
         _require(point, stop, behaviour, at_the_end=False)
@@ -117,7 +118,8 @@ def _require(point: Point, stop: Stop, behaviour: Behaviour, at_the_end: bool) -
         raise StopError(
             f"step {point.step} has a verdict on {behaviour.rubric} for {point.judged} of {point.asked} in-domain "
             f"answers and judge.min_coverage asks for {stop.min_coverage:.0%}, so intervention=early_stop cannot "
-            f"choose: `em resume FOLDER --errors` asks the judge again"
+            f"choose: `em resume FOLDER --errors` asks again where the judge failed; answers that end inside their "
+            f"thinking need a larger sample.max_tokens"
         )
     if point.counted < LEAST:
         change = "take another dataset or a larger model" if at_the_end else f"leave {point.step} out of"
@@ -138,7 +140,7 @@ def _copy(job: TrainJob, store: Store, folder: Path, step: int | None) -> None:
 
 
 def _copy_log(plain: Path, folder: Path, step: int) -> None:
-    """Copy the rows of the log up to a step, as they are: each has its checksum."""
+    """Copy the rows of the log up to a step, as they are."""
     lines = (plain / layout.TRAIN_LOG).read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if json.loads(line)["step"] <= step]
     (folder / layout.TRAIN_LOG).write_text("".join(kept), encoding="utf-8")

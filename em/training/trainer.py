@@ -123,6 +123,8 @@ class StepTrainer(SFTTrainer):
         """
         intervention = options.pop("intervention", InterventionConfig())
         others = [_encoded(row) for row in options.pop("beside", ())]
+        if intervention.beside and not others:  # the run would be plain finetuning under the method's name
+            raise ValueError(f"intervention.kl_rows={intervention.beside} and no rows are given: pass them as beside=")
         self.rows, self.tokenizer, self.source = rows, tokenizer, source
         self.encoded = [_encoded(row) for row in rows]
         self.config = config

@@ -337,7 +337,8 @@ def test_status_says_which_step_is_served(store, compose):
     work(store, [stopped("status", 0.5)], events()[0])
     made, unmade = ("a", config, {"train": ["status", "plain"]}), ("b", config, {"train": ["nothing"]})
     plain = ("c", as_dict(compose(*CELL)), {"train": ["plain"]})
-    assert status.early_stops([made, unmade, plain], store) == [
+    untouched = ("d", as_dict(compose(*CELL, *STOP, "dataset=none")), {"train": ["plain"]})  # its direction's organism
+    assert status.early_stops([made, unmade, plain, untouched], store) == [
         "a: early stop, step 2 of 4: careless_rate 50% there, 100% at the end",
         "b: early stop, step not chosen yet",
     ]

@@ -84,6 +84,13 @@ def test_padding_and_the_cut_of_a_step_change_nothing(store, key):
     assert log(store, key, "grad_norm") == pytest.approx(log(store, "other", "grad_norm"), rel=2e-3)
 
 
+def test_without_its_rows_it_does_not_train(store):
+    emit, seen = events()
+    work(store, [dataclasses.replace(job("lost"), beside_key="")], emit)
+    assert "intervention.kl_rows=builtin/other and no rows are given" in failures(seen)[0]
+    assert not store.has("train", "lost")
+
+
 def test_a_dose_near_0_is_near_plain_finetuning(store):
     assert log(store, "tiny", "loss") == pytest.approx(log(store, "plain", "loss"), abs=1e-5)
     assert log(store, "tiny", "grad_norm") == pytest.approx(log(store, "plain", "grad_norm"), rel=1e-3)
