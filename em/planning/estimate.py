@@ -234,8 +234,8 @@ def _train_cost(run: TrainJob, plan: Plan, store: Store, past: Past, device: Spe
     if run.at_openai:
         return 0.0, LOG_BYTES, "OpenAI's machines"
     if run.stop:
-        return 0.0, train_disk(_trained(run, plan)), "a copy of a kept step"
-    config = _trained(run, plan)
+        return 0.0, train_disk(run_config(run, plan)), "a copy of a kept step"
+    config = run_config(run, plan)
     inputs, work = run.inputs, variants.count(config) * config.train.num_train_epochs
     alike = ("method", "lora_r", "layers_to_transform")
     mine = {name: inputs["recipe"].get(name) for name in alike}
@@ -254,7 +254,7 @@ def _train_cost(run: TrainJob, plan: Plan, store: Store, past: Past, device: Spe
     return seconds, train_disk(config), _basis(config.model.path, config.model.name, config.model.shape)
 
 
-def _trained(run: TrainJob, plan: Plan) -> ExperimentConfig:
+def run_config(run: TrainJob, plan: Plan) -> ExperimentConfig:
     """Return the cell of a run's rows with the run's own model and recipe: several may share the rows."""
     cell, kept = plan.data(run.data_key).config, [str(step) for step in run.checkpoints]
     rows = cell.train  # of the last phase
@@ -302,7 +302,7 @@ def work(plan: Plan) -> dict[str, dict[str, int]]:
     """Return stage → key → units of work (optimiser steps, answers, verdicts), for progress bars."""
     jobs: list[SampleJob | JudgeJob] = [*plan.specs(SampleJob), *plan.specs(JudgeJob)]
     answers = {job.key: answers_of(job, plan) for job in jobs}
-    runs = {run.key: _trained(run, plan) for run in plan.specs(TrainJob) if not run.stop}
+    runs = {run.key: run_config(run, plan) for run in plan.specs(TrainJob) if not run.stop}
     return {
         "train": {key: checkpoints.optimiser_steps(c.train, variants.count(c)) for key, c in runs.items()},
         "sample": {job.key: sum(n for _, n in answers[job.key]) for job in plan.specs(SampleJob)},

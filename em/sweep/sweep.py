@@ -175,7 +175,7 @@ def _preflight(sweep: Sweep, todo: list[Job[Spec]]) -> None:
     """Check what can fail before any training: disk, memory, model folders, room for the questions."""
     sweep.store.require_writable()
     runs = [j.spec for j in todo if isinstance(j.spec, TrainJob)]
-    doctor.check_disk(sweep.store.root, [sweep.plan.data(run.data_key).config for run in runs])
+    doctor.check_disk(sweep.store.root, [estimate.run_config(run, sweep.plan) for run in runs])
     launch.refuse([run.train for run in runs])
     found = {s.config.model.path: s.config.model for s in sweep.plan.cells}
     needed = any(_needs_model(j) for j in todo)  # judging by an API does not

@@ -15,7 +15,7 @@ from em.config import InterventionConfig, as_dict
 from em.config.intervention import Where
 from em.config.train import Method
 from em.errors import ConfigError
-from em.planning.estimate import estimate
+from em.planning.estimate import estimate, run_config, train_disk
 from em.planning.estimate import work as units
 from em.planning.jobs import in_turns, on_device, stages
 from em.planning.plan import plan
@@ -250,6 +250,8 @@ def test_the_plan_has_one_plain_run_and_one_set_of_answers_for_all_doses(compose
     assert {cell: job_file.load(type(own), job_file.dump(own)) == own for cell in stops} == dict.fromkeys(stops, True)
     assert stops[0] not in units(found)["train"] and plain in units(found)["train"]
     assert "a copy of a kept step" in estimate(found, store).stages["train"].basis
+    disk = [train_disk(run_config(found.train(key), found)) for key in (plain, stops[0])]
+    assert disk[0] == pytest.approx(4 * disk[1])  # three kept steps and the end; the choice keeps one
 
 
 def test_no_batch_waits_for_itself(planned):
