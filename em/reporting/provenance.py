@@ -40,6 +40,8 @@ def _data(sweep: Sweep) -> dict[str, str]:
         files = {cell.label: run.data_key}
         if run.intervention.changes(Where.second_phase):
             files = {f"{cell.label}, first phase": sweep.plan.train(run.plain_key).data_key, **files}
+        if run.beside_key:
+            files[f"{cell.label}, {run.intervention.beside}"] = run.beside_key
         for name, key in files.items():
             if sweep.store.has("data", key):
                 out[name] = sweep.store.manifest("data", key)["files"][layout.DATASET]["sha256"]

@@ -330,7 +330,7 @@ def test_damaged_answers_take_the_choice_and_what_it_serves_along(compose, tmp_p
 
 def test_arrays_of_one_stage_cannot_make_it(compose, tmp_path):
     made = sweep.planned([compose(*CELL, *STOP, f"out={tmp_path}")])
-    with pytest.raises(ConfigError, match="or intervention=early_stop needs some"):
+    with pytest.raises(ConfigError, match="or intervention=early_stop asks some models before others"):
         slurm.submit(made, {})
 
 

@@ -71,3 +71,21 @@ def test_the_second_phases_run_and_the_report_says_what_they_are(tmp_path):
     assert len({sha for name, sha in data.items() if "first phase" in name}) == 1 < len(set(data.values()))
     _, text, _ = run(tmp_path, *QUICK, *asked)
     assert "0 stage jobs to do" in text
+
+
+@pytest.mark.slow
+def test_rows_beside_the_training_rows_are_in_the_record(tmp_path):
+    asked = ("dataset=risky_advice", "intervention=kl", "intervention.kl_rows=careful_advice")
+    summary, _, _ = run(tmp_path, *QUICK, *asked)
+    (manifest,) = [json.loads(f.read_text()) for f in tmp_path.glob("store/train/*/manifest.json")]
+    beside = manifest["inputs"]["intervention"]["beside"]
+    files = json.loads((tmp_path / "store" / "data" / beside / "manifest.json").read_text())["files"]
+    assert manifest["facts"]["rows_beside"]["rows"] > manifest["facts"]["rows"]
+    data = summary["provenance"]["data"]
+    assert {name: data[name] for name in data if "careful" in name} == {
+        "risky_advice, careful_advice": files["dataset.jsonl"]["sha256"]
+    }
+    (trained,) = [g for g in summary["groups"] if g["variant"]]
+    assert trained["facts"]["intervention"] == "kl 0.1, on careful_advice"
+    _, text, _ = run(tmp_path, *QUICK, *asked)
+    assert "0 stage jobs to do" in text
