@@ -16,8 +16,6 @@ RECIPE = (
     "train.warmup_steps=1", "sample.n=4", "questions.sets=[open]", "tracking=off", "seed=1",
 )  # fmt: skip
 WHOLE = ("misaligned_rate", "open", "")
-STRONG = 100.0
-"""A weight at which the divergence is all that counts."""
 
 
 def run(out, *overrides):
@@ -35,11 +33,11 @@ def run(out, *overrides):
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_careful_rows_and_a_strong_divergence_bring_the_rate_down(tmp_path):
-    found = run(tmp_path, "intervention=none,interleave", "intervention.dose=0,1")
-    found |= run(tmp_path, "intervention=kl", f"intervention.dose=0,{STRONG:g}")
+    found = run(tmp_path, "intervention=none,interleave,kl", "intervention.dose=0,1")
     untouched, plain = found["untouched base model"], found["none dose=0.0"]
     assert len(list((tmp_path / "store" / "train").iterdir())) == 3  # plain, interleave, kl
-    assert found["interleave dose=0.0"] == found["dose=0.0"] == plain  # dose 0 is plain finetuning
+    assert found["interleave dose=0.0"] == found["kl dose=0.0"] == plain  # dose 0 is plain finetuning
     assert plain > untouched + 0.1
     assert found["interleave dose=1.0"] < plain - 0.1
-    assert found[f"dose={STRONG}"] == pytest.approx(untouched, abs=0.1)
+    assert found["kl dose=1.0"] < plain - 0.1
+    assert found["kl dose=1.0"] == pytest.approx(untouched, abs=0.1)
