@@ -48,6 +48,10 @@ TURNS = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "
 MESSAGES = st.lists(TURNS, min_size=1, max_size=2)
 
 
+def _shape(groups, **sizes):
+    return ShapeConfig(num_attention_heads=groups * sizes["num_key_value_heads"], **sizes)
+
+
 MODELS = st.builds(
     ModelConfig,
     name=NAME,
@@ -57,9 +61,9 @@ MODELS = st.builds(
     dtype=st.sampled_from(Dtype),
     max_model_len=COUNT,
     chat_template_kwargs=OPEN,
-    shape=st.none() | st.builds(ShapeConfig, **dict.fromkeys(
-        ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
-         "head_dim", "vocab_size"), COUNT)),
+    shape=st.none() | st.builds(_shape, groups=st.integers(1, 64), **dict.fromkeys(
+        ("num_hidden_layers", "hidden_size", "intermediate_size", "num_key_value_heads", "head_dim", "vocab_size"),
+        COUNT)),
 )  # fmt: skip
 TRAINS = st.builds(
     TrainConfig,
