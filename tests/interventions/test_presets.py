@@ -26,7 +26,9 @@ COMPANION = "inoculation_adapters"
 
 
 def needs(name, folder):
-    """What a preset needs beside its name: files that stand for an adapter."""
+    """What a preset needs beside its name: rows that are on every machine, files that stand for an adapter."""
+    if name == "soligo2026":
+        return ["intervention.kl_rows=careful_advice"]
     if name != COMPANION:
         return []
     for file, content in (("adapter_model.safetensors", "x"), ("adapter_config.json", "{}")):
@@ -110,7 +112,7 @@ def run(name, folder, *overrides):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in NAMES if n != COMPANION])
 def test_a_preset_runs_at_small_scale(name, tmp_path):
-    (group,) = run(name, tmp_path)
+    (group,) = run(name, tmp_path, *needs(name, tmp_path))
     assert group["facts"]["intervention"]
 
 
