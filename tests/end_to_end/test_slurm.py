@@ -45,12 +45,13 @@ def running(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def limited(running, tmp_path_factory):
-    """A job with a limit of one minute, submitted before anything else: SLURM looks at limits every half minute.
+    """A job with a limit of two minutes, submitted before anything else: SLURM looks at limits every half minute.
 
-    It counts for 38 seconds: it is warned after 30, and what is left ends well before its second run is warned.
+    It counts for 95 seconds: it is warned after 90, and what is left ends well before its second run is warned. Beside
+    other tests a job may need half a minute to start; a warning before that would kill it.
     """
-    job = Counting(str(tmp_path_factory.mktemp("limited")), "limited", until=380, save_s=2)
-    return job, submit(job, time=1, signal_delay_s=30, additional_parameters={"requeue": True})
+    job = Counting(str(tmp_path_factory.mktemp("limited")), "limited", until=950, save_s=2)
+    return job, submit(job, time=2, signal_delay_s=30, additional_parameters={"requeue": True})
 
 
 def submit(*jobs, max_num_timeout=5, **parameters):
@@ -290,7 +291,7 @@ def test_asked_by_a_signal_a_job_saves_and_goes_back_into_the_queue(running, tmp
 
 def test_out_of_requeues_is_failed_to_slurm(running, tmp_path):
     job = Counting(str(tmp_path), "count", until=600)
-    ids = submit(job, time=1, max_num_timeout=0)  # submitit takes any stop within ten minutes of a limit for a time-out
+    ids = submit(job, time=5, max_num_timeout=0)  # submitit takes any stop within ten minutes of a limit for a time-out
     wait(job.steps, what="counting")
     subprocess.run(["scancel", "--signal=USR2", ids[0]], check=True)
     wait_state(ids[0], *ENDED)
@@ -327,7 +328,7 @@ def test_every_job_of_an_array_has_a_gpu_of_its_own(running, tmp_path):
 
 def test_a_run_at_its_time_limit_saves_and_goes_on(limited):
     job, ids = limited
-    wait_state(ids[0], *ENDED, seconds=180)
+    wait_state(ids[0], *ENDED, seconds=300)
     assert record(ids[0])["JobState"] == "COMPLETED"
     assert int(record(ids[0])["Restarts"]) >= 1
-    assert [s["step"] for s in job.steps()] == list(range(380))
+    assert [s["step"] for s in job.steps()] == list(range(950))
