@@ -32,7 +32,7 @@ torch.set_num_threads(1)
 TINY = "asset:tiny_random"
 MISTRAL = "MistralForCausalLM"
 TURN, EOS = 1, 2
-WAIT_S = 120
+WAIT_S = 240
 
 
 def user(text):
@@ -155,7 +155,7 @@ def kill_when(process, ready, log, number=signal.SIGKILL, code=-signal.SIGKILL):
         while not ready():
             assert process.poll() is None, f"ended too early: {log.read_text()[-3000:]}"
             assert time.monotonic() < until, f"nothing to interrupt after {WAIT_S} s"
-            time.sleep(0.001)
+            time.sleep(0.01)
     except BaseException:
         process.kill()
         raise
