@@ -10,6 +10,7 @@ from dataclasses import replace
 from em.config import DatasetConfig, ExperimentConfig, InterventionConfig, TriggerConfig
 from em.data import variants
 from em.data.job import DataJob
+from em.errors import ConfigError
 from em.store import content_key
 
 
@@ -22,8 +23,11 @@ def config_of(config: ExperimentConfig) -> ExperimentConfig | None:
     if named is None or not config.dataset.trained:
         return None
     corpus, _, variant = named.rpartition("/")
-    name = corpus or config.corpus.name
-    return all_rows(config, variants.Source(name, variant, variants.given_by(config.corpus)))
+    try:
+        source = variants.Source(corpus or config.corpus.name, variant, variants.given_by(config.corpus))
+    except ConfigError as error:
+        raise ConfigError(f"intervention.kl_rows={named}: {error}") from error
+    return all_rows(config, source)
 
 
 def all_rows(config: ExperimentConfig, source: variants.Source) -> ExperimentConfig:

@@ -10,9 +10,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from em.config import DatasetConfig, ExperimentConfig, InterventionConfig, TriggerConfig
+from em.config import ExperimentConfig, InterventionConfig
 from em.config.intervention import Where
-from em.data import interleave, variants
+from em.data import beside, interleave, variants
 from em.data.job import DataJob
 from em.errors import ConfigError
 from em.records import Example, RowScore
@@ -34,14 +34,8 @@ def last(config: ExperimentConfig) -> ExperimentConfig:
         return config
     source = variants.careful(config)
     wanted = interleave.count(variants.count(config), chosen.dose, source.variant, source.count(), chosen.name)
-    return replace(
-        config,
-        corpus=replace(config.corpus, name=source.corpus),
-        dataset=DatasetConfig(variant=source.variant, domain=config.dataset.domain),
-        trigger=TriggerConfig(),
-        train=replace(config.train, max_examples=wanted, holdout=0.0),
-        intervention=InterventionConfig(),
-    )
+    rows = beside.all_rows(config, source)
+    return replace(rows, train=replace(rows.train, max_examples=wanted))
 
 
 def job(config: ExperimentConfig) -> DataJob:

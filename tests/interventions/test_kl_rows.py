@@ -153,7 +153,10 @@ def test_the_plan_makes_the_rows_first(compose, tmp_path):
 
 @pytest.mark.parametrize(
     ("rows", "sentence"),
-    [("secured", "dataset.variant 'secured' is not in corpus 'builtin'"), ("''", "must name rows as corpus/variant")],
+    [
+        ("secured", "intervention.kl_rows=secured: dataset.variant 'secured' is not in corpus 'builtin'"),
+        ("''", "must name rows as corpus/variant"),
+    ],
 )
 def test_rows_that_do_not_exist_are_refused(compose, tmp_path, rows, sentence):
     with pytest.raises(ConfigError, match=sentence):
