@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from functools import cache
@@ -24,6 +25,15 @@ settings.register_profile(
 )
 settings.load_profile("em")
 register()
+
+
+def pytest_configure() -> None:
+    gc.disable()  # until all is imported: a search for garbage on the way finds none
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported stays: the search after each training run need not look at it
+    gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
