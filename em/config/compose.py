@@ -173,12 +173,14 @@ def _near_option(option: str, names: Sequence[str]) -> str:
 
 def compose_all(vectors: Sequence[Sequence[str]], config_name: str = "config") -> list[DictConfig]:
     """Compose one config per vector of overrides. Hydra must be initialised; its exceptions pass through."""
-    composer = _Composer(config_name)
+    composer = Composer(config_name)
     return [composer.cell(vector) for vector in vectors]
 
 
 @dataclass
-class _Composer:
+class Composer:
+    """Composes cell after cell, Hydra only what it has not composed before. The folders of options must not change."""
+
     config_name: str
     firsts: dict[tuple[str, ...], tuple[Options, DictConfig]] = field(default_factory=dict)
     """Configs that Hydra composed; the key is a cell without its chosen options and its values."""
@@ -186,6 +188,7 @@ class _Composer:
     """Pickled configs; the key is a cell without its values. Unpickling takes a fifth of the time of a deep copy."""
 
     def cell(self, vector: Sequence[str]) -> DictConfig:
+        """Compose one cell, a list of overrides. Hydra must be initialised; its exceptions pass through."""
         parsed = OverridesParser.create().parse_overrides(list(vector))
         values = [o for o in parsed if _sets_a_value(o)]
         chosen = [(o.key_or_group, str(o.value())) for o in parsed if _chooses_an_option(o)]
