@@ -7,7 +7,6 @@ more than its own group (a defaults list, an experiment) goes through Hydra agai
 
 from __future__ import annotations
 
-import copy
 import pickle
 import re
 import traceback
@@ -182,10 +181,10 @@ class Composer:
     """Composes cell after cell, Hydra only what it has not composed before. The folders of options must not change."""
 
     config_name: str
-    firsts: dict[tuple[str, ...], tuple[Options, DictConfig]] = field(default_factory=dict)
+    firsts: dict[tuple[str, ...], tuple[Options, bytes]] = field(default_factory=dict)
     """Configs that Hydra composed; the key is a cell without its chosen options and its values."""
     made: dict[tuple[str, ...], bytes] = field(default_factory=dict)
-    """Pickled configs; the key is a cell without its values. Unpickling takes a fifth of the time of a deep copy."""
+    """Configs by what a cell has besides its values. Pickled, as all: to read one takes a fifth of a deep copy."""
 
     def cell(self, vector: Sequence[str]) -> DictConfig:
         """Compose one cell, a list of overrides. Hydra must be initialised; its exceptions pass through."""
@@ -196,7 +195,7 @@ class Composer:
         texts = tuple(text for text, o in zip(vector, parsed, strict=True) if o not in values)
         if texts not in self.made:
             others = [t for t, o in zip(vector, parsed, strict=True) if not (o in values or o.key_or_group in options)]
-            self.made[texts] = pickle.dumps(self._choose((*others, "", *sorted(options)), options, texts))
+            self.made[texts] = self._choose((*others, "", *sorted(options)), options, texts)
         made: DictConfig = pickle.loads(self.made[texts])
         try:
             for override in values:
@@ -205,21 +204,21 @@ class Composer:
             return compose(self.config_name, overrides=list(vector))  # Hydra's own error is clearer
         return made
 
-    def _choose(self, kind: tuple[str, ...], options: Options, texts: Sequence[str]) -> DictConfig:
-        """Return the config of these options: a changed copy of the first of its kind if its files allow it, else
+    def _choose(self, kind: tuple[str, ...], options: Options, texts: Sequence[str]) -> bytes:
+        """Return the pickled config of these options: the first of its kind, changed, if its files allow it, else
         Hydra's."""
         if kind in self.firsts:
             first, found = self.firsts[kind]
+            cell: DictConfig = pickle.loads(found)
             changed = {group for group, option in options.items() if option != first[group]}
-            if all(plain(group, first[group]) == OmegaConf.to_container(found[group]) for group in changed):
+            if all(plain(group, first[group]) == OmegaConf.to_container(cell[group]) for group in changed):
                 nodes = {group: _option(group, options[group]) for group in changed}
                 if None not in nodes.values():
-                    cell = copy.deepcopy(found)
                     for group, node in nodes.items():
                         cell[group] = node
-                    return cell
+                    return pickle.dumps(cell)
         known = [] if any("hydra/" in text for text in texts) else HYDRAS
-        made = compose(self.config_name, overrides=[*texts, *known])
+        made = pickle.dumps(compose(self.config_name, overrides=[*texts, *known]))
         self.firsts.setdefault(kind, (options, made))
         return made
 
