@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-from pathlib import Path
 
 from em.config import Engine
 from em.config.train import Method
@@ -10,10 +9,10 @@ from em.records import Example
 from em.sampling import stage as sampling
 from em.sampling.engine import Answer, row_seed
 from em.store import Store
-from em.store.layout import ADAPTER, COMPLETIONS
+from em.store.layout import ADAPTER
 from em.training.stage import work as train_work
 from support.sampling import ASKED, QUESTIONS, RANK, SENTENCE, Scripted, rows, run_jobs, sample_job, trained_stage
-from support.training import assistant, counted, events, failures, kill_when, put_data, start_worker, train_job, user
+from support.training import assistant, counted, events, failures, put_data, train_job, user
 
 
 def test_answers_of_several_jobs_reach_their_own_stage(tmp_path, monkeypatch, adapters):
@@ -72,26 +71,6 @@ def test_raising_n_only_adds_rows(vllm_engine, tmp_path, monkeypatch, adapter_st
     run_jobs(many, [many_job], vllm_engine, monkeypatch)
     assert rows(few, "strong") == [r for r in rows(many, "strong") if r["sample_index"] < 2]
     assert len({r["text"] for r in rows(many, "strong")}) > 6
-
-
-def test_killed_sampling_continues_to_the_same_rows(vllm_engine, tmp_path, monkeypatch):
-    many = [dataclasses.replace(q, samples=80) for q in QUESTIONS]
-    job = sample_job(hi=80, questions=many, max_tokens=32)
-    interrupted, undisturbed = Store.open(tmp_path / "killed"), Store.open(tmp_path / "whole")
-    path: Path = interrupted.partial("sample", "base") / COMPLETIONS
-    process = start_worker("sample", tmp_path / "killed", [job])
-    kill_when(process, lambda: path.exists() and path.stat().st_size > 0, tmp_path / "killed" / "sample.log")
-    left = path.read_bytes().count(b"\n")
-    assert 0 < left < 160
-    assert not interrupted.has("sample", "base")
-
-    seen = run_jobs(interrupted, [job], vllm_engine, monkeypatch)
-    run_jobs(undisturbed, [job], vllm_engine, monkeypatch)
-
-    assert left - 1 <= next(e for e in seen if e["event"] == "progress")["done"] <= left  # killed between row and sum
-    found = [(s.path("sample", "base") / COMPLETIONS).read_bytes() for s in (interrupted, undisturbed)]
-    assert found[0] == found[1]
-    interrupted.verify("sample", "base")
 
 
 def test_ten_checkpoints_in_one_engine_start(tmp_path, monkeypatch, vllm_engine):

@@ -1,11 +1,6 @@
 """The vLLM engine: adapters in one batch, seeds, its arguments."""
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +11,6 @@ from em.models import vllm_settings
 from em.models.vllm_settings import engine_arguments, require_known, server_arguments
 from support.nvidia import nvidia
 from support.sampling import ADAPTERS, ASKED, MODEL_LEN, RANK, SENTENCE, TARGET_MODULES, answers, ask
-from support.training import mistral_folder
 
 
 def test_base_and_adapters_in_one_batch(vllm_engine, tokenizer, adapters, expected, monkeypatch):
@@ -133,31 +127,3 @@ def test_refused_request_leaves_no_other_behind(vllm_engine, tokenizer, adapters
     with pytest.raises(Exception, match="maximum context length"):
         answers(vllm_engine, [good, too_long])
     assert answers(vllm_engine, [ask(tokenizer, ASKED[1], adapters["trained"])])[0].text == SENTENCE
-
-
-OWN_PROCESS = """
-import dataclasses, json, sys
-from pathlib import Path
-from em.sampling.engines.vllm import VllmSampler
-from support.sampling import ASKED, answers, ask, model_config, sample_config
-from support.training import load_tokenizer
-
-engine = VllmSampler(dataclasses.replace(model_config(), path=sys.argv[1]), sample_config(), 0)
-(answer,) = answers(engine, [ask(load_tokenizer(), ASKED[0])])
-Path(sys.argv[2]).write_text(json.dumps([engine.tokenizer.get_vocab(), dataclasses.asdict(answer)]))
-"""
-"""A second engine would end the one that the tests share, so it runs in a process of its own."""
-
-
-def test_a_folder_with_mistrals_own_files_is_read_as_in_training(hf_engine, tokenizer, tmp_path):
-    """vLLM would take its tokenizer, config and weights from them."""
-    pytest.importorskip("vllm")
-    found, tests = tmp_path / "found.json", Path(__file__).parents[2]
-    command = [sys.executable, "-c", OWN_PROCESS, mistral_folder(tmp_path / "model"), str(found)]
-    path = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
-    assert done.returncode == 0, done.stderr[-3000:]
-    vocabulary, answer = json.loads(found.read_text())
-    assert vocabulary == tokenizer.get_vocab()
-    (expected,) = answers(hf_engine, [ask(tokenizer, ASKED[0])])
-    assert answer == dataclasses.asdict(expected)

@@ -1,21 +1,19 @@
-"""vLLM's engine in a process of its own, as on a GPU: it is spawned, and ends with a worker that is killed."""
+"""vLLM's engine in a process of its own, as on a GPU: it is spawned, ends with a killed worker, and its rows stay."""
 
+import dataclasses
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
-import pytest
 
 from em.runtime.events import FD_VARIABLE
 from em.store import Store, job_file
 from em.store.layout import COMPLETIONS
-from support.sampling import sample_job
+from support.sampling import QUESTIONS, rows, run_jobs, sample_job
+from support.training import kill_when, mistral_folder
 
-START_S = 240
 GONE_S = 10
 OWN_PROCESS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
@@ -25,44 +23,58 @@ OWN_PROCESS = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
 }
+ROWS = 160
 
 
-def test_a_killed_worker_takes_its_engine_with_it(tmp_path):
-    """kill -9 while it samples. On a GPU the engine's process would keep 92 % of the memory."""
-    pytest.importorskip("vllm")
-    store, batch, log = Store.open(tmp_path / "out"), tmp_path / "batch.json", tmp_path / "log.txt"
-    job_file.write(batch, tmp_path / "out", [sample_job(hi=400, max_tokens=400, max_num_seqs=4)])
+def test_a_killed_worker_takes_its_engine_with_it_and_leaves_its_rows(vllm_engine, tmp_path, monkeypatch):
+    """kill -9 while it samples. On a GPU the engine's process would keep 92 % of the memory.
+
+    The folder of its model also has Mistral's own files, from which vLLM would take tokenizer, config and weights: the
+    rows are those of the folder without them.
+    """
+    many = [dataclasses.replace(q, samples=ROWS // 2) for q in QUESTIONS]
+    job = sample_job(hi=ROWS // 2, questions=many, max_tokens=32)
+    interrupted, undisturbed = Store.open(tmp_path / "killed"), Store.open(tmp_path / "whole")
+    model = dataclasses.replace(job.model, path=mistral_folder(tmp_path / "model"))
+    batch, log = tmp_path / "batch.json", tmp_path / "log.txt"
+    job_file.write(batch, tmp_path / "killed", [dataclasses.replace(job, model=model)])
     read, write = os.pipe()
     environment = {**os.environ, **OWN_PROCESS, FD_VARIABLE: str(write), "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "em.sweep.worker", "sample", str(batch)]
     with log.open("w") as output:
         worker = subprocess.Popen(command, stdout=output, stderr=output, pass_fds=[write], env=environment)
     os.close(write)
-    try:
-        engine = sampling_engine(worker, store, log)
-        assert os.readlink(f"/proc/self/fd/{read}") not in open_files(engine)  # a fork would hold the worker's pipe
-        children = psutil.Process(worker.pid).children(recursive=True)
-        worker.send_signal(signal.SIGKILL)
-        worker.wait()
-        _, alive = psutil.wait_procs(children, timeout=GONE_S)
-        assert engine in children and not alive
-        with os.fdopen(read) as events:
-            assert events.read()  # and nobody holds the pipe open: the sweep sees the end of its worker
-    finally:
-        worker.kill()
+
+    partial: Path = interrupted.partial("sample", "base") / COMPLETIONS
+    engines = Engines(worker, os.readlink(f"/proc/self/fd/{read}"))
+    kill_when(worker, lambda: engines.found() and partial.exists() and partial.stat().st_size > 0, log)
+    _, alive = psutil.wait_procs(engines.seen, timeout=GONE_S)
+    assert not alive
+    with os.fdopen(read) as events:
+        assert events.read()  # nobody holds the pipe open: the sweep sees the end of its worker
+    left = partial.read_bytes().count(b"\n")
+    assert 0 < left < ROWS
+    assert not interrupted.has("sample", "base")
+
+    seen = run_jobs(interrupted, [job], vllm_engine, monkeypatch)
+    run_jobs(undisturbed, [job], vllm_engine, monkeypatch)
+    assert left - 1 <= next(e for e in seen if e["event"] == "progress")["done"] <= left  # killed between row and sum
+    assert len(rows(undisturbed, "base")) == ROWS
+    found = [(s.path("sample", "base") / COMPLETIONS).read_bytes() for s in (interrupted, undisturbed)]
+    assert found[0] == found[1]
+    interrupted.verify("sample", "base")
 
 
-def open_files(process):
-    return [os.readlink(path) for path in Path(f"/proc/{process.pid}/fd").iterdir()]
+class Engines:
+    """The processes of engines that a worker has started."""
 
+    def __init__(self, worker, pipe):
+        self.worker, self.pipe, self.seen = psutil.Process(worker.pid), pipe, []
 
-def sampling_engine(worker, store, log):
-    """Return the engine's process, once the first answers are on disk."""
-    until = time.monotonic() + START_S
-    rows = store.partial("sample", "base") / COMPLETIONS
-    while time.monotonic() < until:
-        assert worker.poll() is None, log.read_text()[-3000:]
-        if rows.exists() and rows.stat().st_size:
-            return next(p for p in psutil.Process(worker.pid).children() if "EngineCore" in p.name())
-        time.sleep(0.5)
-    raise AssertionError(log.read_text()[-3000:])
+    def found(self):
+        """Whether there is one. A fork would hold the worker's pipe; it is spawned."""
+        if not self.seen:
+            self.seen = [p for p in self.worker.children() if "EngineCore" in p.name()]
+            held = [os.readlink(path) for p in self.seen for path in Path(f"/proc/{p.pid}/fd").iterdir()]
+            assert self.pipe not in held
+        return bool(self.seen)
