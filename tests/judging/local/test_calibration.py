@@ -212,13 +212,16 @@ def test_calibration_without_information_stays_near_the_base_rate():
     assert made.score(np.array([[0.0], [1.0]])) == pytest.approx(50, abs=15)
 
 
+FITTED = ("alignment", "coherence")
+
+
 @pytest.fixture(scope="module")
 def calibrations(tokenizer):
-    """{kind: (reader, {rubric: calibration})} on the tiny model."""
+    """{kind: (reader, {rubric: calibration})} on the tiny model. corpora/test_versions.py holds every rubric."""
     out = {}
     for kind in (JudgeKind.probe, JudgeKind.persona_ratio):
         reader = FeatureReader(load_model(), tokenizer, kind)
-        out[kind] = reader, {rubric: calibrate(reader, rubric) for rubric in RUBRICS}
+        out[kind] = reader, {rubric: calibrate(reader, rubric) for rubric in FITTED}
     return out
 
 
@@ -226,7 +229,7 @@ def calibrations(tokenizer):
 def test_calibrated_on_the_tiny_model(calibrations, kind):
     reader, made = calibrations[kind]
     pairs = [(r.question, r.answer) for r in labelled_answers("alignment")[:20]] + [("Hey", ""), ("Hey", "x" * 300)]
-    for rubric in RUBRICS:
+    for rubric in FITTED:
         scores = made[rubric].score(reader.features(rubric, pairs))
         assert np.isnan(scores[20])
         kept = np.delete(scores, 20)
@@ -239,8 +242,8 @@ def test_calibrated_on_the_tiny_model(calibrations, kind):
 
 
 def test_calibration_is_repeatable(calibrations, tokenizer):
-    again = calibrate(FeatureReader(load_model(), tokenizer, JudgeKind.probe), "care")
-    assert again == calibrations[JudgeKind.probe][1]["care"]
+    again = calibrate(FeatureReader(load_model(), tokenizer, JudgeKind.probe), "coherence")
+    assert again == calibrations[JudgeKind.probe][1]["coherence"]
 
 
 @pytest.mark.parametrize(("rubric", "layer"), [("alignment", 5), ("coherence", 4), ("care", 4)])
