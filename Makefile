@@ -21,6 +21,8 @@ STAMP := .venv/.installed-$(EM_BUILD)
 OTHER := .venv/.installed-$(if $(filter cuda,$(EM_BUILD)),cpu,cuda)
 TORCH := $(shell grep -E '^torch==' $(LOCK) | cut -d' ' -f1)
 PYTORCH_CPU := https://download.pytorch.org/whl/cpu
+UV_PIN := uv==0.13.9
+INSTALL := sh launch/locks/install.sh $(BIN)
 CHAOS_KILLS ?= 50
 CHAOS_GONE_S ?= 60
 BENCHMARKS := sweep_cost noop_rerun sampling directions train_step interventions judge cli overlap report_answers stats
@@ -32,16 +34,16 @@ install: $(STAMP)
 # --no-deps: a lock file is complete, and what it leaves out on purpose must stay out (see its first lines).
 # A CPU torch may be missing from the machine's package index; then it comes from PyTorch's own. Both builds have the same
 # version number and share folders, so an environment of the other build is made anew, and torch is asked at the end.
+# uv installs in a third of pip's time; where it cannot be had, pip does all.
 $(STAMP): $(LOCK) pyproject.toml
 	@if [ -e $(OTHER) ]; then echo ".venv was made for the other build: it is made anew for $(EM_BUILD)"; rm -rf .venv; fi
-	@echo "installs about 3 GB of packages into .venv: 2 to 3 minutes, without a word from pip"
+	@echo "installs about 3 GB of packages into .venv: 1 to 3 minutes, without a word in between"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps '$(TORCH)' \
-		|| { [ $(EM_BUILD) = cpu ] \
-		&& $(BIN)/pip install --quiet --disable-pip-version-check --no-deps '$(TORCH)' --index-url $(PYTORCH_CPU); }
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r $(LOCK)
+	$(BIN)/pip install --quiet --disable-pip-version-check '$(UV_PIN)' || echo "no $(UV_PIN): pip installs all, which takes longer"
+	$(INSTALL) '$(TORCH)' || { [ $(EM_BUILD) = cpu ] && $(INSTALL) '$(TORCH)' --index-url $(PYTORCH_CPU); }
+	$(INSTALL) -r $(LOCK)
 	$(BIN)/pip uninstall --quiet --yes em 2>/dev/null || true   # the distribution's name up to 0.1.0
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(INSTALL) --editable .
 	@$(BIN)/python -c 'import sys, torch; found = "cuda" if torch.version.cuda else "cpu"; sys.exit(0 if found == "$(EM_BUILD)" \
 		else f"torch {torch.__version__} in .venv is a build for {found} and EM_BUILD=$(EM_BUILD): remove .venv, run make again")'
 	touch $(STAMP)
@@ -108,5 +110,5 @@ site: $(STAMP)
 # uv reads only pyproject.toml here; --find-links TORCH_WHEELS where PyTorch's index cannot be reached
 lock:
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet 'uv>=0.9'
+	$(BIN)/pip install --quiet '$(UV_PIN)'
 	sh launch/locks/make_locks.sh $(BIN)/uv $(TORCH_WHEELS)

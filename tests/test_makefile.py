@@ -1,4 +1,4 @@
-"""`make install`: an environment for the CPU is never taken for one for CUDA. pip and venv are recorded, not run."""
+"""`make install`: an environment for the CPU is never taken for one for CUDA. pip, uv, venv are recorded, not run."""
 
 import os
 import shutil
@@ -12,7 +12,9 @@ PYTHON = """#!/bin/sh
 mkdir -p .venv/bin
 cat > .venv/bin/pip <<'END'
 #!/bin/sh
+case "$*" in "config list") cat pip.config 2>/dev/null; exit 0;; esac
 echo "$*" >> pip.log
+case "$*" in *uv==*) [ "$FAKE_UV" = none ] && exit 1; cp uv .venv/bin; exit 0;; esac
 case "$*" in *index-url*) exit 0;; *torch==*) exit $FAIL;; esac
 END
 cat > .venv/bin/python <<'END'
@@ -21,30 +23,41 @@ PYTHONPATH=fake exec "$REAL" "$@"
 END
 chmod +x .venv/bin/pip .venv/bin/python
 """
+UV = """#!/bin/sh
+echo "$* from $UV_INDEX_URL, $UV_EXTRA_INDEX_URL, $UV_FIND_LINKS" >> uv.log
+[ "$FAKE_UV" = fails ] && exit 1
+case "$*" in *index-url*) exit 0;; *torch==*) exit $FAIL;; esac
+"""
 
 
 @pytest.fixture
 def checkout(tmp_path):
-    for name in ("Makefile", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "launch/locks").mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml", "launch/locks/install.sh"):
+        shutil.copy(ROOT / name, tmp_path / name)
     for build in ("cpu", "cuda"):
         (tmp_path / f"launch/locks/{build}.txt").write_text("torch==2.13.0 --hash=x\n")
     (tmp_path / "python").write_text(PYTHON)
-    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "uv").write_text(UV)
+    for name in ("python", "uv"):
+        (tmp_path / name).chmod(0o755)
     (tmp_path / "dev").mkdir()
     return tmp_path
 
 
-def install(folder, torch, *, fail=0, build=None, files=()):
-    """Run make; `torch`: the CUDA release that the installed torch is built for, None for the CPU."""
+def install(folder, torch, *, fail=0, build=None, files=(), uv="none"):
+    """Run make; `torch`: the CUDA release that the installed torch is built for, None for the CPU.
+
+    `uv`: "works", "fails", or "none": pip cannot install it.
+    """
     (folder / "fake").mkdir(exist_ok=True)
     said = f"class version:\n    cuda = {torch!r}\n__version__ = '2.13.0'\n"
     (folder / "fake" / "torch.py").write_text(said)
     for name in files:
         (folder / "dev" / name).touch()
     (folder / "pip.log").unlink(missing_ok=True)
-    environment = {**os.environ, "FAIL": str(fail), "REAL": shutil.which("python3"), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("UV_")}
+    environment |= {"FAKE_UV": uv, "FAIL": str(fail), "REAL": shutil.which("python3"), "PYTHONDONTWRITEBYTECODE": "1"}
     environment.pop("EM_BUILD", None)
     if build:
         environment["EM_BUILD"] = build
@@ -90,3 +103,41 @@ def test_a_cpu_torch_in_a_cuda_environment_is_refused(checkout):
     done, _, stamps = install(checkout, None, build="cuda")
     assert done.returncode != 0 and stamps == []
     assert "is a build for cpu and EM_BUILD=cuda: remove .venv" in done.stderr
+
+
+ARGUMENTS = ["torch==2.13.0", "-r launch/locks/cpu.txt", "--editable ."]
+
+
+def asked(log):
+    """What is installed by lines of a log, in order."""
+    return [next(a for a in ARGUMENTS if a in line) for line in log.splitlines() if "--no-deps" in line]
+
+
+def test_uv_installs_from_where_pip_is_configured_to_find_packages(checkout):
+    (checkout / "pip.config").write_text(
+        ":env:.find-links='/wheels'\nglobal.extra-index-url='file:///a file:///b'\nglobal.find-links='/more'\n"
+        "global.index-url='https://mirror/simple'\n"
+    )
+    done, log, stamps = install(checkout, None, uv="works")
+    assert done.returncode == 0 and stamps == [".installed-cpu"], done.stderr
+    lines = (checkout / "uv.log").read_text()
+    assert asked(lines) == ARGUMENTS and asked(log) == []
+    assert lines.count("--compile-bytecode") == 3
+    found = {line.split(" from ")[1] for line in lines.splitlines()}
+    assert found == {"https://mirror/simple, file:///a file:///b, /wheels,/more"}
+
+
+def test_a_torch_that_the_index_lacks_comes_from_pytorch_with_uv_too(checkout):
+    done, _, stamps = install(checkout, None, fail=1, uv="works")
+    assert done.returncode == 0 and stamps == [".installed-cpu"], done.stderr
+    lines = (checkout / "uv.log").read_text().splitlines()
+    wanted = "torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu from"
+    assert [wanted in line for line in lines] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("uv", ["none", "fails"])
+def test_pip_installs_all_where_uv_does_not(checkout, uv):
+    done, log, stamps = install(checkout, None, uv=uv)
+    assert done.returncode == 0 and stamps == [".installed-cpu"], done.stderr
+    assert asked(log) == ARGUMENTS
+    assert "no uv==" in done.stdout if uv == "none" else done.stderr.count("pip tries") == 3
