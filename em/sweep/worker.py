@@ -5,7 +5,6 @@ Training and vLLM never share a process, because a process that has trained keep
 
 from __future__ import annotations
 
-import gc
 import importlib
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import get_args, get_type_hints
 from em.planning import stages
 from em.runtime.cuda import missing_gpus
 from em.runtime.events import Emitter
-from em.runtime.imports import quick_imports
 from em.runtime.preempt import exit_on_stop
 from em.runtime.process import die_with_parent
 from em.store import Store, job_file
@@ -25,9 +23,7 @@ def main() -> None:
     die_with_parent()
     exit_on_stop()
     emit = Emitter.from_environment()
-    with quick_imports():
-        work = importlib.import_module(stages.WORKERS[stage]).work
-    gc.freeze()  # searches for garbage, two after each training run, leave out the half a million objects that stay
+    work = importlib.import_module(stages.WORKERS[stage]).work
     (kind,) = get_args(get_type_hints(work)["jobs"])
     out, jobs = job_file.read(path, kind)
     if error := missing_gpus():

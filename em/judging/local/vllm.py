@@ -26,7 +26,6 @@ from em.models import paths
 from em.questions.rubrics import rubrics
 from em.records import Outcome
 from em.runtime.events import Emitter
-from em.runtime.imports import quick_imports
 from em.store import Store, printable
 
 T = TypeVar("T")
@@ -131,8 +130,7 @@ class ScoringEngine:
         from em.models import vllm_settings
 
         vllm_settings.prepare_environment()
-        with quick_imports():
-            from vllm import LLM  # noqa: TID251
+        from vllm import LLM  # noqa: TID251
 
         vllm_settings.require_known("judge", config.engine_args)
         vllm_settings.require_free_memory("judge", config.engine_args)

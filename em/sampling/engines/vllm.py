@@ -11,7 +11,6 @@ from em.chat.probe import Probe
 from em.config import ModelConfig, SampleConfig
 from em.errors import ConfigError
 from em.models.vllm_settings import engine_arguments, prepare_environment, require_free_memory, require_known
-from em.runtime.imports import quick_imports
 from em.sampling.changing import StreamChange
 from em.sampling.engine import Answer, Inventory, Request, applied_scale
 
@@ -32,8 +31,7 @@ class VllmSampler:
         steered: bool = False,
     ) -> None:
         prepare_environment()
-        with quick_imports():
-            from vllm import LLM  # noqa: TID251
+        from vllm import LLM  # noqa: TID251
 
         require_known("sample", sample.engine_args)
         require_free_memory("sample", sample.engine_args)
