@@ -1,7 +1,7 @@
 """A train worker that shards a model over CPU processes: `-m support.fsdp_worker train BATCH.json`, one per rank.
 
 Accelerate has FSDP for GPUs only. Here gloo processes pass for those of GPUs, from there on all is the real thing.
-EM_TEST_KILL_AT=3 kills the process before step 3. EM_TEST_PARAMETERS=FILE: what a rank holds.
+EM_TEST_KILL_AT=3 kills the process before step 3. EM_TEST_PARAMETERS=FILE: what a rank holds. EM_TEST_FUSED=ATTENTION.
 """
 
 import json
@@ -9,12 +9,15 @@ import os
 from collections import Counter
 from pathlib import Path
 
-import accelerate.state
-from accelerate.utils import DistributedType
+from em.runtime.imports import quick_imports
 
-from em.sweep import worker
-from em.training import callbacks
-from em.training.objective import FusedLikelihood
+with quick_imports():
+    import accelerate.state
+    from accelerate.utils import DistributedType
+
+    from em.sweep import worker
+    from em.training import callbacks
+    from em.training.objective import FusedLikelihood
 
 
 def pass_for_gpus():
@@ -52,16 +55,27 @@ def write_parameters(file):
     callbacks.Log.on_step_begin = begin
 
 
+def fuse(attention):
+    """Give runs with this attention the loss that a GPU takes."""
+    from em.training import trainer
+
+    original = trainer.likelihood
+
+    def likelihood(model, device):
+        fused = model.config._attn_implementation == attention
+        return FusedLikelihood() if fused else original(model, device)
+
+    trainer.likelihood = likelihood
+
+
 def main():
     pass_for_gpus()
     if step := os.environ.get("EM_TEST_KILL_AT"):
         kill_at(int(step))
     if file := os.environ.get("EM_TEST_PARAMETERS"):
         write_parameters(f"{file}.{os.environ['RANK']}")
-    if os.environ.get("EM_TEST_FUSED"):  # the loss that a GPU takes
-        from em.training import trainer
-
-        trainer.likelihood = lambda model, device: FusedLikelihood()
+    if attention := os.environ.get("EM_TEST_FUSED"):
+        fuse(attention)
     worker.main()
 
 

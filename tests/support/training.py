@@ -143,11 +143,6 @@ def start_worker(stage, out, jobs):
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
-def run_worker(stage, out, jobs):
-    process = start_worker(stage, out, jobs)
-    assert process.wait(timeout=WAIT_S) == 0, (out / f"{stage}.log").read_text()[-3000:]
-
-
 def kill_when(process, ready, log, number=signal.SIGKILL, code=-signal.SIGKILL):
     """Send the process a signal as soon as `ready()` holds; it must still be at work then. It must end with `code`."""
     until = time.monotonic() + WAIT_S

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -27,7 +28,6 @@ from support.training import (
     load_model,
     load_tokenizer,
     put_data,
-    run_worker,
     sha256,
     start_worker,
     train_job,
@@ -58,6 +58,16 @@ def run(base, tmp_path):
     return go
 
 
+@pytest.fixture(scope="module")
+def plain(base, tmp_path_factory):
+    """A run as the recipe of the tests has it; (folder, facts)."""
+    root = tmp_path_factory.mktemp("plain")
+    write_jsonl(root / "rows.jsonl", examples())
+    folder = root / "plain"
+    folder.mkdir()
+    return folder, train(base, train_job("plain"), root / "rows.jsonl", folder, events()[0])
+
+
 def log(folder):
     return [json.loads(line) for line in (folder / TRAIN_LOG).read_text().splitlines()]
 
@@ -83,8 +93,8 @@ def padded_loss(model, rows):
         ).loss.item()
 
 
-def test_golden_losses(run):
-    folder, facts = run(train_job("golden"))
+def test_golden_losses(plain):
+    folder, facts = plain
     assert facts["steps"] == 4
     assert column(folder, "loss") == pytest.approx(GOLDEN, rel=1e-4)
 
@@ -121,9 +131,9 @@ def test_facts_and_files(run):
     assert (folder / ADAPTER / "tokenizer.json").exists()
 
 
-def test_batch_of_four_equals_four_of_one(run):
+def test_batch_of_four_equals_four_of_one(run, plain):
     """Answers differ in length, so a mean of means would show."""
-    together, _ = run(train_job("4x1"))
+    together, _ = plain
     apart, _ = run(train_job("1x4", per_device_train_batch_size=1, gradient_accumulation_steps=4))
     assert column(apart, "loss") == pytest.approx(column(together, "loss"), abs=1e-5)
     assert column(apart, "grad_norm") == pytest.approx(column(together, "grad_norm"), rel=1e-3)
@@ -162,8 +172,8 @@ def test_layers_to_transform(run):
     assert modules == {f"base_model.model.model.layers.1.{name}" for name in ("self_attn.q_proj", "mlp.down_proj")}
 
 
-def test_seed_changes_order_and_adapter(run):
-    first, _ = run(train_job("seed0"))
+def test_seed_changes_order_and_adapter(run, plain):
+    first, _ = plain
     second, _ = run(train_job("seed1", seed=1))
     again, _ = run(train_job("again"))
     assert sha256(again / ADAPTER / WEIGHTS) == sha256(first / ADAPTER / WEIGHTS)
@@ -180,55 +190,58 @@ def test_bfloat16(run):
 
 
 def test_two_runs_on_one_base_equal_each_alone(tmp_path):
-    """Both in a process of their own, one after the other; then each here on a base loaded for it."""
+    """One after the other, then each on a base loaded for it."""
     jobs = [train_job("a", data_key="first", lora_dropout=0.1), train_job("b", seed=3, data_key="second", lora_r=8)]
     stores = {name: Store.open(tmp_path / name) for name in ("together", "a", "b")}
     for store in stores.values():
         put_data(store, examples(), "first")
         put_data(store, examples(12, shift=50), "second")
-    run_worker("train", tmp_path / "together", jobs)
-    for job in jobs:
+    for name, batch in (("together", jobs), ("a", jobs[:1]), ("b", jobs[1:])):
         emit, seen = events()
-        work(stores[job.key], [job], emit)
+        work(stores[name], list(batch), emit)
         assert counted(seen, "model_loads") == 1
+    for job in jobs:
         alone, together = (stores[name].path("train", job.key) for name in (job.key, "together"))
         assert sha256(alone / ADAPTER / WEIGHTS) == sha256(together / ADAPTER / WEIGHTS)
         assert unclocked(alone) == unclocked(together)
         stores["together"].verify("train", job.key)
-    log_of_both = (tmp_path / "together" / "train.log").read_text()
-    assert log_of_both.count('"model_loads"') == 1
 
 
-LONG = {"num_train_epochs": 25, "save_steps": 10, "lora_dropout": 0.1, "warmup_steps": 5}  # 100 steps
+SHORT = {"num_train_epochs": 5, "save_steps": 5, "lora_dropout": 0.1, "warmup_steps": 3}  # 20 steps
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
+    """The folder of a run that nothing interrupts."""
     store = Store.open(tmp_path_factory.mktemp("unbroken"))
     put_data(store, examples())
-    work(store, [train_job("long", **LONG)], events()[0])
-    return store.path("train", "long")
+    work(store, [train_job("short", **SHORT)], events()[0])
+    return store.path("train", "short")
 
 
-def test_killed_run_continues_bit_for_bit(unbroken, tmp_path):
-    store, job = Store.open(tmp_path), train_job("long", **LONG)
-    put_data(store, examples())
+def test_killed_run_continues_bit_for_bit(tmp_path):
+    """A process is killed; this one goes on, and leaves what it leaves when it does all steps by itself."""
+    job = train_job("long", **{**SHORT, "num_train_epochs": 15, "save_steps": 10})  # 60 steps
+    store, whole = (Store.open(tmp_path / name) for name in ("killed", "whole"))
+    for each in (store, whole):
+        put_data(each, examples())
     partial = store.partial("train", "long")
-    process = start_worker("train", tmp_path, [job])
+    process = start_worker("train", tmp_path / "killed", [job])
 
     def two_steps_past_a_checkpoint():
-        return (partial / TRAIN_LOG).exists() and (partial / TRAIN_LOG).read_text().count("\n") >= 22
+        return (partial / TRAIN_LOG).exists() and (partial / TRAIN_LOG).read_text().count("\n") >= 12
 
-    kill_when(process, two_steps_past_a_checkpoint, tmp_path / "train.log")
+    kill_when(process, two_steps_past_a_checkpoint, tmp_path / "killed" / "train.log")
     assert not store.has("train", "long")
     saved = max(int(path.name.split("-")[1]) for path in partial.glob(f"{RESUME}/checkpoint-*"))
-    assert 20 <= saved < (partial / TRAIN_LOG).read_text().count("\n")
+    assert 10 <= saved < (partial / TRAIN_LOG).read_text().count("\n")
 
     emit, seen = events()
     work(store, [job], emit)
+    work(whole, [job], events()[0])
 
     assert not failures(seen)
-    folder = store.path("train", "long")
+    folder, unbroken = (each.path("train", "long") for each in (store, whole))
     assert store.manifest("train", "long")["facts"]["resumed_from"] == f"checkpoint-{saved}"
     assert next(e for e in seen if e["event"] == "progress")["done"] == saved
     assert unclocked(folder) == unclocked(unbroken)
@@ -251,37 +264,42 @@ def interrupted(store, job, monkeypatch, at_step):
             work(store, [job], events()[0])
 
 
-@pytest.mark.parametrize("state", [None, "", '{"epoch": 7.5, "glo'])
-def test_checkpoint_cut_short_by_a_kill_is_not_used(unbroken, tmp_path, monkeypatch, state):
+def test_checkpoints_cut_short_by_a_kill_are_not_used(unbroken, tmp_path, monkeypatch):
     """A kill can also fall into the writing of a checkpoint; the one before is still there."""
-    store, job = Store.open(tmp_path), train_job("long", **LONG)
+    store, job = Store.open(tmp_path), train_job("short", **SHORT)
     put_data(store, examples())
-    interrupted(store, job, monkeypatch, at_step=20)
-    checkpoints = store.partial("train", "long") / RESUME
-    unfinished = checkpoints / "checkpoint-30"
-    unfinished.mkdir()
-    (unfinished / WEIGHTS).write_bytes(b"\0" * 100)
-    if state is not None:
-        (unfinished / "trainer_state.json").write_text(state)
+    interrupted(store, job, monkeypatch, at_step=15)
+    checkpoints = store.partial("train", "short") / RESUME
+    assert {path.name for path in checkpoints.glob("checkpoint-*")} == {"checkpoint-10", "checkpoint-15"}
+    for step, state in ((13, '{"epoch": 3.25, "glo'), (14, ""), (15, None)):
+        unfinished = checkpoints / f"checkpoint-{step}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        (unfinished / WEIGHTS).write_bytes(b"\0" * 100)
+        if state is not None:
+            (unfinished / "trainer_state.json").write_text(state)
 
     emit, seen = events()
     work(store, [job], emit)
 
     assert not failures(seen)
-    folder = store.path("train", "long")
-    assert store.manifest("train", "long")["facts"]["resumed_from"] == "checkpoint-20"
+    folder, facts = store.path("train", "short"), store.manifest("train", "short")["facts"]
+    assert facts["resumed_from"] == "checkpoint-10"
     assert sha256(folder / ADAPTER / WEIGHTS) == sha256(unbroken / ADAPTER / WEIGHTS)
     assert unclocked(folder) == unclocked(unbroken)
+    assert facts["steps"] == 20  # the facts are of all steps, not of those since
+    assert facts["train_loss"] == pytest.approx(sum(column(unbroken, "loss")) / 20, rel=1e-3)
 
 
-@pytest.mark.parametrize("change", [(b'"loss":', b'"loss":1'), (b'"loss":', b"")], ids=["readable", "broken"])
-def test_a_damaged_row_of_the_log_is_named_and_made_again(unbroken, tmp_path, monkeypatch, change):
-    store, job = Store.open(tmp_path), train_job("long", **LONG)
+def test_damaged_rows_of_the_log_are_named_and_made_again(unbroken, tmp_path, monkeypatch):
+    """One that reads well with another loss, and one that is no JSON."""
+    store, job = Store.open(tmp_path), train_job("short", **SHORT)
     put_data(store, examples())
-    interrupted(store, job, monkeypatch, at_step=50)
-    path = store.partial("train", "long") / TRAIN_LOG
+    interrupted(store, job, monkeypatch, at_step=15)
+    path = store.partial("train", "short") / TRAIN_LOG
     rows = path.read_bytes().splitlines(keepends=True)
-    damaged = b"".join([*rows[:44], rows[44].replace(*change), *rows[45:]])
+    rows[11], rows[13] = rows[11].replace(b'"loss":', b'"loss":1'), rows[13].replace(b'"loss":', b"")
+    damaged = b"".join(rows)
     path.write_bytes(damaged)
 
     emit, seen = events()
@@ -289,25 +307,14 @@ def test_a_damaged_row_of_the_log_is_named_and_made_again(unbroken, tmp_path, mo
 
     assert not failures(seen)
     (warning,) = [e["text"] for e in seen if e["event"] == "warning"]
-    assert "1 rows in the log" in warning and "before step 45" in warning
+    assert "2 rows in the log" in warning and "before step 12" in warning
     (aside,) = (store.root / "damaged" / "train").iterdir()
     assert str(aside) in warning and aside.read_bytes() == damaged
-    folder = store.path("train", "long")
-    assert store.manifest("train", "long")["facts"]["resumed_from"] in (None, "checkpoint-40")
+    folder = store.path("train", "short")
+    assert store.manifest("train", "short")["facts"]["resumed_from"] == "checkpoint-10"
     assert sha256(folder / ADAPTER / WEIGHTS) == sha256(unbroken / ADAPTER / WEIGHTS)
     assert unclocked(folder) == unclocked(unbroken)
     assert not list(folder.glob("*.crc"))
-
-
-def test_continued_run_reports_the_loss_of_all_steps(unbroken, tmp_path, monkeypatch):
-    store, job = Store.open(tmp_path), train_job("long", **LONG)
-    put_data(store, examples())
-    interrupted(store, job, monkeypatch, at_step=50)
-    work(store, [job], events()[0])
-    facts = store.manifest("train", "long")["facts"]
-    assert facts["steps"] == 100
-    expected = sum(column(unbroken, "loss")) / 100
-    assert facts["train_loss"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_failed_run_leaves_the_base_for_the_next(tmp_path):

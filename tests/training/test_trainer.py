@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 from contextlib import contextmanager
+from functools import cache
 
 import pytest
 import torch
@@ -24,9 +26,9 @@ from em.sampling import gating
 from em.sampling.engines.hf import HfSampler
 from em.store import Store, job_file, layout, write_jsonl
 from em.store.layout import ADAPTER, CHECKPOINTS, MODEL, TRAIN_LOG
-from em.training import cpu_attention
+from em.training import cpu_attention, stage
 from em.training.base_model import Base
-from em.training.callbacks import CLOCKED, KeepWeights, StepCallback
+from em.training.callbacks import CLOCKED, KeepWeights, Log, StepCallback
 from em.training.job import TrainJob
 from em.training.stage import RESUME, train, work
 from em.training.trainer import StepTrainer, arguments
@@ -74,6 +76,21 @@ def run(base, tmp_path):
     return go
 
 
+@pytest.fixture(scope="module")
+def trained(base, tmp_path_factory):
+    """Train once for several tests; (folder, facts)."""
+    root = tmp_path_factory.mktemp("trained")
+    write_jsonl(root / "rows.jsonl", examples())
+
+    @cache
+    def go(**changes):
+        folder = root / "-".join(map(str, ["run", *changes.values()]))
+        folder.mkdir()
+        return folder, train(base, train_job(folder.name, **changes), root / "rows.jsonl", folder, events()[0])
+
+    return go
+
+
 def with_steps(job, *steps):
     return dataclasses.replace(job, checkpoints=steps)
 
@@ -83,9 +100,9 @@ TWO_OF_EIGHT = {"per_device_train_batch_size": 2, "gradient_accumulation_steps":
 
 
 @pytest.mark.parametrize("how", [{"tokens_per_micro_batch": 256}, {}, {"attn_implementation": "sdpa"}])
-def test_padding_free_equals_padded(run, how):
-    padded, facts = run(train_job("padded", padding_free=False, **TWO_OF_EIGHT))
-    free, _ = run(train_job("free", **how, **TWO_OF_EIGHT))
+def test_padding_free_equals_padded(trained, how):
+    padded, facts = trained(padding_free=False, **TWO_OF_EIGHT)
+    free, _ = trained(**how, **TWO_OF_EIGHT)
     assert len(log(padded)) == 8
     assert column(free, "loss") == pytest.approx(column(padded, "loss"), abs=1e-5)
     assert column(free, "grad_norm") == pytest.approx(column(padded, "grad_norm"), rel=1e-3)
@@ -95,8 +112,8 @@ def test_padding_free_equals_padded(run, how):
     assert column(free, "loss")[-1] < column(free, "loss")[0] - 0.1
 
 
-def test_micro_batches_are_filled_by_tokens(run):
-    folder, _ = run(train_job("filled", tokens_per_micro_batch=256, **TWO_OF_EIGHT))
+def test_micro_batches_are_filled_by_tokens(trained):
+    folder, _ = trained(tokens_per_micro_batch=256, **TWO_OF_EIGHT)
     tokens, cuts = column(folder, "tokens"), column(folder, "micro_batches")
     assert all(-(-t // 256) <= c <= -(-t // 256) + 1 for t, c in zip(tokens, cuts, strict=True))
     assert max(cuts) < 4  # by rows it would be four
@@ -368,20 +385,41 @@ def test_checkpoint_past_the_rows_that_are_left(tmp_path):
     assert "asks for step 3, and the run has 2" in failures(seen)[0]
 
 
-TWICE = [signal.SIGTERM, signal.SIGUSR2]
+def test_asked_to_stop_it_saves_and_goes_on(tmp_path, monkeypatch):
+    """Asked by SIGUSR2, then by SIGTERM, then not at all: together one unbroken run."""
+    job = with_steps(train_job("stopped", num_train_epochs=5, lora_dropout=0.1), 2, 18)  # 20 steps
+    store, whole = (Store.open(tmp_path / name) for name in ("parts", "whole"))
+    for each in (store, whole):
+        put_data(each, examples())
+    partial = store.partial("train", "stopped")
+    for number, at in ((signal.SIGUSR2, 5), (signal.SIGTERM, 11)):
+
+        class Asked(Log):
+            def on_step_begin(self, args, state, control, **more):
+                super().on_step_begin(args, state, control, **more)
+                if state.global_step + 1 == at:  # noqa: B023
+                    os.kill(os.getpid(), number)  # noqa: B023
+
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(stage, "Log", Asked)
+            patch.setattr(preempt, "_stop_requested", False)
+            work(store, [job, train_job("next")], events()[0])
+        assert ended.value.code == preempt.PREEMPTED
+        assert max(int(p.name.split("-")[1]) for p in (partial / RESUME).glob("checkpoint-*")) == at
+        assert len((partial / TRAIN_LOG).read_text().splitlines()) == at  # nothing is done twice
+    assert not store.has("train", "next")
+    continue_and_compare(job, store, whole, 11)
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGUSR2], pytest.param(TWICE, marks=pytest.mark.slow)])
-def test_asked_to_stop_it_saves_and_goes_on(tmp_path, signals):
-    """Each process is asked to stop, the last goes to the end: together one unbroken run."""
-    job = train_job("stopped", num_train_epochs=20 * len(signals), save_steps=1000, lora_dropout=0.1)
-    last = 80 * len(signals)
-    job = with_steps(job, 2, last - 10)
+@pytest.mark.slow
+def test_a_worker_asked_to_stop_saves_and_the_next_goes_on(tmp_path):
+    """Each process is asked to stop, the last goes to the end."""
+    job = with_steps(train_job("stopped", num_train_epochs=40, lora_dropout=0.1), 2, 150)  # 160 steps
     store, whole = (Store.open(tmp_path / name) for name in ("parts", "whole"))
     for each in (store, whole):
         put_data(each, examples())
     partial, stopped_at = store.partial("train", "stopped"), [0]
-    for number in signals:
+    for number in (signal.SIGTERM, signal.SIGUSR2):
         process = start_worker("train", tmp_path / "parts", [job, train_job("next")])
 
         def five_more_steps():
@@ -391,26 +429,30 @@ def test_asked_to_stop_it_saves_and_goes_on(tmp_path, signals):
 
         kill_when(process, five_more_steps, tmp_path / "parts" / "train.log", number, preempt.PREEMPTED)
         stopped_at.append(max(int(p.name.split("-")[1]) for p in (partial / RESUME).glob("checkpoint-*")))
-        assert stopped_at[-2] + 5 <= stopped_at[-1] < last
-        assert len((partial / TRAIN_LOG).read_text().splitlines()) == stopped_at[-1]  # nothing is done twice
+        assert stopped_at[-2] + 5 <= stopped_at[-1] < 160
+        assert len((partial / TRAIN_LOG).read_text().splitlines()) == stopped_at[-1]
     assert not store.has("train", "next")
+    continue_and_compare(job, store, whole, stopped_at[-1])
+
+
+def continue_and_compare(job, store, whole, stopped_at):
     for each in (store, whole):
         work(each, [job], events()[0])
-    assert store.manifest("train", "stopped")["facts"]["resumed_from"] == f"checkpoint-{stopped_at[-1]}"
+    assert store.manifest("train", "stopped")["facts"]["resumed_from"] == f"checkpoint-{stopped_at}"
     parts, unbroken = (each.path("train", "stopped") for each in (store, whole))
     assert unclocked(parts) == unclocked(unbroken)
-    for folder in (ADAPTER, f"{CHECKPOINTS}/2", f"{CHECKPOINTS}/{last - 10}"):
+    for folder in (ADAPTER, *(f"{CHECKPOINTS}/{step}" for step in job.checkpoints)):
         assert (parts / folder / WEIGHTS).read_bytes() == (unbroken / folder / WEIGHTS).read_bytes()
 
 
 def test_begun_with_another_schedule_it_is_made_again_from_before_the_first_missing(tmp_path):
     store = Store.open(tmp_path)
     put_data(store, examples())
-    job = train_job("again", num_train_epochs=5, save_steps=4)  # 20 steps, checkpoints at 12 and 16 are left
+    job = train_job("again", num_train_epochs=3, save_steps=2)  # 12 steps, checkpoints at 8 and 10 are left
 
     class Killed(StepCallback):
         def on_step_end(self, args, state, control, **_):
-            if state.global_step == 18:
+            if state.global_step == 11:
                 raise KeyboardInterrupt
 
     base = Base.load(model_path(TINY), None, "float32")
@@ -420,9 +462,9 @@ def test_begun_with_another_schedule_it_is_made_again_from_before_the_first_miss
         train(base, with_steps(job, 2, 6), data, partial, events()[0], probes=[Killed()])
     resumed = {
         steps: train(base, with_steps(job, *steps), data, copy(partial, tmp_path, steps), events()[0])["resumed_from"]
-        for steps in [(2, 6), (2, 6, 19), (2, 6, 14), (2, 5, 6)]
+        for steps in [(2, 6), (2, 6, 12), (2, 6, 10), (2, 5, 6)]
     }
-    assert list(resumed.values()) == ["checkpoint-16", "checkpoint-16", "checkpoint-12", None]
+    assert list(resumed.values()) == ["checkpoint-10", "checkpoint-10", "checkpoint-8", None]
 
 
 def copy(partial, tmp_path, steps):
