@@ -248,10 +248,15 @@ def check_canary(own: Record, answers: Sequence[CanaryAnswer], stop_ids: Sequenc
         if p in whole and p.target_ids[-1] == end and scored[-1] > math.log(LIKELY_END)
     ]
     if len(ends) > 1 and all(answer.cut for answer in ends):
-        cause = "the engine does not stop at" if end in stop_ids else f"the stop tokens {list(stop_ids)} lack"
+        cause = f"the stop tokens {list(stop_ids)} lack token {end}, which ends a turn in the chat template"
+        if end in stop_ids:
+            cause = (
+                f"the engine does not stop at token {end}, which ends a turn in the chat template, or the model itself runs "
+                f"on (an early step, a high learning rate): train it for longer or with a lower train.learning_rate"
+            )
         raise GateError(
             f"{name} does not stop: {len(ends)} answers that training ends within {ROW_TOKENS} tokens all ran to "
-            f"{max(answer.tokens for answer in ends)}; {cause} token {end}, which ends a turn in the chat template"
+            f"{max(answer.tokens for answer in ends)}; {cause}"
         )
     return {"canary_tokens": [answer.tokens for answer in answers]}
 
