@@ -252,7 +252,7 @@ def check_canary(own: Record, answers: Sequence[CanaryAnswer], stop_ids: Sequenc
         if end in stop_ids:
             cause = (
                 f"the engine does not stop at token {end}, which ends a turn in the chat template, or the model itself "
-                f"runs on (an early step, a high learning rate): train it for longer or with a lower train.learning_rate"
+                f"runs on (an early step, a high learning rate): train it for longer or at a lower train.learning_rate"
             )
         raise GateError(
             f"{name} does not stop: {len(ends)} answers that training ends within {ROW_TOKENS} tokens all ran to "
