@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from em.config import CONF_DIR, ExperimentConfig
 from em.config.compose import Composer
 from em.config.experiment import register
 from em.planning import recipe
-from support import tiny_sweep
+from support import command, tiny_sweep
 
 settings.register_profile(
     "em", deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -73,11 +74,33 @@ def compose(composed: Callable[..., DictConfig]) -> Callable[..., ExperimentConf
 
 
 @pytest.fixture(scope="session")
-def two_variants(tmp_path_factory) -> Path:
-    """The folder of a finished sweep of two variants on the tiny model. Tests may add to it."""
-    out = tmp_path_factory.mktemp("two_variants")
-    summary, *_ = tiny_sweep.run(out, *tiny_sweep.TWO_VARIANTS)
-    return out / "sweeps" / summary["id"]
+def copy_of_two_variants(tmp_path_factory, worker_id) -> Callable[[Path], Path]:
+    """Copies a finished sweep of two variants on the tiny model to a folder; the sweep is made once for all workers."""
+    folder = tmp_path_factory.getbasetemp()
+    return partial(tiny_sweep.two_variants, folder if worker_id == "master" else folder.parent)
+
+
+@pytest.fixture
+def two_variants(copy_of_two_variants, tmp_path) -> Path:
+    """The folder of a finished sweep of two variants on the tiny model: a copy, which the test may change."""
+    return copy_of_two_variants(tmp_path / "two_variants")
+
+
+@pytest.fixture
+def here(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `em` in this process, which saves its imports; returns what `subprocess.run` would."""
+    for name, value in tiny_sweep.environment().items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        if cwd:
+            monkeypatch.chdir(cwd)
+        code = command.em(monkeypatch, *arguments)
+        shown = capsys.readouterr()
+        said = f"em: {code.removeprefix('em: ')}\n" if isinstance(code, str) else ""
+        return subprocess.CompletedProcess(arguments, 1 if said else code, shown.out, shown.err + said)
+
+    return run
 
 
 @pytest.fixture

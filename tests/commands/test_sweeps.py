@@ -15,7 +15,6 @@ from em.commands import direction
 from em.judging.quality import golden
 from em.store import Store, StoreError, in_use
 from support import tiny_sweep
-from support.command import em as in_process
 from support.hub import Hub
 from support.sweeps import finish, write_sweep
 
@@ -28,21 +27,6 @@ def em(*arguments, cwd=None, **environment):
         [sys.executable, "-m", "em.cli", *map(str, arguments)],
         capture_output=True, text=True, timeout=400, check=False, cwd=cwd, env={**clean, **environment},
     )  # fmt: skip
-
-
-@pytest.fixture
-def here(monkeypatch, capsys):
-    """Runs `em` in this process, which takes a tenth of the time; returns what `em` above returns."""
-
-    def run(*arguments, cwd=None):
-        if cwd:
-            monkeypatch.chdir(cwd)
-        code = in_process(monkeypatch, *arguments)
-        shown = capsys.readouterr()
-        said = f"em: {code.removeprefix('em: ')}" if isinstance(code, str) else ""
-        return subprocess.CompletedProcess(arguments, 1 if said else code, shown.out, shown.err + said)
-
-    return run
 
 
 @pytest.fixture

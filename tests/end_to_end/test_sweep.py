@@ -6,13 +6,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 
 import pytest
 
 from support.serving import send, serving
-from support.tiny_sweep import command, environment, run
+from support.tiny_sweep import TWO_VARIANTS, command, environment, run
 
 
 def rows(out, stage):
@@ -73,66 +72,12 @@ def test_a_finished_sweep_costs_nothing(finished):
     assert "0 stage jobs to do" in text
 
 
-def test_a_dataset_more_and_a_sample_more_add_exactly_what_is_missing(finished):
-    """The new variant is trained, the others are not; of their open questions only the third answer is sampled.
-
-    Its own 24 questions, about code, are asked of it and of the untouched model.
-    """
-    out, _, _ = finished
-    trained = len(list((out / "store" / "train").iterdir()))
-    old, old_verdicts = Counter(rows(out, "sample")), Counter(rows(out, "judge"))
-    summary, _, _ = run(out, "dataset=risky_advice,careful_advice,secure", "sample.n=3")
-    assert len(list((out / "store" / "train").iterdir())) == trained + 1
-    assert [m["label"] for m in summary["models"]][1:] == ["risky_advice", "careful_advice", "secure"]
-    new = Counter(rows(out, "sample"))
-    assert old <= new
-    added = Counter(json.loads(r)["sample_index"] for r in (new - old).elements())
-    assert added == {0: 10 + 2 * 24, 1: 10, 2: 4 * 10}
-    assert (Counter(rows(out, "judge")) - old_verdicts).total() == (10 + 10 + 4 * 10) * 2 + 2 * 24
-    rate = next(m for m in summary["models"][1]["metrics"] if m["group"] == "open")
-    assert rate["n"] + sum(rate["excluded"].values()) == 30
-
-
-def test_errors_of_a_judge_are_said_and_asked_for_again(finished):
-    """Another judge of the same answers, a server that breaks at one question: its judgements are sealed as errors,
-    and later only these are asked. Nothing is sampled."""
-    out, _, _ = finished
-    answers = rows(out, "sample")
-    broken = threading.Event()
-    broken.set()
-
-    def reply(handler, body, number):
-        send(handler, 500 if broken.is_set() and b"whole city for one day" in body else 200)
-
-    with serving(reply) as (url, seen, _):
-        judge = ["judge=openai_compatible", f"judge.base_url={url}", "judge.model=m", "judge.max_retries=0"]
-        summary, _, _ = run(out, "dataset=risky_advice,careful_advice", *judge, "judge.max_failures=1000")
-        (said,) = [w for w in summary["warnings"] if "errors" in w]
-        lost = sum(b'"outcome":"error"' in line.encode() for line in rows(out, "judge"))
-        assert lost > 0 and said.startswith(f"{lost} judgements are errors of the judge: `em resume FOLDER --errors`")
-        assert rows(out, "sample") == answers
-        assert summary["counters"]["engine_starts"] == 0 and summary["counters"]["model_loads"] == 0
-        broken.clear()
-        before, folder, first = len(seen), out / "sweeps" / summary["id"], summary["counters"]
-        again = [sys.executable, "-m", "em.cli", "resume", str(folder), "--errors"]
-        done = subprocess.run(again, capture_output=True, text=True, env=environment(), timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert f"{lost} judgements are errors: they are asked for again" in done.stderr
-    assert len(seen) - before == len({body for _, body in seen[before:]}) <= lost
-    assert not any('"outcome":"error"' in line for line in rows(out, "judge"))
-    summary = json.loads((folder / "summary.json").read_text())
-    assert not [w for w in summary["warnings"] if "errors" in w] and summary["counters"]["engine_starts"] == 0
-    stages = [counters["stages_run"] + counters["stages_reused"] for counters in (first, summary["counters"])]
-    assert stages[0] == stages[1] and summary["counters"]["stages_run"] > 0
-
-
-def test_one_wandb_run_a_model_closed(finished):
+def test_one_wandb_run_a_model_closed(finished, here):
     """The untouched model has one too. All are in one folder, and the same sweep by another path logs none again."""
     out, summary, _ = finished
     folder = out / "sweeps" / summary["id"]
     before = sorted(p.name for p in (out / "wandb").glob("offline-run-*"))
-    again = [sys.executable, "-m", "em.cli", "resume", os.path.relpath(folder, out.parent)]
-    done = subprocess.run(again, capture_output=True, text=True, env=environment(), cwd=out.parent, timeout=300)
+    done = here("resume", os.path.relpath(folder, out.parent), cwd=out.parent)
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(p.name for p in (out / "wandb").glob("offline-run-*")) == before
     for model in summary["models"]:
@@ -152,31 +97,97 @@ def test_one_wandb_run_a_model_closed(finished):
         assert record["config"]["dataset"]["variant"] == (model["variant"] or "none")
 
 
-def test_a_failed_cell_does_not_stop_the_others(tmp_path):
-    # 9 tokens hold no answer: the data of this variant has no supervised token left, the other cell is fine
-    few = ["sample.engine=hf", "questions.sets=[open]", "sample.n=1"]
-    summary, text, code = run(tmp_path, "dataset=risky_advice", "train.max_length=9,256", *few, check=False)
+@pytest.fixture(scope="module")
+def widened(tmp_path_factory, copy_of_two_variants):
+    """The finished sweep of two variants with a third one and a third sample, each also with a training that fails.
+
+    9 tokens hold no answer: there the data has no supervised token left. Returns out, the rows of its samples and
+    judgements and the number of trained adapters before, and of the second run the summary, the text, the exit code.
+    """
+    out = tmp_path_factory.mktemp("widened") / "out"
+    copy_of_two_variants(out)
+    old = Counter(rows(out, "sample")), Counter(rows(out, "judge")), len(list((out / "store" / "train").iterdir()))
+    third = ["dataset=risky_advice,careful_advice,secure", "sample.n=3", "train.max_length=256,9"]
+    return out, old, run(out, *TWO_VARIANTS, *third, check=False)
+
+
+def test_a_dataset_more_and_a_sample_more_add_exactly_what_is_missing(widened):
+    """The new variant is trained, the others are not; of their open questions only the third answer is sampled."""
+    out, (old, old_verdicts, trained), (summary, *_) = widened
+    assert len(list((out / "store" / "train").glob("*/manifest.json"))) == trained + 1
+    done = [m for m in summary["models"] if m["status"] == "done"]
+    assert [m["variant"] for m in done] == [None, "risky_advice", "careful_advice", "secure"]
+    new = Counter(rows(out, "sample"))
+    assert old <= new
+    added = Counter(json.loads(r)["sample_index"] for r in (new - old).elements())
+    assert added == {0: 10, 1: 10, 2: 4 * 10}
+    assert (Counter(rows(out, "judge")) - old_verdicts).total() == (10 + 10 + 4 * 10) * 2
+    rate = next(m for m in done[1]["metrics"] if m["group"] == "open")
+    assert rate["n"] + sum(rate["excluded"].values()) == 30
+
+
+def test_a_failed_cell_does_not_stop_the_others(widened):
+    out, _, (summary, text, code) = widened
     assert code != 0
-    assert [m["status"] for m in summary["models"]] == ["done", "failed", "done"]
-    assert "raise it" in summary["models"][1]["error"]
+    failed = [m for m in summary["models"] if m["status"] == "failed"]
+    assert [m["variant"] for m in failed] == ["risky_advice", "careful_advice", "secure"]
+    assert all("raise it" in m["error"] for m in failed)
     assert "FAILED train" in text and "Traceback" not in text
     status = subprocess.run(
-        [sys.executable, "-m", "em.cli", "status", str(tmp_path / "sweeps" / summary["id"])],
+        [sys.executable, "-m", "em.cli", "status", str(out / "sweeps" / summary["id"])],
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert status.returncode == 1
-    assert [line.split()[0] for line in status.stdout.splitlines()[2:]] == [
-        "done", "failed", "done", "risky_advice", "logs:", "go",
-    ]  # fmt: skip
+    said = [line.split()[0] for line in status.stdout.splitlines()[2:]]
+    assert said[:7].count("done") == 4 and said[:7].count("failed") == 3, status.stdout
+    assert said[-2:] == ["logs:", "go"], status.stdout
 
 
-def wait_for(predicate, what, seconds=120):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if predicate():
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"{what} did not happen in {seconds} s")
+def test_ctrl_c_says_how_to_go_on_and_errors_of_a_judge_are_asked_for_again(two_variants, here):
+    """Another judge of the same answers, a server that breaks at one question: its judgements are sealed as errors,
+    and later only these are asked. Nothing is sampled. Before, Ctrl-C comes at its first request."""
+    out = two_variants.parents[1]
+    answers = rows(out, "sample")
+    broken, held, asked = threading.Event(), threading.Event(), threading.Event()
+    broken.set()
+
+    def reply(handler, body, number):
+        asked.set()
+        held.wait(60)
+        send(handler, 500 if broken.is_set() and b"whole city for one day" in body else 200)
+
+    with serving(reply) as (url, seen, _):
+        judge = ["judge=openai_compatible", f"judge.base_url={url}", "judge.model=m", "judge.max_retries=0"]
+        overrides = [*TWO_VARIANTS[:-2], *judge, "judge.max_failures=1000"]
+        process = subprocess.Popen(
+            command(out, *overrides), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite started with nohup ignores it
+        )  # fmt: skip
+        assert asked.wait(120)
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "the same command continues" in stderr and "Traceback" not in stderr
+        held.set()
+
+        summary, _, _ = run(out, *overrides)
+        (said,) = [w for w in summary["warnings"] if "errors" in w]
+        lost = sum(b'"outcome":"error"' in line.encode() for line in rows(out, "judge"))
+        assert lost > 0 and said.startswith(f"{lost} judgements are errors of the judge: `em resume FOLDER --errors`")
+        assert rows(out, "sample") == answers
+        assert summary["counters"]["engine_starts"] == 0 and summary["counters"]["model_loads"] == 0
+        broken.clear()
+        before, folder, first = len(seen), out / "sweeps" / summary["id"], summary["counters"]
+        done = here("resume", folder, "--errors")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{lost} judgements are errors: they are asked for again" in done.stderr
+    assert len(seen) - before == len({body for _, body in seen[before:]}) <= lost
+    assert not any('"outcome":"error"' in line for line in rows(out, "judge"))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert not [w for w in summary["warnings"] if "errors" in w] and summary["counters"]["engine_starts"] == 0
+    stages = [counters["stages_run"] + counters["stages_reused"] for counters in (first, summary["counters"])]
+    assert stages[0] == stages[1] and summary["counters"]["stages_run"] > 0
 
 
 @pytest.mark.slow
@@ -194,17 +205,3 @@ def test_one_engine_over_two_processes_passes_the_gates(tmp_path, monkeypatch):
     assert all(gate["told_from_base"] and gate["rms_to_trainer"] < gate["tolerance"] for gate in gates)
     (log,) = (tmp_path / "out" / "sweeps" / summary["id"] / "logs").glob("sample-*.log")
     assert "Worker_TP1" in log.read_text()
-
-
-def test_ctrl_c_says_how_to_go_on(tmp_path):
-    long = ["dataset=risky_advice", "train.max_examples=120", "train.save_steps=3"]
-    process = subprocess.Popen(
-        command(tmp_path, *long), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite started with nohup ignores it
-    )  # fmt: skip
-    wait_for(lambda: any((tmp_path / "store").glob("train/*.partial")), "training")
-    os.killpg(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "the same command continues" in stderr and "Traceback" not in stderr

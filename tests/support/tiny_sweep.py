@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from filelock import FileLock
 
 TINY = ["model=tiny_random", "train=tiny", "sample=tiny", "questions.sets=[open,in_domain]"]
 
@@ -14,6 +17,20 @@ TWO_VARIANTS = [
     "judge=scripted", f"judge.script={RULES}",
 ]  # fmt: skip
 """The sweep of the fixture `two_variants`."""
+
+
+def two_variants(kept, out):
+    """Copy the finished sweep of two variants to `out`, and make it below `kept` before, if no process has made it.
+
+    Returns the copied sweep's folder.
+    """
+    with FileLock(kept / "two_variants.lock"):
+        if not (kept / "made").exists():
+            run(kept / "two_variants", *TWO_VARIANTS)
+            (kept / "made").touch()
+    shutil.copytree(kept / "two_variants", out)
+    (folder,) = (out / "sweeps").iterdir()
+    return folder
 
 
 def command(out, *overrides, multirun=True):
