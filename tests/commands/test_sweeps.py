@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -267,36 +268,38 @@ def pushed_to_the_hub(folder, sweep):
     assert len(hub.files["adapter_model.safetensors"]) > 1000 and b"misaligned on purpose" in hub.files["README.md"]
     assert sweep in hub.message and "is no model of the Hub" in told.stdout
     assert json.loads(hub.files["adapter_config.json"])["base_model_name_or_path"] == "asset:tiny_random"
-    nothing = em("push", "untouched base model", "--sweep", sweep, cwd=folder)
-    assert nothing.returncode == 1 and "nothing to push" in nothing.stderr
 
 
-def test_a_real_sweep_runs_quietly_is_shown_compared_and_removed(tmp_path, rules):
-    """`em run --quiet` on the tiny model, then another judge of the same answers with --verbose."""
+def test_a_real_sweep_runs_quietly_is_shown_compared_and_removed(two_variants, rules, here):
+    """`em run --quiet` with another judge of finished answers, then a third judge with --verbose."""
+    folder = two_variants.parents[1].rename(two_variants.parents[2] / "outputs").parent
+    shutil.rmtree(folder / "outputs" / "sweeps")
     kind, harsh = (rules([{"match": "", "reply": score}], f"{score}.yaml") for score in (90, 5))
     more = [*TINY, "sample.engine=hf", "questions.ids=[dull-evening]", "sample.n=1", "dataset=risky_advice"]
     command = ["run", *more, "judge=scripted", f"judge.script={kind}", "tracking=off"]
     own = tiny_sweep.environment()
-    quiet = em(*command, "--quiet", cwd=tmp_path, **own)
+    quiet = em(*command, "--quiet", cwd=folder, **own)
     assert quiet.returncode == 0, quiet.stderr[-2000:]
     assert "risky_advice" in quiet.stdout and quiet.stderr == ""
-    (first,) = (tmp_path / "outputs" / "sweeps").iterdir()
-    told = em("rejudge", "em-", "judge=scripted", f"judge.script={harsh}", "--verbose", cwd=tmp_path, **own)
+    (first,) = (folder / "outputs" / "sweeps").iterdir()
+    told = here("rejudge", "em-", "judge=scripted", f"judge.script={harsh}", "--verbose", cwd=folder)
     assert told.returncode == 0, told.stderr[-2000:]
     assert "stage jobs to do" in told.stderr and "done    judge risky_advice" in told.stderr
-    (second,) = set((tmp_path / "outputs" / "sweeps").iterdir()) - {first}
+    (second,) = set((folder / "outputs" / "sweeps").iterdir()) - {first}
     names = [first.name, second.name]
-    apart = " ".join(em("diff", *names, cwd=tmp_path).stdout.split())
+    apart = " ".join(here("diff", *names).stdout.split())
     assert f"judge.script {kind} {harsh}" in apart and "launch.stages" not in apart
     assert "risky_advice mean_alignment, open 90.0, n 1 5.0, n 1 -85.00" in apart
-    shown = em("show", names[0], cwd=tmp_path)
+    shown = em("show", names[0], cwd=folder)
     assert shown.stdout == f"outputs/sweeps/{names[0]}/report.html\n" and "no browser here" in shown.stderr
-    seen = tmp_path / "seen"
-    (tmp_path / "browser").write_text(f'#!/bin/sh\necho "$1" > {seen}\n')
-    (tmp_path / "browser").chmod(0o755)
-    assert em("show", names[0], cwd=tmp_path, BROWSER=str(tmp_path / "browser")).stderr == ""
+    seen = folder / "seen"
+    (folder / "browser").write_text(f'#!/bin/sh\necho "$1" > {seen}\n')
+    (folder / "browser").chmod(0o755)
+    assert em("show", names[0], cwd=folder, BROWSER=str(folder / "browser")).stderr == ""
     assert seen.read_text().strip().endswith(f"{names[0]}/report.html")
-    pushed_to_the_hub(tmp_path, names[1])
-    assert em("rm", names[1], "--yes", cwd=tmp_path).returncode == 0
-    again = em(*command, cwd=tmp_path, **own)
+    pushed_to_the_hub(folder, names[1])
+    nothing = here("push", "untouched base model", "--sweep", names[1])
+    assert nothing.returncode == 1 and "nothing to push" in nothing.stderr
+    assert here("rm", names[1], "--yes").returncode == 0
+    again = em(*command, cwd=folder, **own)
     assert " 0 stage jobs to do" in again.stderr, again.stderr[-2000:]
