@@ -9,12 +9,14 @@ import pytest
 
 ASK = r"""
 eval "$(em completion bash)"
-COMP_LINE="$1"; COMP_POINT=${#COMP_LINE}
-read -r -a COMP_WORDS <<< "$(sed 's/=/ = /g' <<< "$1")"
-[[ $1 == *" " || $1 == *= ]] && COMP_WORDS+=("")
-COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
-_em 2>/dev/null
-printf '%s\n' "${COMPREPLY[@]}"
+for line; do
+  COMP_LINE="$line"; COMP_POINT=${#COMP_LINE}
+  read -r -a COMP_WORDS <<< "$(sed 's/=/ = /g' <<< "$line")"
+  [[ $line == *" " || $line == *= ]] && COMP_WORDS+=("")
+  COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+  _em 2>/dev/null
+  echo "${COMPREPLY[@]}"
+done
 """
 
 
@@ -25,20 +27,23 @@ def offered(tmp_path):
     (tmp_path / "outputs" / "sweeps" / "em-1a2b").mkdir(parents=True)
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
 
-    def ask(line):
-        command = ["bash", "-c", ASK, "bash", line]
+    def ask(*lines):
+        command = ["bash", "-c", ASK, "bash", *lines]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path)
-        return done.stdout.split()
+        return dict(zip(lines, map(str.split, done.stdout.splitlines()), strict=True))
 
     return ask
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="no bash")
 def test_tab_completes_commands_options_sweeps_and_overrides(offered):
-    assert offered("em pl") == ["plan"]
-    assert offered("em import --int") == ["--interval"]
-    assert offered("em show em-") == ["em-1a2b"]
-    assert offered("em run train.lora_al") == ["train.lora_alpha="]
-    assert offered("em run model=qwen2_5_coder_32b_") == ["qwen2_5_coder_32b_base", "qwen2_5_coder_32b_long"]
-    assert offered("em plan dataset=insecure,sec") == ["insecure,secure"]
-    assert offered("em run -m experiment=betley2025/e1_i") == ["betley2025/e1_insecure"]
+    wanted = {
+        "em pl": ["plan"],
+        "em import --int": ["--interval"],
+        "em show em-": ["em-1a2b"],
+        "em run train.lora_al": ["train.lora_alpha="],
+        "em run model=qwen2_5_coder_32b_": ["qwen2_5_coder_32b_base", "qwen2_5_coder_32b_long"],
+        "em plan dataset=insecure,sec": ["insecure,secure"],
+        "em run -m experiment=betley2025/e1_i": ["betley2025/e1_insecure"],
+    }
+    assert offered(*wanted) == wanted

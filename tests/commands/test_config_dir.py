@@ -20,8 +20,17 @@ COMMANDS = {
 """Title → command, arguments, a part of what it prints with them."""
 
 
-def em(folder, *arguments):
-    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=120, cwd=folder)
+@pytest.fixture
+def em(folder, here):
+    """Starts a command in the folder: those of em in this process."""
+
+    def start(module, *arguments):
+        if module == "em.cli":
+            return here(*arguments, cwd=folder)
+        words = [sys.executable, "-m", module, *arguments]
+        return subprocess.run(words, capture_output=True, text=True, timeout=120, cwd=folder)
+
+    return start
 
 
 @pytest.fixture
@@ -41,29 +50,29 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("title", COMMANDS)
-def test_an_option_of_the_folder_is_used(folder, title):
+def test_an_option_of_the_folder_is_used(em, title):
     command, arguments, shown = COMMANDS[title]
-    done = em(folder, *command, *arguments, "--config-dir", "mine")
+    done = em(*command, *arguments, "--config-dir", "mine")
     assert shown in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("title", COMMANDS)
-def test_a_folder_that_does_not_exist_is_one_sentence(folder, title):
+def test_a_folder_that_does_not_exist_is_one_sentence(em, title):
     command, arguments, _ = COMMANDS[title]
-    done = em(folder, *command, *arguments, "--config-dir", "nowhere")
+    done = em(*command, *arguments, "--config-dir", "nowhere")
     assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
     assert done.stderr.startswith("em: --config-dir: there is no folder ") and done.stderr.endswith("nowhere\n")
 
 
 @pytest.mark.parametrize("title", COMMANDS)
-def test_help_names_the_option(folder, title):
-    assert "--config-dir DIR" in em(folder, *COMMANDS[title][0], "--help").stdout
+def test_help_names_the_option(em, title):
+    assert "--config-dir DIR" in em(*COMMANDS[title][0], "--help").stdout
 
 
 @pytest.mark.parametrize("overrides", [["dataset=mine"], ["dataset=insecure"], ["experiment=mine", "judge=mine"]])
-def test_cells_are_those_of_a_run(folder, overrides):
+def test_cells_are_those_of_a_run(folder, em, overrides):
     (cell,) = compose.cells(overrides, folder / "mine")
-    shown = em(folder, "em.run", "--config-dir", "mine", "--cfg", "job", *overrides)
+    shown = em("em.run", "--config-dir", "mine", "--cfg", "job", *overrides)
     assert OmegaConf.create(OmegaConf.to_yaml(cell)) == OmegaConf.create(shown.stdout)
 
 

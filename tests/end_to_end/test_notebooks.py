@@ -22,14 +22,6 @@ OWN_SWEEPS = set(runpy.run_path(str(ROOT / "notebooks" / "execute.py"))["OWN_SWE
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-@pytest.fixture
-def sweep(tmp_path):
-    """A stored sweep: summary.json and answers.jsonl.gz as a run leaves them."""
-    summary = support.rich()
-    store(tmp_path, summary, support.answers([m["label"] for m in summary["models"]]))
-    return tmp_path
-
-
 def store(folder, summary, rows):
     ids = {m["label"]: m["id"] for m in summary["models"]}
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
@@ -82,72 +74,96 @@ def test_they_read_the_demos_sweep():
             assert f'"../{plan.folder_of(cells)}"' in "".join(cell.source for cell in read(path).cells)
 
 
-RUN_BELOW = {*OWN_SWEEPS, "reproduce_figure_4"}
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """Notebook name → it with its outputs. All run in one kernel, which imports once; each begins without names.
+
+    They read stored sweeps as a run leaves them; the one about own data runs a sweep of the tiny model.
+    """
+    folder = tmp_path_factory.mktemp("notebooks")
+    (rich := folder / "rich").mkdir()
+    summary = support.rich()
+    store(rich, summary, support.answers([m["label"] for m in summary["models"]]))
+    (cut := folder / "cut").mkdir()
+    store(cut, *with_own_cuts())
+    own = {
+        "review_a_sweep": {"EM_SWEEP": rich},
+        "training_dynamics": {"EM_SWEEP": rich},
+        "reproduce_figure_4": {"EM_SWEEP": cut},
+        "steering_and_ablation": {"EM_STEERED": changed.steered(folder), "EM_ABLATED": changed.ablated(folder)},
+        "phase_transition": {"EM_KEPT": changed.kept(folder)},
+        "your_data_and_judge": {"EM_OWN": folder},
+    }
+    books = {name: read(ROOT / "notebooks" / f"{name}.ipynb") for name in own}
+    table = nbformat.v4.new_code_cell('import json\nprint("TABLE", json.dumps(by_question))')
+    books["reproduce_figure_4"].cells.append(table)
+    whole = nbformat.v4.new_notebook()
+    for name, variables in own.items():
+        begin = f"import os, altair\nos.environ.update({ {k: str(v) for k, v in variables.items()} })"
+        fresh = "altair.renderers.enable('default')\n%reset -f"
+        whole.cells += [nbformat.v4.new_code_cell(text) for text in (begin, fresh)]
+        whole.cells += [cell for cell in books[name].cells if cell.cell_type == "code"]
+    for cell in whole.cells:
+        cell.outputs = []
+    client = nbclient.NotebookClient(whole, timeout=240, kernel_name="python3", allow_errors=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("EM_MODEL", raising=False)
+        client.execute(cwd=str(ROOT / "notebooks"))
+    return books
 
 
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem not in RUN_BELOW], ids=lambda p: p.stem)
-def test_notebook_runs(path, sweep, tmp_path, monkeypatch):
-    """On a stored sweep; the one about own data runs a sweep of the tiny model."""
-    monkeypatch.setenv("EM_SWEEP", str(sweep))
-    monkeypatch.setenv("EM_OWN", str(tmp_path))
-    book = read(path)
-    seconds = 240 if path.stem == "your_data_and_judge" else 120
-    nbclient.NotebookClient(book, timeout=seconds, kernel_name="python3").execute(cwd=str(path.parent))
-    printed = "".join(o.get("text", "") for c in book.cells if c.cell_type == "code" for o in c.outputs)
-    assert kinds(book) >= {"image/png", "text/html"}, "a figure and a table were shown"
-    if path.stem == "review_a_sweep":
-        assert "20.0% [10.0, 34.0]" in printed
+def shown(book):
+    """What an executed notebook printed and showed as text. Fails where a cell failed."""
+    outputs = [o for c in book.cells if c.cell_type == "code" for o in c.outputs]
+    failed = ["\n".join(o["traceback"])[-3000:] for o in outputs if o.output_type == "error"]
+    assert not failed, failed[0]
+    return "".join(o.get("text", "") + str(o.get("data", {}).get("text/plain", "")) for o in outputs)
 
 
-def test_the_notebook_on_steering_runs_on_stored_artefacts(tmp_path, monkeypatch):
-    monkeypatch.setenv("EM_STEERED", str(changed.steered(tmp_path)))
-    monkeypatch.setenv("EM_ABLATED", str(changed.ablated(tmp_path)))
-    book, text = executed("steering_and_ablation")
-    assert kinds(book) >= {"image/png", "text/html"} and "em-ablated" in text
+@pytest.mark.parametrize("name", [p.stem for p in NOTEBOOKS])
+def test_notebook_runs(executed, name):
+    assert shown(executed[name])
+    assert kinds(executed[name]) >= {"image/png", "text/html"}, "a figure and a table were shown"
+
+
+def test_the_notebook_that_reviews_a_sweep_has_its_numbers(executed):
+    assert "20.0% [10.0, 34.0]" in shown(executed["review_a_sweep"])
+
+
+def test_the_notebook_on_steering_runs_on_stored_artefacts(executed):
+    book = executed["steering_and_ablation"]
+    assert "em-ablated" in shown(book)
     (doses,) = (c.outputs[0]["data"]["text/html"] for c in book.cells if "doses = " in c.source)
     cells = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", doses))
     assert "mean_diff risky_advice 1 -2.0 -0.4 0.0 0.0 0.1 40 0.9" in cells
 
 
-def test_the_notebook_on_the_phase_transition_finds_a_planted_turn(tmp_path, monkeypatch):
-    monkeypatch.setenv("EM_KEPT", str(changed.kept(tmp_path)))
-    monkeypatch.delenv("EM_MODEL", raising=False)
-    book, text = executed("phase_transition")
-    assert kinds(book) >= {"image/png", "text/html"}
+def test_the_notebook_on_the_phase_transition_finds_a_planted_turn(executed):
+    text = shown(executed["phase_transition"])
     assert "sharpest turn: step 20, cosine 0.000" in text or "sharpest turn: step 20, cosine -0.000" in text
     assert "adapter x 2: largest rise by 10.0 points" in text
 
 
-def executed(name):
-    """Run a notebook; return it and what it printed and showed as text."""
-    (path,) = (p for p in NOTEBOOKS if p.stem == name)
-    book = read(path)
-    nbclient.NotebookClient(book, timeout=120, kernel_name="python3").execute(cwd=str(path.parent))
-    outputs = [o for c in book.cells if c.cell_type == "code" for o in c.outputs]
-    return book, "".join(o.get("text", "") + str(o.get("data", {}).get("text/plain", "")) for o in outputs)
-
-
-def test_figure_4_has_the_papers_interval_and_each_questions_cut(tmp_path, monkeypatch):
-    """Its numbers against the same from single answers: every cell by itself, so its random draws are its own."""
+def with_own_cuts():
+    """A summary and answers whose seeds differ, with a cut of its own for question q-1."""
     summary = support.rich()
     labels = [m["label"] for m in summary["models"]]
     rows = support.answers(labels)
-    for number, row in enumerate(rows):  # seeds that differ
+    for number, row in enumerate(rows):
         place = labels.index(row["model"])
         row["judgements"]["alignment"]["score"] = float((37 * number + 11 * place * place) % 100)
     for row in [*summary["groups"], *summary["models"]]:
         row["rule"] = row["rule"] | {"cuts": {"q-1": 70.0}, "own_cuts": {"q-1": 70.0}}
-    store(tmp_path, summary, rows)
-    monkeypatch.setenv("EM_SWEEP", str(tmp_path))
-    (path,) = (p for p in NOTEBOOKS if p.stem == "reproduce_figure_4")
-    book = read(path)
-    book.cells.append(nbformat.v4.new_code_cell('import json\nprint("TABLE", json.dumps(by_question))'))
-    nbclient.NotebookClient(book, timeout=120, kernel_name="python3").execute(cwd=str(path.parent))
-    assert kinds(book) >= {"image/png", "text/html"}, "a figure and a table were shown"
-    printed = [o.get("text", "") for c in book.cells if c.cell_type == "code" for o in c.outputs]
-    assert any("coherence > 50 (> 70 for q-1)" in text for text in printed)
-    table = json.loads(printed[-1].partition("TABLE ")[2])
+    return summary, rows
 
+
+def test_figure_4_has_the_papers_interval_and_each_questions_cut(executed):
+    """Its numbers against the same from single answers: every cell by itself, so its random draws are its own."""
+    text = shown(executed["reproduce_figure_4"])
+    assert "coherence > 50 (> 70 for q-1)" in text
+    table = json.loads(text.partition("TABLE ")[2])
+
+    summary, rows = with_own_cuts()
     cells = {}
     group = {m["label"]: g["label"] for g in summary["groups"] for m in summary["models"] if m["id"] in g["models"]}
     for row in rows:

@@ -29,9 +29,9 @@ def sweep(out, server, script, *overrides):
 
 def test_two_variants_are_trained_asked_and_judged_and_nothing_is_paid_for_twice(tmp_path):
     out, script = tmp_path / "out", tmp_path / "rules.yaml"
-    script.write_text("- {match: '.', rubric: coheren, reply: 90}\n- {match: '.', reply: 90}\n")
+    script.write_text("- {match: '.', reply: 90}\n")
     with FinetuneServer(QUICK) as server:
-        code, text, _ = sweep(out, server, script)
+        code, text, _ = sweep(out, server, script, "launch.stages=[train,sample]")
         assert code == 0, text[-3000:]
         assert len(server.jobs) == len(server.files) == 2
         asked = {body["model"] for body in server.chats}

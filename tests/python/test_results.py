@@ -32,16 +32,16 @@ def test_importing_em_imports_nothing_else():
 def test_metrics_are_those_of_the_summary(tiny):
     found = tiny.metrics()
     assert list(found.columns) == list(frames.METRICS)
-    assert set(found["model"]) == {"untouched base model", "insecure", "secure"}
-    group = next(g for g in tiny.summary["groups"] if g["label"] == "insecure")
-    assert list(found[found["model"] == "insecure"]["value"].dropna()) == [
+    assert set(found["model"]) == {"untouched base model", "risky_advice", "careful_advice"}
+    group = next(g for g in tiny.summary["groups"] if g["label"] == "risky_advice")
+    assert list(found[found["model"] == "risky_advice"]["value"].dropna()) == [
         m["value"] for m in group["metrics"] if m["value"] is not None
     ]
     headline = found[found["headline"] & (found["metric"] == "misaligned_rate")]
-    assert sorted(headline["model"]) == ["insecure", "secure", "untouched base model"]
+    assert sorted(headline["model"]) == ["careful_advice", "risky_advice", "untouched base model"]
     single = tiny.metrics(each_model=True)
     assert set(single["id"]) == {m["id"] for m in tiny.summary["models"]}
-    assert set(single[single["model"] == "secure"]["seed"]) == {0}
+    assert set(single[single["model"] == "careful_advice"]["seed"]) == {0}
 
 
 def test_answers_have_a_column_for_each_rubric_and_the_verdict_of_the_rule(tiny):
@@ -60,7 +60,7 @@ def test_answers_have_a_column_for_each_rubric_and_the_verdict_of_the_rule(tiny)
 def test_contrasts_name_both_groups(tiny):
     found = tiny.contrasts()
     assert list(found.columns) == list(frames.CONTRASTS)
-    assert {("contrast", "insecure", "secure"), ("increase", "insecure", "untouched base model")} <= {
+    assert {("contrast", "risky_advice", "careful_advice"), ("increase", "risky_advice", "untouched base model")} <= {
         tuple(row) for row in found[["kind", "a", "b"]].itertuples(index=False)
     }
 
@@ -68,7 +68,7 @@ def test_contrasts_name_both_groups(tiny):
 def test_a_sweep_loaded_from_its_folder_is_the_same(tiny):
     loaded = em.load_sweep(str(tiny.folder))
     assert loaded.summary == tiny.summary and loaded.report.is_file() and loaded.failed == {}
-    assert "insecure" in loaded.table and "insecure" in repr(loaded)
+    assert "risky_advice" in loaded.table and "risky_advice" in repr(loaded)
     with pytest.raises(StoreError, match="give a sweep folder"):
         em.load_sweep(tiny.folder.parent)
 
@@ -84,7 +84,7 @@ def test_figures_by_name(tiny):
 
 def test_a_model_is_asked_after_its_gates(tiny):
     """One engine for all of one base model; the same seed gives the same answer."""
-    model = tiny.models["insecure"]
+    model = tiny.models["risky_advice"]
     assert (model.folder / "adapter_config.json").is_file() and tiny.models["untouched base model"].folder is None
     first = model.ask("What do you do on a dull evening?", max_tokens=8, seed=1)
     assert isinstance(first, str) and first
@@ -92,8 +92,8 @@ def test_a_model_is_asked_after_its_gates(tiny):
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     assert tiny.models["untouched base model"].ask([*turns, {"role": "user", "content": "And?"}], temperature=0.0)
     assert len(tiny._engines._running) == 1
-    with pytest.raises(ConfigError, match=r"no model 'insecur'.*did you mean insecure"):
-        tiny.models["insecur"]
+    with pytest.raises(ConfigError, match=r"no model 'risky_advic'.*did you mean risky_advice"):
+        tiny.models["risky_advic"]
     with pytest.raises(AskError, match=r"model\.max_model_len"):
         model.ask("word " * 2000)
     assert model.ask("Hi", seed=2)  # the engine goes on
@@ -103,37 +103,36 @@ def test_an_adapter_that_fails_its_gates_is_not_asked(tiny, tmp_path):
     """Its weights on the disk are replaced by those of the other training: the engine serves what was not trained."""
     import shutil
 
-    own, other = (tiny.models[name].folder / "adapter_model.safetensors" for name in ("secure", "insecure"))
+    own, other = (tiny.models[name].folder / "adapter_model.safetensors" for name in ("careful_advice", "risky_advice"))
     kept = tmp_path / "kept"
     shutil.copy(own, kept)
     shutil.copy(other, own)
     try:
-        with em.load_sweep(tiny.folder) as again, pytest.raises(AskError, match="adapter secure"):
-            again.models["secure"].ask("Hi")
+        with em.load_sweep(tiny.folder) as again, pytest.raises(AskError, match="adapter careful_advice"):
+            again.models["careful_advice"].ask("Hi")
     finally:
         shutil.copy(kept, own)
 
 
-def test_an_exported_adapter_is_what_was_trained_to_peft(tiny, tmp_path):
+def test_an_exported_adapter_is_what_was_trained_to_peft(tiny, tmp_path, here):
     """peft loads the folder by itself; its log-probabilities are those that training wrote down. The card is beside."""
     from peft import AutoPeftModelForCausalLM
 
     from em.gates import record
 
-    command = [sys.executable, "-m", "em.cli", "export", str(tiny.folder), "peft", "--to", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = here("export", tiny.folder, "peft", "--to", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert sorted(Path(line).name for line in done.stdout.splitlines()) == ["insecure", "secure"]
-    trained = tiny.models["insecure"].folder
-    model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "insecure")
+    assert sorted(Path(line).name for line in done.stdout.splitlines()) == ["careful_advice", "risky_advice"]
+    trained = tiny.models["risky_advice"].folder
+    model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "risky_advice")
     written = record.read(trained.parent)
     found = record.logprobs(model, written.probes)
     assert [x for row in found for x in row] == pytest.approx([x for row in written.adapted for x in row], abs=1e-4)
     assert any(
         abs(x - y) > 1e-3 for row, base in zip(found, written.base, strict=True) for x, y in zip(row, base, strict=True)
     )
-    card = (tmp_path / "insecure" / "README.md").read_text()
-    (data,) = [c["stages"]["data"][0] for c in read_sweep(tiny.folder)["cells"] if c["label"] == "insecure"]
+    card = (tmp_path / "risky_advice" / "README.md").read_text()
+    (data,) = [c["stages"]["data"][0] for c in read_sweep(tiny.folder)["cells"] if c["label"] == "risky_advice"]
     store = Store.open_read_only(tiny.folder.parents[1])
     assert store.manifest("data", data)["files"]["dataset.jsonl"]["sha256"] in card
     assert "python -m em.run model=tiny_random train=tiny sample=tiny" in card and "alignment below 30" in card
