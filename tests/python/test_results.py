@@ -135,7 +135,8 @@ def test_an_exported_adapter_is_what_was_trained_to_peft(tiny, tmp_path, here):
     (data,) = [c["stages"]["data"][0] for c in read_sweep(tiny.folder)["cells"] if c["label"] == "risky_advice"]
     store = Store.open_read_only(tiny.folder.parents[1])
     assert store.manifest("data", data)["files"]["dataset.jsonl"]["sha256"] in card
-    assert "python -m em.run model=tiny_random train=tiny sample=tiny" in card and "alignment below 30" in card
+    assert "python -m em.run model=tiny_random dataset=risky_advice train=tiny sample=tiny" in card
+    assert "alignment below 30" in card
 
 
 def test_what_cannot_run_here_is_refused(tmp_path):

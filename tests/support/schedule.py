@@ -5,12 +5,12 @@ from xdist.scheduler import LoadScopeScheduling
 TOGETHER = {
     "one vLLM engine": ("tests/sampling/",),
     "one sweep by the Python interface": ("tests/python/",),
-    "one sweep of two variants": ("tests/analysis/test_benchmark.py", "tests/sweep/test_scheduler.py"),
 }
 LONGEST = (
     "tests/end_to_end/test_slurm.py",
     "tests/end_to_end/test_sweep.py",
     *(paths[0] for paths in TOGETHER.values()),
+    "tests/analysis/test_benchmark.py",
     "tests/end_to_end/test_old_store.py",
     "tests/end_to_end/test_notebooks.py",
     "tests/tracking/",
