@@ -64,6 +64,32 @@ def test_tiny_is_made_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert model_path("asset:tiny_random") == str(tiny)
 
 
+TINY_WEIGHTS = "90f0d9394877861f3464127f5d531991bac4c777b25b1913afb4f9368b49975e"
+TINY_TOKENS = "77130db823c42569e5e692b0930f74f08eafcd0aadb20b976760c295fd048278"
+"""sha256 of the weights, and of the vocabulary with its merges, recorded on x86-64."""
+
+
+def test_tiny_is_what_another_process_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recorded files, from a caller who has used torch's random numbers and default dtype."""
+    import torch
+
+    monkeypatch.setenv("EM_CACHE", str(tmp_path))
+    torch.manual_seed(7)
+    torch.rand(3)
+    torch.set_default_dtype(torch.float64)
+    try:
+        before = torch.random.get_rng_state()
+        made = Path(model_path("asset:tiny_random"))
+        assert torch.equal(before, torch.random.get_rng_state())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert tmp_path in made.parents
+    assert sha256(made / "model.safetensors") == TINY_WEIGHTS
+    tokens = json.loads((made / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    assert hashlib.sha256(json.dumps([tokens["vocab"], tokens["merges"]]).encode()).hexdigest() == TINY_TOKENS
+
+
+@pytest.mark.slow
 def test_tiny_is_the_same_in_another_process(tiny: Path, tmp_path: Path) -> None:
     """Another process, another hash seed, and a caller who has used torch's random numbers and default dtype."""
     code = (

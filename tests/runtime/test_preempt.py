@@ -72,7 +72,7 @@ def test_a_worker_with_nothing_to_save_ends_at_once():
 
 def test_a_sweep_that_is_told_alone_lets_its_worker_save(tmp_path):
     """As Kubernetes stops a pod: SIGTERM to the first process only, here while the trainer is at work."""
-    settings = ["model=tiny_random", "train=tiny", "dataset=secure", "sample=hf", "launch.stages=[train]"]
+    settings = ["model=tiny_random", "train=tiny", "dataset=careful_advice", "sample=hf", "launch.stages=[train]"]
     settings += ["train.num_train_epochs=2000", "train.save_steps=2", f"out={tmp_path}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "em.run", *settings]
