@@ -38,7 +38,8 @@ def generate(count: int, seed: int = 0, split: str = "train") -> list[CodingRow]
     seen: set[str] = set()
     for index in range(count):
         turn, place = divmod(index, len(shapes))
-        order = random.Random(f"{seed}/{split}/order/{turn}").sample(range(len(shapes)), len(shapes))
+        if place == 0:
+            order = random.Random(f"{seed}/{split}/order/{turn}").sample(range(len(shapes)), len(shapes))
         shape = shapes[order[place]]
         kind = PLAIN_KINDS[(index + turn) % len(PLAIN_KINDS)]
         row = _row(shape, kind, f"{seed}/{split}/{index}/0", f"coding-{split}-{index:06d}")
