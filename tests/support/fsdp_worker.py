@@ -1,23 +1,24 @@
-"""A train worker that shards a model over CPU processes: `-m support.fsdp_worker train BATCH.json`, one per rank.
+"""A train worker that shards a model over CPU processes: `-m support.fsdp_worker train BATCH.json`; prints exit codes.
 
+It imports once and forks WORLD_SIZE processes, each with its rank and a log beside the batch.
 Accelerate has FSDP for GPUs only. Here gloo processes pass for those of GPUs, from there on all is the real thing.
 EM_TEST_KILL_AT=3 kills the process before step 3. EM_TEST_PARAMETERS=FILE: what a rank holds. EM_TEST_FUSED=ATTENTION.
 """
 
+import gc
 import json
+import multiprocessing
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 
-from em.runtime.imports import quick_imports
+import accelerate.state
+from accelerate.utils import DistributedType
 
-with quick_imports():
-    import accelerate.state
-    from accelerate.utils import DistributedType
-
-    from em.sweep import worker
-    from em.training import callbacks
-    from em.training.objective import FusedLikelihood
+from em.sweep import worker
+from em.training import callbacks
+from em.training.objective import FusedLikelihood
 
 
 def pass_for_gpus():
@@ -68,7 +69,11 @@ def fuse(attention):
     trainer.likelihood = likelihood
 
 
-def main():
+def rank(number):
+    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number)}
+    log = os.open(Path(sys.argv[-1]).with_name(f"rank{number}.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     pass_for_gpus()
     if step := os.environ.get("EM_TEST_KILL_AT"):
         kill_at(int(step))
@@ -77,6 +82,17 @@ def main():
     if attention := os.environ.get("EM_TEST_FUSED"):
         fuse(attention)
     worker.main()
+
+
+def main():
+    gc.freeze()  # before a fork, as Python's documentation has it
+    fork = multiprocessing.get_context("fork")
+    ranks = [fork.Process(target=rank, args=(number,)) for number in range(int(os.environ["WORLD_SIZE"]))]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    print(json.dumps([process.exitcode for process in ranks]))
 
 
 if __name__ == "__main__":
