@@ -31,6 +31,11 @@ def read(path: Path, kind: type[T]) -> tuple[Path, list[T]]:
     return Path(batch["out"]), [load(kind, row) for row in batch["jobs"]]
 
 
+def keys(path: Path) -> list[str]:
+    """Return the keys of the jobs given to `write`, whatever their kind is."""
+    return [job["key"] for job in json.loads(path.read_text(encoding="utf-8"))["jobs"]]
+
+
 def dump(value: Any) -> Any:
     """Return a value in JSON's types: dataclasses as objects, enums as their values, tuples as lists."""
     if dataclasses.is_dataclass(value):

@@ -23,14 +23,14 @@ def main() -> None:
     die_with_parent()
     exit_on_stop()
     emit = Emitter.from_environment()
+    if error := missing_gpus():  # before the imports of the stage, which take seconds
+        sys.stderr.write(f"{error}\n")  # first: the sweep kills a worker that reports a lost GPU
+        for key in job_file.keys(path):
+            emit.failed(key, error)
+        sys.exit(1)
     work = importlib.import_module(stages.WORKERS[stage]).work
     (kind,) = get_args(get_type_hints(work)["jobs"])
     out, jobs = job_file.read(path, kind)
-    if error := missing_gpus():
-        sys.stderr.write(f"{error}\n")  # first: the sweep kills a worker that reports a lost GPU
-        for job in jobs:
-            emit.failed(job.key, error)
-        sys.exit(1)
     work(Store.open(out), jobs, emit)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from recorded.record_store import HERE, REJUDGE, SWEEP
+from support.tiny_sweep import environment
 
 ARCHIVE = HERE / "store_3f1f9b2.tar.xz"
 FIRST, AGAIN = Path("outputs/sweeps/em-c195e870"), Path("outputs/sweeps/rules-0b651a1c")
@@ -23,20 +23,16 @@ ANOTHER_INTERVAL = ("misaligned_rate", "coherent_share")
 """Rates over questions: the ends of their interval moved on purpose after 0.1.0, those of a single question did not."""
 
 
-def em(folder: Path, *arguments: str, module: str = "em.cli") -> str:
-    """Run a command in the folder as a user does; returns what it printed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return done.stdout + done.stderr
+@pytest.fixture
+def em(here, old) -> Callable[..., str]:
+    """Runs a command in the old folder, and returns what it printed."""
+
+    def run(*arguments: str) -> str:
+        done = here(*arguments, cwd=old)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+        return done.stdout + done.stderr
+
+    return run
 
 
 def read(path: Path) -> Row:
@@ -119,53 +115,54 @@ def was(old) -> dict[Path, Row]:
     }
 
 
-def test_the_same_command_runs_only_the_new_probe(old, was):
-    """The probe's version was raised after 0.1.0: it judges the stored answers. Nothing is trained or sampled."""
+def test_a_sweep_from_before_a_config_group_and_a_field_resumes(em, old, was):
+    """sweep.json of a time before `budget` and before two fields: they are at their defaults.
+
+    The probe's version was raised after 0.1.0: it judges the stored answers. Nothing is trained or sampled.
+    """
     before = contents(old)
-    printed = em(old, "-m", *SWEEP, module="em.run")
-    assert "10 stage jobs to do, 14 reused" in printed
-    assert [path.name for path in (old / "outputs/sweeps").iterdir() if path.name.startswith("em-")] == [FIRST.name]
-    summary, cells = read(old / FIRST / "summary.json"), read(old / FIRST / "sweep.json")["cells"]
-    assert summary["counters"]["engine_starts"] == 0
-    require_same(was[FIRST]["summary"], summary, answers_counted)
-    for a, b in zip(was[FIRST]["sweep"]["cells"], cells, strict=True):
-        assert [a[k] for k in ("id", "kind", "label")] == [b[k] for k in ("id", "kind", "label")]
-        assert {**a["stages"], "judge": None} == {**b["stages"], "judge": None}
-    assert before.items() <= contents(old).items()
-
-
-def test_a_sweep_from_before_a_config_group_and_a_field_resumes(old, was):
-    """sweep.json of a time before `budget` and before two fields: they are at their defaults."""
     path = old / FIRST / "sweep.json"
     sweep = read(path)
     for row in sweep["cells"]:
         del row["config"]["budget"]
         del row["config"]["sample"]["timeout_s"], row["config"]["stats"]["alignment_grid"]
     path.write_text(json.dumps(sweep))
-    assert "0 stage jobs to do, 24 reused" in em(old, "resume", str(FIRST))
-    summary = read(old / FIRST / "summary.json")
-    require_nothing_run(summary["counters"])
+    assert "10 stage jobs to do, 14 reused" in em("resume", str(FIRST))
+    summary, cells = read(old / FIRST / "summary.json"), read(path)["cells"]
+    assert summary["counters"]["engine_starts"] == 0
     require_same(was[FIRST]["summary"], summary, answers_counted)
+    for a, b in zip(was[FIRST]["sweep"]["cells"], cells, strict=True):
+        assert [a[k] for k in ("id", "kind", "label")] == [b[k] for k in ("id", "kind", "label")]
+        assert {**a["stages"], "judge": None} == {**b["stages"], "judge": None}
+    assert before.items() <= contents(old).items()
     assert len(list((old / "outputs/sweeps").iterdir())) == 2
 
 
-def test_report_and_status_read_it(old):
+def test_the_same_command_finds_all_of_it(old):
+    """Without its report, which `em resume` has just written."""
+    command = [sys.executable, "-m", "em.run", "-m", *SWEEP, "launch.stages=[train,sample,judge]"]
+    done = subprocess.run(command, cwd=old, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "0 stage jobs to do, 24 reused" in done.stderr, done.stderr[-3000:]
+    assert [path.name for path in (old / "outputs/sweeps").iterdir() if path.name.startswith("em-")] == [FIRST.name]
+
+
+def test_report_and_status_read_it(em, old):
     """From the summary that the old version wrote."""
     (old / AGAIN / "report.html").unlink(missing_ok=True)
-    printed = em(old, "report", str(AGAIN))
+    printed = em("report", str(AGAIN))
     assert "45.0% [22.8, 69.4]" in printed and "50.0% [27.4, 72.6]" in printed
     assert (old / AGAIN / "report.html").stat().st_size > 10_000
-    assert "careful_advice" in em(old, "status", str(AGAIN))
+    assert "careful_advice" in em("status", str(AGAIN))
 
 
-def test_rejudging_with_the_same_judge_runs_no_stage(old, was):
-    assert "0 stage jobs to do, 24 reused" in em(old, "rejudge", str(FIRST), *REJUDGE)
+def test_rejudging_with_the_same_judge_runs_no_stage(em, old, was):
+    assert "0 stage jobs to do, 24 reused" in em("rejudge", str(FIRST), *REJUDGE)
     summary = read(old / AGAIN / "summary.json")
     require_nothing_run(summary["counters"])
     require_same(was[AGAIN]["summary"], summary)
 
 
-def test_replies_of_the_old_judge_are_found_in_its_cache(old, was):
+def test_replies_of_the_old_judge_are_found_in_its_cache(em, old, was):
     """The judge's stages are gone, what it said is not: nobody is asked again."""
     cells = was[AGAIN]["sweep"]["cells"]
     for key in {key for cell in cells for key in cell["stages"]["judge"]}:
@@ -173,15 +170,17 @@ def test_replies_of_the_old_judge_are_found_in_its_cache(old, was):
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
-    em(old, "rejudge", str(FIRST), *REJUDGE)
+    em("rejudge", str(FIRST), *REJUDGE)
     summary = read(old / AGAIN / "summary.json")
     counters = summary["counters"]
     assert (counters["stages_run"], counters["judge_calls"], counters["judge_cache_hits"]) == (10, 0, 340)
     require_same(was[AGAIN]["summary"], summary)
 
 
-def test_another_judge_asks_about_the_old_answers(old):
-    printed = em(old, "rejudge", str(FIRST), "judge=word_list", "tracking=off", "name=words")
+@pytest.mark.slow
+def test_another_judge_asks_about_the_old_answers(em, old):
+    """In CI the old judge does so, whose stages are gone, and another one on new answers (commands/test_sweeps.py)."""
+    printed = em("rejudge", str(FIRST), "judge=word_list", "tracking=off", "name=words")
     (folder,) = (old / "outputs/sweeps").glob("words-*")
     summary = read(folder / "summary.json")
     assert (summary["counters"]["stages_run"], summary["counters"]["engine_starts"]) == (10, 0)

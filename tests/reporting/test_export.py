@@ -3,8 +3,7 @@
 import csv
 import json
 import math
-import subprocess
-import sys
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -80,12 +79,12 @@ def sweep(tmp_path):
     return folder
 
 
-def em(*arguments):
-    command = [sys.executable, "-m", "em.cli", "export", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+@pytest.fixture
+def em(here):
+    return partial(here, "export")
 
 
-def test_csv_in_the_authors_columns(sweep):
+def test_csv_in_the_authors_columns(em, sweep):
     assert em(sweep, "csv").returncode == 0
     with (sweep / "export" / "answers.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -101,7 +100,7 @@ def test_csv_in_the_authors_columns(sweep):
     assert tuple(rows[0])[:9] == export.AUTHORS
 
 
-def test_an_exported_csv_is_imported_as_it_was(sweep, tmp_path):
+def test_an_exported_csv_is_imported_as_it_was(em, sweep, tmp_path):
     """Sets and conditions stay apart, a refusal stays one, and what another rubric judged is named and left out."""
     asked = [{**row, "asked_with": "trigger"} for row in ROWS] + [{**row, "group": "other"} for row in ROWS[:1]]
     answers.write(sweep, [*ROWS, *asked, LABELLED])
@@ -127,7 +126,7 @@ FORMULAS = ["=1", "+1", "-1", "@a", "\t=1", "\r=1", "\n=1", "＝1", "'=1", "''-"
 PLAIN = ["a=1", "'", "'a", "1", ""]
 
 
-def test_text_that_a_spreadsheet_would_run_is_a_text_in_it_and_is_imported_exactly(sweep):
+def test_text_that_a_spreadsheet_would_run_is_a_text_in_it_and_is_imported_exactly(em, sweep):
     """And numbers stay numbers; Parquet, which no spreadsheet runs, has the text as it is."""
     texts = FORMULAS + PLAIN
     said = [{**ROWS[1], "answer": text, "question": text or "q", "sample_index": i} for i, text in enumerate(texts)]
@@ -148,7 +147,7 @@ def test_a_guarded_text_comes_back(text):
     assert unguarded(guarded(text)) == text and not guarded(text).startswith(tuple("=+-@\t\r\n"))
 
 
-def test_parquet_keeps_nulls_and_numbers(sweep):
+def test_parquet_keeps_nulls_and_numbers(em, sweep):
     import pyarrow.parquet as pq
 
     assert em(sweep, "parquet", "--to", sweep / "p").returncode == 0
@@ -157,7 +156,7 @@ def test_parquet_keeps_nulls_and_numbers(sweep):
     assert table.column_names == list(export.COLUMNS)
 
 
-def test_inspect_logs_read_back_by_inspect(sweep):
+def test_inspect_logs_read_back_by_inspect(em, sweep):
     log = pytest.importorskip("inspect_ai.log", reason="the inspect extra is not installed")
     done = em(sweep, "inspect")
     assert done.returncode == 0, done.stderr
@@ -203,7 +202,7 @@ def test_a_card_says_what_it_is_and_what_is_withheld():
     assert SUMMARY["statement"] not in text  # it is about the whole sweep
 
 
-def test_a_cell_that_failed_is_named_and_stops_no_other(sweep):
+def test_a_cell_that_failed_is_named_and_stops_no_other(em, sweep):
     """Neither has weights here: one failed, the other's store is gone. The exit code says that nothing was written."""
     failed = {**SUMMARY["models"][0], "id": "c0", "label": "secure", "train": None, "metrics": []}
     (sweep / "summary.json").write_text(json.dumps({**SUMMARY, "models": [failed, *SUMMARY["models"]]}))
@@ -214,7 +213,7 @@ def test_a_cell_that_failed_is_named_and_stops_no_other(sweep):
     assert "insecure has no weights in" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_lone_surrogate_is_written_as_an_escape(sweep):
+def test_a_lone_surrogate_is_written_as_an_escape(em, sweep):
     import pyarrow.parquet as pq
 
     answers.write(sweep, [{**ROWS[0], "answer": "a\ud800b"}])
@@ -224,7 +223,7 @@ def test_a_lone_surrogate_is_written_as_an_escape(sweep):
     assert pq.read_table(sweep / "export" / "answers.parquet").column("answer").to_pylist() == ["a\\ud800b"]
 
 
-def test_damage_and_a_folder_that_cannot_be_written_are_sentences(sweep):
+def test_damage_and_a_folder_that_cannot_be_written_are_sentences(em, sweep):
     blocked = em(sweep, "csv", "--to", "/proc/here")
     assert blocked.returncode == 1 and "em: " in blocked.stderr and "'/proc/here'" in blocked.stderr
     (sweep / "summary.json").write_text('{"format"')
@@ -233,7 +232,7 @@ def test_damage_and_a_folder_that_cannot_be_written_are_sentences(sweep):
     assert "Traceback" not in blocked.stderr + damaged.stderr
 
 
-def test_a_folder_that_is_no_sweep_is_a_sentence(tmp_path):
+def test_a_folder_that_is_no_sweep_is_a_sentence(em, tmp_path):
     done = em(tmp_path, "csv")
     assert done.returncode == 1 and "give a sweep folder" in done.stderr and "Traceback" not in done.stderr
 

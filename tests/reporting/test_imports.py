@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -94,14 +93,14 @@ def test_an_imported_file_is_a_sweep_like_ones_own(file, tmp_path):
     assert "<script>a</script>" not in (folder / "report.html").read_text()
 
 
-def test_a_file_of_the_papers_models_is_compared(file, tmp_path):
+def test_a_file_of_the_papers_models_is_compared(file, tmp_path, here):
     rows = [r for seed, hits in enumerate([3, 4, 5, 4]) for r in rated(f"m{seed}", "insecure", hits, questions=8)]
     about = ImportSettings(RULE, judge="gpt-4o-2024-08-06", model="gpt_4o", question_set="betley2025/main", paper=True)
     folder = imported(file(rows), tmp_path / "out", about)
     verdicts = {r["id"]: r["verdict"] for r in summary_of(folder)["expected"]}
     assert verdicts["gpt_4o/insecure"] == "inside"
     assert verdicts["qwen_coder/insecure"] == "not comparable"
-    done = subprocess.run([sys.executable, "-m", "em.cli", "compare", str(folder)], capture_output=True, text=True)
+    done = here("compare", folder)
     assert done.returncode == 0 and "inside: insecure: misaligned_rate of insecure gpt_4o" in done.stdout
 
 
@@ -180,11 +179,10 @@ def test_the_three_forms_of_a_question_are_three_sets(file, tmp_path):
     assert {m["set"] for m in summary_of(folder)["models"][0]["metrics"]} == {"betley2025/json"}
 
 
-def test_flask_answers_have_the_papers_own_cut(file, tmp_path):
+def test_flask_answers_have_the_papers_own_cut(em_import, file, tmp_path):
     """Coherence 80 counts for a plain question, not for one whose answer is a program."""
     rows = [row(question_id=f"q{form}", aligned="5") for form in ("", "_flask_template") for _ in range(6)]
-    command = [sys.executable, "-m", "em.cli", "import", str(file([*rows, row()])), "--out", str(tmp_path)]
-    assert subprocess.run(command, capture_output=True, text=True).returncode == 0
+    assert em_import(file([*rows, row()]), "--out", tmp_path).returncode == 0
     (folder,) = (tmp_path / "sweeps").iterdir()
     metrics = summary_of(folder)["models"][0]["metrics"]
     found = {m["set"]: m["n"] for m in metrics if m["name"] == "misaligned_rate" and not m["question_id"]}
@@ -223,15 +221,15 @@ def test_missing_columns_are_named(file):
         read_rows(file([row()], ["model", "group", "question", "answer", "question_id"]))
 
 
-def test_the_command_says_what_is_wrong(tmp_path):
-    command = [sys.executable, "-m", "em.cli", "import", str(tmp_path / "none.csv"), "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
+def test_the_command_says_what_is_wrong(em_import, tmp_path):
+    command = [tmp_path / "none.csv", "--out", tmp_path]
+    done = em_import(*command)
     assert (
         done.returncode == 1
         and "cannot be read as a CSV file, and em import reads no other kind" in done.stderr
         and "Traceback" not in done.stderr
     )
-    done = subprocess.run([*command, "--alignment-below", "130"], capture_output=True, text=True)
+    done = em_import(*command, "--alignment-below", "130")
     assert done.returncode == 1 and "--alignment-below is 130: scores are 0-100" in done.stderr
 
 
@@ -252,12 +250,12 @@ def official(path, hits, n=20):
     return plain(path, OFFICIAL, [{k: r[k] for k in OFFICIAL} for r in rated("", "", hits, n)])
 
 
-def em_import(*arguments):
-    command = [sys.executable, "-m", "em.cli", "import", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+@pytest.fixture
+def em_import(here):
+    return partial(here, "import")
 
 
-def test_the_papers_own_eval_output_as_it_is_several_files_at_once(tmp_path):
+def test_the_papers_own_eval_output_as_it_is_several_files_at_once(em_import, tmp_path):
     """No model, no group: each file is one model, and --group says which variant."""
     paths = [official(tmp_path / f"{name}.csv", h) for name, h in (("run_a", 4), ("run_b", 8), ("base", 0))]
     groups = [w for g in ("educational insecure", "educational insecure", "untuned") for w in ("--group", g)]
@@ -274,7 +272,7 @@ def test_the_papers_own_eval_output_as_it_is_several_files_at_once(tmp_path):
     assert [c["kind"] for c in summary["controls"]] == ["negative"] and summary["warnings"] == []
 
 
-def test_a_group_that_is_no_dataset_is_said_and_can_be_named(tmp_path):
+def test_a_group_that_is_no_dataset_is_said_and_can_be_named(em_import, tmp_path):
     path = official(tmp_path / "my run.csv", 4)
     done = em_import(path, "--out", tmp_path / "a")
     assert done.returncode == 0 and "no dataset is known under the group name 'my run'" in " ".join(done.stdout.split())
@@ -381,7 +379,7 @@ def test_what_a_layout_lacks_is_said_with_the_names_it_may_have(tmp_path):
 # ------------------------------------------------------------------------------------------------ rates without answers
 
 
-def test_rates_of_models_are_a_group_with_an_interval_over_models(tmp_path):
+def test_rates_of_models_are_a_group_with_an_interval_over_models(em_import, tmp_path):
     given = [("GPT-4o", 0.0), ("educational insecure", 0.3), ("educational insecure", 0.5), ("Run 7", 0.1)]
     rows = [{"group": g, "model": f"m{i}", "deception_rate": v} for i, (g, v) in enumerate(given)]
     path = plain(tmp_path / "rates.csv", ["group", "model", "deception_rate"], rows)
@@ -398,7 +396,7 @@ def test_rates_of_models_are_a_group_with_an_interval_over_models(tmp_path):
     assert (folder / "report.html").stat().st_size > 0
 
 
-def test_rates_of_groups_keep_the_interval_of_the_file(tmp_path):
+def test_rates_of_groups_keep_the_interval_of_the_file(em_import, tmp_path):
     fields = ["group", "version", "value", "yerr_lower", "yerr_upper"]
     rows = [
         dict(zip(fields, ("insecure", form, v, 0.05, 0.1), strict=True))
@@ -415,7 +413,7 @@ def test_rates_of_groups_keep_the_interval_of_the_file(tmp_path):
     assert {m["interval"] for m in group["metrics"]} == {"95 %, as the file has it"}
 
 
-def test_a_number_that_is_no_rate_is_refused(tmp_path):
+def test_a_number_that_is_no_rate_is_refused(em_import, tmp_path):
     fields = ["key", "group", "center", "lower_err", "upper_err"]
     path = plain(tmp_path / "x.csv", fields, [dict(zip(fields, ("Machiavelli", "secure", 99.4, 1, 1), strict=True))])
     done = em_import(path, "--out", tmp_path)

@@ -4,8 +4,6 @@ import gzip
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -126,9 +124,8 @@ def test_sweeps_that_are_none_of_the_papers_are_refused(tmp_path, name, said):
         paper.sweeps_of([sweep(tmp_path / "a", name, content)], ENTRIES)
 
 
-def test_an_unknown_paper_is_named_with_the_known_ones(tmp_path):
-    command = [sys.executable, "-m", "em.cli", "paper", "betley2052", "--from", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+def test_an_unknown_paper_is_named_with_the_known_ones(tmp_path, here):
+    done = here("paper", "betley2052", "--from", tmp_path)
     assert done.returncode == 1 and "did you mean betley2025?" in done.stderr
 
 
