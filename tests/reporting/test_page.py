@@ -29,6 +29,10 @@ def summary():
 
 @pytest.fixture
 def rows():
+    return hostile_answers()
+
+
+def hostile_answers():
     rows = support.answers()
     for index, text in enumerate(HOSTILE):
         rows[index]["answer"] = rows[index]["question"] = text
@@ -65,12 +69,18 @@ def build(summary, rows, out):
     return reporting_page.build(summary, iter(rows), figures.figures(summary, rows), out)
 
 
-@pytest.fixture
-def file(summary, rows, tmp_path):
-    return build(summary, rows, tmp_path / "report.html")
+def plain(summary, rows, out):
+    """The page without its figures, whose drawing takes most of the time."""
+    return reporting_page.build(summary, iter(rows), [], out)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """The page of `summary` and `rows`."""
+    return build(support.small(), hostile_answers(), tmp_path_factory.mktemp("page") / "report.html")
+
+
+@pytest.fixture(scope="module")
 def page(file):
     return Page(file.read_text(encoding="utf-8"))
 
@@ -133,7 +143,7 @@ def test_page_asks_the_network_for_nothing(page):
 def test_a_run_asked_otherwise_than_trained_says_so(summary, rows, tmp_path):
     summary["models"][1]["prompts"] = []
     summary["models"][2]["prompts"] = ["open: the system prompt: none in training, the config's: '<b>Hi</b>' asked"]
-    text = build(summary, rows, tmp_path / "report.html").read_text(encoding="utf-8")
+    text = plain(summary, rows, tmp_path / "report.html").read_text(encoding="utf-8")
     words = " ".join(Page(text).words)
     assert "Asked otherwise than trained" in words
     assert "risky_advice, open: the system prompt: none in training, the config's: '<b>Hi</b>' asked" in words
@@ -143,7 +153,7 @@ def test_a_run_asked_otherwise_than_trained_says_so(summary, rows, tmp_path):
 def test_published_numbers_that_cannot_be_compared_are_folded(summary, rows, tmp_path):
     row = support.rich()["expected"][0]
     summary["expected"] = [row, row | {"verdict": "inside", "what": "one that can"}]
-    words = " ".join(Page(build(summary, rows, tmp_path / "report.html").read_text(encoding="utf-8")).words)
+    words = " ".join(Page(plain(summary, rows, tmp_path / "report.html").read_text(encoding="utf-8")).words)
     assert "Against published numbers" in words and "cannot be compared with, and why: 1" in words
     assert words.index("one that can") < words.index("cannot be compared with")
 
@@ -175,7 +185,7 @@ def test_a_failed_row_spans_the_columns_of_its_table(rows, tmp_path):
             measure = support.metric("own_rate", 0.5, 0.4, 0.6, label="kind")
             for row in (summary["models"][0], summary["groups"][0]):
                 row["metrics"].append(measure)
-        page = Page(build(summary, rows, tmp_path / "r.html").read_text(encoding="utf-8"))
+        page = Page(plain(summary, rows, tmp_path / "r.html").read_text(encoding="utf-8"))
         at = next(i for i, (t, a) in enumerate(page.elements) if a.get("id") == "overview")
         heads, spans = 0, []
         for tag, attributes in page.elements[at:]:
@@ -192,7 +202,7 @@ def test_provenance_names_command_machine_data_and_tracker(summary, rows, tmp_pa
         "command": "em run 'dataset=<b>'", "host": "node7", "gpu": "2 x H200",
         "data": {"insecure": "ab" * 32}, "tracker": address,
     }  # fmt: skip
-    text = build(summary, rows, tmp_path / "r.html").read_text(encoding="utf-8")
+    text = plain(summary, rows, tmp_path / "r.html").read_text(encoding="utf-8")
     page = Page(text)
     words = " ".join(" ".join(page.words).split())
     for expected in ("em run 'dataset=<b>'", "node7", "2 x H200", "ab" * 32):
@@ -230,7 +240,7 @@ def test_numbers_of_the_page_are_those_of_the_summary(file, page, summary):
 def test_controls_have_three_states(summary, rows, tmp_path):
     states = {True: ("yes", "✓ held"), False: ("no", "✗ did not hold"), None: ("open", "– cannot be said")}
     summary["controls"] = [{"name": "x", "kind": "negative", "held": h, "sentence": f"sentence <b>{h}"} for h in states]
-    text = build(summary, rows, tmp_path / "r.html").read_text(encoding="utf-8")
+    text = plain(summary, rows, tmp_path / "r.html").read_text(encoding="utf-8")
     assert "<b>True" not in text
     page = Page(text)
     cards = [a["class"].split()[-1] for t, a in page.elements if t == "div" and "hold" in a.get("class", "").split()]
@@ -242,13 +252,13 @@ def test_controls_have_three_states(summary, rows, tmp_path):
 def test_a_question_that_carries_a_rate_is_named_below_the_table(rows, tmp_path):
     summary = support.rich()
     summary["thresholds"][1]["leave_one_out"][0] |= {"value": 0.0, "question_id": "<b>q"}
-    words = " ".join(Page(build(summary, rows, tmp_path / "r.html").read_text(encoding="utf-8")).words)
+    words = " ".join(Page(plain(summary, rows, tmp_path / "r.html").read_text(encoding="utf-8")).words)
     assert "hence a wide interval: without <b>q insecure 0.0%." in words
 
 
 def test_a_sweep_without_controls_says_so(summary, rows, tmp_path):
     summary["controls"] = []
-    words = " ".join(Page(build(summary, rows, tmp_path / "r.html").read_text(encoding="utf-8")).words)
+    words = " ".join(Page(plain(summary, rows, tmp_path / "r.html").read_text(encoding="utf-8")).words)
     assert "neither a positive nor a negative control" in words
 
 
@@ -321,7 +331,7 @@ def test_browser_judges_by_a_questions_own_cut(summary, tmp_path):
         model["rule"] = model["rule"] | {"cuts": {"q-1": 80.0}, "own_cuts": {"q-1": 80.0}}
     asked = support.answers(("insecure",))
     wanted = sum(r["judgements"]["coherence"]["score"] > (80 if r["question_id"] == "q-1" else 50) for r in asked)
-    path = build(summary, asked, tmp_path / "r.html")
+    path = plain(summary, asked, tmp_path / "r.html")
 
     async def look(page):
         await page.js(f"{PICK}('by-outcome', 'incoherent')")

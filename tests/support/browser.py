@@ -1,6 +1,7 @@
 """A page in headless Chromium, driven over the DevTools protocol; tests skip where Chromium is not installed."""
 
 import asyncio
+import atexit
 import base64
 import contextlib
 import os
@@ -8,10 +9,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import aiohttp
 import pytest
+
+from em.runtime.process import die_with_parent
 
 FLAGS = (
     "--headless=new",
@@ -108,28 +112,68 @@ class Page:
 @contextlib.asynccontextmanager
 async def browser():
     """A fresh browser and its first tab, as a Page."""
-    binary = shutil.which("chromium")
-    if binary is None:
-        pytest.skip("chromium is not installed (apt-get install chromium): the page was not rendered")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        process = subprocess.Popen(
-            [binary, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        process = _start(profile)
         try:
             port = await _port(Path(profile) / "DevToolsActivePort", process)
             async with aiohttp.ClientSession() as session:
                 async with session.get(f"http://127.0.0.1:{port}/json/list") as response:
                     targets = await response.json()
                 url = next(t["webSocketDebuggerUrl"] for t in targets if t["type"] == "page")
-                async with session.ws_connect(url, max_msg_size=0) as socket:
-                    page = Page(socket)
+                async with _page(session, url) as page:
                     yield page
-                    page.reader.cancel()
         finally:
-            os.killpg(process.pid, signal.SIGKILL)  # its children too: they write into the profile
-            process.wait(20)
+            _end(process)
+
+
+@contextlib.asynccontextmanager
+async def tab():
+    """A new tab, as a Page, of the browser that all tests of this process share; it ends with the process."""
+    async with aiohttp.ClientSession() as session:
+        address = f"http://127.0.0.1:{await _port(*_shared())}/json"
+        async with session.put(f"{address}/new?about:blank") as response:
+            target = await response.json()
+        try:
+            async with _page(session, target["webSocketDebuggerUrl"]) as page:
+                await page.call("Page.bringToFront")
+                yield page
+        finally:
+            await session.get(f"{address}/close/{target['id']}")
+
+
+@cache
+def _shared():
+    """Start a browser; returns the file that will hold its port, and its process."""
+    profile = tempfile.mkdtemp()
+    process = _start(profile)
+    atexit.register(shutil.rmtree, profile, ignore_errors=True)
+    atexit.register(_end, process)
+    return Path(profile) / "DevToolsActivePort", process
+
+
+@contextlib.asynccontextmanager
+async def _page(session, url):
+    async with session.ws_connect(url, max_msg_size=0) as socket:
+        page = Page(socket)
+        yield page
+        page.reader.cancel()
+
+
+def _start(profile):
+    binary = shutil.which("chromium")
+    if binary is None:
+        pytest.skip("chromium is not installed (apt-get install chromium): the page was not rendered")
+    return subprocess.Popen(
+        [binary, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=die_with_parent,
+    )
+
+
+def _end(process):
+    os.killpg(process.pid, signal.SIGKILL)  # its children too: they write into the profile
+    process.wait(20)
 
 
 async def _port(path, process):
@@ -145,7 +189,7 @@ def visit(path, what, **size):
     """Open a file and run `await what(page)`; returns what it returns. No problem and no request may be left."""
 
     async def run():
-        async with browser() as page:
+        async with tab() as page:
             await page.open(path, **size)
             found = await what(page)
             others = [u for u in page.requests if not u.startswith(Path(path).resolve().as_uri())]
