@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,8 +68,9 @@ def test_a_cell_behind_a_training_run_shares_its_job():
     assert slurm.shares(plan, 1) == [("0", "2"), ("1",)]
 
 
+@cache
 def settings(*overrides, folder=None):
-    """hydra.launcher as the command line gives it."""
+    """hydra.launcher as the command line gives it. Not to be changed."""
     search = [f"hydra.searchpath=[file://{folder}]"] if folder else []
     with initialize_config_dir(version_base="1.3", config_dir=CONF_DIR):
         cfg = hydra_compose("config", overrides=[*search, *overrides], return_hydra_config=True)
@@ -77,12 +79,17 @@ def settings(*overrides, folder=None):
     return found
 
 
+@cache
+def configs(*overrides):
+    config.register()
+    return [config.load(cell) for cell in compose.cells(list(overrides))]
+
+
 class Sweep:
     """As much of a sweep as the parameters of its jobs need."""
 
     def __init__(self, folder, *cells):
-        config.register()
-        loaded = [config.load(c) for overrides in cells for c in compose.cells(overrides)]
+        loaded = [config for overrides in cells for config in configs(*overrides)]
         self.plan = Plan(cells=[Subject(str(n), "a cell", c, None, ()) for n, c in enumerate(loaded)])
         self.folder = folder
 

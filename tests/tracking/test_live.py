@@ -26,7 +26,7 @@ ONLINE = ["tracking.mode=online", "tracking.project=em", "train.max_examples=nul
 def environment(server, home):
     clean = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
     own = {"WANDB_BASE_URL": server.address, "WANDB_API_KEY": "k" * 40, "HOME": str(home), "WANDB_SILENT": "true"}
-    return {**clean, **own, "WANDB_ERROR_REPORTING": "false"}
+    return {**clean, **own, "WANDB_ERROR_REPORTING": "false", "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "1"}
 
 
 def wait_for(what, seconds=60):
