@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from em.directions import artefact, probe
+from em.directions import artefact
 from em.directions.artefact import Direction
 from em.directions.job import DIRECTION, Changes
 from em.errors import ConfigError
@@ -106,6 +106,8 @@ def _change(steer: Direction | None, ablate: Direction | None, changes: Changes)
 def _check_steering(sampler: Any, steer: Direction, changes: Changes, store: Store, max_model_len: int) -> Facts:
     """Compare the engine with transformers at the probe's dose. Raises GateError if it steers in another way."""
     steer.unit(changes.block)  # raises for a vector of zeros: the answers would be those of the model as it is
+    from em.directions import probe  # imports torch, which no engine behind an API needs
+
     known, block = probe.read(store.path(DIRECTION, changes.steer)), changes.block
     own = fitting(known.record(block), max_model_len)
     asked = [(None, p) for p in own.probes]
@@ -127,6 +129,8 @@ def _moved(sampler: Any, changes: Changes, store: Store, max_model_len: int) -> 
 
     It also runs the hooks once: hooks that never ran are an error, and a killed run may have left no row to ask for.
     """
+    from em.directions import probe
+
     known = probe.read(store.path(DIRECTION, changes.ablate_blocks or changes.steer))
     own = fitting(known.record(0), max_model_len)
     assert own.base is not None
