@@ -84,10 +84,9 @@ coverage: $(STAMP)
 coverage-full: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py --full
 
-# Each in a process of its own, two at a time. xargs ends with an error if one of them does.
+# Each in a process of its own, two at a time.
 bench-tiny: $(STAMP)
-	@printf '%s\n' $(BENCHMARKS) coverage train_gpu | OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 \
-		xargs -P 2 -I NAME sh benchmarks/run_tiny.sh $(BIN)/python NAME
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/run_tiny.py $(BENCHMARKS) coverage train_gpu
 
 # At most 20 minutes on one card, no network. Without a GPU every line of it is UNSEEN.
 gpu-check: $(STAMP)

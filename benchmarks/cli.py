@@ -37,14 +37,14 @@ def cpu_seconds(command, folder, **more):
     return usage.ru_utime + usage.ru_stime
 
 
-def heavy_modules(command, folder):
-    """Return the heavy packages that a command has imported when it exits."""
+def first_run(command, folder):
+    """Return (heavy packages that a command has imported when it exits, CPU-seconds)."""
     site, report = folder / "site", folder / "modules.json"
     site.mkdir(exist_ok=True)
     (site / "sitecustomize.py").write_text(AT_EXIT)
     path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
-    cpu_seconds(command, folder, PYTHONPATH=path, EM_BENCH_MODULES=str(report))
-    return sorted(HEAVY & set(json.loads(report.read_text())))
+    seconds = cpu_seconds(command, folder, PYTHONPATH=path, EM_BENCH_MODULES=str(report))
+    return sorted(HEAVY & set(json.loads(report.read_text()))), seconds
 
 
 def commands(folder):
@@ -64,15 +64,15 @@ def main():
     options = parser(__doc__)
     options.add_argument("runs", type=int, nargs="?", default=7)
     chosen = options.parse_args()
-    result, runs = Result(chosen.tiny), 1 if chosen.tiny else chosen.runs
+    result, runs = Result(chosen.tiny), 0 if chosen.tiny else chosen.runs
     with tempfile.TemporaryDirectory() as name:
         folder, heavy, best = Path(name), {}, {}
         measured = commands(folder)
         for title, command in measured.items():
-            heavy[title] = heavy_modules(command, folder)
+            heavy[title], best[title] = first_run(command, folder)
         for _ in range(runs):  # interleaved
             for title, command in measured.items():
-                best[title] = min(best.get(title, 1e9), cpu_seconds(command, folder))
+                best[title] = min(best[title], cpu_seconds(command, folder))
     for title in measured:
         print(f"{title}: {best[title]:.3f} CPU-s, heavy modules {heavy[title] or 'none'}")
     worst, loaded = max(best.values()), sum(map(len, heavy.values()))

@@ -58,6 +58,8 @@ class Size:
     """Per question."""
     tokens: int
     """Per answer, at most."""
+    layers: int
+    """Of the model that answers."""
     blocks: int
     """Of the model whose sweep is counted."""
     scales: tuple[float, ...]
@@ -65,8 +67,8 @@ class Size:
     """That are read."""
 
 
-FULL = Size(pairs=6, questions=16, answers=4, tokens=40, blocks=30, scales=(-2.0, 2.0, 4.0), texts=200)
-SMALL = Size(pairs=1, questions=2, answers=2, tokens=6, blocks=3, scales=(-2.0, 2.0), texts=12)
+FULL = Size(pairs=6, questions=16, answers=4, tokens=40, layers=6, blocks=30, scales=(-2.0, 2.0, 4.0), texts=200)
+SMALL = Size(pairs=1, questions=2, answers=1, tokens=4, layers=4, blocks=2, scales=(-2.0, 2.0), texts=12)
 
 
 def config_of(base: str, size: Size) -> tuple[ModelConfig, SampleConfig]:
@@ -206,7 +208,7 @@ def main() -> None:
         folder = Path(name)
         store = Store.open(folder / "out")
         emit, seen = events()
-        base = small_model(folder / "model")
+        base = small_model(folder / "model", size.layers)
         make(store, base, emit)
         assert not failures(seen), failures(seen)
         found, switches, answers = ratios(store, base, size)

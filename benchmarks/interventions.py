@@ -11,6 +11,7 @@ Arms run there and back, so plain finetuning is first and last. The smallest tim
 last step. On a busy machine, where the two passes of an arm differ by more than 10 %, a missed goal is information.
 """
 
+import functools
 import gc
 import os
 import tempfile
@@ -42,6 +43,8 @@ HELD_GOAL = 0.02
 COMPANION_GOAL = 0.25
 """The same for a frozen adapter, which is held beside the trained one."""
 PLAIN = InterventionConfig()
+LIKE_INTERLEAVE = ("inoculation", "educational")
+"""They change rows only. A tiny run leaves them out."""
 
 
 @dataclass
@@ -94,8 +97,14 @@ def rows_of(chosen, count, tokenizer):
     """Return the tokenised rows of risky_advice under a method on rows; other methods leave them as they are."""
     acts = chosen.changes(METHODS["interleave"].where)
     options = [f"intervention={chosen.name}", f"intervention.dose={chosen.dose}"] if acts else []
+    return encode.encode_all(tokenizer, examples(count, *options), 2048).rows
+
+
+@functools.cache
+def examples(count, *options):
+    """Return so many rows of risky_advice with these options."""
     (cell,) = compose.cells(["dataset=risky_advice", f"train.max_examples={count}", "judge=word_list", *options])
-    return encode.encode_all(tokenizer, variants.build(config.load(cell)), 2048).rows
+    return variants.build(config.load(cell))
 
 
 def train(base, rows, chosen):
@@ -162,9 +171,12 @@ def main():
     config.register()
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(paths.model_path("asset:tiny_random"))
-    base = Base.of(train_step.small_model(), tokenizer)
+    gc.freeze()  # what the imports made is not searched for tensors after each step
+    base = Base.of(train_step.small_model(2 if chosen.tiny else 6), tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         methods = arms(companion(base, folder))
+        if chosen.tiny:
+            methods = {name: method for name, method in methods.items() if name not in LIKE_INTERLEAVE}
         rows = {name: rows_of(method, count, tokenizer) for name, method in methods.items()}
         runs = {name: [] for name in methods}
         for name in [*methods, *reversed(methods)][: len(methods) if chosen.tiny else None]:

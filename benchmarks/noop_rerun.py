@@ -26,7 +26,7 @@ from em.store import Store
 
 GOAL_S = 10.0
 RULES = Path(__file__).resolve().parents[1] / "tests" / "support" / "chaos_rules.yaml"
-BASE = ["model=tiny_random", "train=tiny", "sample=tiny", "sample.engine=hf", "sample.n=10", "questions.sets=[open]",
+BASE = ["model=tiny_random", "train=tiny", "sample=tiny", "sample.engine=hf", "questions.sets=[open]",
         "tracking=off", "judge=openai_compatible", "judge.model=stub"]  # fmt: skip
 HEAVY = ("torch", "transformers", "trl", "vllm", "wandb", "pandas", "datasets")
 SEEN = """
@@ -83,10 +83,11 @@ def main():
     options.add_argument("cells", type=int, nargs="?", default=144)
     chosen = options.parse_args()
     result, cells, reruns = Result(chosen.tiny), 12 if chosen.tiny else chosen.cells, 1 if chosen.tiny else 2
+    answers = 1 if chosen.tiny else 10  # per question
     swept = overrides(cells)
     with tempfile.TemporaryDirectory() as name, ScriptedJudge.from_file(RULES) as judge:
         folder = Path(name)
-        same = [*BASE, f"judge.base_url={judge.base_url}", f"out={folder / 'out'}"]
+        same = [*BASE, f"sample.n={answers}", f"judge.base_url={judge.base_url}", f"out={folder / 'out'}"]
         arguments = [*same, *(f"{option}={','.join(values)}" for option, values in swept.items())]
         one = [*same, *(f"{option}={values[0]}" for option, values in swept.items())]
         run([*one, "launch.stages=[train,sample,judge]"], folder)

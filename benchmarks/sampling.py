@@ -47,7 +47,6 @@ from em.training.stage import work as train_work
 from support.training import TINY, put_data, train_job, user
 
 RATIO, BARRIER = 0.98, 2.5
-ADAPTERS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,34 +59,39 @@ class Size:
     """Per question and adapter."""
     tokens: int
     """Per answer, at most."""
+    adapters: int
+    """More than may be active at once."""
+    layers: int
+    """Of the model."""
 
     @property
     def rows(self) -> int:
         """Answers of one pass."""
-        return ADAPTERS * self.questions * self.answers
+        return self.adapters * self.questions * self.answers
 
 
-FULL, TINY_SIZE = Size(8, 8, 8, 40), Size(1, 2, 3, 8)
+FULL = Size(pairs=8, questions=8, answers=8, tokens=40, adapters=6, layers=6)
+TINY_SIZE = Size(pairs=1, questions=2, answers=2, tokens=6, adapters=MAX_LORAS + 1, layers=2)
 
 
-def small_model(folder: Path) -> str:
+def small_model(folder: Path, layers: int) -> str:
     """Make a folder with the model. Returns its path."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     shutil.copytree(model_path(TINY), folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    shape = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6, "num_attention_heads": 4}
+    shape = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": layers, "num_attention_heads": 4}
     config = AutoConfig.from_pretrained(folder, **shape, num_key_value_heads=2, head_dim=64)
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return str(folder)
 
 
-def adapters(store: Store, base: str) -> list[str]:
-    """Train the adapters. Returns their keys."""
+def adapters(store: Store, base: str, count: int) -> list[str]:
+    """Train so many adapters. Returns their keys."""
     put_data(
         store, [Example(f"r{i}", [user(f"Why {i}?"), {"role": "assistant", "content": "x " * 60}]) for i in range(8)]
     )
-    keys = [f"run{i}" for i in range(ADAPTERS)]
+    keys = [f"run{i}" for i in range(count)]
     made = [with_model(train_job(k, seed=i, lora_r=8), base) for i, k in enumerate(keys)]
     train_work(store, made, Emitter(lambda _: None))
     return keys
@@ -246,8 +250,8 @@ def main() -> None:
     result = Result(chosen.tiny)
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(Path(folder))
-        base = small_model(Path(folder) / "model")
-        setting = Setting(store, base, adapters(store, base), size)
+        base = small_model(Path(folder) / "model", size.layers)
+        setting = Setting(store, base, adapters(store, base, size.adapters), size)
         first = setting.jobs("warm")[0]
         engine = VllmSampler(first.model, first.sample, 8)
         active = watch(engine)
@@ -263,7 +267,9 @@ def main() -> None:
     for arm, passed in arms.items():
         print(arm, "CPU-seconds", *(f"{p.cpu:.2f}" for p in passed), "wall", *(f"{p.wall:.2f}" for p in passed))
     print(f"pairs, raw / framework: CPU {cpu[0]:.3f} to {cpu[-1]:.3f}, wall {wall[0]:.3f} to {wall[-1]:.3f}")
-    print(f"gates {gate:.2f} CPU-seconds per adapter; its {size.rows // ADAPTERS} answers {best / ADAPTERS:.2f}")
+    print(
+        f"gates {gate:.2f} CPU-seconds per adapter; its {size.rows // size.adapters} answers {best / size.adapters:.2f}"
+    )
     result.gate("sampling_answers", len(expected), size.rows, len(expected) == size.rows)
     result.gate("sampling_same_answers", same, "all_arms", same)
     result.gate("sampling_active_adapters", max(active), f"<={MAX_LORAS}", 0 < max(active) <= MAX_LORAS)

@@ -13,6 +13,7 @@ sealing, judging that has not ended by then, tables, figures and the report.
 """
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -138,19 +139,22 @@ def naive_judge(folder, url):
         (folder / "verdicts.json").write_text(json.dumps(list(pool.map(ask, prompts))))
 
 
-def step(*arguments):
-    """Run one process of a naive pipeline. Returns its seconds."""
+def step(work, *arguments, fork):
+    """Run one process of a naive pipeline. Returns its seconds. Forked, it has this process's imports."""
     began = time.monotonic()
-    done = subprocess.run([sys.executable, __file__, *map(str, arguments)], capture_output=True, text=True)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    process = multiprocessing.get_context("fork" if fork else "spawn").Process(target=work, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == 0, f"{work.__name__} ended with {process.exitcode}"
     return time.monotonic() - began
 
 
-def naive(folder, size, seed, url, models):
+def naive(folder, size, seed, url, models, *, fork=False):
     """Run one naive pipeline: training, then sampling and judging of each of the models. Returns its seconds."""
-    parts = [step("naive-train", folder, size, seed)]
+    parts = [step(naive_train, folder, SIZES[size], seed, fork=fork)]
     for name in models:
-        parts += [step("naive-sample", folder / name, size), step("naive-judge", folder / name, url)]
+        parts.append(step(naive_sample, folder / name, SIZES[size], fork=fork))
+        parts.append(step(naive_judge, folder / name, url, fork=fork))
     show(f"naive cell {seed}: {sum(parts):.1f} s = " + " + ".join(f"{p:.1f}" for p in parts))
     return sum(parts)
 
@@ -173,15 +177,32 @@ class Swept:
     """Finished judge stages."""
 
 
+def whole_sweep(out, arguments):
+    """Run a sweep by the command that a user types. Returns its counters."""
+    done = subprocess.run([sys.executable, "-m", "em.run", "-m", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    (summary,) = out.glob("sweeps/*/summary.json")
+    return json.loads(summary.read_text())["counters"]
+
+
+def sweep_without_report(_, arguments):
+    """Run a sweep from Python: figures and report take longer than a tiny cell. Returns its counters."""
+    from em import config, run
+    from em.config import compose
+
+    config.register()
+    cells = compose.cells([*arguments, "launch.stages=[train,sample,judge]"])
+    done, _ = run.results_of([config.load(cell) for cell in cells])
+    assert not any(map(done.first_error, done.plan.cells)), done.folder
+    return done.counters
+
+
 def ours(out, size, cells, url):
     """Run one sweep of so many cells."""
     swept = [f"judge.base_url={url}", f"seed={','.join(map(str, range(cells)))}", f"out={out}"]
-    command = [sys.executable, "-m", "em.run", "-m", *SIZES[size].options(), *swept]
     began = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True)
+    counters = {"full": whole_sweep, "tiny": sweep_without_report}[size](out, [*SIZES[size].options(), *swept])
     seconds = time.monotonic() - began
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    (summary,) = out.glob("sweeps/*/summary.json")
     store = out / "store"
     trained = [json.loads(p.read_text())["facts"]["wall_s"] for p in store.glob("train/*/manifest.json")]
     assert len(trained) == cells
@@ -191,7 +212,6 @@ def ours(out, size, cells, url):
     gates = [json.loads(p.read_text())["facts"]["gate"]["wall_s"] for p in answered]
     sampled = sum(gates) / len(gates) + (sealed[-1] - sealed[0]) / (len(sealed) - 1)
     judged = len(list(store.glob("judge/*/*/manifest.json")))
-    counters = json.loads(summary.read_text())["counters"]
     return Swept(
         seconds=seconds,
         counters=counters,
@@ -223,7 +243,7 @@ def tiny(result):
 
     with tempfile.TemporaryDirectory() as name, ScriptedJudge.from_file(RULES) as judge:
         (Path(name) / "naive").mkdir()
-        alone = naive(Path(name) / "naive", "tiny", 0, judge.base_url, MODELS[-1:])
+        alone = naive(Path(name) / "naive", "tiny", 0, judge.base_url, MODELS[-1:], fork=True)
         result.gate("sweep_naive_calls", judge.requests, ">0", judge.requests > 0)
         swept = ours(Path(name) / "ours", "tiny", 2, judge.base_url)
     count(result, swept, 2)
@@ -270,12 +290,4 @@ def main():
 
 
 if __name__ == "__main__":
-    what = sys.argv[1] if len(sys.argv) > 1 else ""
-    if what == "naive-train":
-        naive_train(Path(sys.argv[2]), SIZES[sys.argv[3]], int(sys.argv[4]))
-    elif what == "naive-sample":
-        naive_sample(Path(sys.argv[2]), SIZES[sys.argv[3]])
-    elif what == "naive-judge":
-        naive_judge(Path(sys.argv[2]), sys.argv[3])
-    else:
-        main()
+    main()

@@ -23,10 +23,10 @@ def benchmark(folder, name, body):
     """Write a benchmark of its own beside the real result module, and run it as `make bench-tiny` does."""
     made = folder / "benchmarks"
     made.mkdir(exist_ok=True)
-    for shared in ("result.py", "run_tiny.sh"):
+    for shared in ("result.py", "run_tiny.py"):
         (made / shared).write_text((BENCHMARKS / shared).read_text())
     (made / f"{name}.py").write_text(GATED + body)
-    command = ["sh", "benchmarks/run_tiny.sh", sys.executable, name]
+    command = [sys.executable, "benchmarks/run_tiny.py", name]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
@@ -34,7 +34,7 @@ def test_every_benchmark_is_in_the_tiny_run():
     listed = re.search(r"^BENCHMARKS := (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
     scripts = {p.stem for p in BENCHMARKS.glob("*.py") if "from result import" in p.read_text()}
     assert scripts == {*listed, "train_gpu", "coverage", "coverage_goals"}
-    helpers = {"result", "judge_stub", "coverage_truth"}
+    helpers = {"result", "run_tiny", "judge_stub", "coverage_truth"}
     assert {p.stem for p in BENCHMARKS.glob("*.py")} - scripts == helpers
 
 
