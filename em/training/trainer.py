@@ -244,7 +244,6 @@ class StepTrainer(SFTTrainer):
         served = {name: w.to(dtype) if w.is_floating_point() else w for name, w in state.items()}
         if hasattr(model, "peft_config"):
             model.save_pretrained(folder, state_dict=served, save_embedding_layers=False)
-            (folder / "README.md").unlink()  # an empty model card
             _amend(folder / "adapter_config.json", base_model_name_or_path=self.source)
         else:
             model.save_pretrained(folder, state_dict=served)
@@ -255,6 +254,9 @@ class StepTrainer(SFTTrainer):
         """Write what a resumable checkpoint needs. Under FSDP that is not this, but Accelerate's own file beside it."""
         if not sharded():
             super().save_model(output_dir, _internal_call)
+
+    def create_model_card(self, *given: Any, **named: Any) -> None:
+        """Write none: TRL would write it at each checkpoint, which only a continued run reads."""
 
     def record_gate(self, folder: Path, dtype: torch.dtype) -> None:
         """Write gate.json for weights saved in `dtype`. Call in all processes, outside `objective.attached`."""
