@@ -38,19 +38,16 @@ def test_it_ends_without_a_gpu_and_every_line_of_one_is_unseen(tmp_path):
         assert f"{name} {line['value']} {line['goal']} {line['verdict']}" in output
 
 
-def test_a_missing_compiler_is_a_failure(tmp_path, monkeypatch):
+def test_a_missing_compiler_is_a_failure_and_a_section_rehearses_on_the_cpu(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    code, output, lines = gpu_check(tmp_path, "--section", "environment")
+    code, output, lines = gpu_check(tmp_path, "--rehearse", "--section", "environment", "cpu_agrees")
     assert code == 1 and lines["environment.compiler"]["verdict"] == "FAIL", output
+    rehearsed = lines["cpu_agrees.losses_against_the_cpu"]
+    assert rehearsed["verdict"] == "UNSEEN" and "rehearsed" in rehearsed["note"], output[-3000:]
 
 
-@pytest.mark.parametrize(
-    "section",
-    [
-        "cpu_agrees",
-        *(pytest.param(s, marks=pytest.mark.slow) for s in ("loss", "speed", "fits_80_gb", "sweep", "tests", "engine")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("section", ["loss", "speed", "fits_80_gb", "sweep", "tests", "engine"])
 def test_a_section_rehearses_on_the_cpu(tmp_path, section):
     code, output, lines = gpu_check(tmp_path, "--rehearse", "--section", section)
     assert code == 0, output[-3000:]

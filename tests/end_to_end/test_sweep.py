@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,9 +25,13 @@ def rows(out, stage):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """One undisturbed sweep of two variants."""
-    out = tmp_path_factory.mktemp("finished")
+def finished(tmp_path_factory, copy_of_two_variants):
+    """A sweep of two variants, asked by vLLM and judged by the proxy. Both were trained by the sweep that is copied."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    trained = json.loads((copy_of_two_variants(out) / "summary.json").read_text())["counters"]
+    assert (trained["model_loads"], trained["engine_starts"]) == (2, 1)  # trainer and engine, for three models
+    for folder in (out / "sweeps", *(out / "store" / stage for stage in ("sample", "judge"))):
+        shutil.rmtree(folder)
     summary, text, _ = run(out, "dataset=risky_advice,careful_advice")
     return out, summary, text
 
@@ -35,9 +40,9 @@ def test_a_sweep_loads_once_and_writes_everything(finished):
     out, summary, text = finished
     counters = summary["counters"]
     assert counters["engine_starts"] == 1
-    assert counters["model_loads"] == 3  # trainer, engine, judge: one each, whatever the number of cells
+    assert counters["model_loads"] == 2  # engine and judge: one each, whatever the number of cells
     assert counters["merged_bytes_kept"] == 0
-    assert counters["stages_reused"] == 0
+    assert counters["stages_reused"] == 4  # data and training of each variant
     assert [m["label"] for m in summary["models"]] == ["untouched base model", "risky_advice", "careful_advice"]
     assert all(m["status"] == "done" for m in summary["models"])
     folder = out / "sweeps" / summary["id"]
