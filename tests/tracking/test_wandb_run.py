@@ -122,7 +122,8 @@ def sync(folder, server, home):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_an_offline_run_read_back_by_the_official_reader(job, tmp_path):
+def test_an_offline_run_read_back_by_the_official_reader_and_again_repeats_no_training_row(job, tmp_path):
+    """Fragments of one id become one run when they are synced, so the second must not hold the curve again."""
     assert work(tmp_path, [job])[-1]["event"] == "done"
     (folder,) = Path(job.run.out).glob("wandb/offline-run-*")
     found = subprocess.run(
@@ -142,10 +143,6 @@ def test_an_offline_run_read_back_by_the_official_reader(job, tmp_path):
     assert data["data"][0][data["columns"].index("answer")] == "<script>0</script>"
     assert data["data"][0][data["columns"].index("thinking")] == "hm"
 
-
-def test_offline_again_repeats_no_training_row(job, tmp_path):
-    """Fragments of one id become one run when they are synced, so the second must not hold the curve again."""
-    work(tmp_path, [job])
     work(tmp_path, [with_rate(job, 0.75)])
     fragments = sorted(Path(job.run.out).glob("wandb/offline-run-*"))
     assert len(fragments) == 2
@@ -158,6 +155,7 @@ def test_offline_again_repeats_no_training_row(job, tmp_path):
 
 
 def test_online_resume_is_one_run_with_everything(job, tmp_path):
+    """At the end a number is withheld, which then does not stay beside the reason, and comes back."""
     with WandbServer() as server:
         online_job = of_run(job, mode=TrackingMode.online)
         figures = SweepFigures(
@@ -203,15 +201,9 @@ def test_online_resume_is_one_run_with_everything(job, tmp_path):
         names = {name for run in server.runs.values() for name in (*run["summary"], *run["files"])}
         assert not [name for name in names if " " in name]
 
-
-def test_a_number_that_is_withheld_now_does_not_stay_beside_the_reason(job, tmp_path):
-    gone = {**METRICS[0], "value": None, "low": None, "high": None, "withheld": "too few"}
-    with WandbServer() as server:
-        online_job = of_run(job, mode=TrackingMode.online)
-        work(tmp_path, [online_job], **online(server))
-        assert server.runs["em-c0ffee"]["summary"]["open/misaligned_rate"] == 0.25
-        again = replace(online_job, cell=replace(online_job.cell, model={"metrics": [gone]}))
-        work(tmp_path, [again], **online(server))
+        gone = {**METRICS[0], "value": None, "low": None, "high": None, "withheld": "too few"}
+        withheld = replace(online_job, cell=replace(online_job.cell, model={"metrics": [gone]}))
+        work(tmp_path, [withheld], **online(server))
         summary = server.runs["em-c0ffee"]["summary"]
         assert summary["open/misaligned_rate_withheld"] == "too few"
         assert {summary[f"open/misaligned_rate{end}"] for end in ("", "_low", "_high", "_n")} == {"no number now"}
