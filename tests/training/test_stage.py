@@ -219,9 +219,13 @@ def unbroken(tmp_path_factory):
     return store.path("train", "short")
 
 
+@pytest.mark.slow
 def test_killed_run_continues_bit_for_bit(tmp_path):
-    """A process is killed; this one goes on, and leaves what it leaves when it does all steps by itself."""
-    job = train_job("long", **{**SHORT, "num_train_epochs": 15, "save_steps": 10})  # 60 steps
+    """A process is killed; this one goes on, and leaves what it leaves when it does all steps by itself.
+
+    In CI test_kill_9_in_each_stage_then_the_same_result does this in a whole sweep.
+    """
+    job = train_job("long", **{**SHORT, "num_train_epochs": 20, "save_steps": 10})  # 80 steps
     store, whole = (Store.open(tmp_path / name) for name in ("killed", "whole"))
     for each in (store, whole):
         put_data(each, examples())
@@ -285,6 +289,8 @@ def test_checkpoints_cut_short_by_a_kill_are_not_used(unbroken, tmp_path, monkey
     assert not failures(seen)
     folder, facts = store.path("train", "short"), store.manifest("train", "short")["facts"]
     assert facts["resumed_from"] == "checkpoint-10"
+    assert next(e for e in seen if e["event"] == "progress")["done"] == 10
+    assert sorted(path.name for path in folder.iterdir()) == sorted([ADAPTER, layout.GATE, TRAIN_LOG, "manifest.json"])
     assert sha256(folder / ADAPTER / WEIGHTS) == sha256(unbroken / ADAPTER / WEIGHTS)
     assert unclocked(folder) == unclocked(unbroken)
     assert facts["steps"] == 20  # the facts are of all steps, not of those since
