@@ -15,6 +15,7 @@ import sys
 import time
 
 import pytest
+from filelock import FileLock
 
 from support.chaos import (
     RULES,
@@ -41,12 +42,18 @@ GONE_S = float(os.environ.get("EM_CHAOS_GONE_S", "4"))
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """A sweep nothing happened to: its folder, what its store holds, how long it took."""
-    out = tmp_path_factory.mktemp("undisturbed") / "out"
-    began = time.monotonic()
-    code, text = run(sweep_command(out))
-    assert code == 0, text[-3000:]
-    return out, content(out), time.monotonic() - began
+    """A sweep nothing happened to: its folder, what its store holds, how long it took. Made once for all workers."""
+    kept = tmp_path_factory.getbasetemp()
+    kept = kept.parent if "PYTEST_XDIST_WORKER" in os.environ else kept
+    out, seconds = kept / "undisturbed" / "out", kept / "undisturbed.txt"
+    with FileLock(kept / "undisturbed.lock"):
+        if not seconds.exists():
+            shutil.rmtree(out, ignore_errors=True)  # of a worker that failed here
+            began = time.monotonic()
+            code, text = run(sweep_command(out))
+            assert code == 0, text[-3000:]
+            seconds.write_text(str(time.monotonic() - began))
+    return out, content(out), float(seconds.read_text())
 
 
 def same(out, wanted):
@@ -87,6 +94,7 @@ MOMENTS = {
 }
 
 
+@SLOW
 def test_kill_9_in_each_stage_then_the_same_result(undisturbed, tmp_path):
     """One sweep, killed in training, begun again and killed in sampling, and in judging: the same to the byte."""
     out = tmp_path / "out"
@@ -145,7 +153,8 @@ def slow_rows(path):
 
 
 @pytest.mark.parametrize("stage", [s if s == "sample" else pytest.param(s, marks=SLOW) for s in PARTIALS])
-def test_disk_full_in_each_stage_then_room_again(undisturbed, tmp_path, disk, stage):
+def test_disk_full_in_each_stage_then_room_again(request, tmp_path, disk, stage):
+    """The undisturbed sweep is asked for at the end: another worker may be making it meanwhile."""
     folder, remount = disk
     out = folder / "out"
     overrides = slow_rows(tmp_path / "rows.jsonl") if stage == "data" else []
@@ -164,7 +173,7 @@ def test_disk_full_in_each_stage_then_room_again(undisturbed, tmp_path, disk, st
     if stage == "data":
         assert not list((out / "store").rglob("*.partial"))
     else:
-        same(out, undisturbed[1])
+        same(out, request.getfixturevalue("undisturbed")[1])
 
 
 def test_a_read_only_store_is_read_and_refused_for_more(undisturbed, tmp_path, disk):
@@ -218,6 +227,7 @@ def test_no_result_depends_on_the_clock(undisturbed, tmp_path):
 # ------------------------------------------------------------------------------------------------ races
 
 
+@SLOW
 def test_two_sweeps_race_on_the_same_keys(undisturbed, tmp_path):
     out = tmp_path / "out"
     both = [start(sweep_command(out)), start(sweep_command(out, "dataset=careful_advice"))]
@@ -264,6 +274,7 @@ def test_flipped_bits_are_named_and_made_again(undisturbed, finished):
     same(out, undisturbed[1])
 
 
+@SLOW
 def test_a_damaged_adapter_draws_no_answer(undisturbed, finished):
     """Two more answers a question are asked for; the adapter they need has a flipped bit."""
     out, folder = finished
@@ -339,7 +350,8 @@ def test_the_judge_is_gone_for_a_while(undisturbed, tmp_path):
     (out / "store" / "judge_cache.sqlite").unlink()
     server, url = serve(rules)
     judge = ["judge=openai_compatible", f"judge.base_url={url}", "judge.model=m", "judge.api_key_env=''",
-             "judge.concurrency=2", "judge.requests_per_minute=130", "judge.max_failures=1000"]  # fmt: skip
+             "judge.concurrency=2", "judge.requests_per_minute=130", "judge.max_failures=1000",
+             "launch.stages=[train,sample,judge]"]  # fmt: skip
     # 160 calls: the last 30 wait for the limit, however fast the machine
     process = start(sweep_command(out, *judge))
     assert wait_for(lambda: any((out / "store").glob("judge/*/*.partial")), process), ended(process)[1][-3000:]
