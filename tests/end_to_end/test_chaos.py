@@ -1,6 +1,6 @@
 """Faults on purpose, on whole sweeps as a user starts them: a resumed sweep equals an undisturbed one.
 
-`make chaos` runs this at full size (50 kills, a minute without the judge); CI with few kills and seconds, and without
+`make chaos` runs this at full size (50 kills, a minute without the judge); CI with few seconds, and without
 those marked slow. Seeds are printed; EM_CHAOS_SEED repeats one.
 """
 
@@ -64,6 +64,7 @@ def same(out, wanted):
     assert not found, "\n".join(found)
 
 
+@SLOW
 @pytest.mark.parametrize("number", range(KILLS))
 def test_kill_9_of_any_process_then_resume(undisturbed, tmp_path, number, capsys):
     _, wanted, took = undisturbed
@@ -94,7 +95,6 @@ MOMENTS = {
 }
 
 
-@SLOW
 def test_kill_9_in_each_stage_then_the_same_result(undisturbed, tmp_path):
     """One sweep, killed in training, begun again and killed in sampling, and in judging: the same to the byte."""
     out = tmp_path / "out"

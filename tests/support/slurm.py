@@ -22,6 +22,8 @@ class Counting:
     until: int
     save_s: float = 0.0
     """How long saving takes after the request to stop."""
+    more: int | None = None
+    """Steps after it was put back into the queue, instead of those up to `until`."""
 
     @property
     def path(self) -> Path:
@@ -44,7 +46,9 @@ class Counting:
         seen = {"run": restarts, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
         with self.path.open("a") as file, raise_on_stop():
             try:
-                for step in range(len(self.steps()), self.until):
+                first = len(self.steps())
+                last = first + self.more if restarts and self.more is not None else self.until
+                for step in range(first, last):
                     file.write(json.dumps({"step": step, **seen}) + "\n")
                     file.flush()
                     time.sleep(0.1)
