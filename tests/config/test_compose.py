@@ -27,7 +27,7 @@ CHOICES = [
 ]
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.lists(st.tuples(*(st.sampled_from([None, *c]) for c in CHOICES)), min_size=2, max_size=3))
 def test_cells_composed_together_are_hydras_own(choices):
     vectors = [[text for text in choice if text] for choice in choices]
@@ -101,7 +101,7 @@ def hydras_own(tmp_path, overrides):
     return found
 
 
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(st.tuples(*(st.sampled_from([None, *c]) for c in GLOBS)))
 def test_globs_are_the_cells_of_hydras_own_multirun(tmp_path, choices):
     overrides = [text for text in choices if text]
