@@ -19,6 +19,7 @@ from em.config import CONF_DIR, ExperimentConfig
 from em.config.compose import Composer
 from em.config.experiment import register
 from em.planning import recipe
+from em.runtime import terminal
 from support import command, tiny_sweep
 
 settings.register_profile(
@@ -95,6 +96,9 @@ def here(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess[str]]
     def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         if cwd:
             monkeypatch.chdir(cwd)
+        monkeypatch.setattr(
+            terminal._Screen, "level", terminal.Level.normal
+        )  # a process has one command, and its level
         code = command.em(monkeypatch, *arguments)
         shown = capsys.readouterr()
         said = f"em: {code.removeprefix('em: ')}\n" if isinstance(code, str) else ""

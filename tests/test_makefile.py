@@ -115,8 +115,9 @@ def asked(log):
 
 def test_uv_installs_from_where_pip_is_configured_to_find_packages(checkout):
     (checkout / "pip.config").write_text(
-        ":env:.find-links='/wheels'\nglobal.extra-index-url='file:///a file:///b'\nglobal.find-links='/more'\n"
-        "global.index-url='https://mirror/simple'\n"
+        ":env:.find-links='/wheels /more'\n:env:.index-url='https://mirror/simple'\n"
+        "global.extra-index-url='file:///a\\nfile:///b'\nglobal.find-links='/others'\n"
+        "global.index-url='https://another/simple'\ninstall.no-index='false'\nwheel.index-url='https://a.third'\n"
     )
     done, log, stamps = install(checkout, None, uv="works")
     assert done.returncode == 0 and stamps == [".installed-cpu"], done.stderr
@@ -125,6 +126,13 @@ def test_uv_installs_from_where_pip_is_configured_to_find_packages(checkout):
     assert lines.count("--compile-bytecode") == 3
     found = {line.split(" from ")[1] for line in lines.splitlines()}
     assert found == {"https://mirror/simple, file:///a file:///b, /wheels,/more"}
+
+
+def test_a_machine_that_may_ask_no_index_is_left_to_pip(checkout):
+    (checkout / "pip.config").write_text(":env:.no-index='1'\nglobal.find-links='/wheels'\n")
+    done, log, stamps = install(checkout, None, uv="works")
+    assert done.returncode == 0 and stamps == [".installed-cpu"], done.stderr
+    assert asked(log) == ARGUMENTS and not (checkout / "uv.log").exists()
 
 
 def test_a_torch_that_the_index_lacks_comes_from_pytorch_with_uv_too(checkout):

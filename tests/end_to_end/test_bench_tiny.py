@@ -59,6 +59,21 @@ def test_a_missed_gate_a_broken_benchmark_and_one_without_gates_fail(tmp_path, b
     assert done.stdout.startswith("fails FAILED (exit code 1, ") and shown in done.stdout
 
 
+@pytest.mark.parametrize(
+    "body", ["raise KeyError('outcomes')", "import os; os.kill(os.getpid(), 9)", "raise SystemExit(3)"]
+)
+def test_a_forked_benchmark_that_ends_in_any_way_but_well_fails(tmp_path, monkeypatch, body, capfd):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import run_tiny
+
+    monkeypatch.setattr(run_tiny, "FOLDER", tmp_path)
+    for name, text in (("breaks", body), ("holds", "print('rows 1 1 PASS')")):
+        (tmp_path / f"{name}.py").write_text(text)
+    assert not run_tiny.report(run_tiny.start("breaks", tmp_path, True))
+    assert run_tiny.report(run_tiny.start("holds", tmp_path, True))
+    assert capfd.readouterr().out.count("breaks FAILED (exit code ") == 1
+
+
 def test_what_a_machine_lacks_is_unseen(tmp_path):
     done = benchmark(tmp_path, "lacks", 'from result import exit_unseen\nexit_unseen("lacks", "no such device")')
     assert (done.returncode, done.stdout) == (0, "lacks unseen: no such device\n")

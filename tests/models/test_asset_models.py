@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -69,6 +70,7 @@ TINY_TOKENS = "77130db823c42569e5e692b0930f74f08eafcd0aadb20b976760c295fd048278"
 """sha256 of the weights, and of the vocabulary with its merges, recorded on x86-64."""
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors round other weights")
 def test_tiny_is_what_another_process_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recorded files, from a caller who has used torch's random numbers and default dtype."""
     import torch

@@ -108,7 +108,7 @@ def test_an_adapter_that_fails_its_gates_is_not_asked(tiny, tmp_path):
     shutil.copy(own, kept)
     shutil.copy(other, own)
     try:
-        with pytest.raises(AskError, match="adapter careful_advice"):
+        with pytest.raises(AskError, match="adapter careful_advice"):  # gated once: no test before may ask this model
             tiny.models["careful_advice"].ask("Hi")
     finally:
         shutil.copy(kept, own)

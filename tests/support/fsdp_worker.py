@@ -64,6 +64,7 @@ def fuse(attention):
 
     def likelihood(model, device):
         fused = model.config._attn_implementation == attention
+        print(f"takes the loss of a GPU: {fused}", flush=True)
         return FusedLikelihood() if fused else original(model, device)
 
     trainer.likelihood = likelihood

@@ -61,7 +61,7 @@ def test_a_worker_sees_its_gpus_and_gets_its_share_of_the_cores(monkeypatch):
 
 
 BREAKS = """#!{python}
-import json, os, sys, time
+import json, os, signal, sys, time
 from em.sweep import worker
 from em.store import job_file
 from em.training.job import TrainJob
@@ -71,6 +71,8 @@ _, jobs = job_file.read(__import__("pathlib").Path(sys.argv[-1]), TrainJob)
 with os.fdopen(int(os.environ["EM_EVENTS_FD"]), "w", buffering=1) as events:
     for job in jobs:
         print(json.dumps({{"event": "started", "job": job.key}}), file=events)
+        if job.key in {killed!r}:
+            os.kill(os.getpid(), signal.SIGKILL)
         if os.environ["EM_DEVICES"] in {broken!r}:
             error = "RuntimeError: CUDA error: uncorrectable ECC error encountered"
             print(json.dumps({{"event": "failed", "job": job.key, "error": error}}), file=events)
@@ -78,13 +80,14 @@ with os.fdopen(int(os.environ["EM_EVENTS_FD"]), "w", buffering=1) as events:
         else:
             print(json.dumps({{"event": "done", "job": job.key}}), file=events)
 """
-"""A worker in em's own protocol whose GPU breaks down at its first job. A broken GPU cannot be had for a test."""
+"""A worker in em's own protocol whose GPU breaks down at its first job, or that is killed. A broken GPU cannot be
+had for a test."""
 
 
-def run_on_breaking(monkeypatch, tmp_path, broken, jobs, ids):
+def run_on_breaking(monkeypatch, tmp_path, broken, jobs, ids, killed=()):
     nvidia(monkeypatch, tmp_path, files=[0, 1], cards=2)
     log, program = tmp_path / "devices.txt", tmp_path / "worker.py"
-    program.write_text(BREAKS.format(python=sys.executable, broken=broken, log=str(log)))
+    program.write_text(BREAKS.format(python=sys.executable, broken=broken, killed=killed, log=str(log)))
     program.chmod(0o755)
     monkeypatch.setattr(scheduler.launch, "command", lambda batch, _: [str(program), str(batch)])
     (tmp_path / "sweep" / "logs").mkdir(parents=True)
@@ -117,6 +120,18 @@ def test_the_last_gpu_lost_fails_what_is_left(monkeypatch, tmp_path):
     assert {key for _, key in found.failed} == {"a", "b", "c"}
     said = " ".join(found.failed.values())
     assert said.count("is lost, and no other is left") == 1 and said.count("it needs 1 GPU(s) and 0 are left") == 2
+
+
+def test_a_killed_worker_fails_its_job_and_the_sweep_goes_on(monkeypatch, tmp_path):
+    """As the kernel does when memory runs out. The log is named; the GPU gets the next job."""
+    found, used = run_on_breaking(monkeypatch, tmp_path, [], jobs_named("a", "b", "c"), ["0"], killed=["b"])
+    assert used == ["0"] * 3
+    assert {key for _, key in found.failed} == {"b"}
+    said = "the train worker ended with signal 9 (SIGKILL) before this was done; its log: "
+    assert found.failed["train", "b"].startswith(said)
+    assert os.path.exists(found.failed["train", "b"].removeprefix(said))
+    done = [row["key"] for row in ledger.rows(found.folder) if row["event"] == "done"]
+    assert done == ["a", "c"]
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="this machine has GPUs")

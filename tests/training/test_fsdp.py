@@ -94,6 +94,7 @@ def test_unequal_shares_train_as_one_process_does(tmp_path):
     jobs.append(train_job("bf16", dtype="bfloat16", **UNEVEN))
     one, two = alone(tmp_path / "one", *jobs), sharded_store(tmp_path / "two")
     shard(tmp_path / "two", *jobs, EM_TEST_PARAMETERS=str(tmp_path / "held"), EM_TEST_FUSED="sdpa")
+    assert "takes the loss of a GPU: True" in (tmp_path / "two" / "rank0.log").read_text()
     for key, loss, norm in (("uneven", 1e-5, 1e-4), ("bf16", 2e-3, 5e-2), ("fused", 1e-5, 1e-4)):
         a, b = one.path("train", key), two.path("train", key)
         assert column(b, "micro_batches") == [6] * 4  # three for each, as for the process that has three

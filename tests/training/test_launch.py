@@ -84,6 +84,7 @@ def test_two_processes_train_as_one_does_and_go_on_after_they_were_asked_to_stop
     assert len(column(partial, "loss")) == int(saved.name.split("-")[1])
     seen = finished(*start(tmp_path / "both", long))
     assert starts_and_ends(seen) == [("started", "long"), ("done", "long")]
+    assert sum(e["event"] == "count" for e in seen) == 1  # one process tells
     assert both.manifest("train", "long")["facts"]["resumed_from"] == saved.name
     work(alone, [odd, long], events()[0])
     for key, steps in (("odd", 2), ("long", 36)):

@@ -129,6 +129,7 @@ def test_facts_and_files(run):
     assert config["base_model_name_or_path"] == TINY  # what the config says, no folder of this machine
     assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (4, 8, True)
     assert (folder / ADAPTER / "tokenizer.json").exists()
+    assert not list(folder.rglob("README.md"))  # an empty model card of PEFT's or TRL's
 
 
 def test_batch_of_four_equals_four_of_one(run, plain):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -29,6 +31,13 @@ THINKING = {
 BROKEN = {"no choice": {"choices": [], "usage": {}}, "no usage": {"choices": [{"message": {}}]}, "no object": [1]}
 STRICT = set()
 """Fields that the server refuses."""
+
+
+def test_a_worker_that_asks_an_api_imports_no_torch():
+    code = (
+        "import sys, em.sampling.stage, em.sampling.engines.openai; print({'torch', 'transformers'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """vLLM's engine in a process of its own, as on a GPU: it is spawned, ends with a killed worker, and its rows stay."""
 
+import contextlib
 import dataclasses
 import os
 import subprocess
@@ -44,12 +45,21 @@ def test_a_killed_worker_takes_its_engine_with_it_and_leaves_its_rows(vllm_engin
     with log.open("w") as output:
         worker = subprocess.Popen(command, stdout=output, stderr=output, pass_fds=[write], env=environment)
     os.close(write)
-
+    pipe = os.readlink(f"/proc/self/fd/{read}")
     partial: Path = interrupted.partial("sample", "base") / COMPLETIONS
-    engines = Engines(worker, os.readlink(f"/proc/self/fd/{read}"))
-    kill_when(worker, lambda: engines.found() and partial.exists() and partial.stat().st_size > 0, log)
-    _, alive = psutil.wait_procs(engines.seen, timeout=GONE_S)
+    children, held = [], []
+
+    def sampling():
+        if partial.exists() and partial.stat().st_size > 0:
+            children.extend(psutil.Process(worker.pid).children(recursive=True))
+            held.extend(open_files(child) for child in children if "EngineCore" in child.name())
+        return children
+
+    kill_when(worker, sampling, log)
+    _, alive = psutil.wait_procs(children, timeout=GONE_S)
     assert not alive
+    (files,) = held
+    assert files and pipe not in files  # it was spawned: a fork would hold the worker's pipe
     with os.fdopen(read) as events:
         assert events.read()  # nobody holds the pipe open: the sweep sees the end of its worker
     left = partial.read_bytes().count(b"\n")
@@ -65,16 +75,10 @@ def test_a_killed_worker_takes_its_engine_with_it_and_leaves_its_rows(vllm_engin
     interrupted.verify("sample", "base")
 
 
-class Engines:
-    """The processes of engines that a worker has started."""
-
-    def __init__(self, worker, pipe):
-        self.worker, self.pipe, self.seen = psutil.Process(worker.pid), pipe, []
-
-    def found(self):
-        """Whether there is one. A fork would hold the worker's pipe; it is spawned."""
-        if not self.seen:
-            self.seen = [p for p in self.worker.children() if "EngineCore" in p.name()]
-            held = [os.readlink(path) for p in self.seen for path in Path(f"/proc/{p.pid}/fd").iterdir()]
-            assert self.pipe not in held
-        return bool(self.seen)
+def open_files(process):
+    """What a process has open now, but for what it closes while we look."""
+    found = []
+    for path in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(path))
+    return found
