@@ -96,9 +96,8 @@ def here(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess[str]]
     def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         if cwd:
             monkeypatch.chdir(cwd)
-        monkeypatch.setattr(
-            terminal._Screen, "level", terminal.Level.normal
-        )  # a process has one command, and its level
+        # --quiet and --verbose count for a whole process
+        monkeypatch.setattr(terminal._Screen, "level", terminal.Level.normal)
         code = command.em(monkeypatch, *arguments)
         shown = capsys.readouterr()
         said = f"em: {code.removeprefix('em: ')}\n" if isinstance(code, str) else ""

@@ -87,7 +87,8 @@ class Base:
         hooks = self.model.get_input_embeddings()._forward_hooks
         before = set(hooks)
         model = get_peft_model(self.model, lora(config, self.model))  # adapters are float32 for any dtype of the base
-        model.create_or_update_model_card = lambda folder: None  # an empty card, beside each checkpoint too
+        # PEFT would write an empty model card beside the adapter and beside each checkpoint
+        model.create_or_update_model_card = lambda folder: None
         try:
             check_adapted(model, config)
             yield model
